@@ -1,0 +1,61 @@
+# Everything runs in .venv, which `make setup` makes; no target installs anything twice.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+EXTRAS ?= dev,eval,sweep
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-fast test-gpu check format docs clean
+
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.installed ## Make .venv and install the package with what the tests need
+
+# Without an NVIDIA GPU: the CPU build of torch, from wherever pip already looks, else from
+# PyTorch's own index; never a CUDA build of several GB.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}; set PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if command -v nvidia-smi >/dev/null 2>&1 || [ "$$(uname -s)" = Darwin ]; then \
+		$(PIP) "torch>=2.11"; \
+	else \
+		$(BIN)/python -c 'import torch' 2>/dev/null \
+		|| $(PIP) --retries 1 "torch==$(TORCH)+cpu" 2>/dev/null \
+		|| $(PIP) --index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple "torch==$(TORCH)+cpu"; \
+	fi
+	$(PIP) --editable '.[$(EXTRAS)]'
+	@touch $@
+
+quickstart: setup ## Train a small NeoBERT on the World Factbook: ten minutes on two cores
+	$(BIN)/python -m neobert.train experiment=quickstart
+
+test: setup ## Lint, types and the whole test suite
+	$(MAKE) --no-print-directory check
+	$(BIN)/python -m pytest
+
+test-fast: setup ## The tests that take under 20 s each
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-gpu: setup ## The tests that need an NVIDIA GPU
+	$(BIN)/python -m pytest -m gpu
+
+check: setup ## ruff, format, mypy, import-linter, codespell
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy neobert
+	$(BIN)/lint-imports
+	$(BIN)/codespell neobert conf tests docs README.md CONTRIBUTING.md CHANGELOG.md
+
+format: setup ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: setup ## Write docs/configuration.md and docs/parity.md anew
+	$(BIN)/python -m neobert.tools.generate_docs
+
+clean: ## Remove caches and build outputs; runs and .venv stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find neobert tests -name __pycache__ -type d -prune -exec rm -rf {} +

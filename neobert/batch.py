@@ -1,0 +1,109 @@
+"""What the encoder takes, in every task: documents laid end to end, without padding between them.
+
+Letters: T tokens of all documents together, S documents, K targets (masked positions).
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+IGNORE = -100
+"""Label of a position that is not predicted; the value PyTorch's cross-entropy skips."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Documents laid end to end along one token axis.
+
+    Document ``i`` covers tokens ``cu_seqlens[i]`` to ``cu_seqlens[i + 1]``; attention never crosses
+    its ends and its positions start at 0. An unpacked batch is the same thing with one document per
+    row; a packed one has ``T = rows * row_length`` tokens and no document crosses a multiple of
+    ``row_length``. What is left of a packed row is one more document, of pad ids.
+    """
+
+    input_ids: Int[Tensor, " T"]
+    position_ids: Int[Tensor, " T"]
+    """0-based position of each token within its document."""
+
+    cu_seqlens: Int[Tensor, " bounds"]
+    """int32, S + 1 bounds: 0 first, T last. Equal neighbours are empty documents."""
+
+    max_seqlen: int
+    """Length of the longest document; an upper bound is allowed (fixed under ``torch.compile``)."""
+
+    num_tokens: int
+    """Tokens of text: T less the pad ids."""
+
+    row_length: int | None = None
+    """Length of a packed row; ``None`` for unpacked batches, whose T varies."""
+
+    @classmethod
+    def from_documents(cls, documents: list[list[int]]) -> "PackedBatch":
+        """Lay ``documents`` (lists of ids) end to end, unpacked: no padding at all."""
+        lengths = torch.tensor([len(document) for document in documents], dtype=torch.int64)
+        flat = [token for document in documents for token in document]
+        return cls(
+            input_ids=torch.tensor(flat, dtype=torch.int64),
+            position_ids=positions_within(lengths),
+            cu_seqlens=bounds_of(lengths),
+            max_seqlen=int(lengths.max()) if len(documents) else 0,
+            num_tokens=len(flat),
+        )
+
+    @property
+    def lengths(self) -> Int[Tensor, " S"]:
+        """Number of tokens of each document, those of pad ids included."""
+        return self.cu_seqlens.diff()
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
+        """Copy the tensors to ``device``. Lightning calls this for us."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device, non_blocking=non_blocking),
+            position_ids=self.position_ids.to(device, non_blocking=non_blocking),
+            cu_seqlens=self.cu_seqlens.to(device, non_blocking=non_blocking),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedBatch:
+    """A micro-batch of masked-language modelling: corrupted inputs and what stood there before."""
+
+    inputs: PackedBatch
+    positions: Int[Tensor, " K"]
+    """Where a token is to be predicted: indices into the T tokens. int64."""
+
+    labels: Int[Tensor, " K"]
+    """The original ids at ``positions``. ``IGNORE`` marks filler rows that keep K fixed."""
+
+    num_targets: int
+    """Labels of this micro-batch that are not ``IGNORE``."""
+
+    num_targets_in_step: int = 0
+    """Targets of the whole optimizer step: all micro-batches of it, on all ranks. 0 until the
+    loader has counted them (and in evaluation, where sums are divided at the end)."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "MaskedBatch":
+        """Copy the tensors to ``device``. Lightning calls this for us."""
+        return replace(
+            self,
+            inputs=self.inputs.to(device, non_blocking=non_blocking),
+            positions=self.positions.to(device, non_blocking=non_blocking),
+            labels=self.labels.to(device, non_blocking=non_blocking),
+        )
+
+
+def bounds_of(lengths: Int[Tensor, " S"]) -> Int[Tensor, " bounds"]:
+    """Cumulative bounds of documents of these lengths, int32, 0 first."""
+    bounds = torch.zeros(len(lengths) + 1, dtype=torch.int32)
+    bounds[1:] = lengths.cumsum(0)
+    return bounds
+
+
+def positions_within(lengths: Int[Tensor, " S"]) -> Int[Tensor, " T"]:
+    """0, 1, … of each document in turn, int64."""
+    ends = lengths.cumsum(0)
+    starts = torch.repeat_interleave(ends - lengths, lengths)
+    return torch.arange(int(lengths.sum())) - starts

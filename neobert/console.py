@@ -1,0 +1,27 @@
+"""What a run tells its user: one logger, one line per message, nothing from the libraries.
+
+Imports neither torch nor Lightning, so that a wrong setting is answered before they load.
+"""
+
+import logging
+import sys
+
+ROOT = "neobert"
+
+
+def get_logger(name: str) -> logging.Logger:
+    """Logger of a module of this package: ``get_logger(__name__)``."""
+    return logging.getLogger(name)
+
+
+def show_messages(debug: bool = False) -> None:
+    """Send this package's messages to stderr, plainly; ``debug`` adds time, level and origin."""
+    root = logging.getLogger(ROOT)
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    pattern = "%(asctime)s %(levelname)s %(name)s: %(message)s" if debug else "%(message)s"
+    handler.setFormatter(logging.Formatter(pattern))
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG if debug else logging.INFO)
+    root.propagate = False
