@@ -1,0 +1,124 @@
+"""One step of masked-language modelling: encode, compare, sum.
+
+The loss is exact over the tokens of the optimizer step. Lightning averages micro-batches and ranks, so
+each micro-batch returns ``sum / targets_in_step · (micro-batches · ranks)``, whose mean is the sum over
+all of them divided by the number of their targets.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+
+from neobert.batch import MaskedBatch
+from neobert.config.optimizer import OptimizerConfig
+from neobert.losses.mlm import MaskedLMLoss, full_logits_loss, masked_lm_loss
+from neobert.model.heads import MaskedLM
+from neobert.optim.build import build_optimizer
+from neobert.optim.schedule import Schedule, build_scheduler
+from neobert.training.logger import log_metrics
+from neobert.training.optimization import clip_gradients
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainingSettings:
+    """What the module needs beside model and optimizer."""
+
+    accumulation: int
+    masked_logits_only: bool = True
+    log_accuracy: bool = False
+    log_grad_norm: bool = False
+
+
+class PretrainingModule(LightningModule):
+    """An encoder that learns to fill in masked tokens."""
+
+    def __init__(
+        self,
+        model: MaskedLM,
+        optimizer_config: OptimizerConfig,
+        schedule: Schedule,
+        settings: PretrainingSettings,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.optimizer_config = optimizer_config
+        self.schedule = schedule
+        self.settings = settings
+        self._evaluation = torch.zeros(4, dtype=torch.float64)
+        self._grad_norm = torch.zeros(())
+
+    def training_step(self, batch: MaskedBatch, batch_idx: int) -> dict[str, object]:
+        found = self._loss(batch)
+        parts = self.settings.accumulation * self.trainer.world_size
+        loss = found.sum * (parts / max(1, batch.num_targets_in_step))
+        sums = {
+            "loss": found.sum.detach(),
+            "targets": batch.num_targets,
+            "tokens": batch.inputs.num_tokens,
+        }
+        if self.settings.log_accuracy:
+            sums["correct"] = found.correct.detach()
+        return {"loss": loss, "sums": sums}
+
+    def train_metrics(self, sums: dict[str, float]) -> dict[str, float]:
+        """Metrics of a logging window from its sums over all ranks."""
+        loss = sums["loss"] / max(1.0, sums["targets"])
+        metrics = {"train/loss": loss, "train/perplexity": perplexity(loss)}
+        if "correct" in sums:
+            metrics["train/accuracy"] = sums["correct"] / max(1.0, sums["targets"])
+        if self.settings.log_grad_norm:
+            metrics["train/grad_norm"] = float(self._grad_norm)
+        return metrics
+
+    def on_validation_epoch_start(self) -> None:
+        self._evaluation = torch.zeros(4, dtype=torch.float64, device=self.device)
+
+    def validation_step(self, batch: MaskedBatch, batch_idx: int) -> None:
+        found = self._loss(batch)
+        self._evaluation[0] += found.sum
+        self._evaluation[1] += found.correct
+        self._evaluation[2] += batch.num_targets
+        self._evaluation[3] += 1
+
+    def on_validation_epoch_end(self) -> None:
+        sums = self.trainer.strategy.reduce(self._evaluation, reduce_op="sum")
+        loss, correct, targets, batches = torch.as_tensor(sums).tolist()
+        metrics = {
+            "eval/loss": loss / max(1.0, targets),
+            "eval/perplexity": perplexity(loss / max(1.0, targets)),
+            "eval/accuracy": correct / max(1.0, targets),
+            "eval/batches": batches,
+        }
+        self.log_dict(metrics, logger=False)  # for early stopping and the best model
+        log_metrics(self.trainer, metrics)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        heads = self.model.config.num_attention_heads
+        optimizer = build_optimizer(self.optimizer_config, self.model.named_parameters(), heads)
+        scheduler = build_scheduler(optimizer, self.schedule)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | int | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if gradient_clip_val or self.settings.log_grad_norm:
+            self._grad_norm = clip_gradients(self, gradient_clip_val)
+
+    def _loss(self, batch: MaskedBatch) -> MaskedLMLoss:
+        hidden = self.model.hidden(batch.inputs)  # (T, E)
+        compare = masked_lm_loss if self.settings.masked_logits_only else full_logits_loss
+        return compare(hidden, self.model.decoder.weight, batch.positions, batch.labels)
+
+
+def perplexity(loss: float) -> float:
+    """``exp(loss)``, infinite instead of an error where it overflows."""
+    return math.exp(loss) if loss < 700 else math.inf

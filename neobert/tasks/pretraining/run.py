@@ -1,0 +1,174 @@
+"""Pretraining from settings to a run folder: the table of contents of the task."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from lightning.pytorch import Callback, Trainer, seed_everything
+
+from neobert.config.root import Config
+from neobert.console import get_logger
+from neobert.model.heads import build_masked_lm
+from neobert.optim.groups import owners, owners_table
+from neobert.optim.schedule import Schedule, resolve_schedule
+from neobert.tasks.pretraining.data import PretrainingDataModule
+from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSettings
+from neobert.tasks.pretraining.report import guess_masked_words, show_report
+from neobert.training.callbacks.checkpointer import load_weights_of
+from neobert.training.callbacks.interrupt import Interrupted
+from neobert.training.metrics_file import read_metrics
+from neobert.training.plot import plot_losses
+from neobert.training.resume import check_same_run, resume_command, resume_point
+from neobert.training.run_folder import RunFolder, open_run_folder, write_json
+from neobert.training.summary import command_line, origin, peak_memory_mib
+from neobert.training.trainer import ModelCard, Parts, Plan, build_trainer
+
+log = get_logger(__name__)
+
+
+def run(config: Config) -> float | None:
+    """Train; return the final evaluation loss (the objective of a sweep), if there is one."""
+    resume = resume_point(config.trainer)
+    folder = open_run_folder(config, resuming=resume is not None)
+    seed_everything(config.seed, verbose=False)
+    data = PretrainingDataModule(config)
+    data.prepare_data()
+    data.setup("fit")
+    plan = Plan(data.total_steps, data.steps_per_epoch)
+    schedule = resolve_schedule(config.scheduler, plan.total_steps)
+    card = ModelCard(
+        data.tokenizer.tokenizer, data.tokenizer.info(), _fingerprint(config, data, plan)
+    )
+    if resume is not None:
+        check_same_run(resume, card.fingerprint, config.trainer.accept_changes)
+    module = build_module(config, data, schedule)
+    log.info("%s", owners_table(owners(config.optimizer, module.model.named_parameters())))
+    step = int(resume.name) if resume is not None else None
+    parts = build_trainer(config, folder, plan, card, step, _callbacks(config))
+    if data.has_validation and config.trainer.eval_on_start and resume is None:
+        parts.trainer.validate(module, datamodule=data, verbose=False)
+    fit(parts.trainer, module, data, resume)
+    if data.has_validation and not evaluated_last(folder, parts.trainer.global_step):
+        parts.trainer.validate(module, datamodule=data, verbose=False)
+    if config.trainer.load_best_model_at_end:
+        load_best(parts, module, folder)
+    return finish(config, folder, data, module, parts)
+
+
+def build_module(
+    config: Config, data: PretrainingDataModule, schedule: Schedule
+) -> PretrainingModule:
+    """The model, its head and how they are trained."""
+    model = build_masked_lm(config.model, data.vocab_size, data.pad_token_id)
+    settings = PretrainingSettings(
+        accumulation=config.trainer.gradient_accumulation_steps,
+        masked_logits_only=config.trainer.masked_logits_only_loss,
+        log_accuracy=config.trainer.log_train_accuracy,
+        log_grad_norm=config.trainer.log_grad_norm,
+    )
+    return PretrainingModule(model, config.optimizer, schedule, settings)
+
+
+def fit(
+    trainer: Trainer, module: PretrainingModule, data: PretrainingDataModule, resume: Path | None
+) -> None:
+    """Train to the end, or say how to resume when interrupted."""
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume)
+    except Interrupted as stop:
+        log.warning("stopped after step %d; to resume:\n  %s", stop.step, resume_command())
+        raise
+
+
+def load_best(parts: Parts, module: PretrainingModule, folder: RunFolder) -> None:
+    """``trainer.load_best_model_at_end``: go on with the weights of the best evaluation."""
+    best = parts.checkpointer.best
+    if best.step is None:
+        log.warning("trainer.load_best_model_at_end: nothing was evaluated; the last weights stay")
+        return
+    load_weights_of(parts.trainer, module, folder.checkpoints / str(best.step))
+    log.info("best model: step %d, %s %.4f", best.step, best.metric, best.value)
+
+
+def finish(
+    config: Config,
+    folder: RunFolder,
+    data: PretrainingDataModule,
+    module: PretrainingModule,
+    parts: Parts,
+) -> float | None:
+    """Write ``summary.json`` and the plot, show the report, return the final evaluation loss."""
+    best = parts.checkpointer.best.step if config.trainer.load_best_model_at_end else None
+    after = evaluation_at(folder, best if best is not None else parts.trainer.global_step)
+    if parts.trainer.is_global_zero:
+        summary = summarize(config, folder, data, module, parts) | {"after": after}
+        write_json(summary, folder.summary_file)
+        plot_losses(folder.metrics_file, folder.plot_file, {"unigram": data.unigram_loss})
+        guesses = guess_masked_words(module.model, data.tokenizer, data.example_batches())
+        show_report(summary, guesses, str(folder.path))
+    return after.get("eval/loss")
+
+
+def summarize(
+    config: Config,
+    folder: RunFolder,
+    data: PretrainingDataModule,
+    module: PretrainingModule,
+    parts: Parts,
+) -> dict[str, object]:
+    """What ``summary.json`` says, the evaluation after training apart."""
+    metrics = parts.metrics
+    return {
+        "task": "pretraining",
+        "steps": parts.trainer.global_step,
+        "tokens": metrics.tokens,
+        "seconds": round(metrics.seconds, 3),
+        "tokens_per_sec": round(metrics.tokens / max(metrics.seconds, 1e-9), 1),
+        "peak_memory_mib": round(peak_memory_mib(), 1),
+        "before": evaluation_at(folder, 0),
+        "unigram_loss": data.unigram_loss,
+        "best": asdict(parts.checkpointer.best),
+        "derived": {
+            "total_steps": data.total_steps,
+            "steps_per_epoch": data.steps_per_epoch,
+            "vocab_size": data.vocab_size,
+            "pad_token_id": data.pad_token_id,
+            "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
+            "precision": str(parts.trainer.precision),
+            "devices": parts.trainer.world_size,
+            "schedule": asdict(module.schedule),
+            "seed": config.seed,
+        },
+        **origin(command_line()),
+    }
+
+
+def evaluation_at(folder: RunFolder, step: int) -> dict[str, float]:
+    """The evaluation metrics that ``metrics.csv`` has for ``step``; empty if there are none."""
+    for row in read_metrics(folder.metrics_file):
+        if int(row["step"]) == step:
+            return {
+                name: float(value)
+                for name, value in row.items()
+                if name.startswith("eval/") and value
+            }
+    return {}
+
+
+def evaluated_last(folder: RunFolder, step: int) -> bool:
+    """Whether the evaluation at ``step`` is in ``metrics.csv`` already."""
+    return bool(evaluation_at(folder, step))
+
+
+def _callbacks(config: Config) -> tuple[Callback, ...]:
+    return ()
+
+
+def _fingerprint(config: Config, data: PretrainingDataModule, plan: Plan) -> dict[str, object]:
+    """The settings that a resumed run must share, by their names."""
+    return {
+        **data.fingerprint(),
+        "optimizer.name": config.optimizer.name,
+        "trainer.gradient_accumulation_steps": config.trainer.gradient_accumulation_steps,
+        "total steps (trainer.max_steps, trainer.num_train_epochs)": plan.total_steps,
+        **{f"scheduler.{key}": value for key, value in asdict(config.scheduler).items()},
+    }

@@ -1,0 +1,67 @@
+"""Ctrl-C and SIGTERM end a run in order: finish the step, save, say how to resume.
+
+The process then exits with ``EXIT_CODE`` (EX_TEMPFAIL of sysexits.h), on which a scheduler can requeue. A
+second Ctrl-C stops at once, without a checkpoint.
+"""
+
+import signal
+from types import FrameType
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from neobert.console import get_logger
+
+log = get_logger(__name__)
+
+EXIT_CODE = 75
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; ``step`` is the last finished one, saved if saving is on."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"interrupted after step {step}")
+        self.step = step
+
+
+class Interrupt(Callback):
+    """Notes the signal; ``Checkpointer`` asks after each step, saves and raises ``Interrupted``."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        """A signal has reached this process or, after a step, any of them."""
+
+        self._previous: dict[signal.Signals, object] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # After Lightning has set its own handlers, which would broadcast from within a handler.
+        for number in SIGNALS:
+            self._previous[number] = signal.signal(number, self._note)
+
+    def agreed(self, trainer: Trainer) -> bool:
+        """Tell whether any rank was signalled. Every rank has to ask, after the same step."""
+        if trainer.world_size > 1:
+            here = torch.tensor(float(self.requested), device=trainer.strategy.root_device)
+            self.requested = bool(trainer.strategy.reduce(here, reduce_op="sum"))
+        return self.requested
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+        log.warning("%s: finishing this step, then saving", signal.Signals(number).name)
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._previous.clear()

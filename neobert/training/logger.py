@@ -1,0 +1,85 @@
+"""Where numbers go: ``metrics.csv`` always, W&B and TensorBoard when asked."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from neobert.config.root import Config
+from neobert.config.store import to_plain
+from neobert.config.wandb import WandbConfig
+from neobert.training.metrics_file import MetricsFile
+from neobert.training.run_folder import RunFolder
+
+TRAIN = "train/"
+
+
+class WandbMetrics(WandbLogger):
+    """W&B, which gets the training metrics every ``wandb.log_interval`` steps and all others."""
+
+    def __init__(self, config: Config, run: RunFolder) -> None:
+        """Open the run; with ``wandb.resume`` the one whose id the run folder keeps."""
+        settings = config.wandb
+        run_id = None
+        if settings.resume != "never" and run.wandb_id_file.is_file():
+            run_id = run.wandb_id_file.read_text().strip()
+        super().__init__(
+            name=settings.name,
+            save_dir=settings.dir,
+            project=settings.project,
+            entity=settings.entity,
+            tags=list(settings.tags),
+            id=run_id,
+            mode=settings.mode,
+            resume=settings.resume,
+            config=_without_empty(to_plain(config)),
+        )
+        self.interval = settings.log_interval
+        self._keep_id(run)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if step is not None and step % self.interval:
+            metrics = {key: value for key, value in metrics.items() if not key.startswith(TRAIN)}
+        if metrics:
+            super().log_metrics(dict(metrics), step)
+
+    @rank_zero_only
+    def _keep_id(self, run: RunFolder) -> None:
+        run.wandb_id_file.write_text(f"{self.experiment.id}\n")
+
+
+def build_loggers(config: Config, run: RunFolder, resume_step: int | None) -> list[Logger]:
+    """The loggers of a run; ``resume_step`` is where it continues, ``None`` if it is new."""
+    loggers: list[Logger] = [MetricsFile(run.metrics_file, resume_step)]
+    if wants_wandb(config):
+        Path(config.wandb.dir).mkdir(parents=True, exist_ok=True)
+        loggers.append(WandbMetrics(config, run))
+    if "tensorboard" in config.trainer.report_to:
+        loggers.append(TensorBoardLogger(run.path, name="tensorboard", version=""))
+    return loggers
+
+
+def wants_wandb(config: Config) -> bool:
+    """``wandb.enabled``, or ``wandb`` among ``trainer.report_to``."""
+    settings: WandbConfig = config.wandb
+    asked = settings.enabled or "wandb" in config.trainer.report_to
+    return asked and settings.mode != "disabled"
+
+
+def log_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    """Send ``metrics`` to every logger under the number of finished optimizer steps."""
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(metrics), step=trainer.global_step)
+
+
+def _without_empty(values: dict[str, object]) -> dict[str, object]:
+    """What W&B shows as the run's settings: those that say something."""
+    kept: dict[str, object] = {}
+    for key, value in values.items():
+        inner = _without_empty(value) if isinstance(value, dict) else value
+        if inner not in (None, "", [], {}):
+            kept[key] = inner
+    return kept

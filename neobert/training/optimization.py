@@ -1,0 +1,14 @@
+"""Gradient clipping and the gradient's norm, the same for every task."""
+
+import torch
+from torch import Tensor
+
+
+def clip_gradients(module: torch.nn.Module, limit: float | int | None) -> Tensor:
+    """Scale all gradients so that their L2 norm together is at most ``limit`` (``None``: as they are).
+
+    Returns the norm before clipping, a scalar. Own, since Lightning's clipping refuses fused
+    optimizers under mixed precision and does not tell the norm.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
+    return torch.nn.utils.clip_grad_norm_(parameters, limit or float("inf"))

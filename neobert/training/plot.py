@@ -1,0 +1,30 @@
+"""The loss plot of a run, drawn from its ``metrics.csv``."""
+
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from neobert.training.metrics_file import read_metrics, series
+
+
+def plot_losses(metrics_file: Path, picture: Path, levels: dict[str, float]) -> None:
+    """Draw training and evaluation loss over the steps into ``picture`` (PNG).
+
+    ``levels`` are horizontal lines to compare with, by their label: the unigram loss.
+    """
+    rows = read_metrics(metrics_file)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)  # no display, no global state of pyplot
+    axes = figure.subplots()
+    for name, label in (("train/loss", "training"), ("eval/loss", "evaluation")):
+        steps, values = series(rows, name)
+        if steps:
+            axes.plot(steps, values, label=label, marker="o" if name == "eval/loss" else None)
+    for label, level in levels.items():
+        axes.axhline(level, label=label, color="gray", linestyle="--")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats per target)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(picture, dpi=120)

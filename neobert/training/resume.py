@@ -1,0 +1,65 @@
+"""Where a run continues, and whether it may: the settings that exact resume rests on."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from neobert.config.checks import ConfigError
+from neobert.config.trainer import TrainerConfig
+from neobert.console import get_logger
+from neobert.training.checkpoint import FINGERPRINT, find_checkpoint, remove_leftovers
+from neobert.training.summary import command_line
+
+log = get_logger(__name__)
+
+
+def resume_point(settings: TrainerConfig) -> Path | None:
+    """The checkpoint to continue from; ``None`` starts anew."""
+    selector = settings.resume_from_checkpoint
+    if selector is None or selector.lower() in ("", "false", "none", "null"):
+        return None
+    run = Path(settings.output_dir)
+    if (run / "checkpoints").is_dir():
+        remove_leftovers(run / "checkpoints")
+    found = find_checkpoint(run, selector)
+    if found is None:
+        log.warning("%s has no checkpoint to resume from yet: the run starts anew", run)
+    else:
+        log.info("resuming from %s", found)
+    return found
+
+
+def check_same_run(
+    checkpoint: Path, fingerprint: Mapping[str, object], accepted: list[str]
+) -> None:
+    """Refuse to resume under other data, tokenizer, seed, batch or schedule.
+
+    Raises ``ConfigError`` with one line per setting that differs from the checkpoint's, unless
+    ``trainer.accept_changes`` names it (or is ``all``).
+    """
+    saved = json.loads((checkpoint / FINGERPRINT).read_text())
+    here = json.loads(json.dumps(fingerprint))
+    changed = [key for key in sorted({*saved, *here}) if saved.get(key) != here.get(key)]
+    refused = [key for key in changed if key not in accepted and "all" not in accepted]
+    for key in sorted(set(changed) - set(refused)):
+        log.warning("%s changed on resume, as accepted: %s", key, _change(saved, here, key))
+    if refused:
+        raise ConfigError(
+            [
+                f"{key} differs from the checkpoint's ({_change(saved, here, key)}), so the run "
+                f"would not continue as the same one; trainer.accept_changes=[{key}] accepts it"
+                for key in refused
+            ]
+        )
+
+
+def _change(saved: Mapping[str, object], here: Mapping[str, object], key: str) -> str:
+    return f"{saved.get(key)!r} -> {here.get(key)!r}"
+
+
+def resume_command() -> str:
+    """This process's command line, set to continue from the latest checkpoint."""
+    key = "trainer.resume_from_checkpoint"
+    words = [word for word in command_line() if not word.lstrip("+-").startswith(f"{key}=")]
+    return shlex.join([*words, f"{key}=latest"])

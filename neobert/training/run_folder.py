@@ -1,0 +1,97 @@
+"""The folder of a run: what lies where, and how nothing in it is lost.
+
+::
+
+    config.yaml  metrics.csv  summary.json  loss.png  checkpoints/<step>/
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+from neobert.config.checks import ConfigError
+from neobert.config.root import Config
+from neobert.config.store import save_config
+from neobert.console import get_logger
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of one run. Make it with ``open_run_folder``."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration; composing it again gives the same run."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """Every logged number, a row per step."""
+        return self.path / "metrics.csv"
+
+    @property
+    def summary_file(self) -> Path:
+        """What came out, and with which versions and command."""
+        return self.path / "summary.json"
+
+    @property
+    def plot_file(self) -> Path:
+        """Training and evaluation loss over the steps."""
+        return self.path / "loss.png"
+
+    @property
+    def wandb_id_file(self) -> Path:
+        """Id of the W&B run, so that ``wandb.resume`` finds it again."""
+        return self.path / "wandb_run_id.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder per saved step."""
+        return self.path / "checkpoints"
+
+
+def open_run_folder(config: Config, resuming: bool) -> RunFolder:
+    """Make ``trainer.output_dir`` ready and write ``config.yaml`` into it.
+
+    A resumed run goes on in its folder. Else a folder that holds an earlier run is moved aside
+    (``trainer.overwrite_output_dir=true``) or refused (``false``); nothing in it is deleted.
+    """
+    run = RunFolder(Path(config.trainer.output_dir))
+    if rank_zero_only.rank != 0:
+        return run  # the first rank prepares it, once
+    if not resuming and run.path.is_dir() and any(run.path.iterdir()):
+        if not config.trainer.overwrite_output_dir:
+            raise ConfigError(
+                [
+                    f"trainer.output_dir: {run.path} is not empty and "
+                    "trainer.overwrite_output_dir is false; choose another folder, resume with "
+                    "trainer.resume_from_checkpoint=latest, or set overwrite_output_dir=true, "
+                    "which moves the old run aside"
+                ]
+            )
+        _move_aside(run.path)
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    save_config(config, run.config_file)
+    return run
+
+
+def write_json(values: object, path: Path) -> None:
+    """Write ``values`` so that the file is either the old one or complete."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    temporary.replace(path)
+
+
+def _move_aside(path: Path) -> None:
+    number = 1
+    while (old := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    path.rename(old)
+    log.warning("%s held an earlier run, which lies in %s now", path, old)

@@ -1,0 +1,83 @@
+"""``summary.json``: what a run came to, and all that is needed to say where it came from."""
+
+import importlib.metadata
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import neobert
+
+PACKAGES = [
+    "torch",
+    "lightning",
+    "hydra-core",
+    "omegaconf",
+    "transformers",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+    "flash-attn",
+    "liger-kernel",
+    "deepspeed",
+    "mteb",
+]
+
+
+def origin(argv: list[str]) -> dict[str, object]:
+    """Versions, machine, commit and command of this process."""
+    return {
+        "command": " ".join(argv),
+        "neobert": neobert.__version__,
+        "commit": git_commit(),
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "packages": _versions(),
+    }
+
+
+def command_line() -> list[str]:
+    """This process's command as a user would type it."""
+    program = Path(sys.argv[0])
+    if program.suffix == ".py":
+        return ["python", "-m", f"neobert.{program.stem}", *sys.argv[1:]]
+    return [program.name, *sys.argv[1:]]
+
+
+def peak_memory_mib() -> float:
+    """Largest resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout this package runs from, ``-dirty`` if changed; ``None`` in a wheel."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(neobert.__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def rounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics with the digits that mean something."""
+    return {name: float(f"{value:.6g}") for name, value in metrics.items()}
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,167 @@
+"""The Lightning Trainer that the ``trainer`` section describes."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from transformers import PreTrainedTokenizerBase
+
+from neobert.config.root import Config
+from neobert.config.store import save_config
+from neobert.config.trainer import TrainerConfig
+from neobert.console import get_logger
+from neobert.training.callbacks.checkpointer import Checkpointer, save_plan
+from neobert.training.callbacks.interrupt import Interrupt
+from neobert.training.callbacks.progress import ProgressBar
+from neobert.training.callbacks.reproduce import SeedEachMicroBatch
+from neobert.training.callbacks.train_metrics import TrainMetrics
+from neobert.training.checkpoint import FINGERPRINT, FolderCheckpointIO
+from neobert.training.logger import build_loggers
+from neobert.training.precision import resolve_precision, set_tf32
+from neobert.training.run_folder import RunFolder, write_json
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The lengths of a run, in optimizer steps: derived once from settings and data."""
+
+    total_steps: int
+    steps_per_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a checkpoint says about its model beside the weights."""
+
+    tokenizer: PreTrainedTokenizerBase
+    tokenizer_info: dict[str, object]
+    fingerprint: dict[str, object]
+    """What a resumed run must share: data, tokenizer, seed, batch, schedule, by setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A Trainer and the callbacks that a task asks afterwards."""
+
+    trainer: Trainer
+    metrics: TrainMetrics
+    checkpointer: Checkpointer
+
+
+def build_trainer(
+    config: Config,
+    run: RunFolder,
+    plan: Plan,
+    card: ModelCard,
+    resume_step: int | None = None,
+    callbacks: tuple[Callback, ...] = (),
+) -> Parts:
+    """Build the Trainer; ``callbacks`` of the task run before a checkpoint is written."""
+    settings = config.trainer
+    quiet_libraries()
+    metrics = TrainMetrics(settings.logging_steps, settings.log_weight_norms)
+    interrupt = Interrupt()
+    saving = save_plan(settings, plan.steps_per_epoch)
+    checkpointer = Checkpointer(saving, run.checkpoints, interrupt)
+    on_cuda = runs_on_cuda(settings)
+    if on_cuda:
+        set_tf32(settings.tf32)
+    precision = resolve_precision(settings, on_cuda)
+    if precision.reason:
+        log.info(precision.reason)
+    trainer = Trainer(
+        accelerator="cuda" if on_cuda else "cpu",
+        devices=_devices(settings, on_cuda),
+        num_nodes=settings.num_nodes,
+        precision=precision.lightning,  # type: ignore[arg-type]
+        max_steps=plan.total_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=settings.gradient_accumulation_steps,
+        gradient_clip_val=settings.gradient_clipping or None,
+        check_val_every_n_epoch=None,
+        val_check_interval=evaluation_interval(settings, plan),
+        limit_val_batches=0 if settings.eval_strategy == "no" else 1.0,
+        num_sanity_val_steps=0,
+        logger=build_loggers(config, run, resume_step),
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=run.path,
+        plugins=[FolderCheckpointIO(lambda folder: _write_card(config, card, folder))],
+        callbacks=[
+            SeedEachMicroBatch(config.seed),
+            metrics,
+            *callbacks,
+            *_early_stopping(settings, checkpointer),
+            interrupt,
+            ProgressBar(metrics, bar=not settings.disable_tqdm),
+            checkpointer,
+        ],
+    )
+    return Parts(trainer, metrics, checkpointer)
+
+
+def runs_on_cuda(settings: TrainerConfig) -> bool:
+    """Whether this run uses a GPU: where there is one and ``trainer.use_cpu`` is false."""
+    return torch.cuda.is_available() and not settings.use_cpu
+
+
+def evaluation_interval(settings: TrainerConfig, plan: Plan) -> int:
+    """Micro-batches between two evaluations."""
+    by_epoch = settings.eval_strategy == "epoch"
+    steps = plan.steps_per_epoch if by_epoch else settings.eval_steps
+    return max(1, steps) * settings.gradient_accumulation_steps
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' tips, banners and deprecation notices off the console."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning", "datasets", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (
+        r".*LeafSpec.*",
+        r".*does not have many workers.*",
+        r".*val_check_interval.*",
+        r".*is not supported by the model summary.*",
+        r".*smaller than the logging interval.*",
+        r".*`srun` command is available.*",
+        r".*anonymous setting has no effect.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _devices(settings: TrainerConfig, on_cuda: bool) -> int | str:
+    if settings.devices == "auto":
+        return "auto" if on_cuda else 1
+    return int(settings.devices)
+
+
+def _early_stopping(settings: TrainerConfig, checkpointer: Checkpointer) -> list[Callback]:
+    """``trainer.early_stopping``: evaluations in a row without a better one; 0 is off."""
+    if settings.early_stopping <= 0:
+        return []
+    best = checkpointer.best
+    assert best.metric is not None
+    return [
+        EarlyStopping(
+            monitor=best.metric,
+            mode="max" if best.greater_is_better else "min",
+            patience=settings.early_stopping,
+            check_on_train_epoch_end=False,
+            verbose=False,
+        )
+    ]
+
+
+def _write_card(config: Config, card: ModelCard, folder: Path) -> None:
+    save_config(config, folder / "config.yaml")
+    card.tokenizer.save_pretrained(folder / "tokenizer")
+    write_json(card.tokenizer_info, folder / "tokenizer_info.json")
+    write_json(card.fingerprint, folder / FINGERPRINT)
