@@ -1,0 +1,66 @@
+"""The loss of masked-language modelling: cross-entropy at the masked positions, summed.
+
+A sum, because micro-batches and ranks hold unequal numbers of targets: the caller divides by the
+targets of the whole optimizer step, and the mean over tokens is exact.
+
+Letters: T tokens, K rows to predict, E width, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from neobert.batch import IGNORE
+from neobert.ops.cross_entropy import CHUNK, linear_cross_entropy
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedLMLoss:
+    """What a batch adds to loss and accuracy. Tensors, so that reading them is the caller's wait."""
+
+    sum: Float[Tensor, ""]
+    """Cross-entropies of the targets in nats, summed; fp32 or better."""
+
+    correct: Int[Tensor, ""]
+    """Targets whose original id has the highest logit."""
+
+    count: Int[Tensor, ""]
+    """Targets: labels that are not ``IGNORE``."""
+
+
+def masked_lm_loss(
+    hidden: Float[Tensor, "T E"],
+    decoder_weight: Float[Tensor, "V E"],
+    positions: Int[Tensor, " K"],
+    labels: Int[Tensor, " K"],
+    chunk_size: int = CHUNK,
+) -> MaskedLMLoss:
+    """Compare only the rows at ``positions`` with the vocabulary, ``chunk_size`` of them at a time.
+
+    Against :func:`full_logits_loss` this saves ``(T - K) V`` logits. Without targets the sum is 0
+    and still has a gradient (of zeros), as every rank of a distributed run must have.
+    """
+    total, correct = linear_cross_entropy(
+        hidden.index_select(0, positions), decoder_weight, labels, chunk_size
+    )
+    return MaskedLMLoss(total, correct, (labels != IGNORE).sum())
+
+
+def full_logits_loss(
+    hidden: Float[Tensor, "T E"],
+    decoder_weight: Float[Tensor, "V E"],
+    positions: Int[Tensor, " K"],
+    labels: Int[Tensor, " K"],
+) -> MaskedLMLoss:
+    """The same loss from the logits of every token: the reference, T / K times the work."""
+    exact = torch.promote_types(hidden.dtype, torch.float32)
+    logits = F.linear(hidden, decoder_weight).to(exact)  # (T, V)
+    everywhere = labels.new_full((len(hidden),), IGNORE)
+    # The maximum, since a filler row may point at a position that has a real label.
+    everywhere = everywhere.scatter_reduce(0, positions, labels, "amax")
+    total = F.cross_entropy(logits, everywhere, ignore_index=IGNORE, reduction="sum")
+    correct = (logits.argmax(-1) == everywhere).sum()
+    return MaskedLMLoss(total, correct, (labels != IGNORE).sum())

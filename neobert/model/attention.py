@@ -1,0 +1,71 @@
+"""Multi-head self-attention, and the record of its largest logits for QK-clip.
+
+Letters: T tokens, E model width, H heads, D width of a head, F = D / 2 rotary frequencies.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from neobert.config.model import ModelConfig
+from neobert.ops.attention import Layout, attend, max_attention_logits
+from neobert.ops.rotary import apply_rotary
+
+Rotary = tuple[Float[Tensor, "T F"], Float[Tensor, "T F"]]
+
+
+class SelfAttention(nn.Module):
+    """What every kind of block inherits: it keeps the projections under the published names.
+
+    The rows of ``qkv`` are grouped per head: D rows of Q, D of K, D of V, then the next head. The
+    kinds of block differ in what stands around :meth:`self_attention`.
+    """
+
+    max_logits: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, self.num_heads = config.hidden_size, config.num_attention_heads
+        self.head_dim = width // self.num_heads
+        self.scale = self.head_dim**-0.5
+        self.attention_dropout = config.dropout_prob
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.wo = nn.Linear(width, width, bias=False)
+
+        self.record_max_logits = False
+        """Whether forward passes raise ``max_logits``; QK-clip turns it on for the steps it acts on."""
+        self.qk_chunk_size = 1024
+        """Queries whose logits are formed at a time while recording."""
+        self.register_buffer(
+            "max_logits", torch.full((self.num_heads,), -torch.inf), persistent=False
+        )
+
+    def self_attention(
+        self, x: Float[Tensor, "T E"], layout: Layout, rotary: Rotary | None
+    ) -> Float[Tensor, "T E"]:
+        """Project, turn, attend, project back; records the largest logits if that is on."""
+        q, k, v = self.qkv(x).unflatten(-1, (self.num_heads, 3, self.head_dim)).unbind(2)
+        if rotary is not None:
+            q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
+        q, k = self.scale_heads(q, k)
+        if self.record_max_logits:
+            self._record(q, k, layout)
+        dropout = self.attention_dropout if self.training else 0.0
+        return self.wo(attend(q, k, v, layout, self.scale, dropout).flatten(1))
+
+    def scale_heads(
+        self, q: Float[Tensor, "T H D"], k: Float[Tensor, "T H D"]
+    ) -> tuple[Float[Tensor, "T H D"], Float[Tensor, "T H D"]]:
+        """Nothing here; nGPT's blocks put queries and keys on the unit sphere."""
+        return q, k
+
+    @torch.no_grad()
+    def _record(self, q: Tensor, k: Tensor, layout: Layout) -> None:
+        # A maximum: a second pass over the same tokens, as gradient checkpointing makes, changes
+        # nothing.
+        here = max_attention_logits(q, k, layout, self.scale, self.qk_chunk_size)
+        self.max_logits.copy_(torch.maximum(self.max_logits, here))
+
+    def reset_max_logits(self) -> None:
+        """Forget what was recorded: ``max_logits`` is -inf until the next recorded pass."""
+        self.max_logits.fill_(-torch.inf)

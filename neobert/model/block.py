@@ -1,0 +1,30 @@
+"""One pre-norm transformer block: attention, then feed-forward, each added to its input.
+
+Letters: T tokens, E model width.
+"""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from neobert.config.model import ModelConfig
+from neobert.model.attention import Rotary, SelfAttention
+from neobert.model.feed_forward import build_feed_forward
+from neobert.model.norm import build_norm
+from neobert.ops.attention import Layout
+
+
+class Block(SelfAttention):
+    """``x + drop(attention(norm(x)))``, then ``x + drop(ffn(norm(x)))``."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.attention_norm = build_norm(config)
+        self.ffn_norm = build_norm(config)
+        self.ffn = build_feed_forward(config)
+        self.dropout = nn.Dropout(config.dropout_prob)
+
+    def forward(
+        self, x: Float[Tensor, "T E"], layout: Layout, rotary: Rotary | None
+    ) -> Float[Tensor, "T E"]:
+        x = x + self.dropout(self.self_attention(self.attention_norm(x), layout, rotary))
+        return x + self.dropout(self.ffn(self.ffn_norm(x)))

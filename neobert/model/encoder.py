@@ -1,0 +1,96 @@
+"""The NeoBERT encoder (arXiv 2502.19587): token ids of packed documents in, hidden states out.
+
+Letters: T tokens of all documents together, E model width, V vocabulary, P longest document.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from neobert.batch import PackedBatch
+from neobert.config.model import ModelConfig
+from neobert.model.attention import Rotary, SelfAttention
+from neobert.model.block import Block
+from neobert.model.norm import build_norm
+from neobert.ops.attention import Kernel, Layout, lay_out
+from neobert.ops.rotary import rotary_table
+
+
+class Encoder(nn.Module):
+    """Embedding, blocks, final norm. Attributes carry the names of the published weights."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, pad_token_id: int) -> None:
+        super().__init__()
+        self.config, self.vocab_size, self.pad_token_id = config, vocab_size, pad_token_id
+        self.gradient_checkpointing = False
+        """Recompute each block in the backward pass instead of keeping what it computed."""
+
+        width = config.hidden_size
+        self.encoder = nn.Embedding(vocab_size, width, padding_idx=pad_token_id)
+        if not config.rope:
+            # Row 0 is for padding.
+            self.positional_embedding = nn.Embedding(
+                config.max_position_embeddings + 1, width, padding_idx=0
+            )
+        self.transformer_encoder = nn.ModuleList(
+            Block(config) for _ in range(config.num_hidden_layers)
+        )
+        self.layer_norm = build_norm(config)
+        self.apply(self._initialise)
+
+    def forward(self, batch: PackedBatch) -> Float[Tensor, "T E"]:
+        """Final hidden state of every token. The pad documents of packed rows come along."""
+        layout = self._lay_out(batch)
+        if self.config.rope:
+            rotary = rotary_table(batch.position_ids, self._head_dim, self.config.rope_theta)
+            return self.run_blocks(self.encoder(batch.input_ids), layout, rotary)
+        x = self.encoder(batch.input_ids) + self.positional_embedding(self._table_rows(batch))
+        return self.run_blocks(x, layout, None)
+
+    def run_blocks(
+        self, x: Float[Tensor, "T E"], layout: Layout, rotary: Rotary | None
+    ) -> Float[Tensor, "T E"]:
+        """The part with the work: tensors in, tensors out, made for ``torch.compile``."""
+        for block in self.transformer_encoder:
+            if self.gradient_checkpointing and self.training:
+                x = checkpoint(block, x, layout, rotary, use_reentrant=False)
+            else:
+                x = block(x, layout, rotary)
+        return self.layer_norm(x)
+
+    def attention_layers(self) -> list[SelfAttention]:
+        """The blocks as what QK-clip sees in them."""
+        return [block for block in self.transformer_encoder if isinstance(block, SelfAttention)]
+
+    @property
+    def _head_dim(self) -> int:
+        return self.config.hidden_size // self.config.num_attention_heads
+
+    def _lay_out(self, batch: PackedBatch) -> Layout:
+        record = any(layer.record_max_logits for layer in self.attention_layers())
+        kernel: Kernel = "dense" if batch.input_ids.is_cuda else "documents"
+        return lay_out(batch, kernel, self.pad_token_id, record)
+
+    def _table_rows(self, batch: PackedBatch) -> Int[Tensor, " T"]:
+        """Rows of the learned table: 1, 2, … within each document, 0 for pad ids."""
+        longest = self.config.max_position_embeddings
+        if batch.max_seqlen > longest:
+            raise ValueError(
+                f"a document of {batch.max_seqlen} tokens is longer than "
+                f"model.max_position_embeddings={longest}: shorten it (dataset.max_seq_length), or "
+                "train with model.rope=true, which has no such table"
+            )
+        return (batch.position_ids + 1).where(batch.input_ids != self.pad_token_id, 0)
+
+    @torch.no_grad()
+    def _initialise(self, module: nn.Module) -> None:
+        """Uniform within plus and minus the configured half-width; the norms start at 1."""
+        match module:
+            case nn.Embedding():
+                half_width = self.config.embedding_init_range
+            case nn.Linear():
+                half_width = self.config.decoder_init_range
+            case _:
+                return
+        nn.init.uniform_(module.weight, -half_width, half_width)

@@ -1,0 +1,101 @@
+"""What stands on the encoder: a decoder of masked words, or a classifier of documents.
+
+Letters: T tokens, S documents, E model width, V vocabulary, B rows and L width of a padded batch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from neobert.batch import PackedBatch, bounds_of, positions_within
+from neobert.config.model import ModelConfig
+from neobert.model.encoder import Encoder
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedLMOutput:
+    """What a padded batch comes back as; zeros where the mask is false."""
+
+    logits: Float[Tensor, "B L V"]
+    last_hidden_state: Float[Tensor, "B L E"]
+
+
+class MaskedLM(nn.Module):
+    """An encoder and its decoder of words, whose weight is the embedding unless it is untied."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, pad_token_id: int) -> None:
+        super().__init__()
+        self.config, self.vocab_size, self.pad_token_id = config, vocab_size, pad_token_id
+        self.model = Encoder(config, vocab_size, pad_token_id)
+        self.decoder = nn.Linear(config.hidden_size, vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.decoder.weight = self.model.encoder.weight
+        else:
+            half_width = config.decoder_init_range
+            nn.init.uniform_(self.decoder.weight, -half_width, half_width)
+
+    @property
+    def decoder_weight(self) -> Float[Tensor, "V E"]:
+        """What hidden states are multiplied with to become logits."""
+        return self.decoder.weight
+
+    def hidden(self, batch: PackedBatch) -> Float[Tensor, "T E"]:
+        """Final hidden states of a packed or unpacked batch: what the loss takes."""
+        return self.model(batch)
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None = None,
+    ) -> MaskedLMOutput:
+        """The door for padded batches: all logits of every token that the mask keeps."""
+        keep = (
+            torch.ones_like(input_ids, dtype=torch.bool)
+            if attention_mask is None
+            else attention_mask.bool()
+        )
+        hidden = self.hidden(_unpad(input_ids, keep))  # (T, E)
+        states = hidden.new_zeros(*input_ids.shape, hidden.shape[-1])
+        states[keep] = hidden
+        logits = states.new_zeros(*input_ids.shape, self.vocab_size)
+        logits[keep] = nn.functional.linear(hidden, self.decoder_weight)
+        return MaskedLMOutput(logits, states)
+
+
+class SequenceClassifier(nn.Module):
+    """Scores for each document, read off its first token: dropout, dense, tanh, dropout, linear."""
+
+    def __init__(self, encoder: Encoder, num_labels: int, dropout: float, init_std: float) -> None:
+        super().__init__()
+        width = encoder.config.hidden_size
+        self.model = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.dense = nn.Linear(width, width)
+        self.classifier = nn.Linear(width, num_labels)
+        for layer in (self.dense, self.classifier):
+            nn.init.normal_(layer.weight, std=init_std)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, batch: PackedBatch) -> Float[Tensor, "S num_labels"]:
+        """One row of scores per document of ``batch``."""
+        first = self.model(batch)[batch.cu_seqlens[:-1]]  # (S, E)
+        pooled = torch.tanh(self.dense(self.dropout(first)))
+        return self.classifier(self.dropout(pooled))
+
+
+def build_masked_lm(config: ModelConfig, vocab_size: int, pad_token_id: int) -> MaskedLM:
+    """An encoder with fresh weights and its decoder."""
+    return MaskedLM(config, vocab_size, pad_token_id)
+
+
+def _unpad(input_ids: Int[Tensor, "B L"], keep: Bool[Tensor, "B L"]) -> PackedBatch:
+    lengths = keep.sum(1).cpu()
+    return PackedBatch(
+        input_ids=input_ids[keep],
+        position_ids=positions_within(lengths).to(input_ids.device),
+        cu_seqlens=bounds_of(lengths).to(input_ids.device),
+        max_seqlen=int(lengths.max()),
+        num_tokens=int(lengths.sum()),
+    )

@@ -1,0 +1,183 @@
+"""Attention of packed documents on a CPU: explicit products, one document after the other.
+
+A document of n tokens costs n^2 scores and nothing else, where a dense mask costs the square of its
+row. Both passes are one opaque operator each, so ``torch.compile`` neither unrolls the loop nor
+recompiles when documents change. The weights are recomputed in the backward pass: kept, they would
+be the largest thing in memory.
+
+Letters: T tokens, H heads, D width of a head, n tokens of one document.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def document_attention(
+    q: Float[Tensor, "T H D"],
+    k: Float[Tensor, "T H D"],
+    v: Float[Tensor, "T H D"],
+    cu_seqlens: Int[Tensor, " bounds"],
+    scale: float,
+    dropout: float = 0.0,
+) -> Float[Tensor, "T H D"]:
+    """``dropout(softmax(scale * q k^T)) v`` within each document."""
+    # A seed from PyTorch's own stream: the backward pass draws the same mask again from it, and so
+    # does a recomputation under gradient checkpointing, which rewinds that stream.
+    seed = torch.randint(2**31 - 1, ()) if dropout else torch.zeros((), dtype=torch.int64)
+    return _attend(q, k, v, cu_seqlens, seed, scale, dropout)
+
+
+def document_max_logits(
+    q: Float[Tensor, "T H D"],
+    k: Float[Tensor, "T H D"],
+    cu_seqlens: Int[Tensor, " bounds"],
+    is_text: Bool[Tensor, " T"],
+    scale: float,
+    chunk_size: int,
+) -> Float[Tensor, " H"]:
+    """Largest ``scale * q k^T`` of each head within documents of text, fp32; ``-inf`` if none."""
+    return _max_logits(q, k, cu_seqlens, is_text, scale, chunk_size)
+
+
+@torch.library.custom_op(
+    "neobert::document_attention",
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, Tensor cu_seqlens, Tensor seed, float scale, "
+    "float dropout) -> Tensor",
+)
+def _attend(  # noqa: PLR0913  an operator's arguments are tensors and numbers, no objects
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, seed: Tensor, scale: float, dropout: float
+) -> Tensor:
+    out = torch.empty_like(v, memory_format=torch.contiguous_format)
+    compute = _compute_type(q.dtype)
+    q, k, v = (q * scale).to(compute), k.to(compute), v.to(compute)
+    generator = _generator(seed, dropout)
+    for own in _documents(cu_seqlens):
+        weights = _weights(q[own], k[own])  # (H, n, n)
+        if generator is not None:
+            weights *= _kept(weights, dropout, generator)
+        out[own] = (weights @ v[own].transpose(0, 1)).transpose(0, 1)
+    return out
+
+
+@torch.library.custom_op(
+    "neobert::document_attention_backward",
+    mutates_args=(),
+    schema="(Tensor d_out, Tensor q, Tensor k, Tensor v, Tensor cu_seqlens, Tensor seed, "
+    "float scale, float dropout) -> (Tensor, Tensor, Tensor)",
+)
+def _attend_backward(  # noqa: PLR0913
+    d_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    seed: Tensor,
+    scale: float,
+    dropout: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+    compute = _compute_type(q.dtype)
+    q, k, v, d_out = (q * scale).to(compute), k.to(compute), v.to(compute), d_out.to(compute)
+    generator = _generator(seed, dropout)
+    for own in _documents(cu_seqlens):
+        weights = _weights(q[own], k[own])
+        d_heads = d_out[own].transpose(0, 1)  # (H, n, D)
+        d_weights = d_heads @ v[own].permute(1, 2, 0)  # (H, n, n)
+        used = weights
+        if generator is not None:
+            kept = _kept(weights, dropout, generator)
+            used, d_weights = weights * kept, d_weights * kept
+        dv[own] = (used.transpose(1, 2) @ d_heads).transpose(0, 1)
+        d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, compute)
+        dq[own] = (d_scores @ k[own].transpose(0, 1)).transpose(0, 1)
+        dk[own] = (d_scores.transpose(1, 2) @ q[own].transpose(0, 1)).transpose(0, 1)
+    return dq.mul_(scale), dk, dv
+
+
+@torch.library.custom_op(
+    "neobert::document_max_logits",
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor cu_seqlens, Tensor is_text, float scale, int chunk_size) "
+    "-> Tensor",
+)
+def _max_logits(  # noqa: PLR0913
+    q: Tensor, k: Tensor, cu_seqlens: Tensor, is_text: Tensor, scale: float, chunk_size: int
+) -> Tensor:
+    compute = _compute_type(q.dtype)
+    q, k = q.to(compute), k.to(compute)
+    best = q.new_full((q.shape[1],), -torch.inf)
+    for own in _documents(cu_seqlens):
+        if not is_text[own.start]:
+            continue  # the pad document at the end of a packed row
+        keys = k[own].permute(1, 2, 0)  # (H, D, n)
+        for queries in q[own].split(chunk_size):
+            logits = queries.transpose(0, 1) @ keys  # (H, chunk, n)
+            best = torch.maximum(best, logits.amax((1, 2)))
+    return (best * scale).float()
+
+
+def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
+    *tensors, scale, dropout = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.scale, ctx.dropout = scale, dropout  # type: ignore[attr-defined]
+
+
+def _gradients(ctx: torch.autograd.function.FunctionCtx, d_out: Tensor) -> tuple:
+    tensors, scale, dropout = ctx.saved_tensors, ctx.scale, ctx.dropout  # type: ignore[attr-defined]
+    return *_attend_backward(d_out, *tensors, scale, dropout), None, None, None, None
+
+
+_attend.register_autograd(_gradients, setup_context=_save)
+
+
+@_attend.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(v, memory_format=torch.contiguous_format)
+
+
+@_attend_backward.register_fake
+def _(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+    return dq, dk, dv
+
+
+@_max_logits.register_fake
+def _(q: Tensor, *_: object) -> Tensor:
+    return q.new_empty(q.shape[1], dtype=torch.float32)
+
+
+def _documents(cu_seqlens: Tensor) -> Iterator[slice]:
+    """The tokens of each document that has any."""
+    bounds = cu_seqlens.tolist()
+    return (
+        slice(start, end) for start, end in zip(bounds, bounds[1:], strict=False) if start < end
+    )
+
+
+def _weights(q: Tensor, k: Tensor) -> Tensor:
+    """Softmax of the scores of one document, (n, H, D) twice -> (H, n, n)."""
+    return torch.softmax(q.transpose(0, 1) @ k.permute(1, 2, 0), dim=-1)
+
+
+def _generator(seed: Tensor, dropout: float) -> torch.Generator | None:
+    return torch.Generator().manual_seed(int(seed)) if dropout else None
+
+
+def _kept(weights: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
+    """Dropout's factors: 0, or 1 / (1 - p) so that the mean stays."""
+    return torch.empty_like(weights).bernoulli_(1 - dropout, generator=generator).div_(1 - dropout)
+
+
+def _compute_type(dtype: torch.dtype) -> torch.dtype:
+    """Half precision only where the CPU multiplies it in hardware; emulated it is ten times slower."""
+    if dtype in (torch.bfloat16, torch.float16) and not _fast_bf16():
+        return torch.float32
+    return dtype
+
+
+def _fast_bf16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

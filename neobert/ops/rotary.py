@@ -1,0 +1,31 @@
+"""Rotary position embedding (RoFormer, arXiv 2104.09864) on interleaved pairs.
+
+Channels ``2j`` and ``2j + 1`` of a head are one complex number, turned by ``position * theta^(-2j/D)``.
+This is the published NeoBERT's convention; the half-rotating one of other models is not the same.
+
+Letters: T tokens, H heads, D width of a head, F = D / 2 frequencies.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def rotary_table(
+    position_ids: Int[Tensor, " T"], head_dim: int, theta: float
+) -> tuple[Float[Tensor, "T F"], Float[Tensor, "T F"]]:
+    """Cosine and sine of every token's angles, fp32. Made once per batch, used by every layer."""
+    even = torch.arange(0, head_dim, 2, dtype=torch.float32, device=position_ids.device)
+    angles = position_ids.float()[:, None] * theta ** (-even / head_dim)  # (T, F)
+    return angles.cos(), angles.sin()
+
+
+def apply_rotary(
+    x: Float[Tensor, "T H D"], cos: Float[Tensor, "T F"], sin: Float[Tensor, "T F"]
+) -> Float[Tensor, "T H D"]:
+    """Turn each pair of channels by its token's angle; computed in fp32, given back in x's type."""
+    pairs = x.float().unflatten(-1, (-1, 2))  # (T, H, F, 2)
+    real, imaginary = pairs.unbind(-1)
+    cos, sin = cos[:, None], sin[:, None]  # (T, 1, F)
+    turned = torch.stack((real * cos - imaginary * sin, real * sin + imaginary * cos), dim=-1)
+    return turned.flatten(-2).to(x.dtype)
