@@ -4,7 +4,7 @@
 
     checkpoints/<step>/model.safetensors   weights, names of the published layout
                        config.yaml  tokenizer/  tokenizer_info.json  fingerprint.json
-                       trainer_state.pt    optimizer, schedule, loops, callbacks, position in the data
+                       trainer_state.pt    optimizer, schedule, loops, callbacks, place in the data
                        manifest.json       size and SHA-256 of every file
 
 A checkpoint is written under a temporary name and renamed when all of it is on disk.
@@ -109,7 +109,7 @@ def damages(folder: Path) -> list[str]:
         files = {str(name): (entry["size"], entry["sha256"]) for name, entry in manifest.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return [f"{MANIFEST}: cannot be read ({error})"]
-    found = []
+    found = [f"{MANIFEST}: does not list {name}" for name in (WEIGHTS, STATE) if name not in files]
     for name, (size, digest) in files.items():
         path = folder / name
         if not path.is_file():

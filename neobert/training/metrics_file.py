@@ -1,7 +1,7 @@
 """``metrics.csv``: every logged number of a run, a row per step, whatever else logs.
 
-Lightning's own CSV logger deletes the file of an earlier start; this one goes on where a resumed run
-continues, and drops the rows that the lost steps had written.
+Lightning's own CSV logger deletes the file of an earlier start; this one goes on where a resumed
+run continues, and drops the rows that the lost steps had written.
 """
 
 import csv

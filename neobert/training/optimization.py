@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def clip_gradients(module: torch.nn.Module, limit: float | int | None) -> Tensor:
-    """Scale all gradients so that their L2 norm together is at most ``limit`` (``None``: as they are).
+    """Scale all gradients so that their L2 norm together is at most ``limit`` (``None``: no limit).
 
     Returns the norm before clipping, a scalar. Own, since Lightning's clipping refuses fused
     optimizers under mixed precision and does not tell the norm.

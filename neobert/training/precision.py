@@ -1,8 +1,8 @@
 """Which numbers a run computes with. One of the automatic choices; made here and nowhere else.
 
-``bf16`` means mixed precision with fp32 master weights. A CPU without bf16 instructions (AVX512-BF16,
-AMX) computes it about ten times slower than fp32, so there ``bf16`` runs as fp32 unless
-``trainer.emulate_bf16`` insists.
+``bf16`` means mixed precision with fp32 master weights. A CPU without bf16 instructions
+(AVX512-BF16, AMX) computes it about ten times slower than fp32, so there ``bf16`` runs as fp32
+unless ``trainer.emulate_bf16`` insists.
 """
 
 from dataclasses import dataclass

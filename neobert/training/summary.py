@@ -10,7 +10,7 @@ from pathlib import Path
 
 import neobert
 
-PACKAGES = [
+PACKAGES = (
     "torch",
     "lightning",
     "hydra-core",
@@ -23,7 +23,7 @@ PACKAGES = [
     "liger-kernel",
     "deepspeed",
     "mteb",
-]
+)
 
 
 def origin(argv: list[str]) -> dict[str, object]:

@@ -1,8 +1,8 @@
 """One step of masked-language modelling: encode, compare, sum.
 
-The loss is exact over the tokens of the optimizer step. Lightning averages micro-batches and ranks, so
-each micro-batch returns ``sum / targets_in_step · (micro-batches · ranks)``, whose mean is the sum over
-all of them divided by the number of their targets.
+The loss is exact over the tokens of the optimizer step. Lightning averages micro-batches and ranks,
+so each micro-batch returns ``sum / targets_in_step · (micro-batches · ranks)``, whose mean is the
+sum over all of them divided by the number of their targets.
 """
 
 import math

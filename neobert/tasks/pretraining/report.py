@@ -1,6 +1,7 @@
 """What a finished pretraining run shows: losses before and after, speed, and words it fills in."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from rich.console import Console
@@ -80,7 +81,7 @@ def _documents(batch: MaskedBatch) -> list[list[int]]:
     real = batch.labels != IGNORE
     ids[batch.positions[real]] = batch.labels[real]
     bounds = batch.inputs.cu_seqlens.tolist()
-    return [ids[a:b].tolist() for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [ids[a:b].tolist() for a, b in pairwise(bounds)]
 
 
 def _word_to_mask(document: list[int], tokenizer: TokenizerInfo) -> int | None:

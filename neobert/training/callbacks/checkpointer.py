@@ -1,7 +1,7 @@
 """When a run saves, what it keeps, and which checkpoint is its best.
 
-Written as one callback, since Lightning's ``ModelCheckpoint`` saves before the evaluation of the same
-step, knows no checksums, and counts retention per instance.
+Written as one callback, since Lightning's ``ModelCheckpoint`` saves before the evaluation of the
+same step, knows no checksums, and counts retention per instance.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM end a run in order: finish the step, save, say how to resume.
 
-The process then exits with ``EXIT_CODE`` (EX_TEMPFAIL of sysexits.h), on which a scheduler can requeue. A
-second Ctrl-C stops at once, without a checkpoint.
+The process then exits with ``EXIT_CODE`` (EX_TEMPFAIL of sysexits.h), on which a scheduler can
+requeue. A second Ctrl-C stops at once, without a checkpoint.
 """
 
 import signal
@@ -18,7 +18,7 @@ EXIT_CODE = 75
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - it ends a run in order, it is no error
     """The run was asked to stop; ``step`` is the last finished one, saved if saving is on."""
 
     def __init__(self, step: int) -> None:

@@ -1,9 +1,9 @@
 """Random numbers of the training step as a function of (seed, rank, micro-batch), nothing else.
 
-Dropout is the only thing that draws from PyTorch's generator while training. Seeding it before each
-micro-batch makes what it draws independent of how often the run was stopped and of what was
-evaluated in between, so that no generator state needs to be saved (source of the counter-based idea:
-Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
+Dropout is the only thing that draws from PyTorch's generator while training. Seeding it before
+each micro-batch makes what it draws independent of how often the run was stopped and of what was
+evaluated in between, so that no generator state needs to be saved (the counter-based idea is that
+of Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
 """
 
 import numpy as np

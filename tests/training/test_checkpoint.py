@@ -1,0 +1,158 @@
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from neobert.config.checks import ConfigError
+from neobert.training.checkpoint import (
+    FolderCheckpointIO,
+    damages,
+    find_checkpoint,
+    list_checkpoints,
+    remove_leftovers,
+)
+
+
+def io() -> FolderCheckpointIO:
+    return FolderCheckpointIO(lambda folder: (folder / "config.yaml").write_text("seed: 0\n"))
+
+
+def state(value: float = 1.0) -> dict[str, object]:
+    shared = torch.full((4, 3), value)
+    return {
+        "global_step": 7,
+        "optimizer_states": [{"momentum": torch.arange(3.0)}],
+        "state_dict": {"model.model.encoder.weight": shared, "model.decoder.weight": shared},
+    }
+
+
+def save(run: Path, *steps: int) -> None:
+    for step in steps:
+        io().save_checkpoint(state(float(step)), run / "checkpoints" / str(step))
+
+
+def flip_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    save(tmp_path, 3)
+    loaded = io().load_checkpoint(tmp_path / "checkpoints" / "3")
+    assert loaded["global_step"] == 7
+    weights = loaded["state_dict"]
+    assert torch.equal(weights["model.decoder.weight"], torch.full((4, 3), 3.0))
+    assert torch.equal(weights["model.model.encoder.weight"], weights["model.decoder.weight"])
+    assert torch.equal(loaded["optimizer_states"][0]["momentum"], torch.arange(3.0))
+
+
+def test_a_shared_tensor_is_stored_once(tmp_path: Path) -> None:
+    save(tmp_path, 3)
+    size = (tmp_path / "checkpoints" / "3" / "model.safetensors").stat().st_size
+    assert size < 2 * 4 * 3 * 4 + 400
+
+
+def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
+    save(tmp_path, 3)
+    marker = tmp_path / "run"
+
+    class Hostile:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(marker),)
+
+    torch.save({"x": Hostile()}, tmp_path / "checkpoints" / "3" / "trainer_state.pt")
+    with pytest.raises(Exception, match="[Ww]eights.only"):
+        io().load_checkpoint(tmp_path / "checkpoints" / "3")
+    assert not marker.exists()
+
+
+def test_latest_passes_over_a_damaged_checkpoint_and_names_the_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, 10, 20)
+    flip_a_byte(tmp_path / "checkpoints" / "20" / "model.safetensors")
+    with caplog.at_level(logging.WARNING):
+        found = find_checkpoint(tmp_path, "latest")
+    assert found == tmp_path / "checkpoints" / "10"
+    assert "model.safetensors: its SHA-256" in caplog.text
+
+
+@pytest.mark.parametrize("selector", ["latest", "auto", "true"])
+def test_the_newest_is_the_one_with_the_largest_step(tmp_path: Path, selector: str) -> None:
+    save(tmp_path, 100, 20, 3)
+    assert find_checkpoint(tmp_path, selector) == tmp_path / "checkpoints" / "100"
+
+
+def test_a_step_and_a_path_are_found(tmp_path: Path) -> None:
+    save(tmp_path, 3, 9)
+    wanted = tmp_path / "checkpoints" / "3"
+    assert find_checkpoint(tmp_path, "3") == wanted
+    assert find_checkpoint(tmp_path / "other", str(wanted)) == wanted
+    assert find_checkpoint(tmp_path / "other", str(tmp_path)) == tmp_path / "checkpoints" / "9"
+    assert find_checkpoint(tmp_path, "checkpoints/9") == tmp_path / "checkpoints" / "9"
+
+
+def test_latest_of_a_run_without_checkpoints_is_none(tmp_path: Path) -> None:
+    assert find_checkpoint(tmp_path, "latest") is None
+
+
+def test_a_named_checkpoint_that_is_damaged_is_refused_with_the_one_to_use(tmp_path: Path) -> None:
+    save(tmp_path, 3, 9)
+    (tmp_path / "checkpoints" / "9" / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"config.yaml: missing.*checkpoints/3 instead"):
+        find_checkpoint(tmp_path, "9")
+
+
+def test_a_missing_step_lists_those_that_are_there(tmp_path: Path) -> None:
+    save(tmp_path, 3, 9)
+    with pytest.raises(ConfigError, match=r"does not exist; checkpoints there: 3, 9"):
+        find_checkpoint(tmp_path, "4")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "{", "{}"])
+def test_a_broken_manifest_is_damage(tmp_path: Path, content: str) -> None:
+    save(tmp_path, 3)
+    folder = tmp_path / "checkpoints" / "3"
+    (folder / "manifest.json").write_text(content)
+    assert "manifest.json: " in damages(folder)[0]
+
+
+def test_a_manifest_leading_out_of_the_checkpoint_is_damage(tmp_path: Path) -> None:
+    save(tmp_path, 3)
+    folder = tmp_path / "checkpoints" / "3"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["../../secret"] = manifest["config.yaml"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert "../../secret: missing" in damages(folder)
+
+
+def test_an_unfinished_save_does_not_look_like_a_checkpoint(tmp_path: Path) -> None:
+    save(tmp_path, 3)
+    checkpoints = tmp_path / "checkpoints"
+    shutil.copytree(checkpoints / "3", checkpoints / ".incomplete-9-1234")
+    (checkpoints / "5").mkdir()  # no manifest
+    assert [folder.name for folder in list_checkpoints(checkpoints)] == ["3"]
+    remove_leftovers(checkpoints)
+    assert not (checkpoints / ".incomplete-9-1234").exists()
+    assert (checkpoints / "3").is_dir()
+
+
+def test_a_crash_between_the_renames_of_a_second_save_loses_nothing(tmp_path: Path) -> None:
+    save(tmp_path, 3)
+    checkpoints = tmp_path / "checkpoints"
+    (checkpoints / "3").rename(checkpoints / ".replaced-3")
+    remove_leftovers(checkpoints)
+    assert damages(checkpoints / "3") == []
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    save(tmp_path, 3)
+    io().save_checkpoint(state(5.0), tmp_path / "checkpoints" / "3")
+    weights = io().load_checkpoint(tmp_path / "checkpoints" / "3")["state_dict"]
+    assert float(weights["model.decoder.weight"][0, 0]) == 5.0
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
