@@ -19,7 +19,7 @@ from neobert.ops.cross_entropy import CHUNK, linear_cross_entropy
 
 @dataclass(frozen=True, slots=True)
 class MaskedLMLoss:
-    """What a batch adds to loss and accuracy. Tensors, so that reading them is the caller's wait."""
+    """What a batch adds to loss and accuracy: tensors, so that nothing waits for the device."""
 
     sum: Float[Tensor, ""]
     """Cross-entropies of the targets in nats, summed; fp32 or better."""
@@ -36,6 +36,7 @@ def masked_lm_loss(
     decoder_weight: Float[Tensor, "V E"],
     positions: Int[Tensor, " K"],
     labels: Int[Tensor, " K"],
+    decoder_bias: Float[Tensor, " V"] | None = None,
     chunk_size: int = CHUNK,
 ) -> MaskedLMLoss:
     """Compare only the rows at ``positions`` with the vocabulary, ``chunk_size`` of them at a time.
@@ -43,9 +44,12 @@ def masked_lm_loss(
     Against :func:`full_logits_loss` this saves ``(T - K) V`` logits. Without targets the sum is 0
     and still has a gradient (of zeros), as every rank of a distributed run must have.
     """
-    total, correct = linear_cross_entropy(
-        hidden.index_select(0, positions), decoder_weight, labels, chunk_size
-    )
+    rows = hidden.index_select(0, positions)  # (K, E)
+    if decoder_bias is not None:
+        # One more channel that is always 1: the bias is then a column of the weight.
+        rows = torch.cat((rows, torch.ones_like(rows[:, :1])), dim=1)
+        decoder_weight = torch.cat((decoder_weight, decoder_bias[:, None]), dim=1)
+    total, correct = linear_cross_entropy(rows, decoder_weight, labels, chunk_size)
     return MaskedLMLoss(total, correct, (labels != IGNORE).sum())
 
 
@@ -54,10 +58,11 @@ def full_logits_loss(
     decoder_weight: Float[Tensor, "V E"],
     positions: Int[Tensor, " K"],
     labels: Int[Tensor, " K"],
+    decoder_bias: Float[Tensor, " V"] | None = None,
 ) -> MaskedLMLoss:
     """The same loss from the logits of every token: the reference, T / K times the work."""
     exact = torch.promote_types(hidden.dtype, torch.float32)
-    logits = F.linear(hidden, decoder_weight).to(exact)  # (T, V)
+    logits = F.linear(hidden, decoder_weight, decoder_bias).to(exact)  # (T, V)
     everywhere = labels.new_full((len(hidden),), IGNORE)
     # The maximum, since a filler row may point at a position that has a real label.
     everywhere = everywhere.scatter_reduce(0, positions, labels, "amax")

@@ -33,7 +33,7 @@ class SelfAttention(nn.Module):
         self.wo = nn.Linear(width, width, bias=False)
 
         self.record_max_logits = False
-        """Whether forward passes raise ``max_logits``; QK-clip turns it on for the steps it acts on."""
+        """Whether forward passes raise ``max_logits``; QK-clip turns it on where it acts."""
         self.qk_chunk_size = 1024
         """Queries whose logits are formed at a time while recording."""
         self.register_buffer(

@@ -25,11 +25,18 @@ class MaskedLMOutput:
 class MaskedLM(nn.Module):
     """An encoder and its decoder of words, whose weight is the embedding unless it is untied."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int, pad_token_id: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        vocab_size: int,
+        pad_token_id: int,
+        decoder_bias: bool = False,
+    ) -> None:
+        """``decoder_bias`` is for weights published with one; the models made here have none."""
         super().__init__()
         self.config, self.vocab_size, self.pad_token_id = config, vocab_size, pad_token_id
         self.model = Encoder(config, vocab_size, pad_token_id)
-        self.decoder = nn.Linear(config.hidden_size, vocab_size, bias=False)
+        self.decoder = nn.Linear(config.hidden_size, vocab_size, bias=decoder_bias)
         if config.tie_word_embeddings:
             self.decoder.weight = self.model.encoder.weight
         else:
@@ -60,7 +67,7 @@ class MaskedLM(nn.Module):
         states = hidden.new_zeros(*input_ids.shape, hidden.shape[-1])
         states[keep] = hidden
         logits = states.new_zeros(*input_ids.shape, self.vocab_size)
-        logits[keep] = nn.functional.linear(hidden, self.decoder_weight)
+        logits[keep] = nn.functional.linear(hidden, self.decoder_weight, self.decoder.bias)
         return MaskedLMOutput(logits, states)
 
 

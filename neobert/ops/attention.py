@@ -76,7 +76,7 @@ def _packed_rectangle(batch: PackedBatch) -> Rectangle:
 
 
 def _padded_rectangle(batch: PackedBatch) -> Rectangle:
-    """One document per row, padded to the longest; places beyond a document's end repeat its last."""
+    """One document per row, padded to the longest by repeating its last token."""
     starts, lengths = batch.cu_seqlens[:-1].long(), batch.lengths.long()
     column = torch.arange(batch.max_seqlen, device=starts.device)
     index = starts[:, None] + column.minimum((lengths - 1).clamp(min=0)[:, None])  # (S, L)

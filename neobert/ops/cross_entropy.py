@@ -68,10 +68,10 @@ def _over_chunks(
     d_hidden = []
     words = weight.to(compute)
     with torch.autocast(hidden.device.type, enabled=False):
-        for rows, targets in zip(hidden.split(chunk_size), labels.split(chunk_size), strict=True):
-            real = targets != IGNORE
-            targets = targets.where(real, 0)
-            rows = rows.to(compute)
+        chunks = zip(hidden.to(compute).split(chunk_size), labels.split(chunk_size), strict=True)
+        for rows, chunk_labels in chunks:
+            real = chunk_labels != IGNORE
+            targets = chunk_labels.where(real, 0)
             logs = F.log_softmax((rows @ words.T).to(exact), dim=-1)  # (C, V)
             total = total - logs.gather(1, targets[:, None])[:, 0].where(real, 0).sum()
             correct = correct + ((logs.argmax(-1) == targets) & real).sum()

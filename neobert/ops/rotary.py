@@ -1,7 +1,8 @@
 """Rotary position embedding (RoFormer, arXiv 2104.09864) on interleaved pairs.
 
-Channels ``2j`` and ``2j + 1`` of a head are one complex number, turned by ``position * theta^(-2j/D)``.
-This is the published NeoBERT's convention; the half-rotating one of other models is not the same.
+Channels ``2j`` and ``2j + 1`` of a head are one complex number, turned by
+``position * theta^(-2j/D)``. That is the published NeoBERT's convention; the half-rotating one of
+other models is not the same.
 
 Letters: T tokens, H heads, D width of a head, F = D / 2 frequencies.
 """

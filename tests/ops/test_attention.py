@@ -1,0 +1,144 @@
+"""Every way to attend within documents agrees with softmax attention written out."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from neobert.batch import PackedBatch, bounds_of, positions_within
+from neobert.ops.attention import attend, document_of_token, lay_out, max_attention_logits
+
+SCALE = 0.3
+KERNELS = ("documents", "dense")
+# Length 1, a whole row, an ordinary row, and one whose slack is a document of pad ids.
+ROWS = [[1, 4, 3], [8], [5, 3], [2, 5, 1]]
+PAD_LENGTH = 1
+
+
+def packed(rows: list[list[int]]) -> PackedBatch:
+    lengths = torch.tensor([length for row in rows for length in row])
+    total = int(lengths.sum())
+    input_ids = torch.arange(1, total + 1)
+    input_ids[total - PAD_LENGTH :] = 0
+    return PackedBatch(
+        input_ids=input_ids,
+        position_ids=positions_within(lengths),
+        cu_seqlens=bounds_of(lengths),
+        max_seqlen=sum(rows[0]),
+        num_tokens=total - PAD_LENGTH,
+        row_length=sum(rows[0]),
+    )
+
+
+def unpacked(lengths: list[int]) -> PackedBatch:
+    return PackedBatch.from_documents([list(range(1, length + 1)) for length in lengths])
+
+
+BATCHES = {
+    "packed": packed(ROWS),
+    "unpacked": unpacked([3, 1, 7]),
+    "with an empty document": unpacked([3, 0, 7]),
+    "one token": unpacked([1]),
+}
+
+
+@pytest.fixture(params=BATCHES.values(), ids=BATCHES.keys())
+def batch(request) -> PackedBatch:
+    return request.param
+
+
+def reference(q: Tensor, k: Tensor, v: Tensor, batch: PackedBatch) -> Tensor:
+    """One document and one head at a time."""
+    out, start = torch.empty_like(q), 0
+    for length in batch.lengths.tolist():
+        for head in range(q.shape[1]):
+            one = slice(start, start + length), head
+            out[one] = (SCALE * q[one] @ k[one].T).softmax(-1) @ v[one]
+        start += length
+    return out
+
+
+def inputs(batch: PackedBatch, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """q, k, v as slices of one tensor, as the fused projection makes them."""
+    fused = torch.randn(len(batch.input_ids), 2, 3, 4, dtype=dtype)
+    return [x.detach().requires_grad_() for x in fused.unbind(2)]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_values_and_gradients_are_those_of_the_definition(batch, kernel) -> None:
+    q, k, v = inputs(batch)
+    weight = torch.randn_like(q)
+    expected = reference(q, k, v, batch)
+    out = attend(q, k, v, lay_out(batch, kernel, 0, record=False), SCALE)
+    assert_close(out, expected)
+    ours = torch.autograd.grad((out * weight).sum(), (q, k, v))
+    assert_close(ours, torch.autograd.grad((expected * weight).sum(), (q, k, v)))
+
+
+def test_both_ways_agree_in_bf16(batch) -> None:
+    q, k, v = inputs(batch, torch.bfloat16)
+    outs = [attend(q, k, v, lay_out(batch, kernel, 0, record=False), SCALE) for kernel in KERNELS]
+    # bf16 keeps 8 bits: each of a few roundings of values up to 3 costs up to 2^-7.
+    assert_close(outs[0], outs[1], atol=0.03, rtol=0.02)
+    grads = [torch.autograd.grad(out.float().square().sum(), (q, k, v)) for out in outs]
+    for ours, theirs in zip(*grads, strict=True):
+        assert_close(ours, theirs, atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_dropout_loses_weights_and_keeps_the_mean(kernel) -> None:
+    batch = unpacked([2] * 4000)
+    q = k = torch.zeros(8000, 1, 1)  # every weight is one half
+    v = torch.ones(8000, 1, 1, requires_grad=True)
+    out = attend(q, k, v, lay_out(batch, kernel, 0, record=False), SCALE, dropout=0.25)
+    # Each output adds two weights, each 0 or 1/2 / (1 - 1/4).
+    values, counts = out.detach().flatten().round(decimals=4).unique(return_counts=True)
+    assert_close(values, torch.tensor([0, 2 / 3, 4 / 3]), atol=1e-4, rtol=0)
+    assert_close(counts / 8000, torch.tensor([1 / 16, 6 / 16, 9 / 16]), atol=0.02, rtol=0)
+    # The backward pass used the same mask: with equal values, out is linear in them.
+    (gradient,) = torch.autograd.grad(out.sum(), v)
+    assert_close(gradient.sum(), out.detach().sum())
+
+
+def test_dropout_follows_the_seed_of_pytorch() -> None:
+    batch = BATCHES["packed"]
+    q, k, v = inputs(batch)
+    layout = lay_out(batch, "documents", 0, record=False)
+    first = attend(q, k, v, layout, SCALE, dropout=0.5)
+    torch.manual_seed(7)
+    second = attend(q, k, v, layout, SCALE, dropout=0.5)
+    torch.manual_seed(7)
+    assert_close(attend(q, k, v, layout, SCALE, dropout=0.5), second)
+    assert not torch.equal(first, second)
+
+
+def test_the_gradient_under_dropout_is_that_of_the_mask_drawn() -> None:
+    batch = unpacked([3, 5])
+    layout = lay_out(batch, "documents", 0, record=False)
+
+    def seeded(*qkv: Tensor) -> Tensor:
+        torch.manual_seed(3)
+        return attend(*qkv, layout, SCALE, 0.4)
+
+    assert torch.autograd.gradcheck(seeded, inputs(batch))
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 100])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_largest_logits_are_those_within_documents_of_text(batch, kernel, chunk_size) -> None:
+    q, k, _ = (x.detach() for x in inputs(batch, torch.float32))
+    layout = lay_out(batch, kernel, 0, record=True)
+    document = document_of_token(batch)
+    text = batch.input_ids != 0
+    seen = (document[:, None] == document) & text & text[:, None]
+    logits = SCALE * torch.einsum("qhd,khd->hqk", q, k)
+    expected = logits.where(seen, -torch.inf).amax((1, 2))
+    assert_close(max_attention_logits(q, k, layout, SCALE, chunk_size), expected)
+
+
+def test_padding_alone_has_no_logits() -> None:
+    q = torch.ones(4, 1, 2)
+    batch = PackedBatch.from_documents([[0, 0, 0, 0]])
+    for kernel in KERNELS:
+        layout = lay_out(batch, kernel, 0, record=True)
+        assert max_attention_logits(q, q, layout, 1.0, 8).item() == -torch.inf
