@@ -7,7 +7,7 @@ EXTRAS ?= dev,eval,sweep
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-gpu check format docs clean
+.PHONY: help setup quickstart test test-fast test-gpu venv-transformers4 test-transformers4 check format docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,20 @@ test-fast: setup ## The tests that take under 20 s each
 
 test-gpu: setup ## The tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu
+
+venv-transformers4: .venv-transformers4/.installed ## A second environment: that of .venv, but transformers 4.57
+
+# A .pth file puts the packages of .venv behind its own, which are transformers 4 and what it pins.
+.venv-transformers4/.installed: $(VENV)/.installed
+	$(BIN)/python -m venv --clear .venv-transformers4
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$(.venv-transformers4/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/behind.pth
+	.venv-transformers4/bin/python -m pip --disable-pip-version-check install --quiet --no-deps \
+		"transformers>=4.57,<5" "huggingface-hub>=0.34,<1" "tokenizers>=0.22,<=0.23.0"
+	@touch $@
+
+test-transformers4: venv-transformers4 ## What is exported, on transformers 4
+	.venv-transformers4/bin/python -m pytest tests/export/test_modeling_neobert.py
 
 check: setup ## ruff, format, mypy, import-linter, codespell
 	$(BIN)/ruff check .

@@ -1,0 +1,689 @@
+"""NeoBERT (arXiv 2502.19587) for transformers: this file travels with the weights.
+
+It needs torch and transformers only (4.57 or newer, 5 included) and nothing of the package that
+trained the model. Tokens that the attention mask leaves out are not computed at all where that
+pays: with ``sdpa`` on a CPU and with ``flash_attention_2``. Their outputs are zeros then.
+
+Letters: B rows, S places in a row, T tokens that are computed, E model width, H heads, D width of
+a head, V vocabulary. ``...`` is ``B, S`` where rows stay rectangles and ``T`` where padding is out.
+"""
+
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    MaskedLMOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.utils import ModelOutput
+
+try:
+    from flash_attn import flash_attn_varlen_func
+except ImportError:
+    flash_attn_varlen_func = None
+
+
+class NeoBERTConfig(PretrainedConfig):
+    """Shape of the model; ``max_length`` is the published name of ``max_position_embeddings``.
+
+    ``intermediate_size`` is that of an ungated layer: SwiGLU takes two thirds of it, rounded up to
+    a multiple of 8. ``embedding_init_range`` and ``decoder_init_range`` are half-widths of uniform
+    distributions, ``classifier_init_range`` is a standard deviation.
+    """
+
+    model_type = "neobert"
+
+    def __init__(
+        self,
+        hidden_size: int = 768,
+        num_hidden_layers: int = 28,
+        num_attention_heads: int = 12,
+        intermediate_size: int = 3072,
+        embedding_init_range: float = 0.02,
+        decoder_init_range: float = 0.02,
+        classifier_init_range: float = 0.02,
+        norm_eps: float = 1e-6,
+        vocab_size: int = 30522,
+        pad_token_id: int = 0,
+        max_length: int | None = None,
+        max_position_embeddings: int | None = None,
+        rms_norm: bool = True,
+        rope: bool = True,
+        rope_theta: float = 10000.0,
+        hidden_act: str = "swiglu",
+        dropout: float = 0.0,
+        classifier_dropout: float | None = None,
+        tie_word_embeddings: bool = True,
+        decoder_bias: bool = False,
+        ngpt: bool = False,
+        base_scale: float = 1 / 960**0.5,
+        **kwargs: Any,
+    ) -> None:
+        if hidden_size % num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({hidden_size}) must be a multiple of num_attention_heads "
+                f"({num_attention_heads})"
+            )
+        if rope and hidden_size // num_attention_heads % 2:
+            raise ValueError("rope=True needs an even hidden_size / num_attention_heads")
+        if hidden_act.lower() not in ("swiglu", "gelu"):
+            raise ValueError(f"hidden_act must be swiglu or gelu, not {hidden_act!r}")
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.embedding_init_range = embedding_init_range
+        self.decoder_init_range = decoder_init_range
+        self.classifier_init_range = classifier_init_range
+        self.norm_eps = norm_eps
+        self.vocab_size = vocab_size
+        # An attribute `max_length` would be a setting of text generation to transformers.
+        self.max_position_embeddings = max_length or max_position_embeddings or 1024
+        self.rms_norm = rms_norm
+        self.rope = rope
+        self.rope_theta = rope_theta
+        self.hidden_act = hidden_act.lower()
+        self.dropout = dropout
+        self.classifier_dropout = dropout if classifier_dropout is None else classifier_dropout
+        self.decoder_bias = decoder_bias
+        self.ngpt = ngpt
+        self.base_scale = base_scale
+        super().__init__(
+            pad_token_id=pad_token_id, tie_word_embeddings=tie_word_embeddings, **kwargs
+        )
+
+    def to_dict(self) -> dict:
+        """Without the generation length that transformers 4 gives every configuration."""
+        values = super().to_dict()
+        values.pop("max_length", None)
+        return values
+
+
+class Layout(NamedTuple):
+    """How the tokens of a batch lie, and so how attention goes about them."""
+
+    attention: str
+    """``rows``: (B, S) rectangles under ``mask``; ``eager`` the same, returning its weights;
+    ``documents`` and ``flash``: T tokens of documents laid end to end."""
+
+    mask: Tensor | None = None
+    """(B, 1, 1, S), True at keys that may be seen; ``None`` if all may."""
+
+    places: Tensor | None = None
+    """(T,) where each token stands among the B * S; ``None`` if nothing was left out."""
+
+    runs: tuple = ()
+    """Of ``documents``: (number, length) of neighbours of equal length."""
+
+    cu_seqlens: Tensor | None = None
+    """Of ``flash``: int32 bounds of the documents, with ``max_seqlen`` the longest."""
+
+    max_seqlen: int = 0
+
+
+def keys_to_keep(attention_mask: Tensor, shape: torch.Size) -> Tensor:
+    """(B, S) True at tokens to attend to; the mask may be bool, 0/1 or additive (0 / -inf)."""
+    if attention_mask.shape != shape:
+        raise ValueError(
+            f"attention_mask must have the shape of the tokens, {tuple(shape)}, "
+            f"not {tuple(attention_mask.shape)}"
+        )
+    if not attention_mask.is_floating_point():
+        return attention_mask != 0
+    if attention_mask.isnan().any():
+        raise ValueError("attention_mask contains NaN")
+    additive = bool((attention_mask.min() < 0) | (attention_mask.max() <= 0))
+    return attention_mask >= 0 if additive else attention_mask != 0
+
+
+def lay_out(keep: Tensor | None, shape: torch.Size, attention: str) -> Layout:
+    """Prepare ``attention`` for the tokens of ``keep`` (all of them if ``None``)."""
+    if attention in ("rows", "eager"):
+        if keep is None:
+            return Layout(attention)
+        # A row without any key would be all NaN: its tokens may see everything, and mean nothing.
+        keep = keep | ~keep.any(-1, keepdim=True)
+        return Layout(attention, mask=keep[:, None, None])
+    if keep is None:
+        lengths, places = [shape[1]] * shape[0], None
+    else:
+        lengths, places = keep.sum(-1).tolist(), keep.flatten().nonzero().squeeze(1)
+    if attention == "documents":
+        runs = tuple((len(list(equal)), length) for length, equal in groupby(lengths) if length)
+        return Layout(attention, places=places, runs=runs)
+    device = None if keep is None else keep.device
+    bounds = torch.tensor([0, *lengths], device=device).cumsum(0, dtype=torch.int32)
+    return Layout(attention, places=places, cu_seqlens=bounds, max_seqlen=max(lengths))
+
+
+def without_padding(x: Tensor, layout: Layout) -> Tensor:
+    """(B, S, ...) to (T, ...), the tokens left out dropped; rectangles stay as they are."""
+    if layout.attention in ("rows", "eager"):
+        return x
+    x = x.flatten(0, 1)
+    return x if layout.places is None else x.index_select(0, layout.places)
+
+
+def with_padding(x: Tensor, layout: Layout, shape: torch.Size) -> Tensor:
+    """The inverse of ``without_padding``; zeros where tokens were left out."""
+    if layout.attention in ("rows", "eager"):
+        return x
+    if layout.places is not None:
+        x = x.new_zeros(shape.numel(), *x.shape[1:]).index_copy(0, layout.places, x)
+    return x.unflatten(0, shape)
+
+
+def rotary_table(positions: Tensor, head_width: int, theta: float) -> Tensor:
+    """(..., D / 2, 2) cosines and sines that turn the pairs of channels of a head, in fp32.
+
+    Made anew in each forward pass: a buffer would come back as garbage from loading on the meta
+    device, be rounded by ``.to(bfloat16)``, and end at the trained length.
+    """
+    even = torch.arange(0, head_width, 2, dtype=torch.float32, device=positions.device)
+    angles = positions[..., None].float() * theta ** (-even / head_width)
+    return torch.stack((angles.cos(), angles.sin()), -1)
+
+
+def turn(x: Tensor, rotary: Tensor) -> Tensor:
+    """Rotate the interleaved pairs of channels of ``x`` (..., H, 2, D) by their token's angle."""
+    pairs = x.float().unflatten(-1, (-1, 2))  # (..., H, 2, D / 2, 2)
+    rotary = rotary[..., None, None, :, :]
+    if torch.compiler.is_compiling():  # inductor has no complex numbers; without it they are fast
+        (real, imaginary), (cos, sin) = pairs.unbind(-1), rotary.unbind(-1)
+        turned = torch.stack((real * cos - imaginary * sin, real * sin + imaginary * cos), -1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotary))
+    return turned.flatten(-2).to(x.dtype)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, dropout: float
+) -> tuple[Tensor, Tensor | None]:
+    """softmax(scale q k^T) v of (..., H, D) tensors, and (B, H, S, S) weights if ``eager``."""
+    if layout.attention == "flash":
+        bounds, longest = layout.cu_seqlens, layout.max_seqlen
+        return flash_attn_varlen_func(
+            q, k, v, bounds, bounds, longest, longest, dropout_p=dropout, softmax_scale=scale
+        ), None
+    if layout.attention == "documents":
+        return attend_documents(q, k, v, layout.runs, scale, dropout), None
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, S, D)
+    if layout.attention == "rows":
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=layout.mask, dropout_p=dropout, scale=scale
+        )
+        return out.transpose(1, 2), None
+    scores = q @ k.transpose(-1, -2) * scale
+    if layout.mask is not None:
+        scores = scores.masked_fill(~layout.mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
+    return (F.dropout(weights, dropout) @ v).transpose(1, 2), weights
+
+
+def attend_documents(
+    q: Tensor, k: Tensor, v: Tensor, runs: tuple, scale: float, dropout: float
+) -> Tensor:
+    """Neighbours of equal length form rectangles without padding and without a copy."""
+    outputs, start = [], 0
+    for number, length in runs:
+        here = slice(start, start + number * length)
+        start += number * length
+        rows = (x[here].unflatten(0, (number, length)).transpose(1, 2) for x in (q, k, v))
+        out = F.scaled_dot_product_attention(*rows, dropout_p=dropout, scale=scale)
+        outputs.append(out.transpose(1, 2).flatten(0, 1))  # (number * length, H, D)
+    return torch.cat(outputs) if outputs else v
+
+
+class SwiGLU(nn.Module):
+    """w3(silu(w1 x) * w2 x), without biases (arXiv 2002.05202)."""
+
+    def __init__(self, config: NeoBERTConfig) -> None:
+        super().__init__()
+        width = -(-int(2 * config.intermediate_size / 3) // 8) * 8
+        self.w1 = nn.Linear(config.hidden_size, width, bias=False)
+        self.w2 = nn.Linear(config.hidden_size, width, bias=False)
+        self.w3 = nn.Linear(width, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., E) to (..., E)."""
+        return self.w3(F.silu(self.w1(x)) * self.w2(x))
+
+
+def feed_forward(config: NeoBERTConfig) -> nn.Module:
+    """SwiGLU, or two layers with the exact GELU between them."""
+    if config.hidden_act == "swiglu":
+        return SwiGLU(config)
+    width = config.intermediate_size
+    return nn.Sequential(
+        nn.Linear(config.hidden_size, width, bias=False),
+        nn.GELU(),
+        nn.Linear(width, config.hidden_size, bias=False),
+    )
+
+
+def norm(config: NeoBERTConfig) -> nn.Module:
+    """RMSNorm, or LayerNorm with a bias."""
+    return (nn.RMSNorm if config.rms_norm else nn.LayerNorm)(
+        config.hidden_size, eps=config.norm_eps
+    )
+
+
+class NeoBERTBlock(GradientCheckpointingLayer):
+    """Attention and feed-forward layer, each after its norm and added to the stream.
+
+    The rows of ``qkv`` are grouped per head: D of Q, D of K, D of V, then the next head.
+    """
+
+    def __init__(self, config: NeoBERTConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.scale = (config.hidden_size // self.num_heads) ** -0.5
+        self.dropout = config.dropout
+        self.attention_norm = norm(config)
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.wo = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.ffn_norm = norm(config)
+        self.ffn = feed_forward(config)
+
+    def forward(
+        self, x: Tensor, rotary: Tensor | None, layout: Layout
+    ) -> tuple[Tensor, Tensor | None]:
+        """(..., E) to (..., E), and the weights of attention if ``layout`` asks for them."""
+        dropout = self.dropout if self.training else 0.0
+        heads = self.qkv(self.attention_norm(x)).unflatten(-1, (self.num_heads, 3, -1))
+        qk, v = heads[..., :2, :], heads[..., 2, :]  # (..., H, 2, D), (..., H, D)
+        if rotary is not None:
+            qk = turn(qk, rotary)
+        out, weights = attend(*qk.unbind(-2), v, layout, self.scale, dropout)
+        x = x + F.dropout(self.wo(out.flatten(-2)), dropout)
+        return x + F.dropout(self.ffn(self.ffn_norm(x)), dropout), weights
+
+
+class NeoBERTPreTrainedModel(PreTrainedModel):
+    """What transformers needs to know about all classes below."""
+
+    config_class = NeoBERTConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["NeoBERTBlock"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flash_attn_2 = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Through ``nn.init``, which transformers 5 keeps away from loaded weights."""
+        if isinstance(module, nn.Embedding):
+            reach = self.config.embedding_init_range
+            nn.init.uniform_(module.weight, -reach, reach)
+        elif isinstance(module, nn.Linear):
+            self._init_linear(module.weight)
+        elif isinstance(module, nn.RMSNorm | nn.LayerNorm):
+            nn.init.ones_(module.weight)
+        if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    def _init_linear(self, weight: Tensor) -> None:
+        reach = self.config.decoder_init_range
+        nn.init.uniform_(weight, -reach, reach)
+
+    def _outputs(self, outputs: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return outputs if return_dict else outputs.to_tuple()
+
+
+class NeoBERT(NeoBERTPreTrainedModel):
+    """The encoder: one vector per token.
+
+    ``position_ids`` count from 0 with rotary positions. Learned ones are rows of their table: 0 is
+    for padding, 1 for a row's first token.
+    """
+
+    # Other classes' heads, in weights that were saved with one.
+    _keys_to_ignore_on_load_unexpected = [r"^(decoder|dense|classifier|qa_outputs)\."]
+
+    def __init__(self, config: NeoBERTConfig) -> None:
+        super().__init__(config)
+        if config.ngpt:
+            raise ValueError("this file has no nGPT blocks (config.ngpt=True)")
+        self.encoder = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        if not config.rope:
+            rows = config.max_position_embeddings + 1
+            self.positional_embedding = nn.Embedding(rows, config.hidden_size, padding_idx=0)
+        self.transformer_encoder = nn.ModuleList(
+            NeoBERTBlock(config) for _ in range(config.num_hidden_layers)
+        )
+        self.layer_norm = norm(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The table of tokens."""
+        return self.encoder
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Called by ``resize_token_embeddings``."""
+        self.encoder = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput | tuple:
+        """Hidden states: the embeddings first, the output last, its norm applied.
+
+        ``token_type_ids`` are taken and not used: the model has no segments.
+        """
+        config = self.config
+        output_attentions = (
+            config.output_attentions if output_attentions is None else output_attentions
+        )
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        x = self._embed(input_ids, inputs_embeds)  # (B, S, E)
+        shape = x.shape[:2]
+        keep = None if attention_mask is None else keys_to_keep(attention_mask, shape).to(x.device)
+        attention = self._attention(x, output_attentions)
+        if keep is not None and attention not in ("rows", "eager") and keep.all():
+            keep = None
+        layout = lay_out(keep, shape, attention)
+        positions = self._positions(input_ids, position_ids, keep, x)
+        rotary = None
+        if config.rope:
+            rotary = rotary_table(
+                without_padding(positions, layout),
+                config.hidden_size // config.num_attention_heads,
+                config.rope_theta,
+            )
+        else:
+            x = x + self.positional_embedding(positions)
+        x = without_padding(x, layout)
+        states, weights = [], []
+        for block in self.transformer_encoder:
+            if output_hidden_states:
+                states.append(with_padding(x, layout, shape))
+            x, here = block(x, rotary, layout)
+            weights.append(here)
+        x = with_padding(self.layer_norm(x), layout, shape)
+        outputs = BaseModelOutput(
+            last_hidden_state=x,
+            hidden_states=(*states, x) if output_hidden_states else None,
+            attentions=tuple(weights) if output_attentions else None,
+        )
+        return self._outputs(outputs, return_dict)
+
+    def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        if inputs_embeds is not None:
+            return inputs_embeds
+        if input_ids.dim() != 2 or input_ids.is_floating_point():
+            raise ValueError(
+                "input_ids must be integers of the shape (rows, places), not "
+                f"{input_ids.dtype} of the shape {tuple(input_ids.shape)}"
+            )
+        return self.encoder(input_ids)
+
+    def _attention(self, x: Tensor, output_attentions: bool) -> str:
+        implementation = self.config._attn_implementation
+        if output_attentions or implementation == "eager":
+            return "eager"
+        if "flash" in implementation:
+            if (
+                flash_attn_varlen_func is None
+                or x.device.type != "cuda"
+                or x.dtype == torch.float32
+            ):
+                raise ValueError(
+                    f"attn_implementation={implementation!r} needs the package flash-attn, a CUDA "
+                    f"device and dtype=torch.bfloat16 or float16; here: {x.device}, {x.dtype}"
+                )
+            return "flash"
+        fixed_shapes = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        return "rows" if fixed_shapes or x.device.type != "cpu" else "documents"
+
+    def _positions(
+        self,
+        input_ids: Tensor | None,
+        position_ids: Tensor | None,
+        keep: Tensor | None,
+        x: Tensor,
+    ) -> Tensor:
+        """(B, S). Padding on the left moves nothing: positions count the tokens that are kept."""
+        shape = x.shape[:2]
+        if position_ids is not None:
+            positions = position_ids.to(x.device).expand(shape)
+        elif self.config.rope and keep is None:
+            positions = torch.arange(shape[1], device=x.device).expand(shape)
+        else:
+            text = torch.ones(shape, dtype=torch.bool, device=x.device) if keep is None else keep
+            if self.config.rope:
+                return (text.cumsum(-1) - 1).clamp(min=0)
+            if input_ids is not None:
+                text = text & (input_ids != self.config.pad_token_id)
+            positions = text.cumsum(-1) * text
+        longest = self.config.max_position_embeddings
+        if not self.config.rope and shape[1] > longest and positions.max() > longest:
+            raise ValueError(
+                f"{int(positions.max())} tokens in a text, but learned positions end at {longest}"
+            )
+        return positions
+
+
+class NeoBERTLMHead(NeoBERTPreTrainedModel):
+    """The encoder and a decoder that predicts masked tokens."""
+
+    _tied_weights_keys = {"decoder.weight": "model.encoder.weight"}
+
+    def __init__(self, config: NeoBERTConfig) -> None:
+        super().__init__(config)
+        self.model = NeoBERT(config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=config.decoder_bias)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The decoder, whose weight is the table of tokens unless it is untied."""
+        return self.decoder
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        """Called by ``resize_token_embeddings``."""
+        self.decoder = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> MaskedLMOutput | tuple:
+        """Logits (B, S, V); the loss is the mean over ``labels`` (B, S) that are not -100."""
+        out = self.model(
+            input_ids,
+            attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.decoder(out.last_hidden_state)
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten().to(logits.device))
+        outputs = MaskedLMOutput(loss, logits, out.hidden_states, out.attentions)
+        return self._outputs(outputs, return_dict)
+
+
+class NeoBERTWithNewHead(NeoBERTPreTrainedModel):
+    """The encoder and layers that pretraining does not know, which start normally distributed."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
+
+    def __init__(self, config: NeoBERTConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = NeoBERT(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+
+    def _init_linear(self, weight: Tensor) -> None:
+        nn.init.normal_(weight, std=self.config.classifier_init_range)
+
+
+class NeoBERTForSequenceClassification(NeoBERTWithNewHead):
+    """Classes, several labels, or numbers (``problem_type``) from a text's first token."""
+
+    def __init__(self, config: NeoBERTConfig) -> None:
+        super().__init__(config)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple:
+        """Logits (B, labels). One label means regression unless ``problem_type`` says otherwise."""
+        out = self.model(
+            input_ids,
+            attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        hidden = out.last_hidden_state
+        first = hidden.new_zeros(len(hidden), dtype=torch.long)
+        if attention_mask is not None:  # padding may stand on the left
+            first = (
+                keys_to_keep(attention_mask, hidden.shape[:2]).int().argmax(-1).to(hidden.device)
+            )
+        x = hidden[torch.arange(len(hidden), device=hidden.device), first]  # (B, E)
+        x = torch.tanh(self.dense(self.dropout(x)))
+        logits = self.classifier(self.dropout(x))
+        loss = None if labels is None else self._loss(logits, labels.to(logits.device))
+        outputs = SequenceClassifierOutput(loss, logits, out.hidden_states, out.attentions)
+        return self._outputs(outputs, return_dict)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        problem = self.config.problem_type
+        if problem is None and self.num_labels == 1:
+            problem = "regression"
+        if problem is None:
+            problem = "multi_label" if labels.is_floating_point() else "single_label"
+        if problem == "regression":
+            return F.mse_loss(logits.view(-1).float(), labels.view(-1).float())
+        if problem.startswith("single_label"):
+            return F.cross_entropy(logits.float(), labels.view(-1))
+        return F.binary_cross_entropy_with_logits(logits.float(), labels.float())
+
+
+class NeoBERTForTokenClassification(NeoBERTWithNewHead):
+    """A class for every token."""
+
+    def __init__(self, config: NeoBERTConfig) -> None:
+        super().__init__(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> TokenClassifierOutput | tuple:
+        """Logits (B, S, labels); the loss is the mean over ``labels`` (B, S) that are not -100."""
+        out = self.model(
+            input_ids,
+            attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.classifier(self.dropout(out.last_hidden_state))
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten().to(logits.device))
+        outputs = TokenClassifierOutput(loss, logits, out.hidden_states, out.attentions)
+        return self._outputs(outputs, return_dict)
+
+
+class NeoBERTForQuestionAnswering(NeoBERTWithNewHead):
+    """Where in a text an answer starts and ends."""
+
+    def __init__(self, config: NeoBERTConfig) -> None:
+        super().__init__(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> QuestionAnsweringModelOutput | tuple:
+        """Two times logits (B, S). Positions (B,) outside of the text are not learnt from."""
+        out = self.model(
+            input_ids,
+            attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        start, end = self.qa_outputs(self.dropout(out.last_hidden_state)).unbind(-1)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            outside = start.shape[1]
+            targets = [
+                positions.view(-1).to(start.device).clamp(0, outside)
+                for positions in (start_positions, end_positions)
+            ]
+            losses = [
+                F.cross_entropy(logits.float(), target, ignore_index=outside)
+                for logits, target in zip((start, end), targets, strict=True)
+            ]
+            loss = (losses[0] + losses[1]) / 2
+        outputs = QuestionAnsweringModelOutput(loss, start, end, out.hidden_states, out.attentions)
+        return self._outputs(outputs, return_dict)
