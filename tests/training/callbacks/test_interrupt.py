@@ -1,0 +1,34 @@
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+from neobert.training.callbacks.interrupt import Interrupt
+
+ALONE = SimpleNamespace(world_size=1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_noted_and_the_process_goes_on(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    interrupt = Interrupt()
+    interrupt.on_train_start(ALONE, None)
+    try:
+        assert not interrupt.agreed(ALONE)
+        os.kill(os.getpid(), number)
+        assert interrupt.agreed(ALONE)
+    finally:
+        interrupt.on_train_end(ALONE, None)
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_ctrl_c_stops_at_once() -> None:
+    interrupt = Interrupt()
+    interrupt.on_train_start(ALONE, None)
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        interrupt.on_train_end(ALONE, None)

@@ -1,0 +1,15 @@
+from pathlib import Path
+
+from neobert.training.metrics_file import MetricsFile
+from neobert.training.plot import plot_losses
+
+
+def test_the_plot_is_a_picture_of_some_size(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.csv")
+    for step in (10, 20, 30):
+        file.log_metrics({"train/loss": 5.0 - step / 10}, step)
+    file.log_metrics({"eval/loss": 2.5}, 30)
+    plot_losses(tmp_path / "metrics.csv", tmp_path / "loss.png", {"unigram": 6.0})
+    picture = (tmp_path / "loss.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 5_000
