@@ -1,75 +1,237 @@
 """Read trained weights: ``neobert.load(folder)``.
 
 Understands a folder in the published layout (``config.json`` + ``model.safetensors``), a run of
-ours, and one of its checkpoints (``config.yaml`` + ``model.safetensors``). Only safetensors are
-read, and every weight must find its place.
+ours or of the reference implementation, one of its checkpoints (``config.yaml`` +
+``model.safetensors``), and an id of the Hugging Face Hub. Only safetensors are read, no code is
+run, and every weight must find its place. Whatever is wrong is a :class:`PretrainedError`.
 """
 
-import json
-from dataclasses import replace
+import re
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
+import yaml
+from torch import Tensor, nn
 
 from neobert.config.model import ModelConfig
-from neobert.config.store import load_config_file
 from neobert.console import get_logger
-from neobert.model.heads import MaskedLM
+from neobert.model.attention import SelfAttention
+from neobert.model.encoder import Encoder
+from neobert.model.heads import MaskedLM, SequenceClassifier
 from neobert.model.published import model_config, published_names
+from neobert.model.weight_files import (
+    NoWeightsError,
+    PretrainedError,
+    has_weights,
+    read_json,
+    read_text,
+    read_weights,
+    what_is_there,
+)
 
 log = get_logger(__name__)
 
-WEIGHTS = "model.safetensors"
 EMBEDDING, DECODER, DECODER_BIAS = "model.encoder.weight", "decoder.weight", "decoder.bias"
+ENCODER = "model."
+HEADS = ("decoder.", "dense.", "classifier.", "qa_outputs.")
+OF_THE_MACHINE = ("name", "from_hub", "attn_backend", "kernel_backend")
+"""Settings of the run that made the weights which are none of whoever loads them."""
+BLOCK = re.compile(r"model\.transformer_encoder\.(\d+)\.")
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+HUB_FILES = ("*.json", "*.safetensors", "tokenizer*", "vocab*", "merges.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """Weights and what describes them, before a model is made of them."""
+
+    folder: Path
+    config: ModelConfig
+    pad_token_id: int
+    weights: dict[str, Tensor]
+    """By the names of the published layout."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding."""
+        return len(self.weights[EMBEDDING])
 
 
 def load(path: str | Path) -> MaskedLM:
     """The model in ``path``, in fp32 on the CPU, set to evaluation.
 
-    Of a run, the newest checkpoint is taken. Raises ``ValueError`` that lists every weight that is
-    missing, unexpected or of another shape.
+    Of a run, the newest checkpoint is taken. Raises :class:`PretrainedError`, a ``ValueError`` that
+    lists every weight that is missing, unexpected or of another shape.
     """
-    folder = find_weights(Path(path))
-    weights = published_names(load_file(folder / WEIGHTS))
-    if EMBEDDING not in weights:
-        raise ValueError(f"{folder / WEIGHTS} holds no NeoBERT: it has no {EMBEDDING}")
-    config, pad_token_id = _read_config(folder)
-    config = replace(config, **_facts(config, weights))
-    model = MaskedLM(
-        config, len(weights[EMBEDDING]), pad_token_id, decoder_bias=DECODER_BIAS in weights
-    )
-    _fill(model, weights, folder / WEIGHTS)
+    found = read_pretrained(path)
+    config = replace(found.config, **_facts(found.config, found.weights))
+    weights = found.weights
+    with torch.device("meta"):
+        model = MaskedLM(
+            config, found.vocab_size, found.pad_token_id, decoder_bias=DECODER_BIAS in weights
+        )
+    if DECODER not in weights and config.tie_word_embeddings:
+        weights = {**weights, DECODER: weights[EMBEDDING]}
+    _fill(model, weights, found.folder)
+    if config.tie_word_embeddings:
+        model.decoder.weight = model.model.encoder.weight
     return model.eval()
+
+
+def load_encoder(path: str | Path) -> Encoder:
+    """The encoder in ``path``; heads that stand on it there are left out, and nothing else is."""
+    found = read_pretrained(path)
+    with torch.device("meta"):
+        encoder = Encoder(found.config, found.vocab_size, found.pad_token_id)
+    weights = {
+        name.removeprefix(ENCODER): tensor
+        for name, tensor in found.weights.items()
+        if not name.startswith(HEADS)
+    }
+    _fill(encoder, weights, found.folder)
+    return encoder.eval()
+
+
+def load_classifier(path: str | Path, dropout: float = 0.0) -> SequenceClassifier:
+    """The classifier in ``path``, its number of labels that of the weights."""
+    found = read_pretrained(path)
+    if "classifier.weight" not in found.weights:
+        raise PretrainedError(f"{found.folder} holds no classifier")
+    with torch.device("meta"):
+        encoder = Encoder(found.config, found.vocab_size, found.pad_token_id)
+        model = SequenceClassifier(
+            encoder,
+            num_labels=len(found.weights["classifier.weight"]),
+            dropout=dropout,
+            init_std=found.config.classifier_init_range,
+        )
+    _fill(model, found.weights, found.folder)
+    return model.eval()
+
+
+def read_pretrained(path: str | Path) -> Pretrained:
+    """Weights and settings of a folder or hub id; checked against each other by the loaders."""
+    folder = find_weights(_on_disk(path))
+    config, pad_token_id = _read_config(folder)
+    stored = read_weights(folder)
+    try:
+        weights = published_names(stored)
+    except (RuntimeError, ValueError) as error:  # gates that cannot be taken apart
+        raise PretrainedError(f"{folder}: {error}") from error
+    if EMBEDDING not in weights or weights[EMBEDDING].dim() != 2:
+        raise PretrainedError(f"{folder} holds no NeoBERT: it has no table {EMBEDDING}")
+    _check_sizes(config, weights, folder)
+    if not 0 <= pad_token_id < len(weights[EMBEDDING]):
+        raise PretrainedError(f"{folder}: pad_token_id {pad_token_id} is no row of the embedding")
+    return Pretrained(folder, config, pad_token_id, {k: v.float() for k, v in weights.items()})
 
 
 def find_weights(path: Path) -> Path:
     """The folder with the weights: ``path`` itself, or the newest checkpoint of the run there."""
-    if (path / WEIGHTS).is_file():
+    if has_weights(path):
         return path
     steps = [step for step in (path / "checkpoints").glob("*") if step.name.isdigit()]
-    complete = [step for step in steps if (step / WEIGHTS).is_file()]
-    if not complete:
-        raise FileNotFoundError(
-            f"{path} holds neither {WEIGHTS} nor checkpoints/<step>/{WEIGHTS}: name the folder of "
-            "a run, of one of its checkpoints, or of an exported model"
-        )
-    return max(complete, key=lambda step: int(step.name))
+    complete = [step for step in steps if has_weights(step)]
+    if complete:
+        return max(complete, key=lambda step: int(step.name))
+    why = what_is_there(path) if path.is_dir() else "there is no such folder"
+    raise NoWeightsError(
+        f"{path} holds neither model.safetensors nor checkpoints/<step>/model.safetensors "
+        f"({why}): name the folder of a run, of one of its checkpoints, of an "
+        "exported model, or an id of the Hugging Face Hub"
+    )
+
+
+def _on_disk(path: str | Path) -> Path:
+    """A folder, fetched from the Hub if ``path`` is no folder but looks like an id there."""
+    if Path(path).exists() or not HUB_ID.fullmatch(str(path)):
+        return Path(path)
+    from huggingface_hub import snapshot_download  # slow to import, and seldom needed
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    log.info("%s is no folder here; fetching it from the Hugging Face Hub (data only)", path)
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=list(HUB_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise NoWeightsError(
+            f"{path} is no folder, and the Hugging Face Hub does not give it: {error}"
+        ) from error
 
 
 def _read_config(folder: Path) -> tuple[ModelConfig, int]:
     """Settings of the model, and the id of padding."""
     if (folder / "config.json").is_file():
-        published = json.loads((folder / "config.json").read_text())
-        return model_config(published), int(published.get("pad_token_id") or 0)
-    if (folder / "config.yaml").is_file():
-        config = load_config_file(folder / "config.yaml").model
-        information = folder / "tokenizer_info.json"
-        if not information.is_file():
-            return config, config.pad_token_id
-        return config, int(json.loads(information.read_text())["pad_token_id"])
-    raise FileNotFoundError(f"{folder} has {WEIGHTS} but neither config.json nor config.yaml")
+        published = read_json(folder / "config.json")
+        return _made(published, folder), _integer(published.get("pad_token_id") or 0, folder)
+    for parent in (folder, *folder.parents[:2]):  # a run of the reference keeps it above
+        if (parent / "config.yaml").is_file():
+            section = _model_section(parent / "config.yaml")
+            pad_token_id = section.get("pad_token_id") or 0
+            information = folder / "tokenizer_info.json"
+            if information.is_file():
+                pad_token_id = read_json(information).get("pad_token_id", pad_token_id)
+            return _made(section, folder), _integer(pad_token_id, folder)
+    raise PretrainedError(f"{folder} has weights but neither config.json nor config.yaml")
+
+
+def _model_section(path: Path) -> dict[str, object]:
+    try:
+        values = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise PretrainedError(f"{path} is not YAML: {error}") from error
+    section = values.get("model") if isinstance(values, dict) else None
+    if not isinstance(section, dict):
+        raise PretrainedError(f"{path} has no section `model`")
+    return {str(name): value for name, value in section.items()}
+
+
+def _made(values: dict[str, object], folder: Path) -> ModelConfig:
+    """Settings of these values, each of its field's type."""
+    types = {field.name: type(field.default) for field in fields(ModelConfig)}
+    made = model_config({name: v for name, v in values.items() if name not in OF_THE_MACHINE})
+    numbers = {}
+    for name, kind in types.items():
+        value = getattr(made, name)
+        if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
+            numbers[name] = value = _float(value, name, folder)  # YAML reads 1e-5 as a text
+        if kind in (bool, int, float, str) and type(value) is not kind:
+            raise PretrainedError(f"{folder}: {name} is {value!r}, not a {kind.__name__}")
+    return replace(made, **numbers)
+
+
+def _float(value: int | str, name: str, folder: Path) -> float:
+    try:
+        return float(value)
+    except (ValueError, OverflowError) as error:
+        raise PretrainedError(f"{folder}: {name} is {value!r}, not a number") from error
+
+
+def _integer(value: object, folder: Path) -> int:
+    if type(value) is not int:
+        raise PretrainedError(f"{folder}: pad_token_id is {value!r}, not an integer")
+    return value
+
+
+def _check_sizes(config: ModelConfig, weights: dict[str, Tensor], folder: Path) -> None:
+    """Refuse sizes that no model can have, and those that only the weights can contradict."""
+    sizes = ("hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings")
+    problems = [
+        f"{name} is {getattr(config, name)}"
+        for name in sizes
+        if not 1 <= getattr(config, name) < 2**24
+    ]
+    blocks = {found[1] for name in weights if (found := BLOCK.match(name))}
+    if len(blocks) != config.num_hidden_layers:
+        problems.append(f"num_hidden_layers is {config.num_hidden_layers}, weights: {len(blocks)}")
+    if not problems and config.hidden_size % config.num_attention_heads:
+        problems.append(f"hidden_size {config.hidden_size} / {config.num_attention_heads} heads")
+    elif not problems and config.rope and config.hidden_size // config.num_attention_heads % 2:
+        problems.append("an odd width of the heads, which rope=true cannot turn")
+    if config.hidden_act.lower() not in ("swiglu", "gelu"):
+        problems.append(f"hidden_act is {config.hidden_act!r}")
+    if problems:
+        raise PretrainedError(f"{folder}: impossible settings: " + "; ".join(problems))
 
 
 def _facts(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, bool]:
@@ -83,10 +245,9 @@ def _facts(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, bool]:
     return {"tie_word_embeddings": False}
 
 
-def _fill(model: MaskedLM, weights: dict[str, Tensor], origin: Path) -> None:
+def _fill(model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
+    """Put ``weights`` into a model on the meta device: all of them, without a copy."""
     own = model.state_dict()
-    if DECODER not in weights and model.decoder.weight is model.model.encoder.weight:
-        weights = {**weights, DECODER: weights[EMBEDDING]}
     problems = [f"missing: {name}" for name in own if name not in weights]
     problems += [f"unexpected: {name}" for name in weights if name not in own]
     problems += [
@@ -95,7 +256,11 @@ def _fill(model: MaskedLM, weights: dict[str, Tensor], origin: Path) -> None:
         if name in weights and weights[name].shape != own[name].shape
     ]
     if problems:
-        raise ValueError(
-            f"{origin} does not fit its configuration:\n- " + "\n- ".join(sorted(problems))
-        )
-    model.load_state_dict(weights)
+        listed = "\n- ".join(sorted(problems)[:20])
+        more = f"\n- and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise PretrainedError(f"{folder} does not fit its settings:\n- {listed}{more}")
+    model.load_state_dict(weights, assign=True)
+    for module in model.modules():
+        if isinstance(module, SelfAttention):  # what it records is no weight, so still on `meta`
+            module.max_logits = torch.full((module.num_heads,), -torch.inf)
+    assert not any(buffer.is_meta for buffer in model.buffers())

@@ -1,0 +1,333 @@
+"""Checks an exported folder with torch and transformers alone: a script, run in a clean process.
+
+``python -I verify.py DIR [EXPECTED.safetensors]`` prints a line of JSON per check and exits with 1
+if one failed. It runs under any supported version of transformers. ``EXPECTED`` holds inputs and
+what the model that was exported makes of them; ``neobert.export.check`` writes it. The package
+itself cannot be imported in here, so that nothing of it is needed unnoticed.
+"""
+
+import importlib.abc
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import safe_open
+from torch import Tensor
+
+TOLERANCE = 1e-5
+"""Largest difference of fp32 outputs, relative to the largest output if that is above 1."""
+
+ENCODER = ("encoder.", "positional_embedding.", "transformer_encoder.", "layer_norm.")
+
+
+class NoPackage(importlib.abc.MetaPathFinder):
+    """Forbids ``import neobert``: whoever downloads the folder does not have it."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        """Raise for the package and leave everything else to the other finders."""
+        if fullname.partition(".")[0] == "neobert":
+            raise ImportError(f"the exported model must not import {fullname}")
+
+
+class CheckFailedError(Exception):
+    """What is wrong with the folder."""
+
+
+def require(condition: object, message: str) -> None:
+    """Fail the check that is running unless ``condition`` holds."""
+    if not condition:
+        raise CheckFailedError(message)
+
+
+class Exported:
+    """The folder, and the model in it, loaded when first asked for."""
+
+    def __init__(self, folder: Path, expected: Path | None) -> None:
+        self.folder = folder
+        self.expected = expected
+
+    @cached_property
+    def config(self) -> dict:
+        """``config.json``."""
+        return json.loads((self.folder / "config.json").read_text())
+
+    @cached_property
+    def auto_class(self) -> str:
+        """The Auto class of the architecture that was saved."""
+        (architecture,) = self.config["architectures"]
+        names = [
+            auto
+            for auto, target in self.config["auto_map"].items()
+            if target.rpartition(".")[2] == architecture
+        ]
+        require(names, f"config.json: auto_map has no class for the architecture {architecture}")
+        return names[0]
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """All tensors of ``model.safetensors``."""
+        with safe_open(self.folder / "model.safetensors", "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    @cached_property
+    def model(self) -> torch.nn.Module:
+        """The saved architecture in fp32, in evaluation mode."""
+        return self.load(self.auto_class)[0]
+
+    def load(self, auto_class: str, **options: object) -> tuple[torch.nn.Module, dict]:
+        """A model and transformers' account of missing, unexpected and mismatched weights."""
+        options = {"dtype": torch.float32} | options
+        return getattr(transformers, auto_class).from_pretrained(
+            self.folder, trust_remote_code=True, output_loading_info=True, **options
+        )
+
+    @cached_property
+    def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
+        """Without ``trust_remote_code``: a tokenizer is data."""
+        return transformers.AutoTokenizer.from_pretrained(self.folder)
+
+    @cached_property
+    def reference(self) -> tuple[dict[str, Tensor], dict]:
+        """Inputs, outputs and texts that ``EXPECTED`` holds."""
+        require(self.expected is not None, "no expected outputs were given")
+        with safe_open(self.expected, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, json.loads(file.metadata()["facts"])
+
+    def outputs(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits, or the hidden states of a bare encoder."""
+        with torch.no_grad():
+            return self.model(input_ids=ids, attention_mask=mask)[0]
+
+    @cached_property
+    def per_token(self) -> bool:
+        """Whether the outputs have a row per token, as a classifier's have not."""
+        return self.auto_class in ("AutoModel", "AutoModelForMaskedLM")
+
+
+def check_files(exported: Exported) -> str:
+    """Safetensors only, and every weight finite."""
+    pickles = [
+        path.name
+        for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack")
+        for path in exported.folder.rglob(pattern)
+    ]
+    require(not pickles, f"other weights than safetensors: {', '.join(pickles)}")
+    bad = [name for name, tensor in exported.weights.items() if not tensor.isfinite().all()]
+    require(not bad, f"NaN or infinite: {', '.join(bad)}")
+    count = sum(tensor.numel() for tensor in exported.weights.values())
+    return f"{len(exported.weights)} tensors, {count:,} numbers, all finite"
+
+
+def check_weights(exported: Exported) -> str:
+    """Every stored tensor is in the model as stored, and the model has no other."""
+    model, info = exported.load(exported.auto_class)
+    for kind, found in info.items():
+        require(not found, f"{kind}: {found}")
+    state = model.state_dict()
+    shared = {tensor.data_ptr() for name, tensor in state.items() if name in exported.weights}
+    drawn = [name for name, tensor in state.items() if tensor.data_ptr() not in shared]
+    require(not drawn, f"not stored, so drawn anew: {', '.join(drawn)}")
+    unused = exported.weights.keys() - state.keys()
+    require(not unused, f"stored but not used: {', '.join(unused)}")
+    changed = [
+        name
+        for name, tensor in exported.weights.items()
+        if not torch.equal(state[name], tensor.float())
+    ]
+    require(not changed, f"not as stored: {', '.join(changed)}")
+    return f"{exported.auto_class} has each of the {len(state)} tensors as stored"
+
+
+def check_auto_classes(exported: Exported) -> str:
+    """Every class of ``auto_map`` loads the same encoder."""
+    stored = {
+        name.removeprefix("model."): tensor
+        for name, tensor in exported.weights.items()
+        if name.removeprefix("model.").startswith(ENCODER)
+    }
+    transformers.AutoConfig.from_pretrained(exported.folder, trust_remote_code=True)
+    autos = [name for name in exported.config["auto_map"] if name != "AutoConfig"]
+    for auto in autos:
+        model, info = exported.load(auto)
+        require(not info["mismatched_keys"], f"{auto}: other shapes: {info['mismatched_keys']}")
+        state = {name.removeprefix("model."): value for name, value in model.state_dict().items()}
+        changed = [
+            name
+            for name, tensor in stored.items()
+            if name not in state or not torch.equal(state[name], tensor.float())
+        ]
+        require(not changed, f"{auto}: not as stored: {', '.join(changed)}")
+        wrong = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+        require(not wrong, f"{auto}: NaN or infinite: {', '.join(wrong)}")
+    return ", ".join(autos)
+
+
+def check_outputs(exported: Exported) -> str:
+    """The outputs are those of the model that was exported."""
+    tensors, _ = exported.reference
+    mask = tensors["attention_mask"]
+    got, expected = exported.outputs(tensors["input_ids"], mask), tensors["outputs"]
+    if exported.per_token:
+        got, expected = got[mask.bool()], expected[mask.bool()]
+    return same(got, expected, "the outputs of the trained model")
+
+
+def check_padding(exported: Exported) -> str:
+    """Neither padding nor its side nor the rest of the batch changes the outputs of a text."""
+    tensors, _ = exported.reference
+    ids, mask = tensors["input_ids"], tensors["attention_mask"]
+    together, worst = exported.outputs(ids, mask), 0.0
+    for row, length in enumerate(mask.sum(1).tolist()):
+        alone = exported.outputs(ids[row : row + 1, :length])[0]
+        shift = ids.shape[1] - length
+        left = exported.outputs(
+            ids[row : row + 1].roll(shift, 1), mask[row : row + 1].roll(shift, 1)
+        )
+        here = slice(0, length) if exported.per_token else slice(None)
+        there = slice(shift, None) if exported.per_token else slice(None)
+        worst = max(
+            worst,
+            difference(together[row][here], alone, "padded and in a batch, against alone"),
+            difference(left[0][there], alone, "padded on the left, against alone"),
+        )
+    return f"largest difference {worst:.1e}"
+
+
+def check_masks(exported: Exported) -> str:
+    """Masks of truth values, of 0 and 1, and additive ones mean the same."""
+    tensors, _ = exported.reference
+    ids, mask = tensors["input_ids"], tensors["attention_mask"]
+    expected = exported.outputs(ids, mask)
+    additive = torch.zeros(mask.shape).masked_fill(mask == 0, -torch.inf)
+    for name, kind in [("bool", mask.bool()), ("float", mask.float()), ("additive", additive)]:
+        difference(exported.outputs(ids, kind), expected, f"a mask that is {name}")
+    with torch.no_grad():
+        types = {"token_type_ids": torch.zeros_like(ids)}
+        with_types = exported.model(input_ids=ids, attention_mask=mask, **types)[0]
+    difference(with_types, expected, "with token_type_ids")
+    return "bool, 0/1, float and additive; token_type_ids are accepted"
+
+
+def check_dtypes(exported: Exported) -> str:
+    """Loaded as bfloat16 the model does the same, but for rounding; positions are not rounded."""
+    tensors, _ = exported.reference
+    ids, mask = tensors["input_ids"], tensors["attention_mask"]
+    model, _ = exported.load(exported.auto_class, dtype=torch.bfloat16)
+    with torch.no_grad():
+        rounded = model(input_ids=ids, attention_mask=mask)[0].float()
+    exact = exported.outputs(ids, mask)
+    if exported.per_token:
+        rounded, exact = rounded[mask.bool()], exact[mask.bool()]
+    alike = torch.nn.functional.cosine_similarity(rounded.flatten(), exact.flatten(), dim=0)
+    require(alike > 0.98, f"in bfloat16 the outputs are others: their cosine is {alike:.3f}")
+    return f"bfloat16 against float32: cosine {alike:.5f}"
+
+
+def check_saved_again(exported: Exported) -> str:
+    """``save_pretrained`` and ``from_pretrained`` change nothing."""
+    tensors, _ = exported.reference
+    with tempfile.TemporaryDirectory() as folder:
+        exported.model.save_pretrained(folder)
+        again = type(exported.model).from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        outputs = again(tensors["input_ids"], tensors["attention_mask"])[0]
+    expected = exported.outputs(tensors["input_ids"], tensors["attention_mask"])
+    require(torch.equal(outputs, expected), "the outputs change when the model is saved and loaded")
+    return "outputs unchanged"
+
+
+def check_tokenizer(exported: Exported) -> str:
+    """Same ids as in training, decoded back; its batches go straight into the model."""
+    tokenizer, (_, facts) = exported.tokenizer, exported.reference
+    texts = facts["texts"]
+    found = tokenizer(texts)["input_ids"]
+    require(found == facts["ids"], f"other ids than in training: {found} for {texts}")
+    again = tokenizer(tokenizer.batch_decode(found, skip_special_tokens=True))["input_ids"]
+    decoded = tokenizer.batch_decode(again, skip_special_tokens=True)
+    require(
+        decoded == tokenizer.batch_decode(found, skip_special_tokens=True),
+        f"decoding and encoding again changes a text: {decoded}",
+    )
+    size, rows = len(tokenizer), exported.config["vocab_size"]
+    require(size <= rows, f"the tokenizer has {size} tokens, the model {rows}")
+    pad = exported.config["pad_token_id"]
+    require(tokenizer.pad_token_id == pad, f"pad id {tokenizer.pad_token_id}, the model's is {pad}")
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        outputs = exported.model(**batch)[0]
+    require(outputs.isfinite().all(), "a batch of the tokenizer gives NaN")
+    require(tokenizer.model_max_length < 10**9, "the tokenizer knows no model_max_length")
+    return f"{size} tokens, texts of at most {tokenizer.model_max_length}"
+
+
+def check_fill_mask(exported: Exported) -> str:
+    """``pipeline("fill-mask")`` predicts."""
+    if exported.auto_class != "AutoModelForMaskedLM" or exported.tokenizer.mask_token is None:
+        return "no model of masked tokens"
+    pipeline = transformers.pipeline(
+        "fill-mask", model=exported.model, tokenizer=exported.tokenizer, device="cpu"
+    )
+    guesses = pipeline(f"the {exported.tokenizer.mask_token} of the country", top_k=3)
+    scores = [guess["score"] for guess in guesses]
+    require(len(scores) == 3 and 0 < sum(scores) <= 1 + 1e-6, f"scores {scores}")
+    return ", ".join(f"{guess['token_str']!r} {guess['score']:.3f}" for guess in guesses)
+
+
+def same(got: Tensor, expected: Tensor, what: str) -> str:
+    """The largest difference as a text; fails beyond the tolerance."""
+    return f"largest difference {difference(got, expected, what):.1e}"
+
+
+def difference(got: Tensor, expected: Tensor, what: str) -> float:
+    """Largest difference of two tensors of equal shape; fails beyond the tolerance."""
+    require(got.shape == expected.shape, f"{what}: shape {got.shape}, not {expected.shape}")
+    require(got.isfinite().all(), f"{what}: NaN or infinite")
+    largest = float((got - expected).abs().max())
+    limit = TOLERANCE * max(1.0, float(expected.abs().max()))
+    require(largest <= limit, f"{what}: they differ by {largest:.1e}, allowed are {limit:.1e}")
+    return largest
+
+
+CHECKS: dict[str, Callable[[Exported], str]] = {
+    "files": check_files,
+    "weights": check_weights,
+    "auto classes": check_auto_classes,
+    "outputs": check_outputs,
+    "padding": check_padding,
+    "masks": check_masks,
+    "dtypes": check_dtypes,
+    "saved again": check_saved_again,
+    "tokenizer": check_tokenizer,
+    "fill-mask": check_fill_mask,
+}
+
+
+def main(folder: str, expected: str | None = None) -> int:
+    """Run all checks, one line of JSON each; 1 if one failed."""
+    sys.meta_path.insert(0, NoPackage())
+    exported = Exported(Path(folder), Path(expected) if expected else None)
+    failed = False
+    for name, check in CHECKS.items():
+        try:
+            line = {"check": name, "ok": True, "detail": check(exported)}
+        except Exception as error:  # whatever foreign code or a damaged folder raises is a finding
+            detail = (
+                str(error)
+                if isinstance(error, CheckFailedError)
+                else f"{type(error).__name__}: {error}"
+            )
+            line = {"check": name, "ok": False, "detail": detail}
+            failed = True
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,107 @@
+"""Files that hold weights, read without trusting them: safetensors only, and nothing is executed.
+
+A folder has ``model.safetensors``, or shards named by ``model.safetensors.index.json``. Whatever is
+wrong with it - absent, cut off, damaged, made to do harm - is a :class:`PretrainedError`.
+"""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLES = ("pytorch_model.bin", "model.pt", "model.ckpt")
+LARGEST_TEXT = 16 * 2**20
+"""Bytes of the largest JSON or YAML file that is read; real ones have some thousands."""
+
+
+class PretrainedError(ValueError):
+    """Weights, or what describes them, cannot be used; the message says which file and why."""
+
+
+class NoWeightsError(PretrainedError, FileNotFoundError):
+    """There are no weights where they were looked for."""
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether ``folder`` has weights, whole or in shards."""
+    return (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder, as stored, by name. Mapped into memory, not copied."""
+    if (folder / WEIGHTS).is_file():
+        return _read_shard(folder / WEIGHTS)
+    if not (folder / INDEX).is_file():
+        raise NoWeightsError(f"{folder} has no {WEIGHTS}: {what_is_there(folder)}")
+    weights: dict[str, Tensor] = {}
+    for name in _shards(folder / INDEX):
+        weights |= _read_shard(folder / name)
+    return weights
+
+
+def what_is_there(folder: Path) -> str:
+    """Why a folder has no weights for us, for a message."""
+    pickles = [name for name in PICKLES if (folder / name).is_file()]
+    if pickles:
+        return f"only {pickles[0]}, a pickle, which could run code; save it as safetensors first"
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return f"there are {', '.join(names[:8])}" if names else "it is empty"
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """The object in a JSON file."""
+    text = read_text(path)
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PretrainedError(f"{path} is not JSON: {_short(error)}") from error
+    if not isinstance(values, dict):
+        raise PretrainedError(f"{path} holds a {type(values).__name__}, not an object")
+    return values
+
+
+def read_text(path: Path) -> str:
+    """A text file of a sensible size."""
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_TEXT:
+            raise PretrainedError(f"{path} has {size:,} bytes; that is no configuration")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PretrainedError(f"{path} cannot be read: {_short(error)}") from error
+
+
+def _shards(index: Path) -> list[str]:
+    """File names of an index: plain names, so that none leads out of the folder."""
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise PretrainedError(f"{index} has no weight_map")
+    names = sorted({str(name) for name in places.values()})
+    for name in names:
+        if Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
+            raise PretrainedError(
+                f"{index} names the shard {name!r}; only *.safetensors in the same folder are read"
+            )
+    return names
+
+
+def _read_shard(path: Path) -> dict[str, Tensor]:
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, OverflowError) as error:
+        raise PretrainedError(
+            f"{path} is damaged or no safetensors file: {_short(error)}"
+        ) from error
+    odd = [name for name, tensor in weights.items() if not tensor.is_floating_point()]
+    if odd:
+        raise PretrainedError(f"{path}: {odd[0]!r} is {weights[odd[0]].dtype}, not a float")
+    return weights
+
+
+def _short(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]
