@@ -1,0 +1,88 @@
+"""Settings reach the optimizer."""
+
+import pytest
+import torch
+from torch import nn
+
+from neobert.config.optimizer import MuonConfig, OptimizerConfig
+from neobert.optim.build import build_optimizer, muon_settings, orthogonalization_of
+from neobert.optim.muon import MuonClip
+
+
+def named() -> list[tuple[str, nn.Parameter]]:
+    shapes = {
+        "model.encoder.weight": (9, 8),
+        "model.transformer_encoder.0.qkv.weight": (24, 8),
+        "model.transformer_encoder.0.wo.weight": (8, 8),
+        "decoder.weight": (9, 8),
+    }
+    return [(name, nn.Parameter(torch.randn(shape))) for name, shape in shapes.items()]
+
+
+@pytest.mark.proves("optimizer.lr", "optimizer.betas", "optimizer.eps", "optimizer.weight_decay")
+@pytest.mark.parametrize("name", ["adamw", "adam"])
+def test_adam_and_adamw_are_torchs_with_these_settings(name: str) -> None:
+    config = OptimizerConfig(name=name, lr=3e-3, betas=[0.8, 0.7], eps=1e-5, weight_decay=0.4)
+    ours = named()
+    theirs = [(key, nn.Parameter(parameter.detach().clone())) for key, parameter in ours]
+    embedding = "model.encoder.weight"
+    decayed = [p for key, p in theirs if name == "adam" or key != embedding]
+    undecayed = [p for key, p in theirs if name == "adamw" and key == embedding]
+    groups = [{"params": decayed, "weight_decay": 0.4}, {"params": undecayed, "weight_decay": 0.0}]
+    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+    oracle = kind([g for g in groups if g["params"]], 3e-3, (0.8, 0.7), 1e-5)
+    optimizer = build_optimizer(config, ours, num_heads=2)
+    for _ in range(4):
+        for (_, mine), (_, other) in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            other.grad = mine.grad.clone()
+        optimizer.step()
+        oracle.step()
+    for (_, mine), (_, other) in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other)  # fused against one by one
+
+
+@pytest.mark.proves("optimizer.name", "optimizer.muon_config")
+def test_muonclip_gets_its_groups_and_settings() -> None:
+    muon = MuonConfig(muon_beta=0.9, muon_decay=0.2, ns_steps=7, norm_factor="spectral")
+    config = OptimizerConfig(name="muonclip", lr=2e-3, weight_decay=0.1, muon_config=muon)
+    optimizer = build_optimizer(config, named(), num_heads=2)
+    assert isinstance(optimizer, MuonClip)
+    assert optimizer.settings.beta == 0.9
+    assert optimizer.settings.steps == 7
+    assert optimizer.settings.scale == "spectral"
+    found = [
+        (g["param_names"], g["muon"], g.get("heads"), g["weight_decay"], g["lr"])
+        for g in optimizer.param_groups
+    ]
+    assert found == [
+        (["model.transformer_encoder.0.wo.weight"], True, 0, 0.2, 2e-3),
+        (["model.transformer_encoder.0.qkv.weight"], True, 2, 0.2, 2e-3),
+        (["decoder.weight"], False, None, 0.1, 2e-3),
+        (["model.encoder.weight"], False, None, 0.0, 2e-3),
+    ]
+
+
+def test_without_muon_config_the_defaults_hold() -> None:
+    optimizer = build_optimizer(OptimizerConfig(name="muonclip"), named(), num_heads=2)
+    assert isinstance(optimizer, MuonClip)
+    assert optimizer.settings == muon_settings(MuonConfig())
+
+
+@pytest.mark.proves(
+    "muon_config.orthogonalization", "muon_config.algorithm", "muon_config.polar_express"
+)
+@pytest.mark.parametrize(
+    ("settings", "method"),
+    [
+        ({}, "polar_express"),
+        ({"orthogonalization": "newton-schulz"}, "newton_schulz"),
+        ({"orthogonalization": "NS5"}, "newton_schulz"),
+        ({"orthogonalization": "polar"}, "polar_express"),
+        ({"algorithm": "newton_schulz_5"}, "newton_schulz"),
+        ({"algorithm": "newton_schulz", "polar_express": True}, "polar_express"),
+        ({"polar_express": False}, "newton_schulz"),
+    ],
+)
+def test_spellings_of_the_orthogonalisation(settings: dict[str, object], method: str) -> None:
+    assert orthogonalization_of(MuonConfig(**settings)) == method

@@ -1,0 +1,78 @@
+"""Schedules against the reference's golden values, and what is said when a warm-up is cut."""
+
+import logging
+
+import pytest
+import torch
+
+from neobert.config.scheduler import SchedulerConfig
+from neobert.optim.schedule import Schedule, build_scheduler, resolve_schedule
+
+COSINE = [1e-4, 0.25007, 0.50005, 0.75002, 1, 0.93971, 0.775, 0.55, 0.325, 0.16029, 0.1, 0.1]
+LINEAR = [1e-4, 0.25007, 0.50005, 0.75002, 1, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1, 0.1]
+
+
+@pytest.mark.proves("scheduler.name", "scheduler.final_lr_ratio")
+@pytest.mark.parametrize(("name", "expected"), [("cosine", COSINE), ("linear", LINEAR)])
+def test_factors_are_the_references(name: str, expected: list[float]) -> None:
+    schedule = Schedule(name, total=10, warmup=4, decay_end=10, final_ratio=0.1)
+    assert [schedule.factor(t) for t in range(12)] == pytest.approx(expected, abs=6e-6)
+
+
+def test_learning_rates_of_the_optimizer_are_the_references() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.05)
+    scheduler = build_scheduler(optimizer, Schedule("cosine", 6, 2, 6, 0.2))
+    rates = []
+    for _ in range(7):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    golden = [5e-6, 0.025003, 0.05, 0.044142, 0.03, 0.015858, 0.01]
+    assert rates == pytest.approx(golden, rel=1e-4)
+
+
+@pytest.mark.proves(
+    "scheduler.total_steps",
+    "scheduler.warmup_steps",
+    "scheduler.decay_steps",
+    "scheduler.warmup_percent",
+    "scheduler.decay_percent",
+)
+@pytest.mark.parametrize(
+    ("settings", "warmup", "decay_end"),
+    [
+        ({"warmup_steps": 10}, 10, 100),
+        ({"warmup_steps": 10, "decay_steps": 60}, 10, 60),
+        ({"warmup_steps": 10, "decay_steps": 5}, 10, 11),
+        ({"warmup_steps": 10, "total_steps": 50}, 10, 50),
+        ({"total_steps": 50, "warmup_percent": 6.0, "decay_percent": 90.0}, 3, 45),
+        ({"warmup_steps": 77, "warmup_percent": 0.0}, 0, 100),
+    ],
+)
+def test_lengths(settings: dict[str, float], warmup: int, decay_end: int) -> None:
+    schedule = resolve_schedule(SchedulerConfig(**settings), max_steps=100)
+    assert (schedule.warmup, schedule.decay_end) == (warmup, decay_end)
+    assert schedule.warning is None
+
+
+@pytest.mark.proves("scheduler.warmup_steps")
+def test_a_warm_up_as_long_as_the_run_is_cut_to_a_tenth(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="neobert"):
+        schedule = resolve_schedule(SchedulerConfig(warmup_steps=10_000), max_steps=1_000)
+    assert (schedule.warmup, schedule.decay_end) == (100, 1_000)
+    assert schedule.warning is not None
+    assert "10000 steps" in schedule.warning
+    assert schedule.warning in caplog.text
+
+
+@pytest.mark.parametrize("max_steps", [1, 2, 9])
+def test_the_shortest_runs_have_a_schedule(max_steps: int) -> None:
+    schedule = resolve_schedule(SchedulerConfig(), max_steps)
+    assert schedule.factor(0) == 1.0
+
+
+@pytest.mark.proves("scheduler.num_cycles")
+def test_num_cycles_are_waves_between_warm_up_and_end() -> None:
+    config = SchedulerConfig(warmup_steps=0, num_cycles=1.0, final_lr_ratio=0.0)
+    schedule = resolve_schedule(config, max_steps=100)
+    assert [schedule.factor(t) for t in (0, 25, 50, 75)] == pytest.approx([1, 0.5, 0, 0.5])
