@@ -3,6 +3,8 @@
 Letters: T tokens of all documents together, E model width, V vocabulary, P longest document.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ from neobert.model.norm import build_norm
 from neobert.ops.attention import Kernel, Layout, lay_out
 from neobert.ops.rotary import rotary_table
 
+BlockRunner = Callable[[Tensor, Layout, Rotary | None, bool], Tensor]
+
 
 class Encoder(nn.Module):
     """Embedding, blocks, final norm. Attributes carry the names of the published weights."""
@@ -25,6 +29,9 @@ class Encoder(nn.Module):
         self.config, self.vocab_size, self.pad_token_id = config, vocab_size, pad_token_id
         self.gradient_checkpointing = False
         """Recompute each block in the backward pass instead of keeping what it computed."""
+
+        self.compiled: BlockRunner | None = None
+        """What runs instead of :meth:`run_blocks` in training (:mod:`neobert.model.compile`)."""
 
         width = config.hidden_size
         self.encoder = nn.Embedding(vocab_size, width, padding_idx=pad_token_id)
@@ -41,12 +48,15 @@ class Encoder(nn.Module):
 
     def forward(self, batch: PackedBatch) -> Float[Tensor, "T E"]:
         """Final hidden state of every token. The pad documents of packed rows come along."""
-        layout = self._lay_out(batch)
+        layout, rotary = self._lay_out(batch), None
         if self.config.rope:
             rotary = rotary_table(batch.position_ids, self._head_dim, self.config.rope_theta)
-            return self.run_blocks(self.encoder(batch.input_ids), layout, rotary)
-        x = self.encoder(batch.input_ids) + self.positional_embedding(self._table_rows(batch))
-        return self.run_blocks(x, layout, None)
+            x = self.encoder(batch.input_ids)
+        else:
+            x = self.encoder(batch.input_ids) + self.positional_embedding(self._table_rows(batch))
+        if self.compiled is not None and self.training:
+            return self.compiled(x, layout, rotary, batch.row_length is not None)
+        return self.run_blocks(x, layout, rotary)
 
     def run_blocks(
         self, x: Float[Tensor, "T E"], layout: Layout, rotary: Rotary | None

@@ -170,7 +170,8 @@ def _generator(seed: Tensor, dropout: float) -> torch.Generator | None:
 
 def _kept(weights: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
     """Dropout's factors: 0, or 1 / (1 - p) so that the mean stays."""
-    return torch.empty_like(weights).bernoulli_(1 - dropout, generator=generator).div_(1 - dropout)
+    keep = 1 - dropout
+    return torch.empty_like(weights).bernoulli_(keep, generator=generator).div_(keep or 1.0)
 
 
 def _compute_type(dtype: torch.dtype) -> torch.dtype:
