@@ -37,9 +37,9 @@ def masked_lm_loss(
     positions: Int[Tensor, " K"],
     labels: Int[Tensor, " K"],
     decoder_bias: Float[Tensor, " V"] | None = None,
-    chunk_size: int = CHUNK,
+    kernel_backend: str = "torch",
 ) -> MaskedLMLoss:
-    """Compare only the rows at ``positions`` with the vocabulary, ``chunk_size`` of them at a time.
+    """Compare only the rows at ``positions`` with the vocabulary, a chunk of them at a time.
 
     Against :func:`full_logits_loss` this saves ``(T - K) V`` logits. Without targets the sum is 0
     and still has a gradient (of zeros), as every rank of a distributed run must have.
@@ -49,7 +49,7 @@ def masked_lm_loss(
         # One more channel that is always 1: the bias is then a column of the weight.
         rows = torch.cat((rows, torch.ones_like(rows[:, :1])), dim=1)
         decoder_weight = torch.cat((decoder_weight, decoder_bias[:, None]), dim=1)
-    total, correct = linear_cross_entropy(rows, decoder_weight, labels, chunk_size)
+    total, correct = linear_cross_entropy(rows, decoder_weight, labels, CHUNK, kernel_backend)
     return MaskedLMLoss(total, correct, (labels != IGNORE).sum())
 
 

@@ -12,11 +12,15 @@ from torch.utils.checkpoint import checkpoint
 
 from neobert.batch import PackedBatch
 from neobert.config.model import ModelConfig
+from neobert.console import get_logger
 from neobert.model.attention import Rotary, SelfAttention
 from neobert.model.block import Block
 from neobert.model.norm import build_norm
-from neobert.ops.attention import Kernel, Layout, lay_out
+from neobert.ops.attention import Layout, lay_out
+from neobert.ops.kernels import AttentionChoice, resolve_attention
 from neobert.ops.rotary import rotary_table
+
+log = get_logger(__name__)
 
 BlockRunner = Callable[[Tensor, Layout, Rotary | None, bool], Tensor]
 
@@ -33,6 +37,7 @@ class Encoder(nn.Module):
         self.compiled: BlockRunner | None = None
         """What runs instead of :meth:`run_blocks` in training (:mod:`neobert.model.compile`)."""
 
+        self._told: set[str] = set()
         width = config.hidden_size
         self.encoder = nn.Embedding(vocab_size, width, padding_idx=pad_token_id)
         if not config.rope:
@@ -79,8 +84,20 @@ class Encoder(nn.Module):
 
     def _lay_out(self, batch: PackedBatch) -> Layout:
         record = any(layer.record_max_logits for layer in self.attention_layers())
-        kernel: Kernel = "dense" if batch.input_ids.is_cuda else "documents"
-        return lay_out(batch, kernel, self.pad_token_id, record)
+        return lay_out(
+            batch, self._attention(batch.input_ids.device).kernel, self.pad_token_id, record
+        )
+
+    def _attention(self, device: torch.device) -> AttentionChoice:
+        """What runs for the precision at hand; told in one line when it is not what came before."""
+        autocast = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if autocast else self.encoder.weight.dtype
+        dropout = self.training and self.config.dropout_prob > 0
+        choice = resolve_attention(self.config.attn_backend, device, dtype, dropout)
+        if self.config.attn_backend != "sdpa" and choice.reason not in self._told:
+            self._told.add(choice.reason)
+            log.info(choice.reason)
+        return choice
 
     def _table_rows(self, batch: PackedBatch) -> Int[Tensor, " T"]:
         """Rows of the learned table: 1, 2, … within each document, 0 for pad ids."""

@@ -1,17 +1,19 @@
 """Bidirectional attention within documents that lie end to end.
 
-Three ways with one meaning, ``softmax(scale * q k^T) v`` among the tokens of each document:
+Four ways with one meaning, ``softmax(scale * q k^T) v`` among the tokens of each document:
 
 * ``documents``: one document after the other, the fast way on a CPU
   (:mod:`neobert.ops.document_attention`).
 * ``dense``: PyTorch's SDPA under a block-diagonal mask; runs anywhere and is the reference.
-* ``varlen``: a flash-attention kernel for packed sequences (:mod:`neobert.ops.kernels`).
+* ``flash_attn``, ``torch_varlen``: kernels for packed sequences on a GPU
+  (:mod:`neobert.ops.varlen_attention`).
+
+:func:`neobert.ops.kernels.resolve_attention` chooses.
 
 Letters: T tokens, H heads, D width of a head, S documents, R rows and L width of a rectangle.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +22,8 @@ from torch import Tensor
 
 from neobert.batch import PackedBatch
 from neobert.ops.document_attention import document_attention, document_max_logits
-
-Kernel = Literal["documents", "dense", "varlen"]
+from neobert.ops.kernels import AttentionKernel
+from neobert.ops.varlen_attention import flash_attention, torch_varlen_attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Rectangle:
 class Layout:
     """Where the documents of a batch lie. Made once per batch, used by every layer."""
 
-    kernel: Kernel
+    kernel: AttentionKernel
     cu_seqlens: Int[Tensor, " bounds"]
     max_seqlen: int
     is_text: Bool[Tensor, " T"]
@@ -51,14 +53,20 @@ class Layout:
     rectangle: Rectangle | None
     """Present where ``kernel`` or the record of logits works on rows."""
 
+    @property
+    def rows(self) -> Rectangle:
+        """The rectangle, for those who work on it."""
+        assert self.rectangle is not None, f"{self.kernel} was laid out without rows"
+        return self.rectangle
 
-def lay_out(batch: PackedBatch, kernel: Kernel, pad_token_id: int, record: bool) -> Layout:
+
+def lay_out(batch: PackedBatch, kernel: AttentionKernel, pad_token_id: int, record: bool) -> Layout:
     """Prepare what ``kernel`` needs to know about the documents of ``batch``.
 
     ``record``: whether :func:`max_attention_logits` is going to be asked for.
     """
     rectangle = None
-    if kernel == "dense" or (record and kernel == "varlen"):
+    if kernel == "dense" or (record and kernel != "documents"):
         rectangle = _packed_rectangle(batch) if batch.row_length else _padded_rectangle(batch)
     is_text = batch.input_ids != pad_token_id
     return Layout(kernel, batch.cu_seqlens, batch.max_seqlen, is_text, rectangle)
@@ -95,9 +103,14 @@ def attend(
     dropout: float = 0.0,
 ) -> Float[Tensor, "T H D"]:
     """Attend within each document; ``dropout`` is the probability of losing a weight."""
+    bounds, longest = layout.cu_seqlens, layout.max_seqlen
     if layout.kernel == "documents":
-        return document_attention(q, k, v, layout.cu_seqlens, scale, dropout)
-    return dense_attention(q, k, v, layout.rectangle, scale, dropout)
+        return document_attention(q, k, v, bounds, scale, dropout)
+    if layout.kernel == "flash_attn":
+        return flash_attention(q, k, v, bounds, longest, scale, dropout)
+    if layout.kernel == "torch_varlen":
+        return torch_varlen_attention(q, k, v, bounds, longest, scale)
+    return dense_attention(q, k, v, layout.rows, scale, dropout)
 
 
 def max_attention_logits(
@@ -113,7 +126,7 @@ def max_attention_logits(
     """
     if layout.kernel == "documents":
         return document_max_logits(q, k, layout.cu_seqlens, layout.is_text, scale, chunk_size)
-    rectangle = layout.rectangle
+    rectangle = layout.rows
     q_rows, k_rows = _to_rows(q, rectangle), _to_rows(k, rectangle)  # (R, H, L, D)
     text = _to_rows(layout.is_text[:, None, None], rectangle)[..., 0]  # (R, 1, L)
     seen = rectangle.mask & text[:, :, None]  # (R, 1, query, L)
@@ -141,9 +154,13 @@ def dense_attention(
     dropout: float = 0.0,
 ) -> Float[Tensor, "T H D"]:
     """SDPA over rows of L tokens: work and memory grow with L, however short the documents."""
-    rows = (_to_rows(x, rectangle) for x in (q, k, v))
     out = F.scaled_dot_product_attention(
-        *rows, attn_mask=rectangle.mask, dropout_p=dropout, scale=scale
+        _to_rows(q, rectangle),
+        _to_rows(k, rectangle),
+        _to_rows(v, rectangle),
+        attn_mask=rectangle.mask,
+        dropout_p=dropout,
+        scale=scale,
     )  # (R, H, L, D)
     out = out.transpose(1, 2).flatten(0, 1)  # (R L, H, D)
     return out if rectangle.inverse is None else out[rectangle.inverse]

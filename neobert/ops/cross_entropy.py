@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from neobert.batch import IGNORE
+from neobert.ops.kernels import liger_runs
+from neobert.ops.liger import liger_linear_cross_entropy
 
 CHUNK = 1024
 """Rows whose logits exist at a time: 32 MiB of fp32 per 8,192 words of vocabulary."""
@@ -24,12 +26,15 @@ def linear_cross_entropy(
     weight: Float[Tensor, "V E"],
     labels: Int[Tensor, " K"],
     chunk_size: int = CHUNK,
+    kernel_backend: str = "torch",
 ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
     """Sum of the cross-entropies in nats, and how many rows rank their label first.
 
     Rows labelled ``IGNORE`` add nothing. Products run in the autocast type, softmax and sums in
     fp32 or better. Holds ``chunk_size x V`` logits and, for training, one gradient of ``weight``.
     """
+    if len(hidden) and liger_runs(kernel_backend, hidden.device):
+        return liger_linear_cross_entropy(hidden, weight, labels)
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
         total, correct = _LinearCrossEntropy.apply(hidden, weight, labels, chunk_size)
         return total, correct

@@ -1,8 +1,104 @@
-"""What this machine can run: hardware and optional packages, asked here and nowhere else."""
+"""What this machine can run: hardware and optional packages, asked here and nowhere else.
 
+``model.attn_backend`` and ``model.kernel_backend`` say what the user wants;
+:func:`resolve_attention` and :func:`liger_runs` say what that comes to on a device.
+"""
+
+from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
+from typing import Literal
 
 import torch
+
+AttentionKernel = Literal["documents", "dense", "flash_attn", "torch_varlen"]
+HAS_LIGER = find_spec("liger_kernel") is not None
+"""The package liger-kernel is installed. A constant, which ``torch.compile`` reads at no cost."""
+
+FLASH_CAPABILITY = (8, 0)
+"""Compute capability that the flash kernels need: Ampere."""
+
+
+class KernelError(RuntimeError):
+    """A kernel was demanded that cannot run here."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionChoice:
+    """Which attention runs, and why."""
+
+    kernel: AttentionKernel
+    reason: str
+    """One line for the user."""
+
+
+@cache
+def resolve_attention(
+    backend: str, device: torch.device, dtype: torch.dtype, dropout: bool
+) -> AttentionChoice:
+    """Choose the attention for tensors of ``dtype`` on ``device`` under ``model.attn_backend``.
+
+    ``flash_attn_varlen`` takes the flash-attn package, else PyTorch's own kernel of that kind, and
+    falls back to what ``sdpa`` stands for where neither can run: one document after the other on a
+    CPU, SDPA under a block-diagonal mask on a GPU.
+    """
+    portable: AttentionKernel = "documents" if device.type == "cpu" else "dense"
+    if backend == "sdpa":
+        return AttentionChoice(portable, f"attention: {DESCRIPTIONS[portable]}")
+    obstacle = _flash_obstacle(device, dtype)
+    if obstacle is None and find_spec("flash_attn") is not None:
+        return AttentionChoice("flash_attn", f"attention: {DESCRIPTIONS['flash_attn']}")
+    if obstacle is None:
+        obstacle = _torch_varlen_obstacle(dropout)
+    if obstacle is None:
+        return AttentionChoice("torch_varlen", f"attention: {DESCRIPTIONS['torch_varlen']}")
+    return AttentionChoice(
+        portable,
+        f"attention: {DESCRIPTIONS[portable]}, since model.attn_backend={backend} {obstacle}",
+    )
+
+
+DESCRIPTIONS: dict[AttentionKernel, str] = {
+    "documents": "document by document",
+    "dense": "SDPA under a block-diagonal mask",
+    "flash_attn": "the flash-attn package",
+    "torch_varlen": "torch.nn.attention.varlen",
+}
+
+
+def liger_runs(backend: str, device: torch.device) -> bool:
+    """Tell whether Liger's kernels run on ``device`` under ``model.kernel_backend``.
+
+    ``auto`` leaves them out of compiled graphs, where inductor fuses the same operations itself.
+    """
+    if backend == "torch":
+        return False
+    if backend == "auto":
+        return HAS_LIGER and device.type == "cuda" and not torch.compiler.is_compiling()
+    obstacle = liger_obstacle(device)
+    if obstacle is not None:
+        raise KernelError(
+            f"model.kernel_backend=liger {obstacle}; use model.kernel_backend=auto to run without"
+        )
+    return True
+
+
+def liger_obstacle(device: torch.device) -> str | None:
+    """Why Liger cannot run on ``device``; ``None`` where it can."""
+    if not HAS_LIGER:
+        return "needs the package liger-kernel: pip install 'neobert[liger]'"
+    if device.type != "cuda" and not interprets_triton():
+        return "needs an NVIDIA GPU"
+    return None
+
+
+def interprets_triton() -> bool:
+    """Tell whether Triton runs its kernels in Python, as the tests do on machines without a GPU."""
+    if find_spec("triton") is None:
+        return False
+    from triton import knobs  # optional, and slow to import
+
+    return bool(knobs.runtime.interpret)
 
 
 @cache
@@ -10,3 +106,21 @@ def cpu_has_bf16() -> bool:
     """Tell whether this CPU multiplies bf16 matrices in hardware (AVX512-BF16, AMX, or ARM's)."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return bool(supported and supported())
+
+
+def _flash_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type != "cuda":
+        return "needs an NVIDIA GPU"
+    if torch.cuda.get_device_capability(device) < FLASH_CAPABILITY:
+        return "needs a GPU of compute capability 8.0 (Ampere) or newer"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return "needs half precision (trainer.mixed_precision=bf16)"
+    return None
+
+
+def _torch_varlen_obstacle(dropout: bool) -> str | None:
+    if find_spec("torch.nn.attention.varlen") is None:
+        return "needs the package flash-attn with this version of PyTorch"
+    if dropout:
+        return "needs the package flash-attn for model.dropout_prob > 0"
+    return None

@@ -1,4 +1,4 @@
-"""SwiGLU (arXiv 2002.05202) in PyTorch.
+"""SwiGLU (arXiv 2002.05202).
 
 Letters: F width of the feed-forward layer.
 """
@@ -7,11 +7,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from neobert.ops.kernels import liger_runs
+from neobert.ops.liger import liger_swiglu
+
 
 def swiglu(
-    gate: Float[Tensor, "*rows F"], up: Float[Tensor, "*rows F"]
+    gate: Float[Tensor, "*rows F"], up: Float[Tensor, "*rows F"], kernel_backend: str = "torch"
 ) -> Float[Tensor, "*rows F"]:
     """``silu(gate) * up``."""
+    if liger_runs(kernel_backend, gate.device):
+        return liger_swiglu(gate, up)
     return F.silu(gate) * up
 
 

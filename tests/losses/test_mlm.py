@@ -19,7 +19,7 @@ def problem() -> tuple[torch.Tensor, ...]:
 
 def test_both_losses_are_one_in_values_and_gradients() -> None:
     hidden, weight, positions, labels = problem()
-    masked = masked_lm_loss(hidden, weight, positions, labels, chunk_size=2)
+    masked = masked_lm_loss(hidden, weight, positions, labels)
     full = full_logits_loss(hidden, weight, positions, labels)
     assert_close(masked.sum, full.sum)
     assert masked.correct == full.correct

@@ -1,0 +1,107 @@
+import pytest
+import torch
+
+from neobert.config.model import ModelConfig
+from neobert.model.heads import build_masked_lm
+from neobert.ops import kernels
+from neobert.ops.kernels import KernelError, liger_runs, resolve_attention
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def ampere(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    resolve_attention.cache_clear()
+    yield
+    resolve_attention.cache_clear()
+
+
+@pytest.mark.proves("model.attn_backend")
+@pytest.mark.parametrize(
+    ("backend", "device", "dtype", "dropout", "kernel", "words"),
+    [
+        ("sdpa", CPU, torch.float32, False, "documents", "document by document"),
+        ("sdpa", CUDA, torch.bfloat16, False, "dense", "SDPA"),
+        ("flash_attn_varlen", CPU, torch.bfloat16, False, "documents", "needs an NVIDIA GPU"),
+        ("flash_attn_varlen", CUDA, torch.float32, False, "dense", "mixed_precision=bf16"),
+        ("flash_attn_varlen", CUDA, torch.bfloat16, False, "torch_varlen", "torch.nn.attention"),
+        ("flash_attn_varlen", CUDA, torch.float16, True, "dense", "dropout_prob > 0"),
+    ],
+)
+@pytest.mark.usefixtures("ampere")
+def test_without_flash_attn_the_best_that_runs_is_taken(  # noqa: PLR0917
+    monkeypatch, backend, device, dtype, dropout, kernel, words
+) -> None:
+    found = kernels.find_spec
+    monkeypatch.setattr(
+        kernels, "find_spec", lambda name: None if name == "flash_attn" else found(name)
+    )
+    choice = resolve_attention(backend, device, dtype, dropout)
+    assert choice.kernel == kernel
+    assert words in choice.reason
+
+
+@pytest.mark.usefixtures("ampere")
+def test_flash_attn_comes_first_where_it_is_installed(monkeypatch) -> None:
+    monkeypatch.setattr(kernels, "find_spec", lambda _: object())
+    choice = resolve_attention("flash_attn_varlen", CUDA, torch.bfloat16, dropout=True)
+    assert choice.kernel == "flash_attn"
+
+
+def test_an_older_gpu_is_named(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    resolve_attention.cache_clear()
+    choice = resolve_attention("flash_attn_varlen", CUDA, torch.float16, dropout=False)
+    resolve_attention.cache_clear()
+    assert choice.kernel == "dense"
+    assert "Ampere" in choice.reason
+
+
+def test_a_model_tells_its_fallback_once(caplog) -> None:
+    config = ModelConfig(
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        attn_backend="flash_attn_varlen",
+    )
+    model = build_masked_lm(config, 11, 0)
+    with caplog.at_level("INFO", "neobert"):
+        for _ in range(2):
+            model(torch.tensor([[1, 2, 3]]))
+    assert [record.message for record in caplog.records] == [
+        "attention: document by document, since model.attn_backend=flash_attn_varlen needs an "
+        "NVIDIA GPU"
+    ]
+
+
+@pytest.mark.proves("model.kernel_backend")
+def test_liger_on_a_cpu_is_an_error_and_auto_is_not() -> None:
+    def run(backend: str) -> None:
+        config = ModelConfig(
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=8,
+            kernel_backend=backend,
+        )
+        build_masked_lm(config, 11, 0)(torch.tensor([[1, 2, 3]]))
+
+    run("auto")
+    run("torch")
+    with pytest.raises(KernelError, match=r"kernel_backend=liger.*kernel_backend=auto"):
+        run("liger")
+
+
+def test_auto_takes_liger_on_a_gpu() -> None:
+    assert liger_runs("auto", CUDA) == kernels.HAS_LIGER
+    assert not liger_runs("auto", CPU)
+    assert not liger_runs("torch", CUDA)
+
+
+def test_a_missing_package_is_named(monkeypatch) -> None:
+    monkeypatch.setattr(kernels, "HAS_LIGER", False)
+    assert not liger_runs("auto", CUDA)
+    with pytest.raises(KernelError, match=r"pip install 'neobert\[liger\]'"):
+        liger_runs("liger", CUDA)
