@@ -88,8 +88,8 @@ class Exported:
 
     @cached_property
     def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
-        """Without ``trust_remote_code``: a tokenizer is data."""
-        return transformers.AutoTokenizer.from_pretrained(self.folder)
+        """Transformers 5 asks for trust even here: it reads the model's configuration first."""
+        return transformers.AutoTokenizer.from_pretrained(self.folder, trust_remote_code=True)
 
     @cached_property
     def reference(self) -> tuple[dict[str, Tensor], dict]:

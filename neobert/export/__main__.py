@@ -1,0 +1,75 @@
+"""``python -m neobert.export RUN_OR_CHECKPOINT --output DIR``: weights that load anywhere."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from neobert.console import get_logger, show_messages
+
+log = get_logger("neobert.export")
+
+DESCRIPTION = """Write a folder that transformers (4.57 or 5) and, for embedding models,
+sentence-transformers load, and check it in a process that has only transformers. Or, with --check,
+check a folder that is there."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(prog="python -m neobert.export", description=DESCRIPTION)
+    arguments.add_argument(
+        "source", nargs="?", type=Path, help="a run (its newest checkpoint) or one checkpoint"
+    )
+    arguments.add_argument("--output", type=Path, help="the folder to write")
+    arguments.add_argument(
+        "--name", help="what the card's snippets load, e.g. me/my-model (default: the folder)"
+    )
+    arguments.add_argument(
+        "--overwrite", action="store_true", help="move aside what lies in the folder"
+    )
+    arguments.add_argument("--check", type=Path, metavar="DIR", help="only check this folder")
+    arguments.add_argument(
+        "--python",
+        default=sys.executable,
+        help="with --check: the Python whose transformers loads the folder",
+    )
+    arguments.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="with --check: run the folder's code even if it is not what this package ships",
+    )
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export or check; 0 if every check passed, 1 if not, 2 for a wrong command line."""
+    arguments = parser()
+    options = arguments.parse_args(argv)
+    if (options.check is None) == (options.source is None):
+        arguments.error("give either RUN_OR_CHECKPOINT with --output DIR, or --check DIR")
+    if options.source is not None and options.output is None:
+        arguments.error("--output DIR is missing")
+    show_messages()
+    # Imported late: --help and a wrong command line are answered at once.
+    from neobert.export.check import ExportError, check_folder
+    from neobert.export.write import export
+
+    try:
+        if options.check is not None:
+            findings = check_folder(options.check, options.python, options.trust_remote_code)
+        else:
+            findings = export(options.source, options.output, options.name, options.overwrite)
+    except ExportError as error:
+        log.error("%s", error)
+        return 1
+    except (ValueError, OSError) as error:
+        log.error("%s", error)
+        return 1
+    for finding in findings:
+        log.info("ok  %-12s %s", finding.name, finding.detail)
+    if options.source is not None:
+        log.info("%s is complete; its README.md shows how to use it", options.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""Runs :mod:`neobert.export.verify` on a folder, in a process that has none of this package.
+
+The expected outputs come from the trainer's own model; so what is compared is two implementations,
+from the ids to the logits.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from neobert.batch import PackedBatch
+from neobert.console import get_logger
+from neobert.export import modeling_neobert, verify
+from neobert.export.convert import MODULE, read_tokenizer
+from neobert.export.source import Model, read_source
+from neobert.model.encoder import Encoder
+from neobert.model.heads import MaskedLM
+from neobert.model.pretrained import PretrainedError
+from neobert.model.weight_files import read_json
+
+log = get_logger(__name__)
+
+LENGTHS = (1, 5, 17, 64, 200)
+"""Tokens of the texts whose outputs are compared."""
+
+TEXTS = (
+    "The capital of France is Paris.",
+    "An encoder reads a text from both sides: naïve, 東京, 3.14!",
+    "",
+    "lower UPPER mIxEd   spaces\tand\nlines",
+)
+MINUTES = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Outcome of one check."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class ExportError(ValueError):
+    """The exported folder fails a check; ``findings`` has all of them."""
+
+    def __init__(self, folder: Path, findings: list[Finding]) -> None:
+        self.findings = findings
+        failed = [f"{finding.name}: {finding.detail}" for finding in findings if not finding.ok]
+        super().__init__(f"{folder} fails its checks:\n- " + "\n- ".join(failed))
+
+
+def check_folder(folder: Path, python: str, trust_remote_code: bool) -> list[Finding]:
+    """Check a folder that is there, against our model with its weights."""
+    check_code(folder, trust_remote_code)
+    source = read_source(folder)
+    return run_checks(folder, source.model, read_tokenizer(source.tokenizer), python)
+
+
+def check_code(folder: Path, trust_remote_code: bool) -> None:
+    """Refuse to run a folder's code unless it is the file that is shipped with this package."""
+    file = folder / f"{MODULE}.py"
+    targets = read_json(folder / "config.json").get("auto_map")
+    if not isinstance(targets, dict) or not file.is_file():
+        raise PretrainedError(f"{folder} has no auto_map with a {MODULE}.py: export it first")
+    own_module = re.compile(rf"{MODULE}\.\w+")
+    own = file.read_bytes() == Path(modeling_neobert.__file__).read_bytes()
+    if own and all(own_module.fullmatch(str(target)) for target in targets.values()):
+        return
+    if not trust_remote_code:
+        raise PretrainedError(
+            f"{folder} comes with code that is not this package's {MODULE}.py; look at it, and if "
+            "you trust it, give --trust-remote-code"
+        )
+    log.warning("running the code that comes with %s, as --trust-remote-code allows", folder)
+
+
+def run_checks(
+    folder: Path, model: Model, tokenizer: PreTrainedTokenizerBase, python: str = sys.executable
+) -> list[Finding]:
+    """All findings about ``folder``; raises :class:`ExportError` if one is bad."""
+    with tempfile.TemporaryDirectory() as scratch:
+        expected = Path(scratch) / "expected.safetensors"
+        write_expected(model, tokenizer, expected)
+        findings = _run(folder, expected, python, Path(scratch))
+    if not all(finding.ok for finding in findings):
+        raise ExportError(folder, findings)
+    return findings
+
+
+def write_expected(model: Model, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Inputs and what ``model`` makes of them; texts and their ids."""
+    encoder = model if isinstance(model, Encoder) else model.model
+    generator = torch.Generator().manual_seed(0)
+    longest = encoder.config.max_position_embeddings
+    rows = [
+        torch.randint(0, encoder.vocab_size, (min(length, longest),), generator=generator)
+        for length in LENGTHS
+    ]
+    # A pad id within a text takes no position of a learned table.
+    rows = [row.where(row != encoder.pad_token_id, (row + 1) % encoder.vocab_size) for row in rows]
+    outputs = _outputs(model, rows)
+    if len(outputs) != len(rows):
+        outputs = _pad(list(outputs.split([len(row) for row in rows])))
+    facts = {"texts": TEXTS, "ids": tokenizer(list(TEXTS))["input_ids"]}
+    tensors = {
+        "input_ids": _pad(rows, encoder.pad_token_id),
+        "attention_mask": _pad([torch.ones_like(row) for row in rows]),
+        "outputs": outputs.contiguous(),
+    }
+    save_file(tensors, path, metadata={"facts": json.dumps(facts)})
+
+
+@torch.no_grad()
+def _outputs(model: Model, rows: list[Tensor]) -> Tensor:
+    """Of all tokens end to end, or a row per text of a classifier."""
+    batch = PackedBatch.from_documents([row.tolist() for row in rows])
+    if isinstance(model, MaskedLM):
+        return model.decoder(model.hidden(batch))
+    return model(batch)
+
+
+def _pad(rows: list[Tensor], value: int = 0) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+
+
+def _run(folder: Path, expected: Path, python: str, scratch: Path) -> list[Finding]:
+    keep = ("PATH", "HOME", "LANG", "LC_ALL", "SYSTEMROOT", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
+    environment = {name: os.environ[name] for name in keep if name in os.environ}
+    environment |= {
+        "HF_HOME": str(scratch / "huggingface"),
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    command = [python, "-I", verify.__file__, str(folder.absolute()), str(expected)]
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=scratch,
+        env=environment,
+        timeout=60 * MINUTES,
+        check=False,
+    )
+    findings = [_finding(line) for line in done.stdout.splitlines() if line.startswith('{"check"')]
+    missing = verify.CHECKS.keys() - {finding.name for finding in findings}
+    if missing or (done.returncode and all(finding.ok for finding in findings)):
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        detail = f"no word of {', '.join(sorted(missing))}; it ended with: {last}"
+        findings.append(Finding("process", ok=False, detail=detail))
+    return findings
+
+
+def _finding(line: str) -> Finding:
+    values = json.loads(line)
+    return Finding(str(values["check"]), bool(values["ok"]), str(values["detail"]))

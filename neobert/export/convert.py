@@ -1,0 +1,126 @@
+"""From our model to the files of an exported folder: names, settings, tokenizer."""
+
+import json
+from pathlib import Path
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from neobert.config.model import ModelConfig
+from neobert.export.source import Source
+from neobert.model.encoder import Encoder
+from neobert.model.heads import MaskedLM, SequenceClassifier
+
+MODULE = "modeling_neobert"
+CLASSES = {
+    "AutoConfig": "NeoBERTConfig",
+    "AutoModel": "NeoBERT",
+    "AutoModelForMaskedLM": "NeoBERTLMHead",
+    "AutoModelForSequenceClassification": "NeoBERTForSequenceClassification",
+    "AutoModelForTokenClassification": "NeoBERTForTokenClassification",
+    "AutoModelForQuestionAnswering": "NeoBERTForQuestionAnswering",
+}
+ARCHITECTURES = {
+    "masked_lm": "NeoBERTLMHead",
+    "classifier": "NeoBERTForSequenceClassification",
+    "encoder": "NeoBERT",
+}
+SETTINGS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "rope",
+    "rope_theta",
+    "rms_norm",
+    "hidden_act",
+    "norm_eps",
+    "embedding_init_range",
+    "decoder_init_range",
+    "classifier_init_range",
+    "ngpt",
+    "base_scale",
+)
+"""Settings of ours that ``config.json`` has under the same name."""
+
+SPECIAL_TOKENS = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
+
+
+def config_json(source: Source) -> dict[str, object]:
+    """``config.json``: the published fields, and where each Auto class finds its model."""
+    model, encoder = source.model, source.encoder
+    config: ModelConfig = encoder.config
+    values: dict[str, object] = {
+        "model_type": "neobert",
+        "architectures": [ARCHITECTURES[source.kind]],
+        "auto_map": {auto: f"{MODULE}.{name}" for auto, name in CLASSES.items()},
+        "dtype": "float32",
+        "vocab_size": encoder.vocab_size,
+        "pad_token_id": encoder.pad_token_id,
+        "dropout": config.dropout_prob,
+        **{name: getattr(config, name) for name in SETTINGS},
+    }
+    if isinstance(model, MaskedLM):
+        values["tie_word_embeddings"] = model.config.tie_word_embeddings
+        values["decoder_bias"] = model.decoder.bias is not None
+    if isinstance(model, SequenceClassifier):
+        values |= _labels(source, model.classifier.out_features)
+    return values
+
+
+def weights(model: MaskedLM | SequenceClassifier | Encoder) -> dict[str, Tensor]:
+    """Tensors by their published names; one that is tied is stored once."""
+    state = model.state_dict()
+    if isinstance(model, MaskedLM) and model.config.tie_word_embeddings:
+        del state["decoder.weight"]
+    return {name: tensor.contiguous() for name, tensor in state.items()}
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer as training had it: what ``tokenizer.json`` says, and no class built anew.
+
+    Not through ``AutoTokenizer``, which runs the code of a folder that has some, or asks to.
+    """
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def write_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path) -> None:
+    """Files that both versions of transformers read alike.
+
+    Version 5 names a class that 4 does not know, and the other way round some keys; so the few that
+    matter are written here. Padding and truncation that were baked in are taken out.
+    """
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend |= {"padding": None, "truncation": None}
+    special = {
+        f"{name}_token": str(token)
+        for name in SPECIAL_TOKENS
+        if (token := getattr(tokenizer, f"{name}_token")) is not None
+    }
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_length,
+        "padding_side": "right",
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        **special,
+    }
+    write_json(backend, folder / "tokenizer.json")
+    write_json(settings, folder / "tokenizer_config.json")
+    write_json(special, folder / "special_tokens_map.json")
+
+
+def _labels(source: Source, count: int) -> dict[str, object]:
+    regression = count == 1
+    return {
+        "id2label": {str(number): f"LABEL_{number}" for number in range(count)},
+        "label2id": {f"LABEL_{number}": number for number in range(count)},
+        "problem_type": "regression" if regression else "single_label_classification",
+        "classifier_dropout": source.settings.glue.classifier_dropout if source.settings else 0.0,
+    }
+
+
+def write_json(values: object, path: Path) -> None:
+    """Readable JSON."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,152 @@
+"""What is exported: a checkpoint (of a run), with what the run says about it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from neobert.config.checks import ConfigError
+from neobert.config.root import Config
+from neobert.config.store import load_config_file
+from neobert.console import get_logger
+from neobert.model.encoder import Encoder
+from neobert.model.heads import MaskedLM, SequenceClassifier
+from neobert.model.pretrained import (
+    PretrainedError,
+    find_weights,
+    load,
+    load_classifier,
+    load_encoder,
+)
+from neobert.model.weight_files import read_json
+from neobert.training.checkpoint import MANIFEST, damages
+from neobert.training.metrics_file import Row, read_metrics
+from neobert.training.run_folder import RunFolder
+
+log = get_logger(__name__)
+
+Kind = Literal["masked_lm", "classifier", "encoder"]
+Model = MaskedLM | SequenceClassifier | Encoder
+KINDS: dict[str, Kind] = {
+    "NeoBERTLMHead": "masked_lm",
+    "NeoBERTForSequenceClassification": "classifier",
+    "NeoBERT": "encoder",
+}
+OF_TASK: dict[str, Kind] = {"glue": "classifier", "contrastive": "encoder"}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A trained model and where it comes from."""
+
+    folder: Path
+    """Has the weights."""
+
+    kind: Kind
+    model: Model
+    tokenizer: Path
+    """Folder of the tokenizer it was trained with."""
+
+    settings: Config | None
+    """Configuration of the run; ``None`` where there is none that this package reads."""
+
+    summary: dict[str, object]
+    """``summary.json`` of the run; empty if the run has not ended."""
+
+    metrics: list[Row]
+    """``metrics.csv`` of the run, empty if there is no run."""
+
+    plot: Path | None
+    """Picture of the losses."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """The model without its head."""
+        return self.model if isinstance(self.model, Encoder) else self.model.model
+
+    @property
+    def step(self) -> int | None:
+        """Optimizer steps that the weights have seen, if the folder's name says so."""
+        return int(self.folder.name) if self.folder.name.isdigit() else None
+
+
+def read_source(path: Path) -> Source:
+    """Load what ``path`` names: a run (its newest checkpoint), a checkpoint, a published folder."""
+    folder = find_weights(path)
+    if (folder / MANIFEST).is_file() and (problems := damages(folder)):
+        raise PretrainedError(f"{folder} is damaged: {'; '.join(problems)}")
+    settings = _settings(folder)
+    kind = _kind(folder, settings)
+    run = _run_of(folder)
+    log.info("exporting %s as %s", folder, kind)
+    return Source(
+        folder=folder,
+        kind=kind,
+        model=_load(folder, kind),
+        tokenizer=_tokenizer(folder),
+        settings=settings,
+        summary=_summary(run),
+        metrics=read_metrics(run.metrics_file) if run and run.metrics_file.is_file() else [],
+        plot=run.plot_file if run and run.plot_file.is_file() else None,
+    )
+
+
+def _load(folder: Path, kind: Kind) -> Model:
+    match kind:
+        case "masked_lm":
+            return load(folder)
+        case "classifier":
+            return load_classifier(folder)
+        case "encoder":
+            return load_encoder(folder)
+
+
+def _kind(folder: Path, settings: Config | None) -> Kind:
+    """By the task of the run; of a published folder by its architecture."""
+    if settings is not None:
+        return OF_TASK.get(settings.task, "masked_lm")
+    if not (folder / "config.json").is_file():
+        return "masked_lm"
+    named = read_json(folder / "config.json").get("architectures") or ["NeoBERTLMHead"]
+    architecture = named[0] if isinstance(named, list) else named
+    if architecture not in KINDS:
+        raise PretrainedError(
+            f"{folder / 'config.json'}: architecture {architecture!r}; exported are "
+            f"{', '.join(KINDS)}"
+        )
+    return KINDS[str(architecture)]
+
+
+def _settings(folder: Path) -> Config | None:
+    file = folder / "config.yaml"
+    if not file.is_file():
+        return None
+    try:
+        return load_config_file(file)
+    except (ConfigError, ValueError) as error:
+        log.warning("%s is not of this version, so the model card says less: %s", file, error)
+        return None
+
+
+def _run_of(folder: Path) -> RunFolder | None:
+    if folder.parent.name != "checkpoints":
+        return None
+    return RunFolder(folder.parent.parent)
+
+
+def _summary(run: RunFolder | None) -> dict[str, object]:
+    if run is None or not run.summary_file.is_file():
+        return {}
+    summary = json.loads(run.summary_file.read_text())
+    assert isinstance(summary, dict)
+    return summary
+
+
+def _tokenizer(folder: Path) -> Path:
+    for place in (folder / "tokenizer", folder):
+        if (place / "tokenizer.json").is_file():
+            return place
+    raise PretrainedError(
+        f"{folder} has no tokenizer/tokenizer.json: what is exported must come with its tokenizer "
+        "(a fast one; slow tokenizers cannot be exported)"
+    )

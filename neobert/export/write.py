@@ -1,0 +1,96 @@
+"""Writes an exported folder: under a temporary name, checked, and only then under its own."""
+
+import os
+import shutil
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from neobert.config.store import save_config
+from neobert.console import get_logger
+from neobert.export import modeling_neobert
+from neobert.export.card import model_card
+from neobert.export.check import Finding, run_checks
+from neobert.export.convert import (
+    MODULE,
+    config_json,
+    read_tokenizer,
+    weights,
+    write_json,
+    write_tokenizer,
+)
+from neobert.export.embedding import write_sentence_transformers
+from neobert.export.source import Source, read_source
+from neobert.model.pretrained import PretrainedError
+
+log = get_logger(__name__)
+
+
+def export(
+    path: Path, output: Path, name: str | None = None, overwrite: bool = False
+) -> list[Finding]:
+    """Export what ``path`` names to ``output`` and return what the checks found.
+
+    ``name`` is what the model card's snippets load: the folder, or its future name on the Hub.
+    Nothing is left behind if a check fails (:class:`neobert.export.check.ExportError`).
+    """
+    _refuse_existing(output, overwrite)
+    source = read_source(path)
+    temporary = output.with_name(f".{output.name}.incomplete-{os.getpid()}")
+    temporary.mkdir(parents=True)
+    try:
+        write_folder(source, temporary, name or str(output))
+        tokenizer = read_tokenizer(source.tokenizer)
+        findings = run_checks(temporary, source.model, tokenizer)
+        _publish(temporary, output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return findings
+
+
+def write_folder(source: Source, folder: Path, name: str) -> None:
+    """All files of an exported folder, unchecked."""
+    tokenizer = read_tokenizer(source.tokenizer)
+    if len(tokenizer) > source.encoder.vocab_size:
+        raise PretrainedError(
+            f"{source.tokenizer} has {len(tokenizer)} tokens, but the model's vocabulary ends at "
+            f"{source.encoder.vocab_size}: it is not the tokenizer that the model was trained with"
+        )
+    max_length = source.encoder.config.max_position_embeddings
+    write_json(config_json(source), folder / "config.json")
+    save_file(weights(source.model), folder / "model.safetensors", metadata={"format": "pt"})
+    write_tokenizer(tokenizer, max_length, folder)
+    shutil.copyfile(modeling_neobert.__file__, folder / f"{MODULE}.py")
+    (folder / "README.md").write_text(
+        model_card(source, name, tokenizer.mask_token), encoding="utf-8"
+    )
+    if source.settings is not None:
+        save_config(source.settings, folder / "training_config.yaml")
+    if source.plot is not None:
+        shutil.copyfile(source.plot, folder / "loss.png")
+    if source.kind == "encoder":
+        pooling = source.settings.contrastive.pooling if source.settings else "avg"
+        width = source.encoder.config.hidden_size
+        write_sentence_transformers(folder, width, max_length, pooling, prompts={})
+
+
+def _refuse_existing(output: Path, overwrite: bool) -> None:
+    if output.exists() and not output.is_dir():
+        raise FileExistsError(f"{output} is a file; name a folder with --output")
+    if output.is_dir() and any(output.iterdir()) and not overwrite:
+        raise FileExistsError(
+            f"{output} is not empty; name another folder, or give --overwrite, which moves what is "
+            "there aside"
+        )
+
+
+def _publish(temporary: Path, output: Path) -> None:
+    if output.is_dir() and any(output.iterdir()):
+        number = 1
+        while (aside := output.with_name(f"{output.name}.old-{number}")).exists():
+            number += 1
+        output.rename(aside)
+        log.warning("%s held an earlier export, which lies in %s now", output, aside)
+    elif output.is_dir():
+        output.rmdir()
+    temporary.rename(output)
