@@ -129,6 +129,7 @@ def quiet_libraries() -> None:
         r".*LeafSpec.*",
         r".*does not have many workers.*",
         r".*val_check_interval.*",
+        r".*have no `val_dataloader`.*",
         r".*is not supported by the model summary.*",
         r".*smaller than the logging interval.*",
         r".*`srun` command is available.*",
