@@ -15,6 +15,7 @@ from neobert.config.model import ModelConfig
 from neobert.console import get_logger
 from neobert.model.attention import Rotary, SelfAttention
 from neobert.model.block import Block
+from neobert.model.ngpt import NormalizedBlock, normalize_
 from neobert.model.norm import build_norm
 from neobert.ops.attention import Layout, lay_out
 from neobert.ops.kernels import AttentionChoice, resolve_attention
@@ -26,7 +27,10 @@ BlockRunner = Callable[[Tensor, Layout, Rotary | None, bool], Tensor]
 
 
 class Encoder(nn.Module):
-    """Embedding, blocks, final norm. Attributes carry the names of the published weights."""
+    """Embedding, blocks, final norm (nGPT has none).
+
+    Attributes carry the names of the published weights.
+    """
 
     def __init__(self, config: ModelConfig, vocab_size: int, pad_token_id: int) -> None:
         super().__init__()
@@ -45,11 +49,14 @@ class Encoder(nn.Module):
             self.positional_embedding = nn.Embedding(
                 config.max_position_embeddings + 1, width, padding_idx=0
             )
+        kind = NormalizedBlock if config.ngpt else Block
         self.transformer_encoder = nn.ModuleList(
-            Block(config) for _ in range(config.num_hidden_layers)
+            kind(config) for _ in range(config.num_hidden_layers)
         )
-        self.layer_norm = build_norm(config)
+        self.layer_norm = nn.Identity() if config.ngpt else build_norm(config)
         self.apply(self._initialise)
+        if config.ngpt:
+            normalize_(self)
 
     def forward(self, batch: PackedBatch) -> Float[Tensor, "T E"]:
         """Final hidden state of every token. The pad documents of packed rows come along."""

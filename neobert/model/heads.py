@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from neobert.batch import PackedBatch, bounds_of, positions_within
 from neobert.config.model import ModelConfig
 from neobert.model.encoder import Encoder
+from neobert.model.ngpt import normalize_
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,10 @@ class MaskedLMOutput:
 
 
 class MaskedLM(nn.Module):
-    """An encoder and its decoder of words, whose weight is the embedding unless it is untied."""
+    """An encoder and its decoder of words, whose weight is the embedding unless it is untied.
+
+    nGPT's is always its own.
+    """
 
     def __init__(
         self,
@@ -37,16 +41,21 @@ class MaskedLM(nn.Module):
         self.config, self.vocab_size, self.pad_token_id = config, vocab_size, pad_token_id
         self.model = Encoder(config, vocab_size, pad_token_id)
         self.decoder = nn.Linear(config.hidden_size, vocab_size, bias=decoder_bias)
-        if config.tie_word_embeddings:
+        half_width = config.decoder_init_range
+        nn.init.uniform_(self.decoder.weight, -half_width, half_width)
+        if config.ngpt:
+            # Two tables on the sphere, not one, and a learned scale of each word's logit.
+            self.sz = nn.Parameter(torch.full((vocab_size,), config.base_scale))
+            normalize_(self)
+        elif config.tie_word_embeddings:
             self.decoder.weight = self.model.encoder.weight
-        else:
-            half_width = config.decoder_init_range
-            nn.init.uniform_(self.decoder.weight, -half_width, half_width)
 
     @property
     def decoder_weight(self) -> Float[Tensor, "V E"]:
         """What hidden states are multiplied with to become logits."""
-        return self.decoder.weight
+        if not self.config.ngpt:
+            return self.decoder.weight
+        return self.decoder.weight * (self.sz / self.config.base_scale)[:, None]
 
     def hidden(self, batch: PackedBatch) -> Float[Tensor, "T E"]:
         """Final hidden states of a packed or unpacked batch: what the loss takes."""

@@ -112,7 +112,7 @@ def load_classifier(path: str | Path, dropout: float = 0.0) -> SequenceClassifie
 
 def read_pretrained(path: str | Path) -> Pretrained:
     """Weights and settings of a folder or hub id; checked against each other by the loaders."""
-    folder = find_weights(_on_disk(path))
+    folder = find_weights(path)
     config, pad_token_id = _read_config(folder)
     stored = read_weights(folder)
     try:
@@ -127,8 +127,12 @@ def read_pretrained(path: str | Path) -> Pretrained:
     return Pretrained(folder, config, pad_token_id, {k: v.float() for k, v in weights.items()})
 
 
-def find_weights(path: Path) -> Path:
-    """The folder with the weights: ``path`` itself, or the newest checkpoint of the run there."""
+def find_weights(path: str | Path) -> Path:
+    """The folder with the weights: ``path`` itself, or the newest checkpoint of the run there.
+
+    An id of the Hub is fetched into its cache.
+    """
+    path = _on_disk(path)
     if has_weights(path):
         return path
     steps = [step for step in (path / "checkpoints").glob("*") if step.name.isdigit()]

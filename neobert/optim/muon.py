@@ -95,7 +95,9 @@ class MuonClip(torch.optim.Optimizer):
         return int(self.param_groups[0]["skipped_updates"])
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], Tensor | float] | None = None
+    ) -> Tensor | float | None:
         """Run ``closure`` (Lightning's forward and backward), then update."""
         loss = None
         if closure is not None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from neobert.config.optimizer import MuonConfig
 from neobert.console import get_logger
 from neobert.model.attention import SelfAttention
-from neobert.optim.qk_clip import qk_clip_, qk_clip_separate_
+from neobert.model.ngpt import NormalizedBlock
+from neobert.optim.qk_clip import clip_factor, num_clipped, qk_clip_, qk_clip_separate_
 
 log = get_logger(__name__)
 
@@ -53,6 +54,20 @@ class FusedAttention:
 
     def clip_(self, maxima: Tensor, threshold: float, alpha: float) -> Tensor:
         return qk_clip_(self.layer.qkv.weight, maxima, threshold, alpha)
+
+
+class NormalizedAttention(FusedAttention):
+    """A block of nGPT. Its queries and keys have unit length whatever the projections are, so the
+    learned scale of both is what clipping acts on; ``alpha`` has nothing to divide.
+    """
+
+    layer: NormalizedBlock
+
+    @torch.no_grad()
+    def clip_(self, maxima: Tensor, threshold: float, alpha: float) -> Tensor:
+        factor = clip_factor(maxima, threshold).sqrt()  # (H,): the scale enters twice
+        self.layer.sqk.view(len(factor), -1).mul_(factor[:, None])
+        return num_clipped(maxima, threshold)
 
 
 class SeparateAttention:
@@ -114,7 +129,9 @@ def attention_layers(module: LightningModule, config: MuonConfig) -> list[Attent
     """The layers of ``module`` that QK-clip measures and clips, in the model's order."""
     chunk = config.clipping_qk_chunk_size
     layers: list[Attention] = [
-        FusedAttention(layer, chunk)
+        (NormalizedAttention if isinstance(layer, NormalizedBlock) else FusedAttention)(
+            layer, chunk
+        )
         for layer in module.modules()
         if isinstance(layer, SelfAttention)
     ]
