@@ -115,8 +115,11 @@ class PretrainingModule(LightningModule):
 
     def _loss(self, batch: MaskedBatch) -> MaskedLMLoss:
         hidden = self.model.hidden(batch.inputs)  # (T, E)
-        compare = masked_lm_loss if self.settings.masked_logits_only else full_logits_loss
-        return compare(hidden, self.model.decoder.weight, batch.positions, batch.labels)
+        weight, bias = self.model.decoder_weight, self.model.decoder.bias
+        if not self.settings.masked_logits_only:
+            return full_logits_loss(hidden, weight, batch.positions, batch.labels, bias)
+        kernels = self.model.config.kernel_backend
+        return masked_lm_loss(hidden, weight, batch.positions, batch.labels, bias, kernels)
 
 
 def perplexity(loss: float) -> float:
