@@ -18,6 +18,7 @@ from neobert.training.callbacks.checkpointer import Checkpointer, save_plan
 from neobert.training.callbacks.interrupt import Interrupt
 from neobert.training.callbacks.progress import ProgressBar
 from neobert.training.callbacks.reproduce import SeedEachMicroBatch
+from neobert.training.callbacks.throughput import Throughput
 from neobert.training.callbacks.train_metrics import TrainMetrics
 from neobert.training.checkpoint import FINGERPRINT, FolderCheckpointIO
 from neobert.training.logger import build_loggers
@@ -52,6 +53,7 @@ class Parts:
     trainer: Trainer
     metrics: TrainMetrics
     checkpointer: Checkpointer
+    throughput: Throughput
 
 
 def build_trainer(
@@ -66,6 +68,7 @@ def build_trainer(
     settings = config.trainer
     quiet_libraries()
     metrics = TrainMetrics(settings.logging_steps, settings.log_weight_norms)
+    throughput = Throughput(metrics)
     interrupt = Interrupt()
     saving = save_plan(settings, plan.steps_per_epoch)
     checkpointer = Checkpointer(saving, run.checkpoints, interrupt)
@@ -95,10 +98,12 @@ def build_trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
         default_root_dir=run.path,
+        profiler=throughput.wait,
         plugins=[FolderCheckpointIO(lambda folder: _write_card(config, card, folder))],
         callbacks=[
             SeedEachMicroBatch(config.seed),
             metrics,
+            throughput,
             *callbacks,
             *_early_stopping(settings, checkpointer),
             interrupt,
@@ -106,7 +111,7 @@ def build_trainer(
             checkpointer,
         ],
     )
-    return Parts(trainer, metrics, checkpointer)
+    return Parts(trainer, metrics, checkpointer, throughput)
 
 
 def runs_on_cuda(settings: TrainerConfig) -> bool:

@@ -1,0 +1,136 @@
+"""How fast a run is and what holds it up: MFU, FLOPs per token, time waiting for data, memory.
+
+MFU (PaLM, arXiv 2204.02311, appendix B) is the share of the hardware's matrix rate that the model
+itself needed: padding, recomputation and everything without a matrix product lower it.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.profilers import Profiler
+from torch import Tensor, nn
+
+from neobert.batch import PackedBatch
+from neobert.console import get_logger
+from neobert.model.encoder import Encoder
+from neobert.model.flops import Flops, training_flops
+from neobert.training.callbacks.train_metrics import TrainMetrics
+from neobert.training.logger import log_metrics
+from neobert.training.peak import Peak, find_peak
+from neobert.training.summary import peak_memory_mib
+
+log = get_logger(__name__)
+
+
+class DataWait(Profiler):
+    """Seconds that the training loop spent waiting for its next batch."""
+
+    ACTION = "train_dataloader_next"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+        self._since = 0.0
+
+    def start(self, action_name: str) -> None:
+        if action_name.endswith(self.ACTION):
+            self._since = time.perf_counter()
+
+    def stop(self, action_name: str) -> None:
+        if action_name.endswith(self.ACTION):
+            self.seconds += time.perf_counter() - self._since
+
+
+class Throughput(Callback):
+    """Adds ``train/mfu`` and its kin to each of ``metrics``' log lines, for this rank.
+
+    Stands after ``metrics`` among the callbacks. It counts what the encoder is given while it
+    trains, so it serves every task.
+    """
+
+    def __init__(self, metrics: TrainMetrics) -> None:
+        self.metrics = metrics
+        self.wait = DataWait()
+        """For ``Trainer(profiler=…)``, which alone sees when a batch is waited for."""
+
+        self.peak: Peak | None = None
+        self._cost: Flops | None = None
+        self._tokens = self._targets = 0.0
+        self._pairs: Tensor | float = 0.0
+        self._logged_at = -1
+        self._seconds = self._waited = 0.0
+        self._all_flops = self._all_tokens = self._all_seconds = self._all_waited = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.peak = find_peak(trainer.strategy.root_device, str(trainer.precision))
+        encoders = [part for part in pl_module.modules() if isinstance(part, Encoder)]
+        if encoders:
+            self._cost = training_flops(encoders[0])
+            encoders[0].register_forward_pre_hook(self._count)
+        self._seconds = self.metrics.seconds
+        if self.peak is None:
+            log.info("MFU is not shown: the peak rate of this device is not known")
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        sums = cast(dict[str, Mapping[str, Tensor | float]], outputs)["sums"]
+        self._targets += float(cast(float, sums.get("targets", 0)))
+        if self.metrics.logged_at == trainer.global_step != self._logged_at:
+            self._logged_at = trainer.global_step
+            self._log(trainer)
+
+    def summary(self) -> dict[str, object]:
+        """For ``summary.json``: over everything trained by this process."""
+        seconds = max(self._all_seconds, 1e-9)
+        found: dict[str, object] = {
+            "flops_per_token": self._all_flops / max(self._all_tokens, 1.0),
+            "tflops_per_sec": self._all_flops / seconds / 1e12,
+            "data_wait": self._all_waited / seconds,
+        }
+        if self.peak is not None:
+            found["mfu"] = self._all_flops / seconds / self.peak.flops
+            found["peak_tflops_per_sec"] = self.peak.flops / 1e12
+            found["peak_source"] = self.peak.source
+        return found
+
+    def _count(self, module: nn.Module, inputs: tuple[PackedBatch]) -> None:
+        if module.training:
+            self._tokens += inputs[0].num_tokens
+            # Stays on the device until a line is logged.
+            self._pairs = self._pairs + inputs[0].lengths.double().square().sum()
+
+    def _log(self, trainer: Trainer) -> None:
+        seconds = self.metrics.seconds - self._seconds
+        waited = self.wait.seconds - self._waited
+        flops = 0.0
+        metrics = {"train/data_wait": waited / seconds, "train/peak_memory_mib": _memory(trainer)}
+        if self._cost is not None and self._tokens:
+            flops = self._cost.of(self._tokens, float(self._pairs), self._targets)
+            metrics["train/flops_per_token"] = flops / self._tokens
+            if self.peak is not None:
+                metrics["train/mfu"] = flops / seconds / self.peak.flops
+        self._all_flops += flops
+        self._all_tokens += self._tokens
+        self._all_seconds += seconds
+        self._all_waited += waited
+        self._seconds, self._waited = self.metrics.seconds, self.wait.seconds
+        self._tokens = self._targets = self._pairs = 0.0
+        self.metrics.latest.update(metrics)
+        log_metrics(trainer, metrics)
+
+
+def _memory(trainer: Trainer) -> float:
+    """Peak memory in MiB: of the GPU where there is one, else of this process."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return peak_memory_mib()

@@ -1,0 +1,66 @@
+"""The rate of matrix products that the hardware can reach: what MFU is measured against.
+
+The datasheet's on GPUs that are known, the measured rate on a CPU.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+DATASHEET = {
+    # name: TFLOP/s, dense: bf16/fp16, TF32, fp32
+    "H200": (989.4, 494.7, 66.9),
+    "H100 NVL": (835.5, 417.7, 60.0),
+    "H100 PCIe": (756.5, 378.0, 51.2),
+    "H100": (989.4, 494.7, 66.9),
+    "A100": (312.0, 156.0, 19.5),
+    "A10G": (70.0, 35.0, 31.2),
+    "A10": (125.0, 62.5, 31.2),
+    "L40S": (362.0, 183.0, 91.6),
+    "L4": (121.0, 60.0, 30.3),
+    "V100": (125.0, 15.7, 15.7),
+    "T4": (65.0, 8.1, 8.1),
+}
+"""NVIDIA's datasheets, without sparsity. The first name that the device's name contains counts."""
+
+GEMM = (2048, 1024, 2048)
+"""Rows, inner width, columns of the product that is timed on a CPU: 8.6 GFLOP."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """FLOP/s that matrix products can reach, and how that is known."""
+
+    flops: float
+    source: str
+
+
+def find_peak(device: torch.device, precision: str) -> Peak | None:
+    """Peak of ``device`` for a Lightning ``precision``; ``None`` for a GPU that is not known."""
+    half = precision.startswith(("bf16", "16"))
+    if device.type == "cpu":
+        dtype = torch.bfloat16 if half else torch.float32
+        return Peak(gemm_rate(dtype), f"measured {str(dtype).removeprefix('torch.')} GEMM rate")
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    tf32 = torch.get_float32_matmul_precision() != "highest"
+    for known, rates in DATASHEET.items():
+        if known in name:
+            rate, kind = (rates[0], "bf16") if half else (rates[1 if tf32 else 2], "fp32")
+            return Peak(rate * 1e12, f"datasheet of {known}, {'TF32' if tf32 else kind}")
+    return None
+
+
+def gemm_rate(dtype: torch.dtype, repeats: int = 3) -> float:
+    """FLOP/s of the fastest of ``repeats`` products of :data:`GEMM` on the CPU."""
+    rows, inner, columns = GEMM
+    a, b = torch.ones(rows, inner, dtype=dtype), torch.ones(columns, inner, dtype=dtype)
+    torch.nn.functional.linear(a, b)  # the first one allocates and starts the threads
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        torch.nn.functional.linear(a, b)
+        best = min(best, time.perf_counter() - start)
+    return 2 * rows * inner * columns / best

@@ -1,0 +1,102 @@
+import time
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from neobert.batch import PackedBatch
+from neobert.config.model import ModelConfig
+from neobert.losses.mlm import masked_lm_loss
+from neobert.model.flops import training_flops
+from neobert.model.heads import build_masked_lm
+from neobert.training.callbacks.throughput import Throughput
+from neobert.training.callbacks.train_metrics import TrainMetrics
+from neobert.training.metrics_file import MetricsFile, read_metrics
+
+CONFIG = ModelConfig(
+    hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24
+)
+DOCUMENTS = [[2, 5, 7, 3], [2, 4, 9, 8, 6, 3]]
+WAIT = 0.05
+
+
+class Slow(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> int:
+        time.sleep(WAIT)
+        return index
+
+
+class Module(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = build_masked_lm(CONFIG, 11, 0)
+
+    def training_step(self, batch: object, batch_idx: int) -> dict[str, object]:
+        inputs = PackedBatch.from_documents(DOCUMENTS)
+        places, labels = torch.tensor([1, 5, 6]), torch.tensor([5, 4, 3])
+        found = masked_lm_loss(self.model.hidden(inputs), self.model.decoder_weight, places, labels)
+        sums = {"loss": found.sum.detach(), "targets": 3, "tokens": inputs.num_tokens}
+        return {"loss": found.sum, "sums": sums}
+
+    def train_metrics(self, sums: dict[str, float]) -> dict[str, float]:
+        return {"train/loss": sums["loss"] / sums["targets"]}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+@pytest.fixture
+def run(tmp_path) -> tuple[Throughput, list[dict[str, str]], Module]:
+    metrics = TrainMetrics(every=2)
+    throughput = Throughput(metrics)
+    module = Module()
+    Trainer(
+        accelerator="cpu",
+        max_steps=4,
+        accumulate_grad_batches=2,
+        default_root_dir=tmp_path,
+        logger=MetricsFile(tmp_path / "metrics.csv"),
+        log_every_n_steps=1,
+        profiler=throughput.wait,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[metrics, throughput],
+    ).fit(module, DataLoader(Slow()))
+    return throughput, read_metrics(tmp_path / "metrics.csv"), module
+
+
+def test_operations_are_those_of_the_documents(run) -> None:
+    throughput, rows, module = run
+    expected = training_flops(module.model.model).of(10.0, 4.0**2 + 6.0**2, 3.0) / 10
+    assert [row["step"] for row in rows] == ["2", "4"]
+    for row in rows:
+        assert float(row["train/flops_per_token"]) == pytest.approx(expected)
+    assert throughput.summary()["flops_per_token"] == pytest.approx(expected)
+
+
+def test_mfu_is_the_share_of_the_peak(run) -> None:
+    throughput, rows, _ = run
+    for row in rows:
+        rate = float(row["train/tokens_per_sec"]) * float(row["train/flops_per_token"])
+        # The two callbacks read the clock one after the other.
+        assert float(row["train/mfu"]) == pytest.approx(rate / throughput.peak.flops, rel=0.01)
+    assert throughput.metrics.latest["train/mfu"] == pytest.approx(float(rows[-1]["train/mfu"]))
+    assert "measured" in throughput.summary()["peak_source"]
+
+
+def test_waiting_for_data_is_told_from_work(run) -> None:
+    throughput, rows, _ = run
+    # Two steps of two micro-batches in a line, each waited for.
+    assert 0.5 < float(rows[-1]["train/data_wait"]) <= 1.0
+    assert throughput.wait.seconds >= 8 * WAIT
+    assert 0.5 < throughput.summary()["data_wait"] <= 1.0
+
+
+def test_memory_is_in_the_log(run) -> None:
+    _, rows, _ = run
+    assert float(rows[-1]["train/peak_memory_mib"]) > 50
