@@ -1,0 +1,23 @@
+"""The tasks: pretraining, glue, contrastive, mteb. Unaware of each other."""
+
+from neobert.config.root import Config
+from neobert.training.callbacks.interrupt import Interrupted
+
+__all__ = ["Interrupted", "run"]
+
+
+def run(config: Config) -> float | None:
+    """Run the task that ``config`` names; return its objective: what a sweep makes small or large."""
+    # Imported here, so that a task loads only what it needs.
+    match config.task:
+        case "pretraining":
+            from neobert.tasks.pretraining.run import run as run_task
+        case "glue":
+            from neobert.tasks.glue.run import run as run_task
+        case "contrastive":
+            from neobert.tasks.contrastive.run import run as run_task
+        case "mteb":
+            from neobert.tasks.mteb.run import run as run_task
+        case other:
+            raise ValueError(f"task has no case for {other!r}")
+    return run_task(config)

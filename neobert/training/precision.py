@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from neobert.config.trainer import TrainerConfig
+from neobert.ops.kernels import cpu_has_bf16
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,6 @@ def resolve_precision(config: TrainerConfig, on_cuda: bool) -> Precision:
             )
         case other:
             raise ValueError(f"trainer.mixed_precision has no case for {other!r}")
-
-
-def cpu_has_bf16() -> bool:
-    """Tell whether this CPU multiplies bf16 matrices in hardware."""
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return bool(supported and supported())
 
 
 def set_tf32(enabled: bool) -> None:

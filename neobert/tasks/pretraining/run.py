@@ -15,12 +15,13 @@ from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSetti
 from neobert.tasks.pretraining.report import guess_masked_words, show_report
 from neobert.training.callbacks.checkpointer import load_weights_of
 from neobert.training.callbacks.interrupt import Interrupted
+from neobert.training.compile import compile_if_asked
 from neobert.training.metrics_file import read_metrics
 from neobert.training.plot import plot_losses
 from neobert.training.resume import check_same_run, resume_command, resume_point
 from neobert.training.run_folder import RunFolder, open_run_folder, write_json
 from neobert.training.summary import command_line, origin, peak_memory_mib
-from neobert.training.trainer import ModelCard, Parts, Plan, build_trainer
+from neobert.training.trainer import ModelCard, Parts, Plan, build_trainer, runs_on_cuda
 
 log = get_logger(__name__)
 
@@ -59,6 +60,10 @@ def build_module(
 ) -> PretrainingModule:
     """The model, its head and how they are trained."""
     model = build_masked_lm(config.model, data.vocab_size, data.pad_token_id)
+    model.model.gradient_checkpointing = config.trainer.gradient_checkpointing
+    compile_if_asked(
+        model.model, config.trainer, deepspeed=False, on_cuda=runs_on_cuda(config.trainer)
+    )
     settings = PretrainingSettings(
         accumulation=config.trainer.gradient_accumulation_steps,
         masked_logits_only=config.trainer.masked_logits_only_loss,

@@ -1,0 +1,219 @@
+"""From a command line to a ``Config``: groups by Hydra, then a file, then single settings.
+
+Stronger wins: dataclass < group file < task < experiment < ``config_path`` < command line. Hydra composes
+the group files; nothing is typed before :func:`neobert.config.store.build_config`, which therefore sees all that is
+wrong at once and knows where it came from.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from neobert.config.checks import ConfigError
+from neobert.config.legacy import Flat, translate
+from neobert.config.root import Config
+from neobert.config.store import build_config, flat, nested, read_yaml, section_of
+from neobert.console import get_logger
+
+log = get_logger(__name__)
+
+COMMAND_LINE = "command line"
+SECTIONS = tuple(one.name for one in fields(Config) if section_of(one.type) is not None)
+REFERENCE = "reference"
+"""Group option that adds nothing to the dataclass's defaults, which are the reference's."""
+
+Values = dict[str, object]
+
+
+@dataclass(slots=True)
+class Request:
+    """What a command line asks for."""
+
+    groups: dict[str, str] = field(default_factory=dict)
+    """Group → option, as in ``optimizer=muonclip``."""
+
+    values: Flat = field(default_factory=dict)
+    """Single settings by dotted key."""
+
+    file: Path | None = None
+    """``config_path``."""
+
+
+def conf_dir() -> Path:
+    """The folder of the group files: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"neobert: conf/ is neither in {package} nor beside it")
+
+
+def group_names() -> list[str]:
+    """The groups of ``conf/``."""
+    return sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
+
+
+def options(group: str) -> list[str]:
+    """The files of a group."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def compose_config(overrides: Sequence[str]) -> Config:
+    """The ``Config`` of ``python -m neobert.train <overrides>``.
+
+    Raises ``ConfigError`` with everything that is wrong.
+    """
+    request = read_overrides(overrides)
+    file_values = read_yaml(request.file) if request.file else {}
+    groups = _with_groups_of_file(request.groups, file_values)
+    layers = {COMMAND_LINE: request.values}
+    if request.file:
+        layers[str(request.file)] = {key: file_values[key] for key in file_values}
+    composed = flat(_composed(groups))
+    merged = dict(composed)
+    for layer in reversed(layers.values()):
+        _put_over(merged, layer)
+    layers |= _group_layers(groups)
+
+    def origin(key: str) -> str:
+        return next((name for name, layer in layers.items() if _sets(layer, key)), "conf/")
+
+    return build_config(nested(merged), origin)
+
+
+def read_overrides(overrides: Sequence[str]) -> Request:
+    """Sort the words of a command line into groups, settings and the file.
+
+    ``--a.b v`` and ``--a.b=v``, the reference's spelling, are accepted with a hint.
+    """
+    request, raw, problems = Request(), {}, []
+    parser = OverridesParser.create()
+    groups = group_names()
+    for word in hydra_form(overrides):
+        try:
+            override = parser.parse_override(word)
+        except HydraException:
+            problems.append(f"command line: {word!r} is not of the form key=value")
+            continue
+        key = override.key_or_group
+        if override.is_delete():
+            problems.append(f"command line: {word!r}: settings cannot be deleted, set them instead")
+        elif override.is_sweep_override():
+            problems.append(f"command line: {word!r} names several values; add -m for a sweep")
+        elif key in groups:
+            request.groups[key] = str(override.value())
+        elif key.startswith("hydra"):
+            problems.append(f"command line: {word!r}: hydra's own settings are for sweeps (-m)")
+        else:
+            raw |= flat({key: _plain(override.value())}) if "." in key else {key: override.value()}
+    if problems:
+        raise ConfigError(problems)
+    request.values = translate(flat(raw), COMMAND_LINE)
+    file = request.values.get("config_path")
+    request.file = Path(str(file)) if file not in (None, "null") else None
+    return request
+
+
+def hydra_form(words: Sequence[str]) -> list[str]:
+    """Command-line words with the reference's ``--a.b v`` turned into ``a.b=v``, and a hint."""
+    found: list[str] = []
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        if not word.startswith("--"):
+            found.append(word.lstrip("+"))
+            continue
+        key, given, value = word.removeprefix("--").partition("=")
+        if not given:
+            has_value = waiting and not waiting[0].startswith("--") and "=" not in waiting[0]
+            value = waiting.pop(0) if has_value else "true"
+        found.append(f"{key}={value}")
+        log.warning("%s is accepted; in Hydra's form it is %s=%s", word, key, value)
+    return found
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, int | float | bool | list | dict | None) else str(value)
+
+
+def _composed(groups: Mapping[str, str]) -> Values:
+    """What Hydra makes of the group files."""
+    words = [f"{group}={option}" for group, option in groups.items()]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            composed = compose("config", overrides=words)
+        plain = OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError([_readable(error, groups)]) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _readable(error: Exception, groups: Mapping[str, str]) -> str:
+    for group, option in groups.items():
+        if option not in ("null", *options(group)):
+            return f"command line: {group}={option}: must be one of {', '.join(options(group))}"
+    return " ".join(str(error).split())
+
+
+def _with_groups_of_file(groups: Mapping[str, str], file_values: Flat) -> dict[str, str]:
+    """Groups as asked for, and those that a ``config_path`` file implies.
+
+    A file that names its own corpus gets the reference's defaults for the rest of the section, not those
+    of the default group file; one that names its task gets that task's file.
+    """
+    found = dict(groups)
+    if "dataset.name" in file_values or "dataset.path" in file_values:
+        found.setdefault("dataset", REFERENCE)
+    task = file_values.get("task")
+    if task in options("task"):
+        found.setdefault("task", str(task))
+    return found
+
+
+def _group_layers(groups: Mapping[str, str]) -> dict[str, Flat]:
+    """The chosen group files by name, strongest first, to tell where a key was set."""
+    order = sorted(
+        groups,
+        key=lambda group: (
+            ("experiment", "task").index(group) if group in ("experiment", "task") else 2
+        ),
+    )
+    found: dict[str, Flat] = {}
+    for group in order:
+        file = conf_dir() / group / f"{groups[group]}.yaml"
+        if not file.is_file():
+            continue
+        text = file.read_text()
+        values = {
+            key: value for key, value in (yaml.safe_load(text) or {}).items() if key != "defaults"
+        }
+        found[f"conf/{group}/{file.name}"] = flat(
+            values if "@package _global_" in text else {group: values}
+        )
+    return found
+
+
+def _put_over(merged: Flat, layer: Flat) -> None:
+    """Set the keys of ``layer``. An empty section says nothing; a ``null`` setting does."""
+    for key, value in layer.items():
+        if value in (None, {}) and key in SECTIONS:
+            continue
+        for below in [one for one in merged if one.startswith(f"{key}.")]:
+            del merged[below]
+        for above in [one for one in merged if key.startswith(f"{one}.")]:
+            del merged[above]  # a null section of a weaker layer
+        merged[key] = value
+
+
+def _sets(layer: Flat, key: str) -> bool:
+    return any(one == key or one.startswith(f"{key}.") for one in layer)

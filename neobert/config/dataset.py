@@ -1,0 +1,116 @@
+"""The ``dataset`` section: where text comes from and how it is fed."""
+
+from dataclasses import dataclass, field
+
+from neobert.config.checks import above, at_least, require, within
+
+
+@dataclass(kw_only=True)
+class DatasetConfig:
+    """Documents, their splits, their tokens, their workers."""
+
+    name: str = "refinedweb"
+    """Packaged corpus (factbook, imdb, shakespeare), hub id, or source of the contrastive task."""
+
+    config: str | None = None
+    """Configuration (subset) of the hub dataset."""
+
+    path: str = ""
+    """Local file or folder (parquet, jsonl, csv, text, ``save_to_disk``); wins over ``name``."""
+
+    num_workers: int = 16
+    """Loader processes; lowered to the cores that are there."""
+
+    pin_memory: bool = False
+    """Page-locked host memory for copies to a GPU; always on there."""
+
+    persistent_workers: bool = True
+    """Keep loader processes between iterations."""
+
+    prefetch_factor: int | None = None
+    """Batches that each worker prepares ahead; ``null`` leaves PyTorch's default (4 on CUDA)."""
+
+    streaming: bool = True
+    """Read a hub dataset as a stream, without downloading it whole."""
+
+    cache_dir: str | None = None
+    """Where downloads, tokens and row plans are kept; ``null``: ``$NEOBERT_CACHE`` or
+    ``~/.cache/neobert``."""
+
+    trust_remote_code: bool = False
+    """Allow a dataset's own loading code to run."""
+
+    max_seq_length: int = 512
+    """Longest document in tokens, and the row length of packing."""
+
+    text_column: str | None = None
+    """Column of the text; ``null`` takes the first of text, sentence, content."""
+
+    validation_split: float | None = None
+    """Fraction of the training documents held out, in (0, 1); map-style data only."""
+
+    train_split: str | None = None
+    """Training split, slices allowed: ``train[:90%]``."""
+
+    eval_split: str | None = None
+    """Evaluation split, slices allowed."""
+
+    eval_samples: int | None = None
+    """Documents to evaluate on at most; taken from training where there is no evaluation split."""
+
+    num_proc: int = 4
+    """Processes for tokenisation; 0 or less: as many as there are cores."""
+
+    shuffle_buffer_size: int = 10000
+    """Documents among which a stream is shuffled; 0 or less keeps its order."""
+
+    pre_tokenize: bool = False
+    """Tokenise everything first, into a folder that other runs can use."""
+
+    pre_tokenize_output: str | None = None
+    """That folder; ``null``: below the cache, named by data, tokenizer and settings."""
+
+    load_all_from_disk: bool = False
+    """Contrastive preparation: take splits that are cached already as they are."""
+
+    force_redownload: bool = False
+    """Contrastive preparation: make the cached splits anew."""
+
+    pretraining_prob: float = 0.3
+    """Contrastive: probability that a step is a pretraining step against forgetting, in [0, 1]."""
+
+    min_length: int = 512
+    """Pretraining on ``filter_by_length``: shortest document in tokens that is kept."""
+
+    filter_by_length: bool = False
+    """Keep only documents of at least ``min_length`` tokens: a stage of longer context."""
+
+    alpha: float = 1.0
+    """Contrastive: a source is drawn with probability proportional to size ** alpha."""
+
+    skip_steps: list[str] = field(default_factory=list)
+    """Spans of steps whose data is left out, such as ``1200-1300``, after a loss spike."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with this section; empty if nothing is."""
+        found = at_least("dataset.num_workers", self.num_workers, 0)
+        found += at_least("dataset.prefetch_factor", self.prefetch_factor, 1)
+        found += at_least("dataset.max_seq_length", self.max_seq_length, 3)
+        found += at_least("dataset.min_length", self.min_length, 0)
+        found += at_least("dataset.eval_samples", self.eval_samples, 1)
+        found += above("dataset.alpha", self.alpha, 0)
+        found += within("dataset.pretraining_prob", self.pretraining_prob, 0, 1)
+        split = self.validation_split
+        found += require(
+            split is None or 0 < split < 1,
+            f"dataset.validation_split={split}: must be between 0 and 1, both excluded",
+        )
+        for span in self.skip_steps:
+            found += _span_problems(span)
+        return found
+
+
+def _span_problems(span: str) -> list[str]:
+    first, dash, last = span.partition("-")
+    good = bool(dash) and first.isdigit() and last.isdigit() and int(first) <= int(last)
+    return require(good, f"dataset.skip_steps: {span!r} is not a span of steps such as 1200-1300")

@@ -1,0 +1,178 @@
+"""Keys and spellings of older configurations: one table, translated with one warning each.
+
+Applied to a mapping of dotted keys, whether it came from a YAML file or from the command line. After it a
+run knows one spelling only.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from neobert.config.checks import ConfigError
+from neobert.console import get_logger
+
+log = get_logger(__name__)
+
+Flat = dict[str, object]
+"""Values by dotted key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renamed:
+    """An old key and what has become of it."""
+
+    new: str | None
+    """The key of today; ``None``: it has no effect and is dropped."""
+
+    translate: Callable[[object], object] = lambda value: value
+    """Old value to new value."""
+
+    unset: tuple[object, ...] = ()
+    """Values that mean that the old key was not set."""
+
+
+def _attention(value: object) -> object:
+    return "flash_attn_varlen" if _true(value) else "sdpa"
+
+
+def _precision(value: object) -> object:
+    return "bf16" if _true(value) else "no"
+
+
+def _orthogonalization(value: object) -> object:
+    return "polar_express" if _true(value) else "newton_schulz"
+
+
+def _true(value: object) -> bool:
+    return str(value).lower() in ("true", "yes", "on", "1")
+
+
+MUON = "optimizer.muon_config"
+RENAMED = {
+    "mixed_precision": Renamed("trainer.mixed_precision"),
+    "trainer.bf16": Renamed("trainer.mixed_precision", _precision),
+    "trainer.seed": Renamed("seed"),
+    "trainer.run_name": Renamed("wandb.name", unset=(None,)),
+    "trainer.learning_rate": Renamed("optimizer.lr"),
+    "trainer.warmup_steps": Renamed("scheduler.warmup_steps"),
+    "trainer.max_grad_norm": Renamed("trainer.gradient_clipping"),
+    "trainer.dir": Renamed("trainer.output_dir"),
+    "trainer.remove_unused_columns": Renamed(None),
+    "trainer.train_batch_size": Renamed("trainer.per_device_train_batch_size", unset=(None,)),
+    "trainer.eval_batch_size": Renamed("trainer.per_device_eval_batch_size", unset=(None,)),
+    "trainer.max_ckpt": Renamed("trainer.save_total_limit", unset=(None, 3)),
+    "dataset.tokenizer_name": Renamed("tokenizer.name", unset=(None,)),
+    "dataset.column": Renamed("dataset.text_column"),
+    "dataset.path_to_disk": Renamed("dataset.path"),
+    "contrastive.pretraining_prob": Renamed("dataset.pretraining_prob"),
+    "contrastive.pretrained_checkpoint": Renamed("pretrained_checkpoint", unset=(None,)),
+    "tokenizer.tokenizer_name_or_path": Renamed("tokenizer.name", unset=(None,)),
+    "model.name_or_path": Renamed("model.name", unset=(None,)),
+    "model.flash_attention": Renamed("model.attn_backend", _attention),
+    "model.use_flash_attention": Renamed("model.attn_backend", _attention),
+    "model.xformers_attention": Renamed("model.attn_backend", _attention),
+    "model.pretrained_config_path": Renamed("glue.pretrained_model_path", unset=(None,)),
+    "model.pretrained_checkpoint_dir": Renamed("glue.pretrained_checkpoint_dir", unset=(None,)),
+    "model.pretrained_checkpoint": Renamed("glue.pretrained_checkpoint", unset=(None,)),
+    "model.allow_random_weights": Renamed("glue.allow_random_weights", unset=(None,)),
+    "model.classifier_dropout": Renamed("glue.classifier_dropout", unset=(None,)),
+    "model.transfer_from_task": Renamed("glue.transfer_from_task", unset=(None,)),
+    f"{MUON}.algorithm": Renamed(f"{MUON}.orthogonalization", unset=(None,)),
+    f"{MUON}.polar_express": Renamed(
+        f"{MUON}.orthogonalization", _orthogonalization, unset=(None,)
+    ),
+}
+"""Old key → today's. Two keys of the reference that are older names of others stand here too."""
+
+OLD_SECTION = "optimizer.hparams"
+"""Its keys have moved up, into ``optimizer``."""
+
+SPELLINGS: dict[str, Mapping[str, str]] = {
+    "model.attn_backend": {"flash": "flash_attn_varlen", "flash_attn": "flash_attn_varlen"},
+    "trainer.mixed_precision": {
+        "false": "no",
+        "off": "no",
+        "fp32": "no",
+        "none": "no",
+        "true": "bf16",
+        "yes": "bf16",
+        "on": "bf16",
+    },
+    "optimizer.name": {"muon-clip": "muonclip", "muon_clip": "muonclip"},
+    "wandb.watch": {"weights": "parameters", "false": "off"},
+    "mteb_pooling": {"avg": "mean"},
+    "trainer.eval_strategy": {"false": "no"},
+    "trainer.save_strategy": {"false": "no"},
+}
+"""Other spellings of a value, without a warning: YAML reads a bare ``no`` as false."""
+
+ANY_CASE = (
+    "model.hidden_act",
+    "model.attn_backend",
+    "optimizer.name",
+    "scheduler.name",
+    "task",
+    "trainer.mixed_precision",
+    "contrastive.pooling",
+    "contrastive.loss_type",
+)
+"""Choices that are written in any case."""
+
+
+def translate(values: Flat, origin: str) -> Flat:
+    """``values`` in today's spelling; warns once per old key.
+
+    Raises ``ConfigError`` where an old and a new key are set to different values.
+    """
+    translated: Flat = {}
+    sources: dict[str, str] = {}
+    problems = []
+    for key, value in _moved_up(values, origin).items():
+        old = RENAMED.get(key)
+        if old is not None and value in old.unset:
+            continue
+        if old is None:
+            new, result = key, value
+        elif old.new is None:
+            log.warning("%s: %s has no effect and is ignored", origin, key)
+            continue
+        else:
+            log.warning("%s: %s is an older key; write %s", origin, key, old.new)
+            new, result = old.new, old.translate(value)
+        result = spelled(new, result)
+        if new in translated and translated[new] != result:
+            problems.append(
+                f"{origin}: {sources[new]} and {key} are both set, to different values "
+                f"({translated[new]} and {result}); keep one, preferably {new}"
+            )
+        translated[new], sources[new] = result, key
+    if problems:
+        raise ConfigError(problems)
+    return translated
+
+
+def spelled(key: str, value: object) -> object:
+    """The spelling that the checks know of a value."""
+    if not isinstance(value, str | bool):
+        return value
+    spellings = SPELLINGS.get(key, {})
+    word = str(value).lower()
+    if word in spellings:
+        return spellings[word]
+    return word if key in ANY_CASE and isinstance(value, str) else value
+
+
+def _moved_up(values: Flat, origin: str) -> Flat:
+    """Move the keys of ``optimizer.hparams`` into ``optimizer``."""
+    moved: Flat = {}
+    for key, value in values.items():
+        if not key.startswith(f"{OLD_SECTION}."):
+            moved[key] = value
+            continue
+        new = f"optimizer.{key.removeprefix(f'{OLD_SECTION}.')}"
+        log.warning("%s: %s is an older key; write %s", origin, key, new)
+        if values.get(new, value) != value:
+            raise ConfigError(
+                [f"{origin}: {key}={value} and {new}={values[new]} differ; keep {new}"]
+            )
+        moved[new] = value
+    return moved

@@ -1,0 +1,122 @@
+"""The ``model`` section: the shape of the encoder."""
+
+from dataclasses import dataclass
+
+from neobert.config.checks import above, at_least, one_of, require, within
+
+ACTIVATIONS = ("swiglu", "gelu")
+ATTENTION_BACKENDS = ("sdpa", "flash_attn_varlen")
+KERNEL_BACKENDS = ("auto", "liger", "torch")
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """An encoder of the NeoBERT family (arXiv 2502.19587)."""
+
+    name: str | None = None
+    """Hub id or folder of the model, with ``from_hub``; else a label of the run."""
+
+    hidden_size: int = 768
+    """Width of the hidden states. A multiple of ``num_attention_heads``."""
+
+    num_hidden_layers: int = 12
+    """Blocks."""
+
+    num_attention_heads: int = 12
+    """Attention heads; with ``rope`` the width of a head must be even."""
+
+    intermediate_size: int = 3072
+    """Width of the feed-forward layer. SwiGLU uses two thirds of it, rounded up to a multiple of 8."""
+
+    max_position_embeddings: int = 512
+    """Longest document in tokens: rows of the learned table, or length that RoPE is trained for."""
+
+    vocab_size: int = 30522
+    """Tokens. Pretraining takes the tokenizer's, rounded up to a multiple of 128."""
+
+    rope: bool = True
+    """Rotary positions (true) or a learned table (false)."""
+
+    rope_theta: float = 10000.0
+    """Base of the rotary frequencies; a larger one suits longer documents."""
+
+    rms_norm: bool = True
+    """RMSNorm (true) or LayerNorm (false)."""
+
+    hidden_act: str = "swiglu"
+    """Feed-forward activation: ``swiglu`` or ``gelu``."""
+
+    dropout_prob: float = 0.0
+    """Dropout of attention weights and of each sub-layer's output, in [0, 1)."""
+
+    norm_eps: float = 1e-5
+    """Added under the root of the norms."""
+
+    embedding_init_range: float = 0.02
+    """Half-width of the uniform distribution that embeddings start from."""
+
+    decoder_init_range: float = 0.02
+    """Half-width of the uniform distribution that an untied decoder and the matrices start from."""
+
+    classifier_init_range: float = 0.02
+    """Spread of a classifier's first weights; ``glue.classifier_init_range`` wins where it is set."""
+
+    tie_word_embeddings: bool = True
+    """Whether the decoder of masked words is the embedding matrix."""
+
+    attn_backend: str = "sdpa"
+    """``sdpa``: the portable paths; ``flash_attn_varlen``: a flash-attention kernel where one runs."""
+
+    kernel_backend: str = "auto"
+    """``auto``: Liger's kernels on CUDA where installed; ``liger``: those or an error; ``torch``."""
+
+    ngpt: bool = False
+    """Normalised transformer, nGPT (arXiv 2410.01131)."""
+
+    base_scale: float = 1 / (960**0.5)
+    """nGPT's scale of initial weights and scalings; the paper takes 1/sqrt(hidden_size)."""
+
+    pad_token_id: int = 0
+    """Id of padding. Pretraining takes the tokenizer's."""
+
+    from_hub: bool = False
+    """GLUE: fine-tune the transformers model ``name`` instead of ours."""
+
+    init_from: str | None = None
+    """Pretraining starts from these weights: a run, a checkpoint, or a published folder; strict."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with this section; empty if nothing is."""
+        found = []
+        for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+            found += at_least(f"model.{key}", getattr(self, key), 1)
+        for key in ("intermediate_size", "max_position_embeddings"):
+            found += at_least(f"model.{key}", getattr(self, key), 1)
+        for key in ("embedding_init_range", "decoder_init_range", "classifier_init_range"):
+            found += at_least(f"model.{key}", getattr(self, key), 0)
+        found += above("model.norm_eps", self.norm_eps, 0)
+        found += above("model.rope_theta", self.rope_theta, 0)
+        found += above("model.base_scale", self.base_scale, 0)
+        found += at_least("model.pad_token_id", self.pad_token_id, 0)
+        found += within("model.dropout_prob", self.dropout_prob, 0, 0.999)
+        found += one_of("model.hidden_act", self.hidden_act, ACTIVATIONS)
+        found += one_of("model.attn_backend", self.attn_backend, ATTENTION_BACKENDS)
+        found += one_of("model.kernel_backend", self.kernel_backend, KERNEL_BACKENDS)
+        return found + self._head_problems()
+
+    def _head_problems(self) -> list[str]:
+        if self.num_attention_heads < 1:
+            return []
+        width, rest = divmod(self.hidden_size, self.num_attention_heads)
+        found = require(
+            rest == 0,
+            f"model.hidden_size={self.hidden_size}: must be a multiple of "
+            f"model.num_attention_heads={self.num_attention_heads}",
+        )
+        if not found and self.rope:
+            found += require(
+                width % 2 == 0,
+                f"model.rope=true needs heads of even width, these have {width}: change "
+                "model.hidden_size or model.num_attention_heads, or set model.rope=false",
+            )
+        return found

@@ -1,0 +1,136 @@
+"""The root of the configuration, and the checks that need more than one section."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from neobert.config.checks import at_least, one_of, require
+from neobert.config.contrastive import ContrastiveConfig
+from neobert.config.datacollator import DataCollatorConfig
+from neobert.config.dataset import DatasetConfig
+from neobert.config.glue import GlueConfig
+from neobert.config.model import ModelConfig
+from neobert.config.optimizer import OptimizerConfig
+from neobert.config.scheduler import SchedulerConfig
+from neobert.config.tokenizer import TokenizerConfig
+from neobert.config.trainer import TrainerConfig
+from neobert.config.wandb import WandbConfig
+
+TASKS = ("pretraining", "glue", "contrastive", "mteb")
+MTEB_POOLINGS = ("mean", "avg", "cls", "max")
+
+
+@dataclass(kw_only=True)
+class Config:
+    """Everything a run is told. Complete and checked before anything is loaded; never written to."""
+
+    task: str = "pretraining"
+    """``pretraining``, ``glue``, ``contrastive`` or ``mteb``."""
+
+    accelerate_config_file: str | None = None
+    """An Accelerate YAML whose processes, precision and strategy are taken over."""
+
+    pretrained_checkpoint: str = "latest"
+    """Contrastive and MTEB: which checkpoint of the run they start from: ``latest``, ``best``, a step."""
+
+    use_deepspeed: bool = True
+    """With ``trainer.strategy: auto``: DeepSpeed where it can run (CUDA, installed, several devices)."""
+
+    mteb_task_type: str = "all"
+    """classification, clustering, pair_classification, reranking, retrieval, sts, all; or names of tasks,
+    the name of a benchmark, or ``local``."""
+
+    mteb_batch_size: int = 32
+    """Texts encoded at a time."""
+
+    mteb_pooling: str = "mean"
+    """Sentence vector: ``mean`` (also ``avg``), ``cls`` or ``max``."""
+
+    mteb_overwrite_results: bool = False
+    """Evaluate again what has a result already."""
+
+    pretraining_metadata: dict[str, Any] = field(default_factory=dict)
+    """Free facts about the pretraining run; recorded with the results as ``pretraining_<key>``."""
+
+    seed: int = 0
+    """Seed of initialisation, order, masks and dropout."""
+
+    debug: bool = False
+    """Messages with time, level and origin, the details among them."""
+
+    config_path: str | None = None
+    """A YAML file of settings, stronger than groups and weaker than the command line."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    datacollator: DataCollatorConfig = field(default_factory=DataCollatorConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    glue: GlueConfig = field(default_factory=GlueConfig)
+    contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong, section by section and across them; empty if nothing is."""
+        found = one_of("task", self.task, TASKS)
+        found += one_of("mteb_pooling", self.mteb_pooling, MTEB_POOLINGS)
+        found += at_least("mteb_batch_size", self.mteb_batch_size, 1)
+        found += at_least("seed", self.seed, 0)
+        for section in (
+            self.model,
+            self.dataset,
+            self.tokenizer,
+            self.datacollator,
+            self.trainer,
+            self.optimizer,
+            self.scheduler,
+            self.wandb,
+            self.glue,
+            self.contrastive,
+        ):
+            found += section.problems()
+        return found + self._lengths() + self._combinations()
+
+    def row_length(self) -> int:
+        """Tokens of a packed row, or of the longest document."""
+        if self.datacollator.pack_sequences and self.datacollator.max_length is not None:
+            return self.datacollator.max_length
+        return self.dataset.max_seq_length
+
+    def _lengths(self) -> list[str]:
+        if self.task not in ("pretraining", "contrastive"):
+            return []
+        longest = self.model.max_position_embeddings
+        found = require(
+            self.dataset.max_seq_length <= longest,
+            f"dataset.max_seq_length={self.dataset.max_seq_length} is longer than "
+            f"model.max_position_embeddings={longest}: raise the one or lower the other",
+        )
+        if self.dataset.filter_by_length and self.tokenizer.truncation:
+            found += require(
+                self.dataset.min_length <= self.dataset.max_seq_length,
+                f"dataset.min_length={self.dataset.min_length} is longer than "
+                f"dataset.max_seq_length={self.dataset.max_seq_length}: nothing would be left",
+            )
+        return found
+
+    def _combinations(self) -> list[str]:
+        found = []
+        if self.datacollator.pack_sequences:
+            found += require(
+                self.datacollator.pad_to_multiple_of is None,
+                "datacollator.pad_to_multiple_of has no effect on packed rows, whose length is "
+                "fixed: set it to null, or datacollator.pack_sequences=false",
+            )
+        if self.task == "contrastive" and self.contrastive.loss_type == "simcse":
+            found += require(
+                self.trainer.mixed_precision != "fp16",
+                "trainer.mixed_precision=fp16 overflows the contrastive logits: use bf16 or no",
+            )
+        if self.model.ngpt:
+            found += require(
+                self.model.rope,
+                "model.ngpt=true needs model.rope=true: it has no learned positions",
+            )
+        return found

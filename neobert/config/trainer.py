@@ -1,0 +1,218 @@
+"""The ``trainer`` section: how long, how often, on what, and what is kept."""
+
+from dataclasses import dataclass, field
+
+from neobert.config.checks import at_least, one_of, require
+
+PRECISIONS = ("no", "bf16", "fp16", "bf16-true")
+EVAL_STRATEGIES = ("steps", "epoch", "no")
+SAVE_STRATEGIES = ("steps", "epoch", "best", "no")
+COMPILE_BACKENDS = ("inductor", "aot_eager", "eager")
+REPORTERS = ("wandb", "tensorboard", "none")
+STRATEGIES = (
+    "auto",
+    "single",
+    "ddp",
+    "fsdp2",
+    "deepspeed_zero0",
+    "deepspeed_zero1",
+    "deepspeed_zero2",
+    "deepspeed_zero3",
+)
+
+
+@dataclass(kw_only=True)
+class TrainerConfig:
+    """What the Lightning Trainer and its callbacks are built from."""
+
+    per_device_train_batch_size: int = 16
+    """Rows of a micro-batch on each device."""
+
+    per_device_eval_batch_size: int = 32
+    """Rows of an evaluation batch on each device."""
+
+    gradient_accumulation_steps: int = 1
+    """Micro-batches of an optimizer step on each device."""
+
+    max_steps: int = 1000000
+    """Optimizer updates; 0 or less: ``num_train_epochs`` decides."""
+
+    save_steps: int = 10000
+    """Steps between checkpoints with ``save_strategy: steps``."""
+
+    eval_steps: int = 10000
+    """Steps between evaluations with ``eval_strategy: steps``."""
+
+    eval_max_batches: int | None = None
+    """Evaluation batches at most, over all devices together; ``null``: all."""
+
+    logging_steps: int = 100
+    """Steps between log lines."""
+
+    enforce_full_packed_batches: bool = True
+    """Packing: train only on micro-batches whose rows are all there; the rest of an epoch is left."""
+
+    log_train_accuracy: bool = False
+    """Log the share of masked training tokens guessed right."""
+
+    log_grad_norm: bool = False
+    """Log the L2 norm of the gradients before clipping."""
+
+    output_dir: str = "./output"
+    """The run's folder."""
+
+    overwrite_output_dir: bool = True
+    """A folder with an earlier run is moved aside (true) or refused (false); never deleted."""
+
+    gradient_checkpointing: bool = False
+    """Recompute blocks in the backward pass: less memory, a third more time."""
+
+    gradient_clipping: float | None = None
+    """Largest L2 norm of the gradients together; ``null`` or 0: no clipping."""
+
+    mixed_precision: str = "bf16"
+    """``no`` (fp32), ``bf16`` (mixed, fp32 master weights), ``fp16`` (mixed, CUDA only), or
+    ``bf16-true`` (weights in bf16 too: half the memory, small updates are lost)."""
+
+    torch_compile: bool = False
+    """Compile the encoder; skipped in one line where it cannot be done."""
+
+    torch_compile_dynamic: bool | None = None
+    """``dynamic`` of ``torch.compile``; ``null``: only lengths that vary are dynamic."""
+
+    torch_compile_backend: str = "inductor"
+    """``inductor``, ``aot_eager`` or ``eager``."""
+
+    resume_from_checkpoint: str | None = None
+    """``latest`` (also ``auto``, ``true``), a step, or a path; ``null`` starts anew."""
+
+    num_train_epochs: int = 3
+    """Passes over the data where ``max_steps <= 0``."""
+
+    eval_strategy: str = "steps"
+    """Evaluate by ``steps``, by ``epoch``, or ``no``."""
+
+    save_strategy: str = "steps"
+    """Save by ``steps``, by ``epoch``, at each ``best`` evaluation, or ``no``."""
+
+    save_total_limit: int | None = 3
+    """Newest checkpoints to keep, the best one not counted; ``null`` or 0 keeps all."""
+
+    early_stopping: int = 0
+    """Stop after so many evaluations in a row without a better one; 0: never."""
+
+    metric_for_best_model: str | None = None
+    """Evaluation metric that tells the best model; ``null``: the loss, downwards (GLUE: the task's
+    official score)."""
+
+    greater_is_better: bool = True
+    """Whether ``metric_for_best_model`` is better when larger."""
+
+    load_best_model_at_end: bool = False
+    """End with the weights of the best evaluation."""
+
+    save_model: bool = True
+    """Save checkpoints at all."""
+
+    disable_tqdm: bool = False
+    """Lines instead of a progress bar."""
+
+    dataloader_num_workers: int = 0
+    """Loader processes of the contrastive task."""
+
+    use_cpu: bool = False
+    """Stay on the CPU even if there is a GPU."""
+
+    report_to: list[str] = field(default_factory=list)
+    """More loggers: ``wandb``, ``tensorboard``; ``none``."""
+
+    tf32: bool = True
+    """Allow TF32 in fp32 matrix products on GPUs of compute capability 8.0 and up."""
+
+    max_ckpt: int = 3
+    """Older name of ``save_total_limit``."""
+
+    log_weight_norms: bool = False
+    """Log the L2 norm of all weights."""
+
+    train_batch_size: int | None = None
+    """Older name of ``per_device_train_batch_size``."""
+
+    eval_batch_size: int | None = None
+    """Older name of ``per_device_eval_batch_size``."""
+
+    masked_logits_only_loss: bool = True
+    """Only masked positions meet the vocabulary (true), or every token (false: slow reference)."""
+
+    strategy: str = "auto"
+    """``auto``, ``single``, ``ddp``, ``fsdp2``, or ``deepspeed_zero0`` … ``deepspeed_zero3``."""
+
+    devices: int | str = "auto"
+    """Devices on each machine; ``auto``: all GPUs, or one CPU process."""
+
+    num_nodes: int = 1
+    """Machines."""
+
+    emulate_bf16: bool = False
+    """Use bf16 on a CPU without bf16 instructions: about ten times slower than fp32 there."""
+
+    accept_changes: list[str] = field(default_factory=list)
+    """Settings that may differ from those of the checkpoint a run resumes from; ``all``."""
+
+    eval_on_start: bool = False
+    """Evaluate before the first step too."""
+
+    log_batch_digests: bool = False
+    """Write the SHA-256 of every micro-batch to ``batches-<rank>.csv``."""
+
+    tune_cpu: bool = True
+    """On a CPU: keep large buffers in the allocator, and use the cores that are really there."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with this section; empty if nothing is."""
+        found = []
+        for key in (
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+            "logging_steps",
+            "num_train_epochs",
+            "num_nodes",
+        ):
+            found += at_least(f"trainer.{key}", getattr(self, key), 1)
+        for key in ("save_total_limit", "early_stopping", "max_ckpt", "dataloader_num_workers"):
+            found += at_least(f"trainer.{key}", getattr(self, key), 0)
+        for key in ("eval_max_batches", "train_batch_size", "eval_batch_size"):
+            found += at_least(f"trainer.{key}", getattr(self, key), 1)
+        found += at_least("trainer.gradient_clipping", self.gradient_clipping, 0)
+        found += one_of("trainer.mixed_precision", self.mixed_precision, PRECISIONS)
+        found += one_of("trainer.eval_strategy", self.eval_strategy, EVAL_STRATEGIES)
+        found += one_of("trainer.save_strategy", self.save_strategy, SAVE_STRATEGIES)
+        found += one_of(
+            "trainer.torch_compile_backend", self.torch_compile_backend, COMPILE_BACKENDS
+        )
+        found += one_of("trainer.strategy", self.strategy, STRATEGIES)
+        for name in self.report_to:
+            found += one_of("trainer.report_to", name, REPORTERS)
+        return found + self._interval_problems() + self._device_problems()
+
+    def _interval_problems(self) -> list[str]:
+        found = []
+        if self.save_strategy == "steps" and self.save_model:
+            found += at_least("trainer.save_steps", self.save_steps, 1)
+        if self.eval_strategy == "steps":
+            found += at_least("trainer.eval_steps", self.eval_steps, 1)
+        found += require(
+            bool(self.output_dir.strip()), "trainer.output_dir: must name a folder, it is empty"
+        )
+        return found
+
+    def _device_problems(self) -> list[str]:
+        good = self.devices == "auto" or (isinstance(self.devices, int) and self.devices >= 1)
+        found = require(
+            good, f"trainer.devices={self.devices}: must be auto or a number of at least 1"
+        )
+        alone = self.strategy != "single" or (self.devices in ("auto", 1) and self.num_nodes == 1)
+        return found + require(
+            alone, f"trainer.strategy=single runs one process: trainer.devices={self.devices}"
+        )

@@ -1,0 +1,98 @@
+"""``python -m neobert.train …``: compose, check, run.
+
+A wrong setting is answered before torch is imported.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from neobert.config.checks import ConfigError
+from neobert.config.compose import compose_config, read_overrides
+from neobert.config.root import Config
+from neobert.config.store import to_yaml
+from neobert.console import get_logger, show_messages
+
+log = get_logger(__name__)
+
+WRONG_SETTINGS = 2
+INTERRUPTED = 75
+"""Exit code EX_TEMPFAIL of sysexits.h: a scheduler can requeue the run, which resumes."""
+
+
+def main() -> None:
+    """The program. Exits with 0, 2 (wrong settings) or 75 (interrupted, saved)."""
+    words = sys.argv[1:]
+    show_messages()
+    try:
+        code = _dispatch(words)
+    except ConfigError as error:
+        for problem in error.problems:
+            log.error("error: %s", problem)
+        code = WRONG_SETTINGS
+    sys.exit(code)
+
+
+def _dispatch(words: list[str]) -> int:
+    if {"-h", "--help"} & set(words):
+        from neobert.config.help import help_text
+
+        sys.stdout.write(help_text())
+        return 0
+    if {"-m", "--multirun"} & set(words):
+        from neobert.multirun import sweep
+
+        return sweep([word for word in words if word not in ("-m", "--multirun")])
+    shows_config, words = _without_config_flag(words)
+    config = compose_config(words)
+    if shows_config:
+        sys.stdout.write(to_yaml(config))
+        return 0
+    return _run(config, words)
+
+
+def _run(config: Config, words: Sequence[str]) -> int:
+    show_messages(config.debug)
+    log.info("%s", chosen(config, words))
+    from neobert.tasks import Interrupted, run
+
+    try:
+        run(config)
+    except Interrupted:
+        return INTERRUPTED
+    return 0
+
+
+def chosen(config: Config, words: Sequence[str]) -> str:
+    """One line: what runs, and how to choose otherwise."""
+    model = config.model
+    shape = f"{model.hidden_size} × {model.num_hidden_layers}"
+    data = config.dataset.path or config.dataset.name
+    asked = read_overrides(words).groups
+    others = [group for group in ("model", "dataset", "optimizer") if group not in asked]
+    hint = f"; choose others with {' '.join(f'{group}=…' for group in others)}" if others else ""
+    return (
+        f"{config.task}: model {shape}, dataset {data}, {config.optimizer.name}, into "
+        f"{config.trainer.output_dir}{hint} (all settings: --help)"
+    )
+
+
+def _without_config_flag(words: list[str]) -> tuple[bool, list[str]]:
+    """``--cfg job`` (also ``-c job``, ``--cfg=job``) shows the settings and runs nothing."""
+    kept: list[str] = []
+    shows = False
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        if word in ("--cfg", "-c"):
+            shows = True
+            if waiting and waiting[0] in ("job", "all", "hydra"):
+                waiting.pop(0)
+        elif word.startswith("--cfg="):
+            shows = True
+        else:
+            kept.append(word)
+    return shows, kept
+
+
+if __name__ == "__main__":
+    main()

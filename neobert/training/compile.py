@@ -1,0 +1,38 @@
+"""``trainer.torch_compile``: where it is skipped, as the reference documents, and why in one line."""
+
+import shutil
+import sys
+
+from neobert.config.trainer import TrainerConfig
+from neobert.console import get_logger
+from neobert.model.compile import compile_encoder
+from neobert.model.encoder import Encoder
+
+log = get_logger(__name__)
+
+
+def compile_if_asked(
+    encoder: Encoder, settings: TrainerConfig, deepspeed: bool, on_cuda: bool
+) -> bool:
+    """Compile ``encoder`` if the settings ask for it and it can be done; tell whether it was."""
+    if not settings.torch_compile:
+        return False
+    obstacle = _obstacle(settings, deepspeed, on_cuda)
+    if obstacle is not None:
+        log.warning("trainer.torch_compile is skipped: %s", obstacle)
+        return False
+    compile_encoder(encoder, settings.torch_compile_backend, settings.torch_compile_dynamic)
+    log.info("compile: torch.compile with %s", settings.torch_compile_backend)
+    return True
+
+
+def _obstacle(settings: TrainerConfig, deepspeed: bool, on_cuda: bool) -> str | None:
+    if deepspeed:
+        return "DeepSpeed is active"
+    if settings.torch_compile_backend != "inductor":
+        return None
+    if sys.platform == "win32":
+        return "inductor does not run on Windows; trainer.torch_compile_backend=aot_eager does"
+    if not on_cuda and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        return "inductor needs a C++ compiler on a CPU (g++ or clang++), and there is none"
+    return None
