@@ -9,7 +9,6 @@ Letters: T tokens, H heads, D width of a head, n tokens of one document.
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -55,14 +54,14 @@ def _attend(  # noqa: PLR0913, PLR0917  an operator takes tensors and numbers, n
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, seed: Tensor, scale: float, dropout: float
 ) -> Tensor:
     out = torch.empty_like(v, memory_format=torch.contiguous_format)
-    compute = _compute_type(q.dtype)
-    q, k, v = (q * scale).to(compute), k.to(compute), v.to(compute)
+    lengths, compute = cu_seqlens.diff().tolist(), _compute_type(q.dtype)
     generator = _generator(seed, dropout)
-    for own in _documents(cu_seqlens):
-        weights = _weights(q[own], k[own])  # (H, n, n)
+    documents = _documents(lengths, (q * scale).to(compute), k.to(compute), v.to(compute), out)
+    for q_n, k_n, v_n, out_n in documents:
+        weights = _weights(q_n, k_n)  # (H, n, n)
         if generator is not None:
             weights *= _kept(weights, dropout, generator)
-        out[own] = (weights @ v[own].transpose(0, 1)).transpose(0, 1)
+        out_n.copy_(torch.bmm(weights, v_n))
     return out
 
 
@@ -83,21 +82,21 @@ def _attend_backward(  # noqa: PLR0913, PLR0917
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
-    compute = _compute_type(q.dtype)
+    lengths, compute = cu_seqlens.diff().tolist(), _compute_type(q.dtype)
     q, k, v, d_out = (q * scale).to(compute), k.to(compute), v.to(compute), d_out.to(compute)
     generator = _generator(seed, dropout)
-    for own in _documents(cu_seqlens):
-        weights = _weights(q[own], k[own])
-        d_heads = d_out[own].transpose(0, 1)  # (H, n, D)
-        d_weights = d_heads @ v[own].permute(1, 2, 0)  # (H, n, n)
+    documents = _documents(lengths, q, k, v, d_out, dq, dk, dv)
+    for q_n, k_n, v_n, d_out_n, dq_n, dk_n, dv_n in documents:
+        weights = _weights(q_n, k_n)
+        d_weights = torch.bmm(d_out_n, v_n.mT)  # (H, n, n)
         used = weights
         if generator is not None:
             kept = _kept(weights, dropout, generator)
             used, d_weights = weights * kept, d_weights * kept
-        dv[own] = (used.transpose(1, 2) @ d_heads).transpose(0, 1)
+        dv_n.copy_(torch.bmm(used.mT, d_out_n))
         d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, compute)
-        dq[own] = (d_scores @ k[own].transpose(0, 1)).transpose(0, 1)
-        dk[own] = (d_scores.transpose(1, 2) @ q[own].transpose(0, 1)).transpose(0, 1)
+        dq_n.copy_(torch.bmm(d_scores, k_n))
+        dk_n.copy_(torch.bmm(d_scores.mT, q_n))
     return dq.mul_(scale), dk, dv
 
 
@@ -111,14 +110,13 @@ def _max_logits(
     q: Tensor, k: Tensor, cu_seqlens: Tensor, is_text: Tensor, scale: float, chunk_size: int
 ) -> Tensor:
     compute = _compute_type(q.dtype)
-    q, k = q.to(compute), k.to(compute)
-    best = q.new_full((q.shape[1],), -torch.inf)
-    for own in _documents(cu_seqlens):
-        if not is_text[own.start]:
+    lengths, texts = cu_seqlens.diff().tolist(), is_text[:, None, None]
+    best = torch.full((q.shape[1],), -torch.inf, dtype=compute)
+    for q_n, k_n, text in _documents(lengths, q.to(compute), k.to(compute), texts):
+        if not text[0, 0, 0]:
             continue  # the pad document at the end of a packed row
-        keys = k[own].permute(1, 2, 0)  # (H, D, n)
-        for queries in q[own].split(chunk_size):
-            logits = queries.transpose(0, 1) @ keys  # (H, chunk, n)
+        for queries in q_n.split(chunk_size, dim=1):
+            logits = torch.bmm(queries, k_n.mT)  # (H, chunk, n)
             best = torch.maximum(best, logits.amax((1, 2)))
     return (best * scale).float()
 
@@ -153,15 +151,15 @@ def _(q: Tensor, *_: object) -> Tensor:
     return q.new_empty(q.shape[1], dtype=torch.float32)
 
 
-def _documents(cu_seqlens: Tensor) -> Iterator[slice]:
-    """The tokens of each document that has any."""
-    bounds = cu_seqlens.tolist()
-    return (slice(start, end) for start, end in pairwise(bounds) if start < end)
+def _documents(lengths: list[int], *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of each document that has any tokens: (T, H, D) -> (H, n, D), once per tensor."""
+    parts = [tensor.transpose(0, 1).split(lengths, dim=1) for tensor in tensors]
+    return (views for views in zip(*parts, strict=True) if views[0].shape[1])
 
 
 def _weights(q: Tensor, k: Tensor) -> Tensor:
-    """Softmax of the scores of one document, (n, H, D) twice -> (H, n, n)."""
-    return torch.softmax(q.transpose(0, 1) @ k.permute(1, 2, 0), dim=-1)
+    """Softmax of the scores of one document, (H, n, D) twice -> (H, n, n)."""
+    return torch.softmax(torch.bmm(q, k.mT), dim=-1)
 
 
 def _generator(seed: Tensor, dropout: float) -> torch.Generator | None:
