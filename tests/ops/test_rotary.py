@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from neobert.ops.rotary import apply_rotary, rotary_table
+from neobert.ops.rotary import apply_rotary, rotary_table, turn_as_complex, turn_as_reals
 
 
 def test_a_known_vector_turns_as_published() -> None:
@@ -34,3 +34,14 @@ def test_angles_are_fp32_and_the_type_of_the_input_comes_back() -> None:
 def test_frequencies_fall_with_theta(theta) -> None:
     cos, _ = rotary_table(torch.tensor([1]), 4, theta)
     assert_close(cos[0].acos(), torch.tensor([1.0, theta**-0.5]), atol=1e-3, rtol=0)
+
+
+def test_both_ways_to_turn_agree_in_values_and_gradients() -> None:
+    x = torch.randn(5, 2, 8, dtype=torch.float64, requires_grad=True)
+    cos, sin = (part[:, None].double() for part in rotary_table(torch.arange(5), 8, 100.0))
+    weight = torch.randn(5, 2, 8, dtype=torch.float64)
+    found = []
+    for turn in (turn_as_complex, turn_as_reals):
+        out = turn(x, cos, sin)
+        found.append((out, torch.autograd.grad((out * weight).sum(), x)[0]))
+    assert_close(*found)
