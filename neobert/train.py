@@ -54,7 +54,9 @@ def _run(config: Config, words: Sequence[str]) -> int:
     show_messages(config.debug)
     log.info("%s", chosen(config, words))
     from neobert.tasks import Interrupted, run
+    from neobert.training.cpu import tune_cpu_if_asked
 
+    tune_cpu_if_asked(config.trainer)
     try:
         run(config)
     except Interrupted:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 
+from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
+from neobert.training.trainer import runs_on_cuda
 
 log = get_logger(__name__)
 
@@ -23,6 +25,12 @@ KEPT = {M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**28}
 
 CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
 CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
+
+
+def tune_cpu_if_asked(config: TrainerConfig) -> None:
+    """``trainer.tune_cpu``, in runs that use no GPU."""
+    if config.tune_cpu and not runs_on_cuda(config):
+        tune_cpu()
 
 
 def tune_cpu() -> str:

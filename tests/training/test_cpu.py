@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from neobert.config.trainer import TrainerConfig
 from neobert.training import cpu
 
 PROGRAM = """
@@ -56,6 +57,14 @@ def test_ranks_of_one_machine_share_its_cores(monkeypatch) -> None:
     monkeypatch.setattr(cpu, "available_cores", lambda: 8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     assert cpu.threads_per_process() == 2
+
+
+@pytest.mark.proves("trainer.tune_cpu")
+@pytest.mark.parametrize(("asked", "lines"), [(True, 1), (False, 0)])
+def test_it_can_be_left_out(caplog, asked, lines) -> None:
+    with caplog.at_level("INFO", "neobert"):
+        cpu.tune_cpu_if_asked(TrainerConfig(tune_cpu=asked, use_cpu=True))
+    assert len(caplog.records) == lines
 
 
 def test_one_line_says_what_was_done(caplog) -> None:
