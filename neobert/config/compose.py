@@ -1,8 +1,8 @@
 """From a command line to a ``Config``: groups by Hydra, then a file, then single settings.
 
-Stronger wins: dataclass < group file < task < experiment < ``config_path`` < command line. Hydra composes
-the group files; nothing is typed before :func:`neobert.config.store.build_config`, which therefore sees all that is
-wrong at once and knows where it came from.
+Stronger wins: dataclass < group file < task < experiment < ``config_path`` < command line. Hydra
+composes the group files; nothing is typed before :func:`neobert.config.store.build_config`, which
+therefore sees all that is wrong at once and knows where it came from.
 """
 
 from collections.abc import Mapping, Sequence
@@ -168,8 +168,8 @@ def _readable(error: Exception, groups: Mapping[str, str]) -> str:
 def _with_groups_of_file(groups: Mapping[str, str], file_values: Flat) -> dict[str, str]:
     """Groups as asked for, and those that a ``config_path`` file implies.
 
-    A file that names its own corpus gets the reference's defaults for the rest of the section, not those
-    of the default group file; one that names its task gets that task's file.
+    A file that names its own corpus gets the reference's defaults for the rest of the section, not
+    those of the default group file; one that names its task gets that task's file.
     """
     found = dict(groups)
     if "dataset.name" in file_values or "dataset.path" in file_values:

@@ -1,7 +1,7 @@
 """Keys and spellings of older configurations: one table, translated with one warning each.
 
-Applied to a mapping of dotted keys, whether it came from a YAML file or from the command line. After it a
-run knows one spelling only.
+Applied to a mapping of dotted keys, whether it came from a YAML file or from the command line.
+After it a run knows one spelling only.
 """
 
 from collections.abc import Callable, Mapping

@@ -26,7 +26,8 @@ class ModelConfig:
     """Attention heads; with ``rope`` the width of a head must be even."""
 
     intermediate_size: int = 3072
-    """Width of the feed-forward layer. SwiGLU uses two thirds of it, rounded up to a multiple of 8."""
+    """Width of the feed-forward layer. SwiGLU uses two thirds of it, rounded up to a multiple of
+    8."""
 
     max_position_embeddings: int = 512
     """Longest document in tokens: rows of the learned table, or length that RoPE is trained for."""
@@ -59,16 +60,19 @@ class ModelConfig:
     """Half-width of the uniform distribution that an untied decoder and the matrices start from."""
 
     classifier_init_range: float = 0.02
-    """Spread of a classifier's first weights; ``glue.classifier_init_range`` wins where it is set."""
+    """Spread of a classifier's first weights; ``glue.classifier_init_range`` wins where it is
+    set."""
 
     tie_word_embeddings: bool = True
     """Whether the decoder of masked words is the embedding matrix."""
 
     attn_backend: str = "sdpa"
-    """``sdpa``: the portable paths; ``flash_attn_varlen``: a flash-attention kernel where one runs."""
+    """``sdpa``: the portable paths; ``flash_attn_varlen``: a flash-attention kernel where one
+    runs."""
 
     kernel_backend: str = "auto"
-    """``auto``: Liger's kernels on CUDA where installed; ``liger``: those or an error; ``torch``."""
+    """``auto``: Liger's kernels on CUDA where installed; ``liger``: those or an error;
+    ``torch``."""
 
     ngpt: bool = False
     """Normalised transformer, nGPT (arXiv 2410.01131)."""

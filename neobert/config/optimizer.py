@@ -106,7 +106,8 @@ class OptimizerConfig:
     """Learning rate after warm-up; with ``norm_factor: match_rms_adamw`` for both families."""
 
     weight_decay: float = 0.01
-    """Decay of AdamW's matrices, decoupled (``adam``: coupled, L2); norms, biases, embeddings none."""
+    """Decay of AdamW's matrices, decoupled (``adam``: coupled, L2); norms, biases, embeddings
+    none."""
 
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     """Decay rates of Adam's two moments, each in [0, 1)."""

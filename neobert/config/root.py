@@ -21,7 +21,8 @@ MTEB_POOLINGS = ("mean", "avg", "cls", "max")
 
 @dataclass(kw_only=True)
 class Config:
-    """Everything a run is told. Complete and checked before anything is loaded; never written to."""
+    """Everything a run is told. Complete and checked before anything is loaded; never written
+    to."""
 
     task: str = "pretraining"
     """``pretraining``, ``glue``, ``contrastive`` or ``mteb``."""
@@ -30,14 +31,16 @@ class Config:
     """An Accelerate YAML whose processes, precision and strategy are taken over."""
 
     pretrained_checkpoint: str = "latest"
-    """Contrastive and MTEB: which checkpoint of the run they start from: ``latest``, ``best``, a step."""
+    """Contrastive and MTEB: which checkpoint of the run they start from: ``latest``, ``best``, a
+    step."""
 
     use_deepspeed: bool = True
-    """With ``trainer.strategy: auto``: DeepSpeed where it can run (CUDA, installed, several devices)."""
+    """With ``trainer.strategy: auto``: DeepSpeed where it can run (CUDA, installed, several
+    devices)."""
 
     mteb_task_type: str = "all"
-    """classification, clustering, pair_classification, reranking, retrieval, sts, all; or names of tasks,
-    the name of a benchmark, or ``local``."""
+    """classification, clustering, pair_classification, reranking, retrieval, sts, all; or names of
+    tasks, the name of a benchmark, or ``local``."""
 
     mteb_batch_size: int = 32
     """Texts encoded at a time."""

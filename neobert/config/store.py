@@ -59,7 +59,8 @@ def to_yaml(config: Config) -> str:
 
 
 def read_yaml(path: str | Path) -> Flat:
-    """A YAML file as dotted keys in today's spelling. Raises ``ConfigError`` if it cannot be read."""
+    """A YAML file as dotted keys in today's spelling. Raises ``ConfigError`` if it cannot be
+    read."""
     path = Path(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}

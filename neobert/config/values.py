@@ -1,9 +1,10 @@
 """From what YAML and the command line give to the types that the dataclasses declare.
 
-``no``, ``1e-4``, ``1e3`` and quoted numbers mean what people mean; anything else is a problem that says
-which type is wanted.
+``no``, ``1e-4``, ``1e3`` and quoted numbers mean what people mean; anything else is a problem that
+says which type is wanted.
 """
 
+import math
 import types
 from collections.abc import Callable
 from typing import Any, Union, get_args, get_origin
@@ -99,7 +100,7 @@ def _float(value: object) -> float:
         number = float(value)
     except ValueError:
         raise Unfit from None
-    if number != number or number in (float("inf"), float("-inf")):
+    if not math.isfinite(number):
         raise Unfit
     return number
 

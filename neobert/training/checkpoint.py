@@ -182,7 +182,7 @@ def _undamaged(path: Path) -> Path:
 
 def _save_weights(state_dict: dict[str, Tensor], path: Path) -> None:
     """Write the network's tensors; one that two names share is stored once, as safetensors asks."""
-    first_name: dict[tuple[int, int], str] = {}
+    first_name: dict[tuple[int, int | torch.SymInt], str] = {}
     tensors: dict[str, Tensor] = {}
     shared: dict[str, str] = {}
     for full_name, tensor in state_dict.items():

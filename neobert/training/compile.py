@@ -1,4 +1,5 @@
-"""``trainer.torch_compile``: where it is skipped, as the reference documents, and why in one line."""
+"""``trainer.torch_compile``: where it is skipped, as the reference documents, and why in one
+line."""
 
 import shutil
 import sys

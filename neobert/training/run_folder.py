@@ -64,7 +64,7 @@ def open_run_folder(config: Config, resuming: bool) -> RunFolder:
     (``trainer.overwrite_output_dir=true``) or refused (``false``); nothing in it is deleted.
     """
     run = RunFolder(Path(config.trainer.output_dir))
-    if rank_zero_only.rank != 0:
+    if getattr(rank_zero_only, "rank", 0) != 0:
         return run  # the first rank prepares it, once
     if not resuming and run.path.is_dir() and any(run.path.iterdir()):
         if not config.trainer.overwrite_output_dir:

@@ -111,10 +111,12 @@ def _guess(model: MaskedLM, tokenizer: TokenizerInfo, document: list[int], place
     logits = hidden[place] @ model.decoder.weight.T
     logits = logits[: tokenizer.real_vocab_size].float()
     top = logits.softmax(-1).topk(GUESSES)
-    decode = tokenizer.tokenizer.decode
-    sentence = decode(corrupted[1:-1], clean_up_tokenization_spaces=True)
+
+    def decode(ids: list[int]) -> str:
+        return str(tokenizer.tokenizer.decode(ids, clean_up_tokenization_spaces=True))
+
     return Guess(
-        sentence=sentence,
+        sentence=decode(corrupted[1:-1]),
         answer=decode([document[place]]),
         words=[decode([token]) for token in top.indices.tolist()],
         probabilities=top.values.tolist(),

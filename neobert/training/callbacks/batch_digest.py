@@ -1,7 +1,7 @@
 """A record of what a run was fed: the SHA-256 of every micro-batch, a line each, per rank.
 
-``trainer.log_batch_digests=true`` writes ``batches-<rank>.csv`` beside ``metrics.csv``. Two runs that saw the
-same data have the same file; the proof of exact resume compares them.
+``trainer.log_batch_digests=true`` writes ``batches-<rank>.csv`` beside ``metrics.csv``. Two runs
+that saw the same data have the same file; the proof of exact resume compares them.
 """
 
 import hashlib

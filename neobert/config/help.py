@@ -1,0 +1,99 @@
+"""The settings as text: ``--help``, and the rows of docs/configuration.md.
+
+Meanings are read from the docstrings under the fields, so there is one place that states them.
+"""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, get_type_hints
+
+from neobert.config.compose import group_names, options
+from neobert.config.root import Config
+from neobert.config.store import section_of
+from neobert.config.values import described
+
+USAGE = """\
+python -m neobert.train [group=option …] [section.key=value …] [config_path=FILE]
+
+  --cfg job      show the resolved settings and run nothing
+  -m             a sweep: several values, key=1,2,3, or sweep=FILE
+  --help         this page
+
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A setting as its documentation shows it."""
+
+    name: str
+    type: str
+    default: object
+    meaning: str
+
+
+def help_text() -> str:
+    """The page of ``--help``."""
+    lines = [USAGE, "Groups\n"]
+    for group in group_names():
+        lines.append(f"  {group + '=':14}{', '.join(options(group))}\n")
+    for section, keys in sections():
+        lines.append(f"\n{section or 'Top level'}\n")
+        for key in keys:
+            lines.append(f"  {key.name}: {key.type} = {shown(key.default)}\n")
+            lines.append(textwrap.indent(textwrap.fill(key.meaning, 92), " " * 6) + "\n")
+    return "".join(lines)
+
+
+def sections() -> Iterator[tuple[str, list[Key]]]:
+    """Every section with its keys, in the order of the dataclasses; the top level first."""
+    yield "", _keys(Config, "")
+    yield from _sections_below(Config, "")
+
+
+def shown(value: object) -> str:
+    """A default as YAML would write it."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case str():
+            return value or '""'
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)
+
+
+def _sections_below(section: type, prefix: str) -> Iterator[tuple[str, list[Key]]]:
+    for name, kind in get_type_hints(section).items():
+        inner = section_of(kind)
+        if inner is not None:
+            yield f"{prefix}{name}", _keys(inner, f"{prefix}{name}.")
+            yield from _sections_below(inner, f"{prefix}{name}.")
+
+
+def _keys(section: type, prefix: str) -> list[Key]:
+    meanings, defaults = field_meanings(section), section()
+    return [
+        Key(f"{prefix}{name}", described(kind), getattr(defaults, name), meanings.get(name, ""))
+        for name, kind in get_type_hints(section).items()
+        if section_of(kind) is None
+    ]
+
+
+def field_meanings(section: type) -> dict[str, str]:
+    """The docstring under each field of a dataclass, on one line."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(section)))
+    body: list[Any] = tree.body[0].body  # type: ignore[attr-defined]
+    found = {}
+    for field, after in pairwise(body):
+        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if isinstance(field, ast.AnnAssign) and is_text and isinstance(field.target, ast.Name):
+            found[field.target.id] = " ".join(str(after.value.value).split())
+    return found

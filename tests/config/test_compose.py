@@ -1,0 +1,184 @@
+import logging
+from itertools import product
+from pathlib import Path
+
+import pytest
+import yaml
+
+from neobert.config.checks import ConfigError
+from neobert.config.compose import compose_config, options
+from neobert.config.store import load_config_file, save_config, to_plain
+
+
+def problems_of(*words: str) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        compose_config(words)
+    return error.value.problems
+
+
+@pytest.mark.proves("trainer.max_steps", "optimizer.name", "task")
+def test_the_user_s_command_composes() -> None:
+    config = compose_config(["task=pretraining", "optimizer=muonclip", "trainer.max_steps=1000"])
+    assert config.task == "pretraining"
+    assert config.optimizer.name == "muonclip"
+    assert config.optimizer.muon_config is not None
+    assert config.trainer.max_steps == 1000
+    assert config.model.hidden_size == 768
+    assert config.dataset.name == "factbook"
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        *(
+            f"{group}={one}"
+            for group in ("model", "dataset", "scheduler")
+            for one in options(group)
+        ),
+        *(
+            f"task={task} optimizer={one}"
+            for task, one in product(options("task"), options("optimizer"))
+        ),
+        *(f"experiment={one}" for one in options("experiment")),
+    ],
+)
+def test_what_is_saved_composes_the_identical_config(choice: str, tmp_path: Path) -> None:
+    config = compose_config(choice.split())
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config_file(tmp_path / "config.yaml") == config
+    again = to_plain(compose_config([f"config_path={tmp_path / 'config.yaml'}"]))
+    again["config_path"] = None
+    assert again == to_plain(config)
+
+
+def test_every_problem_is_reported_at_once_with_its_origin_and_the_nearest_key() -> None:
+    problems = problems_of(
+        "trainer.max_stepz=3", "+foo.bar=1", "model.hidden_size=77", "trainer.logging_steps=abc"
+    )
+    text = "\n".join(problems)
+    assert "command line: unknown key trainer.max_stepz; did you mean trainer.max_steps?" in text
+    assert "command line: unknown key foo.bar" in text
+    assert "model.hidden_size=77: must be a multiple of model.num_attention_heads=12" in text
+    assert "command line: trainer.logging_steps=abc: must be integer" in text
+    assert len(problems) == 4
+
+
+@pytest.mark.parametrize("word", ["optimizer=muonclp", "task=foo", "experiment=nope"])
+def test_an_unknown_option_lists_those_that_are_there(word: str) -> None:
+    group = word.partition("=")[0]
+    (problem,) = problems_of(word)
+    assert f"{word}: must be one of {', '.join(options(group))}" in problem
+
+
+@pytest.mark.parametrize(
+    "word", ["nonsense", "~trainer.max_steps", "optimizer.lr=1,2", "hydra.x=1"]
+)
+def test_words_that_are_no_settings_are_refused(word: str) -> None:
+    assert word.split("=", maxsplit=1)[0] in problems_of(word)[0]
+
+
+@pytest.mark.proves("config_path")
+def test_a_file_is_stronger_than_groups_and_weaker_than_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("optimizer:\n  lr: 1e-3\n  weight_decay: 0.5\nmodel:\n")
+    config = compose_config(
+        [f"config_path={file}", "experiment=quickstart", "optimizer.weight_decay=0.25"]
+    )
+    assert config.optimizer.lr == 1e-3
+    assert config.optimizer.weight_decay == 0.25
+    assert config.model.hidden_size == 192
+
+
+def test_a_file_with_its_own_corpus_gets_the_reference_s_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "old.yaml"
+    file.write_text("dataset:\n  name: some/corpus\n")
+    config = compose_config([f"config_path={file}"])
+    assert config.dataset.name == "some/corpus"
+    assert config.dataset.streaming is True
+    assert config.tokenizer.train_vocab_size is None
+
+
+@pytest.mark.proves("wandb.enabled")
+@pytest.mark.parametrize(
+    ("text", "enabled"),
+    [
+        ("wandb:\n  project: mine\n", True),
+        ("wandb:\n  project: mine\n  enabled: false\n", False),
+        ("seed: 3\n", False),
+    ],
+)
+def test_a_wandb_section_turns_logging_on(text: str, enabled: bool, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    assert compose_config([f"config_path={tmp_path / 'c.yaml'}"]).wandb.enabled is enabled
+
+
+def test_an_unknown_key_of_a_file_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("trainer:\n  max_stepz: 3\n")
+    (problem,) = problems_of(f"config_path={tmp_path / 'c.yaml'}")
+    assert problem.startswith(f"{tmp_path / 'c.yaml'}: unknown key trainer.max_stepz")
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "trainer: 3\n"])
+def test_a_file_of_another_kind_is_one_clear_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    assert "c.yaml" in problems_of(f"config_path={tmp_path / 'c.yaml'}")[0]
+
+
+def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
+    assert "cannot be read" in problems_of(f"config_path={tmp_path / 'none.yaml'}")[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "steps"),
+    [
+        (["--trainer.max_steps", "1000"], 1000),
+        (["--trainer.max_steps=1000"], 1000),
+        (["trainer.max_steps=1e3"], 1000),
+        (["+trainer.max_steps=1000"], 1000),
+    ],
+)
+def test_the_reference_s_command_line_form_is_accepted(
+    words: list[str], steps: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert compose_config(words).trainer.max_steps == steps
+    assert ("trainer.max_steps=1000" in caplog.text) == words[0].startswith("--")
+
+
+@pytest.mark.proves("debug", "trainer.mixed_precision")
+@pytest.mark.parametrize(
+    ("word", "section", "key", "value"),
+    [
+        ("trainer.mixed_precision=no", "trainer", "mixed_precision", "no"),
+        ("trainer.mixed_precision=false", "trainer", "mixed_precision", "no"),
+        ("trainer.mixed_precision=BF16", "trainer", "mixed_precision", "bf16"),
+        ("model.rope=no", "model", "rope", False),
+        ("model.hidden_act=GELU", "model", "hidden_act", "gelu"),
+        ("optimizer.lr=1e-4", "optimizer", "lr", 1e-4),
+        ("optimizer.lr='5e-4'", "optimizer", "lr", 5e-4),
+        ("optimizer.betas=[0.9,0.98]", "optimizer", "betas", [0.9, 0.98]),
+        ("dataset.prefetch_factor=null", "dataset", "prefetch_factor", None),
+        ("trainer.devices=2", "trainer", "devices", 2),
+        ("glue.pretrained_checkpoint=latest", "glue", "pretrained_checkpoint", "latest"),
+        ("trainer.resume_from_checkpoint=6", "trainer", "resume_from_checkpoint", "6"),
+        ("trainer.resume_from_checkpoint=true", "trainer", "resume_from_checkpoint", "true"),
+    ],
+)
+def test_values_mean_what_people_mean(word: str, section: str, key: str, value: object) -> None:
+    found = getattr(getattr(compose_config([word]), section), key)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_the_debug_flag_needs_no_value() -> None:
+    assert compose_config(["--debug"]).debug is True
+
+
+def test_every_group_file_sets_only_known_keys_and_says_what_it_is() -> None:
+    from neobert.config.compose import conf_dir
+
+    for file in conf_dir().rglob("*.yaml"):
+        text = file.read_text()
+        assert text.startswith("# "), file
+        assert len(text.splitlines()) <= 60, file
+        assert isinstance(yaml.safe_load(text), dict), file

@@ -1,0 +1,71 @@
+"""The program as a user starts it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def neobert(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "neobert.train", *words],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_typo_is_answered_without_a_traceback_and_without_torch(tmp_path: Path) -> None:
+    done = neobert("trainer.max_stepz=3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "did you mean trainer.max_steps?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [("--cfg", "job"), ("--help",), ("trainer.max_stepz=1",)])
+def test_settings_are_answered_before_torch_is_imported(words: tuple[str, ...]) -> None:
+    code = (
+        f"import sys; sys.argv = {['train', *words]!r}\n"
+        "from neobert.train import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "sys.exit(sorted({'torch', 'lightning', 'transformers', 'datasets'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stderr.strip().endswith("[]") or "error:" in done.stderr
+    assert "torch" not in done.stderr
+
+
+def test_the_resolved_settings_are_shown(tmp_path: Path) -> None:
+    done = neobert("--cfg", "job", "optimizer=muonclip", "seed=7", cwd=tmp_path)
+    shown = yaml.safe_load(done.stdout)
+    assert done.returncode == 0
+    assert shown["seed"] == 7
+    assert shown["optimizer"]["muon_config"]["muon_beta"] == 0.95
+
+
+def test_help_shows_every_key_with_its_meaning(tmp_path: Path) -> None:
+    from neobert.config.help import sections
+
+    text = neobert("--help", cwd=tmp_path).stdout
+    for _, keys in sections():
+        for key in keys:
+            assert f"  {key.name}: " in text
+            assert key.meaning, key.name
+
+
+def test_a_sweep_with_a_typo_starts_no_job(tmp_path: Path) -> None:
+    done = neobert("-m", "optimizer.lrr=1e-3,2e-3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "unknown key optimizer.lrr; did you mean optimizer.lr?" in done.stderr
