@@ -94,7 +94,9 @@ def read_overrides(overrides: Sequence[str]) -> Request:
 
     ``--a.b v`` and ``--a.b=v``, the reference's spelling, are accepted with a hint.
     """
-    request, raw, problems = Request(), {}, []
+    request = Request()
+    raw: Flat = {}
+    problems: list[str] = []
     parser = OverridesParser.create()
     groups = group_names()
     for word in hydra_form(overrides):

@@ -1,0 +1,117 @@
+"""Token store: the tokens of all documents end to end, read through the memory map.
+
+A folder of ``tokens.npy`` (uint16, or uint32 for vocabularies over 65,536), ``offsets.npy`` (int64,
+one more than documents), ``counts.npy`` (int64, how often each id occurs) and ``store.json``.
+Special tokens are not stored: they are added when a row is laid out, so one store serves any row
+length.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tokens = NDArray[np.uint16] | NDArray[np.uint32]
+
+BLOCK = 1 << 22
+"""Tokens handled at a time when a whole store is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """Content of ``store.json``."""
+
+    documents: int
+    tokens: int
+    empty_documents: int
+    """Documents without a token; they are not stored."""
+
+    digest: str
+    """SHA-256 of tokens and offsets: the same text under the same tokenizer has the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStore:
+    """Documents as ids. Opening one reads no tokens."""
+
+    tokens: Tokens
+    offsets: NDArray[np.int64]
+    """Document ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``."""
+
+    info: StoreInfo
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: Path) -> "TokenStore":
+        """Map the files of ``folder`` into memory."""
+        return cls(
+            tokens=np.load(folder / "tokens.npy", mmap_mode="r"),
+            offsets=np.load(folder / "offsets.npy", mmap_mode="r"),
+            info=StoreInfo(**json.loads((folder / "store.json").read_text())),
+            folder=folder,
+        )
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each document."""
+        return np.diff(self.offsets)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """How often each id occurs, by id."""
+        return np.load(self.folder / "counts.npy")
+
+    def document(self, number: int) -> Tokens:
+        """Ids of one document."""
+        return self.tokens[self.offsets[number] : self.offsets[number + 1]]
+
+
+def token_type(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
+    """The smaller unsigned type that holds every id."""
+    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
+
+
+def write_store(
+    folder: Path, batches: Iterable[tuple[Tokens, NDArray[np.int64]]], vocab_size: int
+) -> StoreInfo:
+    """Write batches of documents (their tokens end to end, their lengths) as a store.
+
+    Empty documents are left out and counted. Memory: one batch, and 8 bytes per document.
+    """
+    dtype = np.dtype(token_type(vocab_size))
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    kept: list[NDArray[np.int64]] = []
+    digest, total, empty = sha256(), 0, 0
+    with (folder / "tokens.bin").open("wb") as file:
+        for tokens, lengths in batches:
+            block = np.ascontiguousarray(tokens, dtype=dtype)
+            file.write(block.data)
+            digest.update(block.data)
+            counts += np.bincount(block, minlength=vocab_size)
+            kept.append(lengths[lengths > 0])
+            empty += int((lengths == 0).sum())
+            total += len(block)
+    lengths = np.concatenate([np.zeros(1, dtype=np.int64), *kept])
+    offsets = np.cumsum(lengths, dtype=np.int64)
+    digest.update(offsets.data)
+    _prepend_header(folder / "tokens.bin", folder / "tokens.npy", dtype, total)
+    np.save(folder / "offsets.npy", offsets)
+    np.save(folder / "counts.npy", counts)
+    info = StoreInfo(len(offsets) - 1, total, empty, digest.hexdigest())
+    (folder / "store.json").write_text(json.dumps(asdict(info), indent=1))
+    return info
+
+
+def _prepend_header(raw: Path, target: Path, dtype: np.dtype, count: int) -> None:
+    """Turn a file of bare numbers into an ``.npy`` file."""
+    shape = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
+    with target.open("wb") as out:
+        np.lib.format.write_array_header_1_0(out, {**shape, "shape": (count,)})
+        with raw.open("rb") as file:
+            shutil.copyfileobj(file, out)
+    raw.unlink()

@@ -1,0 +1,233 @@
+"""The tokenizer of a run: loaded from the hub or a folder, or trained on the corpus, then checked.
+
+Nothing is written back to the settings. What follows from the tokenizer (vocabulary, special ids,
+fingerprint) is in :class:`TokenizerInfo`, which is passed on.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from neobert.config.checks import ConfigError
+from neobert.config.tokenizer import TokenizerConfig
+from neobert.console import get_logger
+from neobert.data.cache import key_of, publish
+from neobert.data.wordpiece import train_wordpiece
+
+log = get_logger(__name__)
+
+MULTIPLE = 128
+"""The vocabulary is rounded up to it: matrix kernels like such sizes."""
+
+ROBERTA = {
+    "bos_token": "<s>",
+    "cls_token": "<s>",
+    "eos_token": "</s>",
+    "sep_token": "</s>",
+    "unk_token": "<unk>",
+    "pad_token": "<pad>",
+    "mask_token": "<mask>",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerInfo:
+    """A checked tokenizer and what follows from it."""
+
+    tokenizer: PreTrainedTokenizerFast
+    name: str
+
+    real_vocab_size: int
+    """Ids of the tokenizer; those from here to ``vocab_size`` are inert: no text has them."""
+
+    vocab_size: int
+    """Rows of the embedding: ``real_vocab_size`` rounded up to a multiple of 128."""
+
+    pad_token_id: int
+    mask_token_id: int
+
+    start_id: int | None
+    """``[CLS]``, else the beginning-of-sequence token: opens each document."""
+
+    end_id: int | None
+    """``[SEP]``, else the end-of-sequence token: closes each document."""
+
+    is_special: NDArray[np.bool_] = field(repr=False)
+    """By id, inert ones included: never masked, never drawn as a random replacement."""
+
+    fingerprint: str
+    """SHA-256 of the vocabulary and all rules, as ``tokenizers`` writes them."""
+
+    @property
+    def random_ids(self) -> NDArray[np.int64]:
+        """Ids that may replace a masked token: neither special nor inert."""
+        return np.flatnonzero(~self.is_special)
+
+    @property
+    def wrapping(self) -> int:
+        """Tokens that opening and closing adds to each document: 0 to 2."""
+        return (self.start_id is not None) + (self.end_id is not None)
+
+    def info(self) -> dict[str, object]:
+        """Content of ``tokenizer_info.json``."""
+        return {
+            "tokenizer_name": self.name,
+            "vocab_size": self.vocab_size,
+            "base_vocab_size": self.real_vocab_size,
+            "total_vocab_size": self.vocab_size,
+            "pad_token_id": self.pad_token_id,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def load_tokenizer(
+    config: TokenizerConfig,
+    texts: Callable[[], Iterable[str]] | None = None,
+    data_key: object = None,
+    cache: Path | None = None,
+) -> TokenizerInfo:
+    """Load ``tokenizer.path`` or ``.name``, or train one of ``.train_vocab_size`` on ``texts``.
+
+    A trained one is kept in ``cache`` under a key of ``data_key`` and its settings, so ``texts`` is
+    called the first time only. Raises ``ConfigError`` for a tokenizer that cannot serve.
+    """
+    if config.train_vocab_size is None:
+        name = config.path or config.name
+        tokenizer = _load(config, name)
+    else:
+        if texts is None or cache is None:
+            raise ConfigError(["tokenizer.train_vocab_size needs a corpus to train on"])
+        name = f"wordpiece-{config.train_vocab_size}"
+        tokenizer = _trained(config.train_vocab_size, texts, data_key, cache)
+    tokenizer = _with_special_tokens(tokenizer, config)
+    tokenizer.model_max_length = config.max_length
+    info = describe(tokenizer, name)
+    wanted = config.vocab_size
+    if wanted is not None and wanted not in (info.real_vocab_size, info.vocab_size):
+        raise ConfigError(
+            [
+                f"tokenizer.vocab_size={wanted} does not match {name}, which has "
+                f"{info.real_vocab_size} tokens ({info.vocab_size} when rounded up to a multiple "
+                f"of {MULTIPLE}); leave it null to take the tokenizer's"
+            ]
+        )
+    return info
+
+
+def describe(tokenizer: PreTrainedTokenizerFast, name: str) -> TokenizerInfo:
+    """Derive sizes, special ids and fingerprint of a tokenizer that has its special tokens."""
+    ids = set(tokenizer.get_vocab().values())
+    real = max(ids) + 1
+    rounded = -(-real // MULTIPLE) * MULTIPLE
+    is_special = np.ones(rounded, dtype=bool)
+    is_special[list(ids - set(tokenizer.all_special_ids))] = False
+    start = tokenizer.cls_token_id
+    end = tokenizer.sep_token_id
+    return TokenizerInfo(
+        tokenizer=tokenizer,
+        name=name,
+        real_vocab_size=real,
+        vocab_size=rounded,
+        pad_token_id=tokenizer.pad_token_id,
+        mask_token_id=tokenizer.mask_token_id,
+        start_id=tokenizer.bos_token_id if start is None else start,
+        end_id=tokenizer.eos_token_id if end is None else end,
+        is_special=is_special,
+        fingerprint=_fingerprint(tokenizer),
+    )
+
+
+def text_tokenizer(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """Its fast core, set to turn text into ids and do nothing else.
+
+    No padding, no truncation, both of which files may switch on; and a literal ``[MASK]`` in a text
+    is text, not a token that was asked for.
+    """
+    core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    core.no_padding()
+    core.no_truncation()
+    core.encode_special_tokens = True
+    return core
+
+
+def _load(config: TokenizerConfig, name: str) -> PreTrainedTokenizerFast:
+    key = "tokenizer.path" if config.path else "tokenizer.name"
+    if config.path and not Path(config.path).exists():
+        raise ConfigError([f"tokenizer.path={config.path} does not exist"])
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            name,
+            use_fast=True,
+            revision=config.revision or "main",
+            trust_remote_code=config.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            [
+                f"{key}={name} could not be loaded ({reason}); name a hub id that can be reached, "
+                "a folder (tokenizer.path), or train one (tokenizer.train_vocab_size=8192)"
+            ]
+        ) from error
+    return _require_fast(tokenizer, f"{key}={name}")
+
+
+def _require_fast(tokenizer: PreTrainedTokenizerBase, origin: str) -> PreTrainedTokenizerFast:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ConfigError([f"{origin} is a slow tokenizer; only fast ones are supported"])
+    return tokenizer
+
+
+def _trained(
+    vocab_size: int, texts: Callable[[], Iterable[str]], data_key: object, cache: Path
+) -> PreTrainedTokenizerFast:
+    recipe = {"data": data_key, "wordpiece": vocab_size, "version": 1}
+    folder = cache / "tokenizers" / key_of(recipe)
+
+    def train(target: Path) -> None:
+        log.info("training a WordPiece vocabulary of %d on the corpus", vocab_size)
+        train_wordpiece(texts, vocab_size).save_pretrained(target)
+
+    publish(folder, train)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def _with_special_tokens(
+    tokenizer: PreTrainedTokenizerFast, config: TokenizerConfig
+) -> PreTrainedTokenizerFast:
+    """Check for a mask and a pad token; add what the settings allow to add, and say so."""
+    if tokenizer.mask_token_id is None:
+        if not config.allow_special_token_rewrite:
+            raise ConfigError(
+                [
+                    f"{tokenizer.name_or_path} has no mask token; "
+                    "tokenizer.allow_special_token_rewrite=true gives it RoBERTa's special tokens"
+                ]
+            )
+        _rewrite_like_roberta(tokenizer)
+        log.warning("the tokenizer had no mask token: it now has %s", tokenizer.all_special_tokens)
+    if tokenizer.pad_token_id is None:
+        tokenizer.add_special_tokens({"pad_token": ROBERTA["pad_token"]})
+        log.warning("the tokenizer had no pad token: %s was added", tokenizer.pad_token)
+    return tokenizer
+
+
+def _rewrite_like_roberta(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.add_special_tokens(ROBERTA)
+    start, end = ROBERTA["bos_token"], ROBERTA["eos_token"]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}",
+        pair=f"{start} $A {end} $B {end}",
+        special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in (start, end)],
+    )
+
+
+def _fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    special = f"{tokenizer.pad_token_id} {tokenizer.mask_token_id}"
+    return sha256((text_tokenizer(tokenizer).to_str() + special).encode()).hexdigest()
