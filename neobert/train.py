@@ -3,6 +3,7 @@
 A wrong setting is answered before torch is imported.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from neobert.config.root import Config
 from neobert.config.store import to_yaml
 from neobert.console import get_logger, show_messages
 
-log = get_logger(__name__)
+log = get_logger("neobert.train")  # __name__ is __main__ here
 
 WRONG_SETTINGS = 2
 INTERRUPTED = 75
@@ -53,6 +54,10 @@ def _dispatch(words: list[str]) -> int:
 def _run(config: Config, words: Sequence[str]) -> int:
     show_messages(config.debug)
     log.info("%s", chosen(config, words))
+    if config.trainer.tune_cpu:
+        # Read when torch loads its threads: those that wait spin for microseconds instead of
+        # milliseconds. Else a second busy program makes two threads ten times slower than one.
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from neobert.tasks import Interrupted, run
     from neobert.training.cpu import tune_cpu_if_asked
 

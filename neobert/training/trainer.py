@@ -14,9 +14,12 @@ from neobert.config.root import Config
 from neobert.config.store import save_config
 from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
+from neobert.training.callbacks.batch_digest import BatchDigests
 from neobert.training.callbacks.checkpointer import Checkpointer, save_plan
 from neobert.training.callbacks.interrupt import Interrupt
+from neobert.training.callbacks.ngpt import ngpt_callbacks
 from neobert.training.callbacks.progress import ProgressBar
+from neobert.training.callbacks.qk_clip import qk_clip_callbacks
 from neobert.training.callbacks.reproduce import SeedEachMicroBatch
 from neobert.training.callbacks.throughput import Throughput
 from neobert.training.callbacks.train_metrics import TrainMetrics
@@ -104,6 +107,9 @@ def build_trainer(
             SeedEachMicroBatch(config.seed),
             metrics,
             throughput,
+            *qk_clip_callbacks(config.optimizer, settings.logging_steps),
+            *ngpt_callbacks(config.model),
+            *([BatchDigests(run.path)] if settings.log_batch_digests else []),
             *callbacks,
             *_early_stopping(settings, checkpointer),
             interrupt,

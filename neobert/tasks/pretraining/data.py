@@ -167,8 +167,8 @@ class PretrainingDataModule(LightningDataModule):
     def example_batches(self) -> list[MaskedBatch]:
         """Some evaluation text for the report."""
         rows = self._rows(train=False)
-        some = min(EXAMPLE_ROWS, rows.plan.num_rows)
-        return [rows.batch([row], [row]) for row in range(some)]
+        spread = np.linspace(0, rows.plan.num_rows, EXAMPLE_ROWS, endpoint=False, dtype=int)
+        return [rows.batch([row], [row]) for row in dict.fromkeys(spread.tolist())]
 
     def _rows(self, train: bool) -> Rows:
         settings = self.config.datacollator
@@ -225,7 +225,9 @@ class PretrainingDataModule(LightningDataModule):
             log.info("dataset.num_workers: %d, as many as there are cores", number)
         on_cuda = torch.cuda.is_available() and not self.config.trainer.use_cpu
         prefetch = settings.prefetch_factor or (4 if on_cuda else None)
-        return Workers(number, prefetch, settings.persistent_workers, settings.pin_memory or on_cuda)
+        return Workers(
+            number, prefetch, settings.persistent_workers, settings.pin_memory or on_cuda
+        )
 
 
 class EvaluationBatches(Dataset[MaskedBatch]):
@@ -247,7 +249,11 @@ def os_cores() -> set[int]:
     """The cores that this process may use."""
     import os
 
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    return (
+        os.sched_getaffinity(0)
+        if hasattr(os, "sched_getaffinity")
+        else set(range(os.cpu_count() or 1))
+    )
 
 
 def _corpus(config: Config) -> tuple[object, Callable[[], dict[str, list[str]]]]:

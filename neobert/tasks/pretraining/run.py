@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Trainer, seed_everything
 
 from neobert.config.root import Config
 from neobert.console import get_logger
@@ -44,7 +44,7 @@ def run(config: Config) -> float | None:
     module = build_module(config, data, schedule)
     log.info("%s", owners_table(owners(config.optimizer, module.model.named_parameters())))
     step = int(resume.name) if resume is not None else None
-    parts = build_trainer(config, folder, plan, card, step, _callbacks(config))
+    parts = build_trainer(config, folder, plan, card, step)
     if data.has_validation and config.trainer.eval_on_start and resume is None:
         parts.trainer.validate(module, datamodule=data, verbose=False)
     fit(parts.trainer, module, data, resume)
@@ -105,7 +105,8 @@ def finish(
     best = parts.checkpointer.best.step if config.trainer.load_best_model_at_end else None
     after = evaluation_at(folder, best if best is not None else parts.trainer.global_step)
     if parts.trainer.is_global_zero:
-        summary = summarize(config, folder, data, module, parts) | {"after": after}
+        summary = summarize(config, folder, data, module, parts)
+        summary |= {"after": after, "objective": after.get("eval/loss")}
         write_json(summary, folder.summary_file)
         plot_losses(folder.metrics_file, folder.plot_file, {"unigram": data.unigram_loss})
         guesses = guess_masked_words(module.model, data.tokenizer, data.example_batches())
@@ -128,6 +129,7 @@ def summarize(
         "tokens": metrics.tokens,
         "seconds": round(metrics.seconds, 3),
         "tokens_per_sec": round(metrics.tokens / max(metrics.seconds, 1e-9), 1),
+        "throughput": parts.throughput.summary(),
         "peak_memory_mib": round(peak_memory_mib(), 1),
         "before": evaluation_at(folder, 0),
         "unigram_loss": data.unigram_loss,
@@ -162,10 +164,6 @@ def evaluation_at(folder: RunFolder, step: int) -> dict[str, float]:
 def evaluated_last(folder: RunFolder, step: int) -> bool:
     """Whether the evaluation at ``step`` is in ``metrics.csv`` already."""
     return bool(evaluation_at(folder, step))
-
-
-def _callbacks(config: Config) -> tuple[Callback, ...]:
-    return ()
 
 
 def _fingerprint(config: Config, data: PretrainingDataModule, plan: Plan) -> dict[str, object]:
