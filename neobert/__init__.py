@@ -1,4 +1,4 @@
-"""Training, evaluating and publishing NeoBERT-class encoders. ``neobert.load`` reads any of them."""
+"""Train, evaluate and publish NeoBERT-class encoders. ``neobert.load`` reads any of them."""
 
 from typing import TYPE_CHECKING
 

@@ -66,7 +66,7 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
             return os.mkdir, (str(marker),)
 
     torch.save({"x": Hostile()}, tmp_path / "checkpoints" / "3" / "trainer_state.pt")
-    with pytest.raises(Exception, match="[Ww]eights.only"):
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
         io().load_checkpoint(tmp_path / "checkpoints" / "3")
     assert not marker.exists()
 

@@ -36,12 +36,12 @@ def test_every_changed_setting_is_named_with_both_values_and_the_override(
 
 def test_accepted_changes_pass_and_the_others_do_not(checkpoint: Path) -> None:
     here = {**SAVED, "seed": 1, "dataset.max_seq_length": 256}
-    with pytest.raises(ConfigError, match="dataset.max_seq_length") as error:
+    with pytest.raises(ConfigError, match=r"dataset\.max_seq_length") as error:
         check_same_run(checkpoint, here, ["seed"])
     assert "seed differs" not in str(error.value)
     check_same_run(checkpoint, here, ["all"])
 
 
 def test_a_setting_that_only_one_side_has_is_a_change(checkpoint: Path) -> None:
-    with pytest.raises(ConfigError, match="dataset.shards"):
+    with pytest.raises(ConfigError, match=r"dataset\.shards"):
         check_same_run(checkpoint, {**SAVED, "dataset.shards": 4}, [])

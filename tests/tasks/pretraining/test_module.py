@@ -1,6 +1,5 @@
 """The gradient of an optimizer step is that of its whole batch, however it was cut up."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,9 +45,7 @@ def masked(chosen: list[tuple[list[int], list[int]]]) -> MaskedBatch:
     inputs = PackedBatch.from_documents([ids for ids, _ in chosen])
     bounds = inputs.cu_seqlens.tolist()
     places = [
-        start + place
-        for start, (_, found) in zip(bounds, chosen, strict=False)
-        for place in found
+        start + place for start, (_, found) in zip(bounds, chosen, strict=False) for place in found
     ]
     positions = torch.tensor([*places, 0])  # the last is filler
     labels = torch.cat([inputs.input_ids[positions[:-1]], torch.tensor([IGNORE])])
@@ -106,11 +103,10 @@ def relative_error(one: dict, two: dict) -> float:
 
 
 @pytest.fixture(autouse=True)
-def _no_tips() -> Iterator[None]:
+def _no_tips() -> None:
     import logging
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    yield
 
 
 @pytest.mark.proves("trainer.gradient_accumulation_steps", "trainer.masked_logits_only_loss")
@@ -126,7 +122,9 @@ def test_accumulation_over_unequal_micro_batches_is_the_whole_batch(
 
 def test_a_mean_of_means_would_be_noticed(tmp_path: Path) -> None:
     whole = gradients(micro_batches(len(DOCUMENTS)), tmp_path)
-    wrong = [replace(batch, num_targets_in_step=4 * batch.num_targets) for batch in micro_batches(2)]
+    wrong = [
+        replace(batch, num_targets_in_step=4 * batch.num_targets) for batch in micro_batches(2)
+    ]
     assert relative_error(gradients(wrong, tmp_path), whole) > 1e-3
 
 
