@@ -1,0 +1,48 @@
+"""From the tokens of packed documents to one vector for each document.
+
+Letters: T tokens of all documents together, S documents, E model width.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def pool(
+    hidden: Float[Tensor, "T E"], cu_seqlens: Int[Tensor, " bounds"], how: str
+) -> Float[Tensor, "S E"]:
+    """A vector per document: the mean of its tokens (``avg``), the first (``cls``), or ``max``.
+
+    ``max`` takes the largest value of each channel; equal ones share the gradient. A document
+    without tokens becomes zeros. At least fp32, whatever ``hidden`` is: sums of many bf16 numbers
+    lose their small ones, and so would the similarities made of them.
+    """
+    hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+    lengths = cu_seqlens.diff().to(torch.int64)  # (S,)
+    match how:
+        case "avg":
+            return _summed(hidden, lengths) / lengths.clamp(min=1)[:, None]
+        case "cls":
+            first = cu_seqlens[:-1].clamp(max=len(hidden) - 1).to(torch.int64)
+            return hidden.index_select(0, first) * (lengths > 0)[:, None]
+        case "max":
+            return _largest(hidden, lengths)
+        case _:
+            raise ValueError(f"pooling {how!r}: must be avg, cls or max")
+
+
+def _owners(lengths: Int[Tensor, " S"], tokens: int) -> Int[Tensor, " T"]:
+    """The document of each token. The number of tokens is told, so that no device is waited for."""
+    documents = torch.arange(len(lengths), device=lengths.device)
+    return torch.repeat_interleave(documents, lengths, output_size=tokens)
+
+
+def _summed(hidden: Float[Tensor, "T E"], lengths: Int[Tensor, " S"]) -> Float[Tensor, "S E"]:
+    sums = hidden.new_zeros(len(lengths), hidden.shape[1])
+    return sums.index_add(0, _owners(lengths, len(hidden)), hidden)
+
+
+def _largest(hidden: Float[Tensor, "T E"], lengths: Int[Tensor, " S"]) -> Float[Tensor, "S E"]:
+    zeros = hidden.new_zeros(len(lengths), hidden.shape[1])
+    owners = _owners(lengths, len(hidden))[:, None].expand_as(hidden)
+    return zeros.scatter_reduce(0, owners, hidden, "amax", include_self=False)
