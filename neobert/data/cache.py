@@ -17,9 +17,11 @@ from neobert.config.checks import ConfigError
 
 
 def cache_folder(cache_dir: str | None) -> Path:
-    """``<dataset.cache_dir>/neobert``, else ``neobert`` in the user's cache."""
-    base = cache_dir or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "neobert"
+    """``dataset.cache_dir``, else ``$NEOBERT_CACHE``, else ``neobert`` in the user's cache."""
+    chosen = cache_dir or os.environ.get("NEOBERT_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "neobert"
 
 
 def key_of(recipe: object) -> str:

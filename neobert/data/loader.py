@@ -1,26 +1,32 @@
 """Micro-batches by their number: a pure function of (data, settings, seed, step).
 
-Row number ``g`` of the run is row ``permutation(seed, epoch)[g mod rows]``. With G rows in an optimizer step,
-step ``k`` takes the rows ``k·G`` to ``(k+1)·G``, of which micro-batch ``j`` of rank ``r`` takes the B from
-``(j·ranks + r)·B`` on. So a batch does not depend on the number of workers, nor on the number of ranks at equal G,
-nor on how often the run was stopped, and the place of a run in its data is one number.
+Row number ``g`` of the run is row ``permutation(seed, epoch)[g mod rows]``. With G rows in an
+optimizer step, step ``k`` takes the rows ``k·G`` to ``(k+1)·G``, of which micro-batch ``j`` of rank
+``r`` takes the B from ``(j·ranks + r)·B`` on. So a batch does not depend on the number of workers,
+nor on the number of ranks at equal G, nor on how often the run was stopped, and the place of a run
+in its data is one number.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from neobert.batch import IGNORE, MaskedBatch, PackedBatch
 from neobert.data.masking import Masking, mask_row
 from neobert.data.packing import RowPlan
 from neobert.data.store import TokenStore
 from neobert.data.tokenizer import TokenizerInfo
+
+Item = TypeVar("Item")
+LaidOut = tuple[NDArray[np.int64], list[int], int]
+"""Ids of a row, lengths of its documents (slack is the last), tokens of text."""
 
 EMPTY = -1
 """Number of a row that is all padding."""
@@ -40,11 +46,16 @@ class Rows:
 
     def batch(self, rows: Sequence[int], keys: Sequence[int]) -> MaskedBatch:
         """The micro-batch of these rows, masked under these keys."""
-        laid = [self._lay_out(row) for row in rows]
-        ids = np.concatenate([one[0] for one in laid])
-        lengths = [length for one in laid for length in one[1]]
+        return self.batch_of(
+            [(self.lay_out(row), key) for row, key in zip(rows, keys, strict=True)]
+        )
+
+    def batch_of(self, laid: Sequence[tuple[LaidOut, int]]) -> MaskedBatch:
+        """The micro-batch of rows that are laid out, each with the key of its mask."""
+        ids = np.concatenate([row_ids for (row_ids, _, _), _ in laid])
+        lengths = [length for (_, sizes, _), _ in laid for length in sizes]
         positions, labels, offset = [], [], 0
-        for (row_ids, _, text), key in zip(laid, keys, strict=True):
+        for (row_ids, _, text), key in laid:
             maskable = ~self.tokenizer.is_special[row_ids]
             maskable[text:] = False
             corrupted, chosen = mask_row(row_ids, maskable, self.masking, key)
@@ -52,17 +63,22 @@ class Rows:
             positions.append(chosen + offset)
             labels.append(row_ids[chosen])
             offset += len(row_ids)
-        tokens = sum(text for _, _, text in laid)
-        return self._assemble(ids, lengths, tokens, np.concatenate(positions), np.concatenate(labels))
+        tokens = sum(text for (_, _, text), _ in laid)
+        return self._assemble(
+            ids, lengths, tokens, np.concatenate(positions), np.concatenate(labels)
+        )
 
     def documents(self, row: int) -> list[NDArray[np.int64]]:
         """The documents of a row as ids, before masking."""
-        ids, lengths, text = self._lay_out(row)
+        ids, lengths, text = self.lay_out(row)
         ends = np.cumsum(lengths)
-        return [ids[end - length : end] for end, length in zip(ends, lengths, strict=True)
-                if end <= text]
+        return [
+            ids[end - length : end]
+            for end, length in zip(ends, lengths, strict=True)
+            if end <= text
+        ]
 
-    def _lay_out(self, row: int) -> tuple[NDArray[np.int64], list[int], int]:
+    def lay_out(self, row: int) -> LaidOut:
         """Ids of a row, lengths of its documents (slack is the last), tokens of text."""
         pieces = [] if row == EMPTY else self.plan.row(row)
         info, length = self.tokenizer, self.plan.row_length
@@ -199,8 +215,9 @@ class Workers:
 class StepLoader:
     """The training batches of a whole run, for Lightning one epoch.
 
-    Draws the micro-batches of an optimizer step together, counts their targets over all ranks, and gives
-    each the total. Its state is the number of micro-batches handed out, always whole steps in a checkpoint.
+    Draws the micro-batches of an optimizer step together, counts their targets over all ranks, and
+    gives each the total. Its state is the number of micro-batches handed out, always whole steps in
+    a checkpoint.
     """
 
     def __init__(self, batches: MicroBatches, total_steps: int, workers: Workers) -> None:
@@ -246,6 +263,19 @@ def build_loader(
         persistent_workers=workers.persistent and several,
         pin_memory=workers.pin_memory,
         generator=torch.Generator(),  # else it would draw from the generator of the training step
+    )
+
+
+def build_stream_loader(dataset: IterableDataset[Item], workers: Workers) -> "DataLoader[Item]":
+    """A loader of a stream, read here or by one background process."""
+    several = workers.number > 0
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=workers.number,
+        prefetch_factor=workers.prefetch_factor if several else None,
+        pin_memory=workers.pin_memory,
+        generator=torch.Generator(),
     )
 
 

@@ -1,9 +1,10 @@
 """Which tokens of a row are to be predicted, and what the model sees there instead.
 
-BERT's corruption (arXiv 1810.04805, section 3.1): 80 % ``[MASK]``, 10 % a random word, 10 % left as it is;
-or ``[MASK]`` always (NeoBERT). The generator is keyed by (seed, row), so a row's mask depends neither on workers
-nor on ranks nor on restarts. The number of targets of a row is fixed up to rounding, which keeps the
-number per batch nearly static; each token is a target with probability ``mlm_probability``.
+BERT's corruption (arXiv 1810.04805, section 3.1): 80 % ``[MASK]``, 10 % a random word, 10 % left as
+it is; or ``[MASK]`` always (NeoBERT). The generator is keyed by (seed, row), so a row's mask
+depends neither on workers nor on ranks nor on restarts. The number of targets of a row is fixed up
+to rounding, which keeps the number per batch nearly static; each token is a target with probability
+``mlm_probability``.
 """
 
 from dataclasses import dataclass

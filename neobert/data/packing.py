@@ -1,9 +1,9 @@
 """Whole documents into rows of one length: best fit over a bounded window, planned once.
 
-A plan is arrays of numbers, no tokens: a million documents take seconds, and any row can be laid out by its
-number. Best fit decreasing: within a window of documents the longest go first, each into the row with the
-least room that still holds it (Johnson 1973, "Near-optimal bin packing algorithms"; for language models
-Krell et al. 2021, arXiv 2107.02027).
+A plan is arrays of numbers, no tokens: a million documents take seconds, and any row can be laid
+out by its number. Best fit decreasing: within a window of documents the longest go first, each into
+the row with the least room that still holds it (Johnson 1973, "Near-optimal bin packing
+algorithms"; for language models Krell et al. 2021, arXiv 2107.02027).
 """
 
 from collections.abc import Sequence

@@ -219,7 +219,7 @@ def _with_special_tokens(
 
 
 def _rewrite_like_roberta(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokenizer.add_special_tokens(ROBERTA)
+    tokenizer.add_special_tokens(dict(ROBERTA))
     start, end = ROBERTA["bos_token"], ROBERTA["eos_token"]
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {end}",

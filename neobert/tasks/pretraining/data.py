@@ -1,13 +1,17 @@
 """The data of pretraining: from settings to masked micro-batches, addressable by their step."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from datasets import IterableDataset
 from lightning.pytorch import LightningDataModule
+from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, Dataset
 
 from neobert.batch import MaskedBatch
@@ -15,7 +19,6 @@ from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder, key_of, publish
-from neobert.data.corpora import corpus_key, is_packaged, read_corpus
 from neobert.data.loader import (
     MicroBatches,
     Order,
@@ -27,7 +30,9 @@ from neobert.data.loader import (
 )
 from neobert.data.masking import Masking
 from neobert.data.packing import RowPlan, cut_documents, plan_packed, plan_single
+from neobert.data.sources import open_source
 from neobert.data.store import TokenStore, write_store
+from neobert.data.stream import Packing, StreamBatches, StreamLoader, StreamRows
 from neobert.data.tokenizer import TokenizerInfo, load_tokenizer, text_tokenizer
 
 log = get_logger(__name__)
@@ -38,6 +43,12 @@ EVALUATION_SEED = 0x5EED
 PLAN_VERSION = 1
 BATCH = 1000
 EXAMPLE_ROWS = 64
+STREAM_SAMPLE = 2048
+"""Documents of a stream whose word frequencies stand for all of it, and by which it is known
+again."""
+
+VOCABULARY_SAMPLE = 500_000
+"""Documents that a vocabulary is trained on at most."""
 
 
 class PretrainingDataModule(LightningDataModule):
@@ -57,18 +68,50 @@ class PretrainingDataModule(LightningDataModule):
             return
         config = self.config
         cache = cache_folder(config.dataset.cache_dir)
-        data_key, read = _corpus(config)
+        self.source = source = open_source(config.dataset, cache, config.seed)
         self.tokenizer: TokenizerInfo = load_tokenizer(
-            config.tokenizer, lambda: read()["train"], data_key, cache
+            config.tokenizer, lambda: islice(source.train(), VOCABULARY_SAMPLE), source.key, cache
         )
-        key = {"data": data_key, "tokenizer": self.tokenizer.fingerprint}
-        self.train_store = _store(cache, key, "train", read, self.tokenizer)
-        self.eval_store = _store(cache, key, "validation", read, self.tokenizer)
-        self.train_plan = self._plan(self.train_store, cache, said=True)
+        self._check_lengths()
+        key: dict[str, object] = {"data": source.key, "tokenizer": self.tokenizer.fingerprint}
+        if source.stream is None:
+            self.train_store = _store(cache, {**key, "split": "train"}, source.train, self)
+            self.train_plan = self._plan(self.train_store, cache, said=True)
+            if self.train_plan.num_rows == 0:
+                raise ConfigError([f"dataset: {_name(config)} has no document to train on"])
+        else:
+            sample = {**key, "split": "sample"}
+            self.train_store = _store(
+                cache, sample, lambda: islice(source.train(), STREAM_SAMPLE), self
+            )
+        held_out = source.evaluation or (lambda: ())
+        budget = self._evaluation_budget()
+        recipe = {**key, "split": "validation", "documents": budget}
+        self.eval_store = _store(cache, recipe, lambda: islice(held_out(), budget), self)
         self.eval_plan = self._plan(self.eval_store, cache)
-        if self.train_plan.num_rows == 0:
-            raise ConfigError([f"dataset: {_name(config)} has no document to train on"])
         self._ready = True
+
+    def _check_lengths(self) -> None:
+        wrapping, length = self.tokenizer.wrapping, self.config.row_length()
+        if length <= wrapping:
+            raise ConfigError([f"dataset.max_seq_length={length}: leaves no room for text"])
+
+    def _evaluation_budget(self) -> int | None:
+        """Documents to evaluate on at most; a stream has to be told."""
+        settings = self.config.dataset
+        if settings.eval_samples is not None:
+            return settings.eval_samples
+        if self.source.stream is None or self.source.evaluation is None:
+            return None
+        batches = self.config.trainer.eval_max_batches
+        if batches is None:
+            raise ConfigError(
+                [
+                    "a streamed evaluation split needs an explicit budget: set "
+                    "dataset.eval_samples or trainer.eval_max_batches"
+                ]
+            )
+        return batches * self.config.trainer.per_device_eval_batch_size
 
     @property
     def vocab_size(self) -> int:
@@ -102,7 +145,9 @@ class PretrainingDataModule(LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in which every row is seen once."""
+        """Optimizer steps in which every row is seen once; a stream's whole run is one epoch."""
+        if self.source.stream is not None:
+            return max(1, self.config.trainer.max_steps)
         return max(1, self.order.rows_per_epoch // self.share.rows_per_step)
 
     @property
@@ -111,6 +156,8 @@ class PretrainingDataModule(LightningDataModule):
         settings = self.config.trainer
         if settings.max_steps > 0:
             return settings.max_steps
+        if self.source.stream is not None:
+            raise ConfigError(["trainer.max_steps must be above 0: a stream has no epochs"])
         return settings.num_train_epochs * self.steps_per_epoch
 
     @property
@@ -119,10 +166,13 @@ class PretrainingDataModule(LightningDataModule):
 
     @property
     def unigram_loss(self) -> float:
-        """Nats per token of the evaluation text under the word frequencies of the training text."""
+        """Nats per token of the evaluation text under the word frequencies of the training text;
+        of the training text itself where nothing is held out."""
         words = ~self.tokenizer.is_special[: len(self.train_store.counts)]
         seen = (self.train_store.counts + 1.0) * words
         met = self.eval_store.counts * words
+        if not met.any():
+            met = self.train_store.counts * words
         probability = seen / seen.sum()
         used = met > 0
         return float(-(met[used] * np.log(probability[used])).sum() / max(1, met.sum()))
@@ -131,7 +181,11 @@ class PretrainingDataModule(LightningDataModule):
         """What a resumed run must share, by setting."""
         config = self.config
         return {
+            "dataset (text)": self.source.key,
             "dataset (tokens)": self.train_store.info.digest,
+            "dataset.shuffle_buffer_size": (
+                config.dataset.shuffle_buffer_size if self.source.stream is not None else None
+            ),
             "tokenizer": self.tokenizer.fingerprint,
             "seed": config.seed,
             "dataset.max_seq_length": config.dataset.max_seq_length,
@@ -147,9 +201,15 @@ class PretrainingDataModule(LightningDataModule):
             "rows per step (batch size × accumulation × devices)": self.share.rows_per_step,
         }
 
-    def train_dataloader(self) -> StepLoader:
+    def train_dataloader(self) -> StepLoader | StreamLoader:
         """The training batches of the whole run."""
         spans = [_span(span) for span in self.config.dataset.skip_steps]
+        if self.source.stream is not None:
+            return StreamLoader(
+                StreamBatches(self._stream_rows(self.source.stream), self.share, spans),
+                self.total_steps,
+                self._workers(),
+            )
         batches = MicroBatches(self._rows(train=True), self.order, self.share, spans)
         return StepLoader(batches, self.total_steps, self._workers())
 
@@ -165,26 +225,48 @@ class PretrainingDataModule(LightningDataModule):
         return build_loader(batches, range(share.rank, count, share.ranks), Workers(0))
 
     def example_batches(self) -> list[MaskedBatch]:
-        """Some evaluation text for the report."""
+        """Some evaluation text for the report; none where nothing is held out."""
         rows = self._rows(train=False)
+        if rows.plan.num_rows == 0:
+            return []
         spread = np.linspace(0, rows.plan.num_rows, EXAMPLE_ROWS, endpoint=False, dtype=int)
         return [rows.batch([row], [row]) for row in dict.fromkeys(spread.tolist())]
 
     def _rows(self, train: bool) -> Rows:
-        settings = self.config.datacollator
         return Rows(
             store=self.train_store if train else self.eval_store,
             plan=self.train_plan if train else self.eval_plan,
             tokenizer=self.tokenizer,
-            masking=Masking(
-                probability=settings.mlm_probability,
-                mask_all=settings.mask_all,
-                mask_id=self.tokenizer.mask_token_id,
-                random_ids=self.tokenizer.random_ids,
-                seed=self.config.seed if train else EVALUATION_SEED,
+            masking=self._masking(self.config.seed if train else EVALUATION_SEED),
+            packed=self.config.datacollator.pack_sequences,
+            multiple=self.config.datacollator.pad_to_multiple_of or 1,
+        )
+
+    def _stream_rows(self, stream: IterableDataset) -> StreamRows:
+        config = self.config
+        return StreamRows(
+            stream=stream.select_columns([self.source.column]),
+            column=self.source.column,
+            tokenizer=self.tokenizer,
+            masking=self._masking(config.seed),
+            packing=Packing(
+                row_length=config.row_length(),
+                packed=config.datacollator.pack_sequences,
+                truncate=config.tokenizer.truncation,
+                shortest=self._shortest(),
+                multiple=config.datacollator.pad_to_multiple_of or 1,
             ),
-            packed=settings.pack_sequences,
-            multiple=settings.pad_to_multiple_of or 1,
+            window=config.dataset.shuffle_buffer_size,
+        )
+
+    def _masking(self, seed: int) -> Masking:
+        settings = self.config.datacollator
+        return Masking(
+            probability=settings.mlm_probability,
+            mask_all=settings.mask_all,
+            mask_id=self.tokenizer.mask_token_id,
+            random_ids=self.tokenizer.random_ids,
+            seed=seed,
         )
 
     def _plan(self, store: TokenStore, cache: Path, said: bool = False) -> RowPlan:
@@ -247,8 +329,6 @@ class EvaluationBatches(Dataset[MaskedBatch]):
 
 def os_cores() -> set[int]:
     """The cores that this process may use."""
-    import os
-
     return (
         os.sched_getaffinity(0)
         if hasattr(os, "sched_getaffinity")
@@ -256,26 +336,17 @@ def os_cores() -> set[int]:
     )
 
 
-def _corpus(config: Config) -> tuple[object, Callable[[], dict[str, list[str]]]]:
-    """Key of the corpus, and what reads its splits."""
-    name = config.dataset.name
-    if is_packaged(name) and not config.dataset.path:
-        return corpus_key(name), lambda: read_corpus(name)
-    raise ConfigError([f"dataset.name={name}: not available yet"])
-
-
 def _store(
     cache: Path,
-    key: dict[str, object],
-    split: str,
-    read: Callable[[], dict[str, list[str]]],
-    info: TokenizerInfo,
+    key: Mapping[str, object],
+    read: Callable[[], Iterable[str]],
+    data: PretrainingDataModule,
 ) -> TokenStore:
-    folder = cache / "tokens" / key_of({**key, "split": split})
+    folder = cache / "tokens" / key_of(key)
 
     def make(target: Path) -> None:
-        log.info("tokenising the %s split", split)
-        write_store(target, _tokenized(read()[split], info), info.vocab_size)
+        log.info("tokenising: %s", key["split"])
+        write_store(target, _tokenized(read(), data.tokenizer), data.tokenizer.vocab_size)
 
     publish(folder, make)
     return TokenStore.open(folder)
@@ -295,8 +366,8 @@ def _tokenized(
         yield _encoded(core, waiting)
 
 
-def _encoded(core: object, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    found = [one.ids for one in core.encode_batch(texts, add_special_tokens=False)]  # type: ignore[attr-defined]
+def _encoded(core: Tokenizer, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    found = [one.ids for one in core.encode_batch(texts, add_special_tokens=False)]
     lengths = np.array([len(ids) for ids in found], dtype=np.int64)
     return np.array([token for ids in found for token in ids], dtype=np.int64), lengths
 
@@ -323,8 +394,6 @@ def _say(plan: RowPlan, store: TokenStore, packed: bool, truncate: bool) -> None
 
 def _planned_ranks(config: Config) -> int:
     """Processes that the settings ask for, before they have found each other."""
-    import os
-
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
     devices = config.trainer.devices

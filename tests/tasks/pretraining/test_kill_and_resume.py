@@ -1,7 +1,7 @@
 """The proof of exact resume: a run that is killed again and again ends as the undisturbed one.
 
-Each run is a process of its own, forked from a server that has the imports done, and is killed with SIGKILL
-at random moments and while a checkpoint is being written.
+Each run is a process of its own, forked from a server that has the imports done, and is killed with
+SIGKILL at random moments and while a checkpoint is being written.
 """
 
 import multiprocessing
@@ -37,7 +37,24 @@ TINY = [
     "scheduler.warmup_steps=2",
     "tokenizer.train_vocab_size=512",
 ]
-WORDS = "the a river runs north of mountain border which export rice oil and coal to island".split()
+WORDS = [
+    "the",
+    "a",
+    "river",
+    "runs",
+    "north",
+    "of",
+    "mountain",
+    "border",
+    "which",
+    "export",
+    "rice",
+    "oil",
+    "and",
+    "coal",
+    "to",
+    "island",
+]
 
 
 def train(overrides: list[str]) -> None:
