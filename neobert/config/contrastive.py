@@ -1,16 +1,18 @@
 """The ``contrastive`` section: training an encoder for embeddings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from neobert.config.checks import above, at_least, one_of
+from neobert.config.checks import above, at_least, one_of, require
 
 POOLINGS = ("avg", "cls", "max")
 LOSSES = ("simcse", "supcon")
+PRETRAINING_STEPS = ("simcse", "mlm")
 
 
 @dataclass(kw_only=True)
 class ContrastiveConfig:
-    """Loss and pooling."""
+    """Loss, pooling, pairs, and the weights that training starts from."""
 
     temperature: float = 0.05
     """What similarities are divided by, greater than 0."""
@@ -24,9 +26,56 @@ class ContrastiveConfig:
     hard_negative_weight: float = 0.0
     """Added to the logits of hard negatives: their log-weight."""
 
+    hard_negatives: int = 1
+    """Hard negatives of a pair that a step uses, drawn anew each time; 0: none."""
+
+    micro_batch_size: int | None = None
+    """Texts encoded at a time (GradCache): memory of so many, loss and gradients of the whole
+    batch; ``null``: all at once."""
+
+    query_prefix: str = ""
+    """Put before every query."""
+
+    document_prefix: str = ""
+    """Put before every document (positives and negatives)."""
+
+    pretraining_step: str = "simcse"
+    """What a step against forgetting is: ``simcse`` (one text twice, under dropout) or ``mlm``."""
+
+    pretraining_dataset: str = ""
+    """Its texts: a packaged corpus (factbook), or a file or folder; empty: those of the pairs."""
+
+    pretrained_checkpoint_dir: str | None = None
+    """Start from this run; which checkpoint, the root's ``pretrained_checkpoint`` says."""
+
+    pretrained_model_path: str | None = None
+    """Start from this checkpoint, exported folder, or id of the Hugging Face Hub."""
+
+    allow_random_weights: bool = False
+    """Start from random weights and ``model.*``."""
+
+    sources: dict[str, Any] = field(default_factory=dict)
+    """Own sources by name: ``{path: pairs.jsonl, query: question, positive: answer}`` and the like;
+    docs/embeddings.md."""
+
+    sources_dir: str | None = None
+    """Folder with local copies of the table's sources, ``<sources_dir>/<NAME>``; what is not there
+    comes from the hub."""
+
+    eval_sts: str | None = None
+    """File of scored pairs (sentence1, sentence2, score or label): Spearman while training."""
+
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
         found = above("contrastive.temperature", self.temperature, 0)
         found += one_of("contrastive.pooling", self.pooling, POOLINGS)
         found += one_of("contrastive.loss_type", self.loss_type, LOSSES)
+        found += one_of("contrastive.pretraining_step", self.pretraining_step, PRETRAINING_STEPS)
+        found += at_least("contrastive.hard_negatives", self.hard_negatives, 0)
+        found += at_least("contrastive.micro_batch_size", self.micro_batch_size, 1)
+        found += require(
+            self.pretrained_checkpoint_dir is None or self.pretrained_model_path is None,
+            "contrastive.pretrained_checkpoint_dir and contrastive.pretrained_model_path are both "
+            "set: keep the one to start from",
+        )
         return found + at_least("contrastive.hard_negative_weight", self.hard_negative_weight, 0)
