@@ -9,6 +9,7 @@ from neobert.config.datacollator import DataCollatorConfig
 from neobert.config.dataset import DatasetConfig
 from neobert.config.glue import GlueConfig
 from neobert.config.model import ModelConfig
+from neobert.config.mteb import read_local_tasks
 from neobert.config.optimizer import OptimizerConfig
 from neobert.config.scheduler import SchedulerConfig
 from neobert.config.tokenizer import TokenizerConfig
@@ -43,13 +44,30 @@ class Config:
     tasks, the name of a benchmark, or ``local``."""
 
     mteb_batch_size: int = 32
-    """Texts encoded at a time."""
+    """Texts encoded at a time, if they are of the full length: packed batches hold as many
+    tokens."""
 
     mteb_pooling: str = "mean"
     """Sentence vector: ``mean`` (also ``avg``), ``cls`` or ``max``."""
 
     mteb_overwrite_results: bool = False
     """Evaluate again what has a result already."""
+
+    mteb_model: str | None = None
+    """What is evaluated: a run, a checkpoint, a published folder, a hub id; ``null``: the run in
+    ``trainer.output_dir``."""
+
+    mteb_max_length: int | None = None
+    """Longest text in tokens; ``null``: what the model was trained for, at most
+    ``tokenizer.max_length``."""
+
+    mteb_prompts: dict[str, str] = field(default_factory=dict)
+    """Prefixes by ``query``, ``document``, type or name of a task (``Retrieval-query``, ``STS``);
+    empty: those the model was trained with."""
+
+    mteb_local: dict[str, Any] = field(default_factory=dict)
+    """Own tasks for ``mteb_task_type=local``, by name: ``{type, path, columns, split,
+    max_rows}``; empty: tasks over the packaged factbook."""
 
     pretraining_metadata: dict[str, Any] = field(default_factory=dict)
     """Free facts about the pretraining run; recorded with the results as ``pretraining_<key>``."""
@@ -79,6 +97,9 @@ class Config:
         found = one_of("task", self.task, TASKS)
         found += one_of("mteb_pooling", self.mteb_pooling, MTEB_POOLINGS)
         found += at_least("mteb_batch_size", self.mteb_batch_size, 1)
+        found += at_least("mteb_max_length", self.mteb_max_length, 3)
+        found += require(bool(self.mteb_task_type.strip()), "mteb_task_type: must name a task")
+        found += read_local_tasks(self.mteb_local)[1]
         found += at_least("seed", self.seed, 0)
         for section in (
             self.model,
