@@ -90,4 +90,8 @@ def resolve_schedule(config: SchedulerConfig, max_steps: int) -> Schedule:
 
 def build_scheduler(optimizer: Optimizer, schedule: Schedule) -> LambdaLR:
     """Apply ``schedule`` to every parameter group. To be stepped once per optimizer step."""
-    return LambdaLR(optimizer, schedule.factor)
+
+    def factor(step: int) -> float:  # of a plain function a checkpoint keeps nothing
+        return schedule.factor(step)
+
+    return LambdaLR(optimizer, factor)
