@@ -4,6 +4,7 @@ Imports neither torch nor Lightning, so that a wrong setting is answered before 
 """
 
 import logging
+import os
 import sys
 
 ROOT = "neobert"
@@ -23,5 +24,15 @@ def show_messages(debug: bool = False) -> None:
     pattern = "%(asctime)s %(levelname)s %(name)s: %(message)s" if debug else "%(message)s"
     handler.setFormatter(logging.Formatter(pattern))
     root.addHandler(handler)
-    root.setLevel(logging.DEBUG if debug else logging.INFO)
+    # What all processes of a run have to say, the first one says.
+    usual = logging.INFO if process_rank() == 0 else logging.WARNING
+    root.setLevel(logging.DEBUG if debug else usual)
     root.propagate = False
+
+
+def process_rank() -> int:
+    """Number of this process among those of the run, as its launcher told it; 0 if alone."""
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0

@@ -16,6 +16,7 @@ from neobert.console import get_logger, show_messages
 log = get_logger("neobert.train")  # __name__ is __main__ here
 
 WRONG_SETTINGS = 2
+LOST_RANK = 1
 INTERRUPTED = 75
 """Exit code EX_TEMPFAIL of sysexits.h: a scheduler can requeue the run, which resumes."""
 
@@ -60,12 +61,16 @@ def _run(config: Config, words: Sequence[str]) -> int:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from neobert.tasks import Interrupted, run
     from neobert.training.cpu import tune_cpu_if_asked
+    from neobert.training.ranks import LostRank
 
     tune_cpu_if_asked(config.trainer)
     try:
         run(config)
     except Interrupted:
         return INTERRUPTED
+    except LostRank as error:
+        log.error("error: %s", error)
+        return LOST_RANK
     return 0
 
 

@@ -7,6 +7,7 @@ from neobert.config.checks import at_least, one_of, require
 from neobert.config.contrastive import ContrastiveConfig
 from neobert.config.datacollator import DataCollatorConfig
 from neobert.config.dataset import DatasetConfig
+from neobert.config.deepspeed import DeepSpeedConfig
 from neobert.config.glue import GlueConfig
 from neobert.config.model import ModelConfig
 from neobert.config.mteb import read_local_tasks
@@ -91,6 +92,7 @@ class Config:
     wandb: WandbConfig = field(default_factory=WandbConfig)
     glue: GlueConfig = field(default_factory=GlueConfig)
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
 
     def problems(self) -> list[str]:
         """Everything that is wrong, section by section and across them; empty if nothing is."""
@@ -112,6 +114,7 @@ class Config:
             self.wandb,
             self.glue,
             self.contrastive,
+            self.deepspeed,
         ):
             found += section.problems()
         return found + self._lengths() + self._combinations()

@@ -154,6 +154,9 @@ class TrainerConfig:
     num_nodes: int = 1
     """Machines."""
 
+    rank_timeout: int = 600
+    """Seconds that a process waits for the others before the run ends with an error."""
+
     emulate_bf16: bool = False
     """Use bf16 on a CPU without bf16 instructions: about ten times slower than fp32 there."""
 
@@ -179,6 +182,7 @@ class TrainerConfig:
             "logging_steps",
             "num_train_epochs",
             "num_nodes",
+            "rank_timeout",
         ):
             found += at_least(f"trainer.{key}", getattr(self, key), 1)
         for key in ("save_total_limit", "early_stopping", "max_ckpt", "dataloader_num_workers"):

@@ -27,6 +27,7 @@ from neobert.training.checkpoint import FINGERPRINT, FolderCheckpointIO
 from neobert.training.logger import build_loggers
 from neobert.training.precision import resolve_precision, set_tf32
 from neobert.training.run_folder import RunFolder, write_json
+from neobert.training.strategy import build_strategy, resolve_strategy
 
 log = get_logger(__name__)
 
@@ -81,10 +82,12 @@ def build_trainer(
     precision = resolve_precision(settings, on_cuda)
     if precision.reason:
         log.info(precision.reason)
+    strategy = resolve_strategy(config, on_cuda)
     trainer = Trainer(
         accelerator="cuda" if on_cuda else "cpu",
-        devices=_devices(settings, on_cuda),
-        num_nodes=settings.num_nodes,
+        strategy=build_strategy(config, strategy, on_cuda),
+        devices=strategy.devices,
+        num_nodes=strategy.num_nodes,
         precision=precision.lightning,  # type: ignore[arg-type]
         max_steps=plan.total_steps,
         max_epochs=-1,
@@ -147,12 +150,6 @@ def quiet_libraries() -> None:
         r".*anonymous setting has no effect.*",
     ):
         warnings.filterwarnings("ignore", message=message)
-
-
-def _devices(settings: TrainerConfig, on_cuda: bool) -> int | str:
-    if settings.devices == "auto":
-        return "auto" if on_cuda else 1
-    return int(settings.devices)
 
 
 def _early_stopping(settings: TrainerConfig, checkpointer: Checkpointer) -> list[Callback]:

@@ -100,7 +100,8 @@ class SeparateAttention:
         self._on = on
 
     def clip_(self, maxima: Tensor, threshold: float, alpha: float) -> Tensor:
-        query, key = ([*layer.parameters()] for layer in (self.query, self.key))
+        query: list[Tensor] = [*self.query.parameters()]
+        key: list[Tensor] = [*self.key.parameters()]
         return qk_clip_separate_(query, key, maxima, threshold, alpha)
 
     def _keep(self, module: nn.Module, inputs: object, queries: Tensor) -> None:

@@ -1,0 +1,140 @@
+"""On how many processes a run trains, and how they share the work.
+
+One of the automatic choices; made here and nowhere else. ``trainer.strategy: auto`` takes one
+process where there is one device, DeepSpeed where ``use_deepspeed`` is on and it can run, DDP
+otherwise. What is named explicitly runs or is refused, never replaced.
+"""
+
+import importlib.util
+import inspect
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from torch.nn.parallel import DistributedDataParallel
+
+from neobert.config.checks import ConfigError
+from neobert.config.root import Config
+from neobert.console import get_logger
+from neobert.training.ranks import own_launcher
+
+log = get_logger(__name__)
+
+DEEPSPEED = "deepspeed_zero"
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyChoice:
+    """What ``trainer.strategy`` and its kin come to on this machine."""
+
+    name: str
+    """``single``, ``ddp``, ``fsdp2`` or ``deepspeed_zero<stage>``."""
+
+    devices: int
+    """Processes on each machine."""
+
+    num_nodes: int = 1
+    reason: str | None = None
+    """One line for the user, where there was something to choose."""
+
+    @property
+    def is_deepspeed(self) -> bool:
+        return self.name.startswith(DEEPSPEED)
+
+    @property
+    def processes(self) -> int:
+        """Processes on all machines together."""
+        return self.devices * self.num_nodes
+
+
+def resolve_strategy(config: Config, on_cuda: bool) -> StrategyChoice:
+    """Choose; raises ``ConfigError`` where what is asked for cannot run here."""
+    settings = config.trainer
+    devices = num_devices(settings.devices, on_cuda)
+    processes = devices * settings.num_nodes
+    if settings.strategy == "auto":
+        name, reason = _chosen(config, on_cuda, processes)
+    else:
+        name, reason = settings.strategy, None
+    choice = StrategyChoice(name, devices, settings.num_nodes, reason)
+    if problems := obstacles(config, choice, on_cuda):
+        raise ConfigError(problems)
+    return choice
+
+
+def num_devices(devices: int | str, on_cuda: bool) -> int:
+    """``trainer.devices``: as many as torchrun has started, all GPUs, or one process."""
+    if devices != "auto":
+        return int(devices)
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        return int(os.environ["LOCAL_WORLD_SIZE"])
+    return torch.cuda.device_count() if on_cuda else 1
+
+
+def obstacles(config: Config, choice: StrategyChoice, on_cuda: bool) -> list[str]:
+    """Why the chosen strategy cannot run; empty if it can. Each with what to do instead."""
+    found: list[str] = []
+    if choice.name == "single" and choice.processes > 1:
+        found.append(
+            f"trainer.strategy=single runs one process, trainer.devices asks for "
+            f"{choice.processes}: set trainer.devices=1 or trainer.strategy=ddp"
+        )
+    if config.trainer.mixed_precision == "fp16" and not on_cuda:
+        found.append("trainer.mixed_precision=fp16 needs a GPU: use bf16 or no (fp32) on a CPU")
+    return found
+
+
+def build_strategy(config: Config, choice: StrategyChoice, on_cuda: bool) -> Strategy:
+    """The Lightning strategy of ``choice``."""
+    if choice.reason is not None:
+        log.info("%s", choice.reason)
+    timeout = timedelta(seconds=config.trainer.rank_timeout)
+    match choice.name:
+        case "single":
+            return SingleDeviceStrategy(device="cuda:0" if on_cuda else "cpu")
+        case "ddp":
+            return DDP(timeout=timeout)
+        case other:
+            raise ConfigError([f"trainer.strategy={other} cannot run yet"])
+
+
+class DDP(DDPStrategy):
+    """Every process holds everything; gradients are averaged while they are computed."""
+
+    def __init__(self, timeout: timedelta) -> None:
+        super().__init__(timeout=timeout, gradient_as_bucket_view=True)
+        # The buffers are records of what this rank has seen: the first rank's would overwrite them
+        # before each micro-batch.
+        arguments = inspect.signature(DistributedDataParallel.__init__).parameters
+        new = "forward_sync_buffers" in arguments  # torch 2.13 renamed it
+        self._ddp_kwargs["forward_sync_buffers" if new else "broadcast_buffers"] = False
+
+    def _configure_launcher(self) -> None:
+        self._launcher = own_launcher(self.cluster_environment, self.num_processes, self.num_nodes)
+
+
+def deepspeed_obstacle(on_cuda: bool) -> str | None:
+    """Why DeepSpeed cannot run at all on this machine; ``None`` if it can."""
+    if importlib.util.find_spec("deepspeed") is None:
+        return "the package is not installed (pip install 'neobert[deepspeed]')"
+    if not on_cuda and shutil.which("g++") is None:
+        return "on a CPU it builds its communication with g++ at the first start, and there is none"
+    return None
+
+
+def _chosen(config: Config, on_cuda: bool, processes: int) -> tuple[str, str | None]:
+    several = "ddp" if processes > 1 else "single"
+    if not config.use_deepspeed:
+        return several, None
+    obstacle = deepspeed_obstacle(on_cuda)
+    if not on_cuda:
+        obstacle = "there is no GPU"
+    elif processes == 1:
+        obstacle = "there is one device"
+    if obstacle is None:
+        return f"{DEEPSPEED}{config.deepspeed.stage}", None
+    what = "DDP" if several == "ddp" else "one process"
+    return several, f"strategy: {what}; use_deepspeed has no effect, since {obstacle}"
