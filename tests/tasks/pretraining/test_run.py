@@ -1,0 +1,265 @@
+"""The ``trainer`` section, key by key: tiny runs from settings to run folder."""
+
+import csv
+import json
+import logging
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from neobert.config.checks import ConfigError
+from neobert.config.compose import compose_config
+from neobert.config.store import load_config_file
+
+from .conftest import TinyRun
+
+
+def column(run: Path, name: str) -> dict[int, float]:
+    """A metric of ``metrics.csv`` by its step."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return {int(row["step"]): float(row[name]) for row in csv.DictReader(file) if row.get(name)}
+
+
+def steps_saved(run: Path) -> list[int]:
+    return sorted(int(folder.name) for folder in (run / "checkpoints").iterdir())
+
+
+def weights(run: Path, step: int = 4) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / str(step) / "model.safetensors")
+
+
+def moved(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
+    """How far two sets of weights are apart, as an L2 norm."""
+    return float(torch.stack([(one[name] - two[name]).norm() for name in one]).norm())
+
+
+def summary(run: Path) -> dict:
+    return json.loads((run / "summary.json").read_text())
+
+
+@pytest.mark.proves("trainer.output_dir", "trainer.logging_steps", "trainer.eval_steps")
+def test_a_run_folder_holds_settings_metrics_summary_plot_and_checkpoints(
+    tiny_run: TinyRun,
+) -> None:
+    run = tiny_run()
+    assert load_config_file(run / "config.yaml").trainer.output_dir == str(run)
+    assert list(column(run, "train/loss")) == [2, 4]
+    assert list(column(run, "eval/loss")) == [2, 4]
+    assert steps_saved(run) == [2, 4]
+    assert {path.name for path in (run / "checkpoints" / "4").iterdir()} >= {
+        "model.safetensors",
+        "config.yaml",
+        "tokenizer",
+        "tokenizer_info.json",
+        "trainer_state.pt",
+        "manifest.json",
+    }
+    found = summary(run)
+    assert found["after"]["eval/loss"] == column(run, "eval/loss")[4] == found["objective"]
+    assert found["steps"] == 4
+    assert found["tokens"] == column(run, "train/tokens")[4]
+    assert found["packages"]["torch"]
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.proves("seed")
+def test_a_run_is_a_function_of_its_seed(tiny_run: TinyRun) -> None:
+    one, same, other = (
+        weights(tiny_run(f"seed={seed}", folder=folder))
+        for folder, seed in (("one", 1), ("same", 1), ("other", 2))
+    )
+    assert moved(one, same) == 0
+    assert moved(one, other) > 0
+
+
+@pytest.mark.proves("trainer.per_device_train_batch_size")
+def test_the_batch_size_is_the_rows_of_a_step(tiny_run: TinyRun) -> None:
+    small, large = (
+        summary(tiny_run(f"trainer.per_device_train_batch_size={size}", folder=str(size)))
+        for size in (2, 6)
+    )
+    assert 2 < large["tokens"] / small["tokens"] < 4
+
+
+@pytest.mark.proves("trainer.per_device_eval_batch_size", "trainer.eval_max_batches")
+def test_evaluation_takes_batches_of_its_size_up_to_its_budget(tiny_run: TinyRun) -> None:
+    whole = tiny_run("trainer.per_device_eval_batch_size=5", folder="whole")
+    capped = tiny_run(
+        "trainer.per_device_eval_batch_size=5", "trainer.eval_max_batches=1", folder="capped"
+    )
+    assert column(whole, "eval/batches")[4] == 3  # a fifth of 60 documents
+    assert column(capped, "eval/batches")[4] == 1
+
+
+@pytest.mark.proves("trainer.eval_strategy", "trainer.num_train_epochs")
+def test_epochs_set_the_length_and_the_evaluations(tiny_run: TinyRun) -> None:
+    run = tiny_run(
+        "trainer.max_steps=-1", "trainer.num_train_epochs=2", "trainer.eval_strategy=epoch"
+    )
+    assert summary(run)["steps"] == 24  # 48 documents in rows of 4, twice
+    assert list(column(run, "eval/loss")) == [12, 24]
+    none = tiny_run("trainer.eval_strategy=no", folder="none")
+    assert column(none, "eval/loss") == {}
+
+
+@pytest.mark.proves("trainer.save_strategy", "trainer.save_model", "trainer.save_steps")
+@pytest.mark.parametrize(
+    ("words", "saved"),
+    [
+        (("trainer.save_steps=3",), [3, 4]),
+        (("trainer.save_strategy=no",), []),
+        (("trainer.save_model=false",), []),
+        (("trainer.save_strategy=epoch", "trainer.max_steps=13"), [12, 13]),
+    ],
+)
+def test_saving_follows_its_strategy(
+    words: tuple[str, ...], saved: list[int], tiny_run: TinyRun
+) -> None:
+    assert steps_saved(tiny_run(*words)) == saved
+
+
+@pytest.mark.proves(
+    "trainer.log_train_accuracy", "trainer.log_grad_norm", "trainer.log_weight_norms"
+)
+def test_what_costs_time_is_logged_when_asked_for(tiny_run: TinyRun) -> None:
+    names = {
+        "log_train_accuracy": "train/accuracy",
+        "log_grad_norm": "train/grad_norm",
+        "log_weight_norms": "train/weight_norm",
+    }
+    asked = tiny_run(*(f"trainer.{key}=true" for key in names), folder="asked")
+    plain = tiny_run(folder="plain")
+    for name in names.values():
+        assert list(column(asked, name)) == [2, 4]
+        assert column(plain, name) == {}
+
+
+@pytest.mark.proves("trainer.gradient_clipping")
+def test_clipping_bounds_the_gradient_that_the_optimizer_gets(tiny_run: TinyRun) -> None:
+    # Adam whose epsilon is large moves in proportion to the gradient, so half of it moves half.
+    words = ("optimizer=adam", "optimizer.eps=1e4", "optimizer.lr=1e3", "optimizer.weight_decay=0")
+    words = (*words, "trainer.max_steps=1", "trainer.save_steps=1", "trainer.log_grad_norm=true")
+    words = (*words, "trainer.logging_steps=1", "scheduler.warmup_steps=0")
+    free = tiny_run(*words, folder="free")
+    norm = column(free, "train/grad_norm")[1]
+    start = weights(tiny_run(*words, "optimizer.lr=1e-30", folder="start"), 1)
+    clipped = tiny_run(*words, f"trainer.gradient_clipping={norm / 2}", folder="clipped")
+    assert column(clipped, "train/grad_norm")[1] == pytest.approx(norm)  # that before clipping
+    ratio = moved(weights(clipped, 1), start) / moved(weights(free, 1), start)
+    assert ratio == pytest.approx(0.5, rel=1e-2)
+
+
+@pytest.mark.proves("trainer.overwrite_output_dir")
+def test_an_earlier_run_is_moved_aside_or_refused_and_never_lost(tiny_run: TinyRun) -> None:
+    run = tiny_run()
+    before = (run / "metrics.csv").read_text()
+    tiny_run("seed=1")
+    assert (run.with_name("run.old-1") / "metrics.csv").read_text() == before
+    with pytest.raises(ConfigError, match="overwrite_output_dir is false"):
+        tiny_run("trainer.overwrite_output_dir=false")
+    assert not run.with_name("run.old-2").exists()
+
+
+@pytest.mark.proves("trainer.load_best_model_at_end", "trainer.metric_for_best_model")
+def test_the_best_model_is_that_of_the_best_evaluation(tiny_run: TinyRun) -> None:
+    # A learning rate that ruins the model: the first evaluation stays the best.
+    run = tiny_run(
+        "optimizer.lr=5",
+        "trainer.max_steps=8",
+        "trainer.load_best_model_at_end=true",
+        "trainer.metric_for_best_model=loss",
+        "trainer.greater_is_better=false",
+        "trainer.save_total_limit=1",
+    )
+    losses = column(run, "eval/loss")
+    best = min(losses, key=lambda step: losses[step])
+    assert best != 8
+    assert summary(run)["best"]["step"] == best
+    assert summary(run)["objective"] == losses[best]
+    assert best in steps_saved(run)  # kept beside the newest
+
+
+@pytest.mark.proves("trainer.early_stopping", "trainer.greater_is_better")
+@pytest.mark.parametrize("greater", [False, True])
+def test_early_stopping_counts_evaluations_without_a_better_one(
+    greater: bool, tiny_run: TinyRun
+) -> None:
+    # At this rate the loss rises at first: "smaller is better" stops at the second evaluation.
+    run = tiny_run(
+        "optimizer.lr=5",
+        "trainer.eval_steps=1",
+        "trainer.max_steps=6",
+        "trainer.early_stopping=1",
+        "trainer.metric_for_best_model=eval/loss",
+        f"trainer.greater_is_better={greater}",
+    )
+    losses = list(column(run, "eval/loss").values())
+    assert losses[1] > losses[0]
+    better = [(new > old) == greater for old, new in pairwise(losses)]
+    assert all(better[:-1])
+    assert summary(run)["steps"] == len(losses)
+    assert len(losses) == 2 or greater
+
+
+@pytest.mark.proves("trainer.report_to")
+def test_tensorboard_is_written_beside_the_metrics_file(tiny_run: TinyRun) -> None:
+    run = tiny_run("trainer.report_to=[tensorboard]")
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+    assert column(run, "train/loss")
+
+
+@pytest.mark.proves("trainer.enforce_full_packed_batches")
+def test_packed_batches_are_full_or_the_last_of_an_epoch_is_filled_up(tiny_run: TinyRun) -> None:
+    words = ("datacollator.pack_sequences=true", "trainer.max_steps=-1")
+    words = (*words, "trainer.num_train_epochs=1", "trainer.per_device_train_batch_size=5")
+    full, rest = (
+        summary(tiny_run(*words, f"trainer.enforce_full_packed_batches={whole}", folder=whole))
+        for whole in ("true", "false")
+    )
+    assert rest["steps"] == full["steps"] + 1
+    assert rest["tokens"] > full["tokens"]
+
+
+@pytest.mark.proves("trainer.disable_tqdm")
+def test_without_a_bar_there_is_a_line_per_log_step(
+    tiny_run: TinyRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        tiny_run()
+    lines = [one.getMessage() for one in caplog.records if one.getMessage().startswith("step ")]
+    assert [line.split("  ")[0] for line in lines if "tokens/s" in line] == ["step 2/4", "step 4/4"]
+
+
+def test_a_terminal_gets_a_bar(tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stderr, "write", lambda text: shown.append(text) or len(text))
+    tiny_run("trainer.disable_tqdm=false")
+    text = "".join(shown)
+    assert "training" in text
+    assert "4/4" in text
+    assert "tokens/s" in text
+
+
+@pytest.mark.proves("trainer.use_cpu", "trainer.tf32")
+@pytest.mark.parametrize(("tf32", "precision"), [(True, "high"), (False, "highest")])
+def test_tf32_and_the_cpu_are_as_asked(tf32: bool, precision: str) -> None:
+    from neobert.training.precision import set_tf32
+    from neobert.training.trainer import runs_on_cuda
+
+    assert not runs_on_cuda(compose_config(["trainer.use_cpu=true"]).trainer)
+    before = torch.get_float32_matmul_precision()
+    try:
+        set_tf32(tf32)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_a_nan_loss_ends_the_run_with_what_to_do(tiny_run: TinyRun) -> None:
+    with pytest.raises(FloatingPointError, match=r"lower optimizer\.lr"):
+        tiny_run("optimizer=adam", "optimizer.lr=1e30", "trainer.max_steps=20")
