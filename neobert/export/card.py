@@ -73,8 +73,8 @@ print(model.similarity(embeddings, embeddings))
 ```
 """
 
-SPEED = """On a GPU, `attn_implementation="flash_attention_2"` with `dtype=torch.bfloat16` computes no
-padding; on a CPU the default computes none either.
+SPEED = """On a GPU, `attn_implementation="flash_attention_2"` with `dtype=torch.bfloat16` computes
+no padding; on a CPU the default computes none either.
 """
 
 CITATION = """```bibtex
@@ -115,7 +115,7 @@ def _header(source: Source) -> str:
 
 def _about(source: Source) -> str:
     config = source.encoder.config
-    millions = sum(parameter.numel() for parameter in source.encoder.parameters()) / 1e6
+    count = sum(parameter.numel() for parameter in source.encoder.parameters())
     parts = [
         "rotary positions" if config.rope else "learned positions",
         "RMSNorm" if config.rms_norm else "LayerNorm",
@@ -124,7 +124,7 @@ def _about(source: Source) -> str:
     return (
         f"A NeoBERT encoder, {ABOUT[source.kind]}: {config.num_hidden_layers} layers of width "
         f"{config.hidden_size} with {config.num_attention_heads} heads ({', '.join(parts)}), "
-        f"{millions:.1f} million parameters, a vocabulary of {source.encoder.vocab_size:,}, "
+        f"{count:,} parameters, a vocabulary of {source.encoder.vocab_size:,}, "
         f"trained on texts of up to {config.max_position_embeddings} tokens.\n"
     )
 

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from neobert.batch import PackedBatch
 from neobert.console import get_logger
 from neobert.export import modeling_neobert, verify
-from neobert.export.convert import MODULE, read_tokenizer
+from neobert.export.convert import MODULE
 from neobert.export.source import Model, read_source
 from neobert.model.encoder import Encoder
 from neobert.model.heads import MaskedLM
@@ -64,7 +64,7 @@ def check_folder(folder: Path, python: str, trust_remote_code: bool) -> list[Fin
     """Check a folder that is there, against our model with its weights."""
     check_code(folder, trust_remote_code)
     source = read_source(folder)
-    return run_checks(folder, source.model, read_tokenizer(source.tokenizer), python)
+    return run_checks(folder, source.model, source.tokenizer, python)
 
 
 def check_code(folder: Path, trust_remote_code: bool) -> None:

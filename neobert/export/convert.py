@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from neobert.config.model import ModelConfig
 from neobert.export.source import Source
@@ -75,14 +75,6 @@ def weights(model: MaskedLM | SequenceClassifier | Encoder) -> dict[str, Tensor]
     if isinstance(model, MaskedLM) and model.config.tie_word_embeddings:
         del state["decoder.weight"]
     return {name: tensor.contiguous() for name, tensor in state.items()}
-
-
-def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer as training had it: what ``tokenizer.json`` says, and no class built anew.
-
-    Not through ``AutoTokenizer``, which runs the code of a folder that has some, or asks to.
-    """
-    return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path) -> None:

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from transformers import PreTrainedTokenizerFast
+
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.config.store import load_config_file
 from neobert.console import get_logger
+from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.model.encoder import Encoder
 from neobert.model.heads import MaskedLM, SequenceClassifier
 from neobert.model.pretrained import (
@@ -18,7 +21,7 @@ from neobert.model.pretrained import (
     load_classifier,
     load_encoder,
 )
-from neobert.model.weight_files import read_json
+from neobert.model.weight_files import read_json, weight_names
 from neobert.training.checkpoint import MANIFEST, damages
 from neobert.training.metrics_file import Row, read_metrics
 from neobert.training.run_folder import RunFolder
@@ -44,8 +47,8 @@ class Source:
 
     kind: Kind
     model: Model
-    tokenizer: Path
-    """Folder of the tokenizer it was trained with."""
+    tokenizer: PreTrainedTokenizerFast
+    """What it was trained with."""
 
     settings: Config | None
     """Configuration of the run; ``None`` where there is none that this package reads."""
@@ -78,12 +81,11 @@ def read_source(path: Path) -> Source:
     settings = _settings(folder)
     kind = _kind(folder, settings)
     run = _run_of(folder)
-    log.info("exporting %s as %s", folder, kind)
     return Source(
         folder=folder,
         kind=kind,
         model=_load(folder, kind),
-        tokenizer=_tokenizer(folder),
+        tokenizer=saved_tokenizer(folder),
         settings=settings,
         summary=_summary(run),
         metrics=read_metrics(run.metrics_file) if run and run.metrics_file.is_file() else [],
@@ -102,11 +104,13 @@ def _load(folder: Path, kind: Kind) -> Model:
 
 
 def _kind(folder: Path, settings: Config | None) -> Kind:
-    """By the task of the run; of a published folder by its architecture."""
+    """By the task of the run, else by the published architecture, else by the weights' names."""
     if settings is not None:
         return OF_TASK.get(settings.task, "masked_lm")
     if not (folder / "config.json").is_file():
-        return "masked_lm"
+        names = weight_names(folder)
+        bare = not any(name.startswith(("model.", "decoder.")) for name in names)
+        return "classifier" if "classifier.weight" in names else "encoder" if bare else "masked_lm"
     named = read_json(folder / "config.json").get("architectures") or ["NeoBERTLMHead"]
     architecture = named[0] if isinstance(named, list) else named
     if architecture not in KINDS:
@@ -140,13 +144,3 @@ def _summary(run: RunFolder | None) -> dict[str, object]:
     summary = json.loads(run.summary_file.read_text())
     assert isinstance(summary, dict)
     return summary
-
-
-def _tokenizer(folder: Path) -> Path:
-    for place in (folder / "tokenizer", folder):
-        if (place / "tokenizer.json").is_file():
-            return place
-    raise PretrainedError(
-        f"{folder} has no tokenizer/tokenizer.json: what is exported must come with its tokenizer "
-        "(a fast one; slow tokenizers cannot be exported)"
-    )

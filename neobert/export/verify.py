@@ -6,6 +6,7 @@ what the model that was exported makes of them; ``neobert.export.check`` writes 
 itself cannot be imported in here, so that nothing of it is needed unnoticed.
 """
 
+import importlib
 import importlib.abc
 import json
 import sys
@@ -75,11 +76,11 @@ class Exported:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
     @cached_property
-    def model(self) -> torch.nn.Module:
+    def model(self) -> transformers.PreTrainedModel:
         """The saved architecture in fp32, in evaluation mode."""
         return self.load(self.auto_class)[0]
 
-    def load(self, auto_class: str, **options: object) -> tuple[torch.nn.Module, dict]:
+    def load(self, auto_class: str, **options: object) -> tuple[transformers.PreTrainedModel, dict]:
         """A model and transformers' account of missing, unexpected and mismatched weights."""
         options = {"dtype": torch.float32} | options
         return getattr(transformers, auto_class).from_pretrained(
@@ -122,6 +123,15 @@ def check_files(exported: Exported) -> str:
     require(not bad, f"NaN or infinite: {', '.join(bad)}")
     count = sum(tensor.numel() for tensor in exported.weights.values())
     return f"{len(exported.weights)} tensors, {count:,} numbers, all finite"
+
+
+def check_versions(exported: Exported) -> str:
+    """What the other checks ran with. The package that trained the model must not be there."""
+    try:
+        importlib.import_module("neobert")
+    except ImportError:
+        return f"transformers {transformers.__version__}, torch {torch.__version__}"
+    raise CheckFailedError("the package neobert can be imported, so this proves nothing")
 
 
 def check_weights(exported: Exported) -> str:
@@ -270,7 +280,7 @@ def check_fill_mask(exported: Exported) -> str:
     """``pipeline("fill-mask")`` predicts."""
     if exported.auto_class != "AutoModelForMaskedLM" or exported.tokenizer.mask_token is None:
         return "no model of masked tokens"
-    pipeline = transformers.pipeline(
+    pipeline = transformers.pipeline(  # type: ignore[call-overload]
         "fill-mask", model=exported.model, tokenizer=exported.tokenizer, device="cpu"
     )
     guesses = pipeline(f"the {exported.tokenizer.mask_token} of the country", top_k=3)
@@ -295,6 +305,7 @@ def difference(got: Tensor, expected: Tensor, what: str) -> float:
 
 
 CHECKS: dict[str, Callable[[Exported], str]] = {
+    "versions": check_versions,
     "files": check_files,
     "weights": check_weights,
     "auto classes": check_auto_classes,

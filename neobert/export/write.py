@@ -14,7 +14,6 @@ from neobert.export.check import Finding, run_checks
 from neobert.export.convert import (
     MODULE,
     config_json,
-    read_tokenizer,
     weights,
     write_json,
     write_tokenizer,
@@ -36,12 +35,12 @@ def export(
     """
     _refuse_existing(output, overwrite)
     source = read_source(path)
+    log.info("exporting %s (%s)", source.folder, source.kind.replace("_", " "))
     temporary = output.with_name(f".{output.name}.incomplete-{os.getpid()}")
     temporary.mkdir(parents=True)
     try:
         write_folder(source, temporary, name or str(output))
-        tokenizer = read_tokenizer(source.tokenizer)
-        findings = run_checks(temporary, source.model, tokenizer)
+        findings = run_checks(temporary, source.model, source.tokenizer)
         _publish(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -50,11 +49,12 @@ def export(
 
 def write_folder(source: Source, folder: Path, name: str) -> None:
     """All files of an exported folder, unchecked."""
-    tokenizer = read_tokenizer(source.tokenizer)
+    tokenizer = source.tokenizer
     if len(tokenizer) > source.encoder.vocab_size:
         raise PretrainedError(
-            f"{source.tokenizer} has {len(tokenizer)} tokens, but the model's vocabulary ends at "
-            f"{source.encoder.vocab_size}: it is not the tokenizer that the model was trained with"
+            f"{source.folder}: the tokenizer has {len(tokenizer)} tokens, but the model's "
+            f"vocabulary ends at {source.encoder.vocab_size}: it is not the tokenizer that the "
+            "model was trained with"
         )
     max_length = source.encoder.config.max_position_embeddings
     write_json(config_json(source), folder / "config.json")

@@ -34,7 +34,8 @@ log = get_logger(__name__)
 
 EMBEDDING, DECODER, DECODER_BIAS = "model.encoder.weight", "decoder.weight", "decoder.bias"
 ENCODER = "model."
-HEADS = ("decoder.", "dense.", "classifier.", "qa_outputs.")
+LOGIT_SCALE = "sz"
+HEADS = (LOGIT_SCALE, "decoder.", "dense.", "classifier.", "qa_outputs.")
 OF_THE_MACHINE = ("name", "from_hub", "attn_backend", "kernel_backend")
 """Settings of the run that made the weights which are none of whoever loads them."""
 BLOCK = re.compile(r"model\.transformer_encoder\.(\d+)\.")
@@ -65,16 +66,20 @@ def load(path: str | Path) -> MaskedLM:
     lists every weight that is missing, unexpected or of another shape.
     """
     found = read_pretrained(path)
-    config = replace(found.config, **_facts(found.config, found.weights))
+    config = replace(found.config, tie_word_embeddings=_tied(found.config, found.weights))
     weights = found.weights
     with torch.device("meta"):
         model = MaskedLM(
             config, found.vocab_size, found.pad_token_id, decoder_bias=DECODER_BIAS in weights
         )
-    if DECODER not in weights and config.tie_word_embeddings:
+    tied = config.tie_word_embeddings and not config.ngpt
+    if DECODER not in weights and tied:
         weights = {**weights, DECODER: weights[EMBEDDING]}
+    if config.ngpt and LOGIT_SCALE not in weights:
+        # The reference has none, which is the same as its initial value.
+        weights = {**weights, LOGIT_SCALE: torch.full((found.vocab_size,), config.base_scale)}
     _fill(model, weights, found.folder)
-    if config.tie_word_embeddings:
+    if tied:
         model.decoder.weight = model.model.encoder.weight
     return model.eval()
 
@@ -201,7 +206,7 @@ def _made(values: dict[str, object], folder: Path) -> ModelConfig:
             numbers[name] = value = _float(value, name, folder)  # YAML reads 1e-5 as a text
         if kind in (bool, int, float, str) and type(value) is not kind:
             raise PretrainedError(f"{folder}: {name} is {value!r}, not a {kind.__name__}")
-    return replace(made, **numbers)
+    return replace(made, **numbers)  # type: ignore[arg-type]
 
 
 def _float(value: int | str, name: str, folder: Path) -> float:
@@ -238,15 +243,15 @@ def _check_sizes(config: ModelConfig, weights: dict[str, Tensor], folder: Path) 
         raise PretrainedError(f"{folder}: impossible settings: " + "; ".join(problems))
 
 
-def _facts(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, bool]:
+def _tied(config: ModelConfig, weights: dict[str, Tensor]) -> bool:
     """What the weights know better than the configuration: whether the decoder is tied."""
-    if DECODER not in weights or not config.tie_word_embeddings:
-        return {}
+    if config.ngpt or DECODER not in weights or not config.tie_word_embeddings:
+        return config.tie_word_embeddings
     if torch.equal(weights[DECODER], weights[EMBEDDING]):
-        return {}
+        return True
     # transformers 5 left the published class untied although its configuration says otherwise.
     log.info("the decoder differs from the embedding, so it is loaded untied")
-    return {"tie_word_embeddings": False}
+    return False
 
 
 def _fill(model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:

@@ -7,7 +7,7 @@ wrong with it - absent, cut off, damaged, made to do harm - is a :class:`Pretrai
 import json
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -41,6 +41,20 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     for name in _shards(folder / INDEX):
         weights |= _read_shard(folder / name)
     return weights
+
+
+def weight_names(folder: Path) -> set[str]:
+    """Names of a folder's tensors; the tensors themselves are not read."""
+    if not (folder / WEIGHTS).is_file():
+        places = read_json(folder / INDEX).get("weight_map")
+        return set(places) if isinstance(places, dict) else set()
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            return set(file.keys())
+    except (SafetensorError, OSError, ValueError) as error:
+        raise PretrainedError(
+            f"{folder / WEIGHTS} is no safetensors file: {_short(error)}"
+        ) from error
 
 
 def what_is_there(folder: Path) -> str:

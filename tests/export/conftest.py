@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 TEXT = [
     "The capital of France is Paris, and the capital of Spain is Madrid.",
@@ -90,7 +98,13 @@ def run_config(task: str, **changes: object):
         "decoder_init_range": 0.3,
     }
     default = Config()
-    return replace(default, task=task, model=replace(default.model, **{**shape, **changes}))
+    return replace(
+        default,
+        task=task,
+        model=replace(default.model, **{**shape, **changes}),
+        dataset=replace(default.dataset, max_seq_length=64),
+        glue=replace(default.glue, max_seq_length=64),
+    )
 
 
 def random_model(config, task: str, labels: int) -> torch.nn.Module:

@@ -1,22 +1,279 @@
-"""Exporting whole folders, and refusing to."""
+"""Exporting whole folders: of every architecture and task, or not at all."""
 
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+import neobert
+from neobert.config.store import load_config_file
+from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.export.__main__ import main
+from neobert.export.check import ExportError, run_checks
 from neobert.export.verify import CHECKS
 from neobert.export.write import export
+from neobert.model.pretrained import PretrainedError, load_encoder
 
-VARIANTS: dict[str, dict[str, object]] = {
-    "default": {},
-    "learned": {"rope": False, "rms_norm": False, "hidden_act": "gelu"},
-    "untied": {"tie_word_embeddings": False},
+MODELS: dict[str, tuple[str, dict[str, object]]] = {
+    "default": ("pretraining", {}),
+    "learned positions, LayerNorm, GELU": (
+        "pretraining",
+        {"rope": False, "rms_norm": False, "hidden_act": "gelu"},
+    ),
+    "untied": ("pretraining", {"tie_word_embeddings": False, "rope_theta": 500.0}),
+    "regression": ("glue", {"labels": 1}),
+    "encoder": ("contrastive", {}),
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_architecture_exports_and_passes_its_checks(make_run, tmp_path, variant) -> None:
-    findings = export(make_run(**VARIANTS[variant]), tmp_path / "model")
-    assert [finding.name for finding in findings] == list(CHECKS)
-    assert all(finding.ok for finding in findings)
+@pytest.fixture(scope="session")
+def exported(make_run, tmp_path_factory) -> Callable[[str], Path]:
+    """The exported folder of one of ``MODELS``; made once."""
+    made: dict[str, Path] = {}
+
+    def get(name: str) -> Path:
+        if name not in made:
+            task, changes = MODELS[name]
+            made[name] = tmp_path_factory.mktemp("exported") / "model"
+            findings = export(make_run(task, **changes), made[name])
+            assert [finding.name for finding in findings] == list(CHECKS)
+            assert all(finding.ok for finding in findings)
+        return made[name]
+
+    return get
+
+
+@pytest.mark.slow
+@pytest.mark.proves("model.rope", "model.rms_norm", "model.hidden_act")
+@pytest.mark.parametrize("name", MODELS)
+def test_every_architecture_exports_and_passes_its_checks(exported, name) -> None:
+    folder = exported(name)
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
+    assert not list(folder.parent.glob(".*")), "the temporary folder is gone"
+
+
+def run_snippets(folder: Path) -> str:
+    """Execute the Python of a model card as a reader would, in a process without this package."""
+    card = (folder / "README.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", card, re.DOTALL))
+    assert "from_pretrained" in code
+    block = "import sys\nsys.modules['neobert'] = None\n"
+    done = subprocess.run(
+        [sys.executable, "-W", "error::FutureWarning", "-I", "-c", block + code],
+        capture_output=True,
+        text=True,
+        env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder.parent / "cache"), "PATH": "/usr/bin"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_snippets_of_the_card_run_with_transformers(exported) -> None:
+    assert re.search(r"^\S+ 0\.\d+$", run_snippets(exported("default")), re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_snippets_of_the_card_run_with_sentence_transformers(exported) -> None:
+    pytest.importorskip("sentence_transformers")
+    assert re.search(r"tensor\(\[\[1\.0+, +-?0\.\d+\]", run_snippets(exported("encoder")))
+
+
+@pytest.mark.slow
+def test_an_exported_folder_is_loaded_and_exported_again_alike(exported, tmp_path) -> None:
+    folder = exported("untied")
+    config = neobert.load(folder).config
+    assert (config.rope_theta, config.tie_word_embeddings) == (500.0, False)
+    export(folder, tmp_path / "again")
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "again" / name).read_text() == (folder / name).read_text()
+    first, second = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "again"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_the_card_says_where_the_weights_come_from(exported) -> None:
+    folder = exported("default")
+    card = (folder / "README.md").read_text()
+    for part in (
+        "pipeline_tag: fill-mask",
+        "| tokens of text | 123,456 |",
+        "| eval/loss | 2.5 |",
+        "python -m neobert.train experiment=quickstart",
+        "![Loss over the steps of training](loss.png)",
+        "@article{breton2025neobert",
+        "| optimizer | adamw, rate 0.0001, decay 0.01 |",
+    ):
+        assert part in card
+    assert load_config_file(folder / "training_config.yaml").task == "pretraining"
+    assert (folder / "loss.png").is_file()
+
+
+@pytest.mark.slow
+def test_transformers_4_loads_what_is_exported_here(exported) -> None:
+    python = Path(__file__).parents[2] / ".venv-transformers4/bin/python"
+    if not python.exists():
+        pytest.skip("make venv-transformers4")
+    for name in ("default", "regression"):
+        assert main(["--check", str(exported(name)), "--python", str(python)]) == 0
+
+
+def spoil(run: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+    """The run's checkpoint with other weights, as if it had been trained to them."""
+    (folder,) = (run / "checkpoints").iterdir()
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "manifest.json").unlink()
+    return run
+
+
+@pytest.mark.slow
+def test_a_model_with_nan_is_refused_and_nothing_is_left(make_run, tmp_path) -> None:
+    run = spoil(
+        make_run(), lambda weights: weights["model.layer_norm.weight"][3:4].fill_(torch.nan)
+    )
+    with pytest.raises(ExportError, match=r"NaN or infinite: model\.layer_norm\.weight"):
+        export(run, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("model.layer_norm.weight"), "missing: model.layer_norm.weight"),
+        (lambda w: w.update(extra=torch.ones(2)), "unexpected: extra"),
+        (
+            lambda w: w.update({"model.layer_norm.weight": torch.ones(7)}),
+            r"model.layer_norm.weight has shape \(7,\) instead of \(32,\)",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(make_run, tmp_path, change, message) -> None:
+    with pytest.raises(PretrainedError, match=message):
+        export(spoil(make_run(), change), tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_checkpoint_is_refused(make_run, tmp_path) -> None:
+    run = make_run()
+    (weights,) = run.glob("checkpoints/*/model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(PretrainedError, match="its SHA-256 is not the recorded one"):
+        export(run, tmp_path / "model")
+
+
+def test_a_foreign_tokenizer_is_refused(make_run, tmp_path) -> None:
+    run = spoil(
+        make_run(),
+        lambda w: w.update({"model.encoder.weight": w["model.encoder.weight"][:100].clone()}),
+    )
+    with pytest.raises(PretrainedError, match="tokens, but the model's vocabulary ends at 100"):
+        export(run, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+    (tokenizer,) = run.glob("checkpoints/*/tokenizer")
+    shutil.rmtree(tokenizer)
+    with pytest.raises(ValueError, match="must come with their tokenizer"):
+        export(run, tmp_path / "model")
+
+
+@pytest.mark.slow
+def test_what_lies_in_the_output_folder_is_kept(make_run, tmp_path) -> None:
+    output = tmp_path / "model"
+    output.mkdir()
+    (output / "mine.txt").write_text("mine")
+    run = make_run()
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        export(run, output)
+    assert main([str(run), "--output", str(output)]) == 1
+    assert main([str(run), "--output", str(output), "--overwrite"]) == 0
+    assert (tmp_path / "model.old-1/mine.txt").read_text() == "mine"
+    assert (output / "model.safetensors").is_file()
+    with pytest.raises(FileExistsError, match="is a file"):
+        export(run, output / "README.md")
+
+
+@pytest.mark.slow
+def test_other_code_in_a_folder_runs_only_when_it_is_trusted(exported, tmp_path, caplog) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(exported("default"), folder)
+    with (folder / "modeling_neobert.py").open("a") as file:
+        file.write(f"\nopen({str(tmp_path / 'was-run')!r}, 'w').close()\n")
+    assert main(["--check", str(folder)]) == 1
+    assert not (tmp_path / "was-run").exists()
+    assert main(["--check", str(folder), "--trust-remote-code"]) == 0
+    assert (tmp_path / "was-run").exists()
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"]["AutoModel"] = "someone/else--modeling_neobert.NeoBERT"
+    (folder / "config.json").write_text(json.dumps(config))
+    shutil.copy(exported("default") / "modeling_neobert.py", folder)
+    assert main(["--check", str(folder)]) == 1
+
+
+def change_config(folder: Path, **values: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **values}))
+
+
+def change_tokenizer(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["normalizer"]["lowercase"] = False
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+LIES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "outputs": (lambda folder: change_config(folder, rope_theta=9000.0), "they differ by"),
+    "weights": (lambda folder: change_config(folder, tie_word_embeddings=False), "decoder.weight"),
+    "tokenizer": (change_tokenizer, "other ids than in training"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", LIES)
+def test_a_folder_that_is_not_what_was_trained_fails(exported, tmp_path, check) -> None:
+    original, folder = exported("default"), tmp_path / "model"
+    shutil.copytree(original, folder)
+    change, message = LIES[check]
+    change(folder)
+    with pytest.raises(ExportError) as error:
+        run_checks(folder, neobert.load(original), saved_tokenizer(original))
+    failed = {finding.name: finding.detail for finding in error.value.findings if not finding.ok}
+    assert message in failed[check]
+
+
+def test_a_wrong_command_line_says_what_to_give(capsys) -> None:
+    for wrong, message in [
+        ([], "RUN_OR_CHECKPOINT"),
+        (["run"], "--output DIR"),
+        (["run", "--output", "x", "--check", "y"], "either"),
+    ]:
+        with pytest.raises(SystemExit) as error:
+            main(wrong)
+        assert error.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_an_embedding_model_brings_its_pooling_and_a_classifier_its_labels(make_run) -> None:
+    from neobert.export.convert import config_json
+    from neobert.export.source import read_source
+
+    values = config_json(read_source(make_run("glue", labels=4)))
+    assert values["architectures"] == ["NeoBERTForSequenceClassification"]
+    assert len(values["id2label"]) == 4
+    assert values["problem_type"] == "single_label_classification"
+    source = read_source(make_run("contrastive"))
+    assert config_json(source)["architectures"] == ["NeoBERT"]
+    same = load_encoder(source.folder).state_dict()
+    assert all(torch.equal(same[name], value) for name, value in source.model.state_dict().items())

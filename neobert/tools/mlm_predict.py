@@ -1,0 +1,130 @@
+"""Fill in masked words: ``python -m neobert.tools.mlm_predict MODEL "The capital is [MASK]."``.
+
+MODEL is anything that ``neobert.load`` reads. Probabilities are over the full vocabulary. Without
+texts they are read from standard input, a line each, and answered as they come.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from neobert.batch import PackedBatch
+from neobert.console import get_logger, show_messages
+from neobert.data.saved_tokenizer import saved_tokenizer
+from neobert.model.heads import MaskedLM
+from neobert.model.pretrained import find_weights, load
+
+log = get_logger("neobert.tools.mlm_predict")
+
+TEXTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A token for one mask, and its probability among all tokens."""
+
+    token: str
+    probability: float
+
+
+class MaskFiller:
+    """A model and its tokenizer: texts with masks in, the likeliest tokens for each mask out."""
+
+    def __init__(self, model: MaskedLM, tokenizer: PreTrainedTokenizerFast, device: str) -> None:
+        if tokenizer.mask_token is None:
+            raise ValueError("the tokenizer has no mask token")
+        self.model = model.to(device)
+        self.tokenizer = tokenizer
+        self.device = device
+
+    @torch.no_grad()
+    def fill(self, texts: list[str], top_k: int) -> list[list[list[Guess]]]:
+        """Of each text, of each of its masks, the ``top_k`` likeliest tokens, best first."""
+        # Whatever the tokenizer calls it, people write [MASK].
+        texts = [text.replace("[MASK]", self.tokenizer.mask_token) for text in texts]
+        documents: list[list[int]] = self.tokenizer(texts)["input_ids"]
+        self._check(texts, documents)
+        batch = PackedBatch.from_documents(documents).to(self.device)
+        places = (batch.input_ids == self.tokenizer.mask_token_id).nonzero().squeeze(1)  # (K,)
+        hidden = self.model.hidden(batch)[places]
+        weight, bias = self.model.decoder_weight, self.model.decoder.bias
+        logits = torch.nn.functional.linear(hidden, weight, bias).float()  # (K, V)
+        known = logits[:, : len(self.tokenizer)]  # the rows beyond stand for no token
+        best = (known - logits.logsumexp(-1, keepdim=True)).exp().topk(min(top_k, known.shape[1]))
+        guesses = [
+            [Guess(self._word(token), p) for token, p in zip(tokens, chances, strict=True)]
+            for tokens, chances in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+        masks = iter(guesses)
+        counts = [document.count(self.tokenizer.mask_token_id) for document in documents]
+        return [list(islice(masks, count)) for count in counts]
+
+    def _check(self, texts: list[str], documents: list[list[int]]) -> None:
+        longest = self.model.config.max_position_embeddings
+        for text, document in zip(texts, documents, strict=True):
+            if self.tokenizer.mask_token_id not in document:
+                raise ValueError(f"no {self.tokenizer.mask_token} in the text {text!r}")
+            if len(document) > longest:
+                raise ValueError(
+                    f"a text of {len(document)} tokens; the model takes {longest}: {text[:60]!r}..."
+                )
+
+    def _word(self, token: int) -> str:
+        return str(self.tokenizer.decode([token])).strip()
+
+
+def chunks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    """``texts`` in lists of ``size``, the last one shorter."""
+    rest = iter(texts)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def answer(text: str, masks: list[list[Guess]]) -> str:
+    """The text, and under it a line per mask."""
+    lines = [text]
+    for number, guesses in enumerate(masks, start=1):
+        words = ", ".join(f"{guess.token} {guess.probability:.4f}" for guess in guesses)
+        lines.append(f"  mask {number}: {words}")
+    return "\n".join(lines) + "\n"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m neobert.tools.mlm_predict", description="Fill in masked words."
+    )
+    arguments.add_argument("model", help="a run, a checkpoint, an exported folder or a hub id")
+    arguments.add_argument("texts", nargs="*", help="with [MASK] in them; none: standard input")
+    arguments.add_argument("--top-k", type=int, default=5, help="tokens per mask (default 5)")
+    arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Answer each text; 1 if a model or a text cannot be used."""
+    options = parser().parse_args(argv)
+    show_messages()
+    # One line at a time where somebody types, so that each is answered at once.
+    at_once = TEXTS_AT_ONCE if options.texts or not sys.stdin.isatty() else 1
+    texts = options.texts or (line.rstrip("\n") for line in sys.stdin if line.strip())
+    try:
+        folder = find_weights(options.model)
+        filler = MaskFiller(load(folder), saved_tokenizer(folder), options.device)
+        for some in chunks(texts, at_once):
+            for text, masks in zip(some, filler.fill(some, options.top_k), strict=True):
+                sys.stdout.write(answer(text, masks))
+                sys.stdout.flush()
+    except (ValueError, OSError) as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

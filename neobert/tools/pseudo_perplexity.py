@@ -1,0 +1,287 @@
+"""Pseudo-perplexity of texts (Salazar et al., arXiv 1910.14659), exactly.
+
+``python -m neobert.tools.pseudo_perplexity MODEL texts.txt --output scores.csv``
+
+Of a text of n tokens, special ones not counted, n copies are made, each with one token masked; the
+model gives the surprise (nats) at that token. Pseudo-perplexity is the exponential of their mean.
+One line is one text. The CSV has a row per text, written when the text is done; called again, the
+program goes on after the last row. A summary by length and a picture are made at the end.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import math
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedTokenizerFast
+
+from neobert.batch import PackedBatch, bounds_of, positions_within
+from neobert.console import get_logger, show_messages
+from neobert.data.saved_tokenizer import saved_tokenizer
+from neobert.model.heads import MaskedLM
+from neobert.model.pretrained import find_weights, load
+
+log = get_logger("neobert.tools.pseudo_perplexity")
+
+COLUMNS = ("text", "tokens", "nats", "pseudo_perplexity")
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Outcome for one text."""
+
+    text: int
+    """Number of its line, from 0."""
+
+    tokens: int
+    """Tokens that were masked in turn."""
+
+    nats: float
+    """Sum of their surprises."""
+
+    @property
+    def pseudo_perplexity(self) -> float:
+        """``exp(nats / tokens)``; 1 for a text without tokens."""
+        return math.exp(self.nats / self.tokens) if self.tokens else 1.0
+
+
+@dataclass(slots=True)
+class _Open:
+    """A text some of whose copies are still to be computed."""
+
+    text: int
+    tokens: int
+    left: int
+    nats: float = 0.0
+
+
+class Scorer:
+    """A model and its tokenizer; ``tokens_per_batch`` bounds what is computed at a time."""
+
+    def __init__(
+        self,
+        model: MaskedLM,
+        tokenizer: PreTrainedTokenizerFast,
+        max_length: int | None = None,
+        tokens_per_batch: int = 8192,
+    ) -> None:
+        if tokenizer.mask_token_id is None:
+            raise ValueError("the tokenizer has no mask token")
+        self.model, self.tokenizer = model, tokenizer
+        self.max_length = max_length or model.config.max_position_embeddings
+        self.tokens_per_batch = tokens_per_batch
+        self.special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+
+    def scores(self, texts: Iterable[tuple[int, str]]) -> Iterator[Score]:
+        """Score numbered texts, in their order. Copies of several share a batch if they fit.
+
+        What is longer than ``max_length`` tokens is cut off.
+        """
+        unfinished: deque[_Open] = deque()
+        batch: list[tuple[_Open, list[int], int]] = []
+        room = self.tokens_per_batch
+        for number, text in texts:
+            ids: list[int] = self.tokenizer(text, truncation=True, max_length=self.max_length)[
+                "input_ids"
+            ]
+            places = [place for place, token in enumerate(ids) if token not in self.special]
+            unfinished.append(_Open(number, len(places), len(places)))
+            for place in places:
+                if batch and room < len(ids):
+                    self._run(batch)
+                    batch, room = [], self.tokens_per_batch
+                    yield from _finished(unfinished)
+                batch.append((unfinished[-1], ids, place))
+                room -= len(ids)
+        if batch:
+            self._run(batch)
+        yield from _finished(unfinished)
+
+    def _run(self, batch: list[tuple[_Open, list[int], int]]) -> None:
+        """Mask, predict, and give each text the surprise of its copies."""
+        lengths = torch.tensor([len(ids) for _, ids, _ in batch])
+        places = bounds_of(lengths)[:-1] + torch.tensor([place for _, _, place in batch])
+        tokens = torch.tensor([token for _, ids, _ in batch for token in ids])
+        labels = tokens[places]
+        tokens[places] = self.tokenizer.mask_token_id
+        packed = PackedBatch(
+            input_ids=tokens,
+            position_ids=positions_within(lengths),
+            cu_seqlens=bounds_of(lengths),
+            max_seqlen=int(lengths.max()),
+            num_tokens=len(tokens),
+        )
+        for (text, _, _), nats in zip(batch, self._surprises(packed, places, labels), strict=True):
+            text.nats += nats
+            text.left -= 1
+
+    @torch.no_grad()
+    def _surprises(self, batch: PackedBatch, places: Tensor, labels: Tensor) -> list[float]:
+        """Minus the log-probability of each label at its place; only those rows are decoded."""
+        device = self.model.decoder.weight.device
+        hidden = self.model.hidden(batch.to(device))[places.to(device)]  # (K, E)
+        logits = functional.linear(hidden, self.model.decoder_weight, self.model.decoder.bias)
+        nats = functional.cross_entropy(logits.float(), labels.to(device), reduction="none")
+        return [float(value) for value in nats.tolist()]
+
+
+def _finished(unfinished: deque[_Open]) -> Iterator[Score]:
+    while unfinished and not unfinished[0].left:
+        done = unfinished.popleft()
+        yield Score(done.text, done.tokens, done.nats)
+
+
+def score_file(scorer: Scorer, texts: Path, output: Path, identity: dict[str, object]) -> None:
+    """Append a row per line of ``texts`` to ``output``, after those that are there.
+
+    ``identity`` says what the scores are of; a file of other scores is not gone on with.
+    """
+    done = _resume(output, identity)
+    if done:
+        log.info("%s has %d texts; going on after them", output, done)
+    with texts.open(encoding="utf-8") as lines, output.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if not done:
+            writer.writerow(COLUMNS)
+        numbered = ((n, line.rstrip("\r\n")) for n, line in enumerate(lines) if n >= done)
+        for score in scorer.scores(numbered):
+            row = (score.text, score.tokens, repr(score.nats), f"{score.pseudo_perplexity:.6g}")
+            writer.writerow(row)
+            file.flush()
+
+
+def _resume(output: Path, identity: dict[str, object]) -> int:
+    """Number of texts that ``output`` has; a last line that was cut short is taken off."""
+    beside = output.with_suffix(".json")
+    if not output.is_file():
+        beside.write_text(json.dumps(identity, indent=2) + "\n")
+        return 0
+    known = json.loads(beside.read_text()) if beside.is_file() else {}
+    if other := [name for name in identity if known.get(name) != identity[name]]:
+        raise ValueError(
+            f"{output} has scores with other {', '.join(other)} (see {beside.name}): name another "
+            "file with --output, or remove this one"
+        )
+    complete = output.read_text().rpartition("\n")[0]
+    output.write_text(complete + "\n" if complete else "")
+    return max(0, len(complete.splitlines()) - 1)
+
+
+def read_scores(path: Path) -> list[Score]:
+    """The rows of a CSV that :func:`score_file` wrote."""
+    with path.open(newline="") as file:
+        return [
+            Score(int(row["text"]), int(row["tokens"]), float(row["nats"]))
+            for row in csv.DictReader(file)
+        ]
+
+
+def by_length(scores: list[Score]) -> list[tuple[str, int, Score]]:
+    """Buckets of doubling length: name, number of texts, and their scores put together."""
+    buckets: dict[int, list[Score]] = {}
+    for score in scores:
+        if score.tokens:
+            buckets.setdefault((score.tokens - 1).bit_length(), []).append(score)
+    return [
+        (f"{2 ** (power - 1) + 1 if power else 1}-{2**power}", len(some), total(some))
+        for power, some in sorted(buckets.items())
+    ]
+
+
+def total(scores: list[Score]) -> Score:
+    """All texts as one: the mean is over tokens, so long ones weigh more."""
+    tokens, nats = sum(score.tokens for score in scores), sum(score.nats for score in scores)
+    return Score(-1, tokens, nats)
+
+
+def plot(scores: list[Score], picture: Path) -> None:
+    """Pseudo-perplexity of each text over its length, and of each bucket."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    with_tokens = [score for score in scores if score.tokens]
+    lengths = [score.tokens for score in with_tokens]
+    axes.scatter(lengths, [score.pseudo_perplexity for score in with_tokens], s=6, alpha=0.4)
+    buckets = by_length(scores)
+    ends = [int(name.partition("-")[2]) for name, _, _ in buckets]
+    means = [bucket.pseudo_perplexity for _, _, bucket in buckets]
+    axes.plot(ends, means, marker="o", color="black", label="all texts up to this length")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("tokens")
+    axes.set_ylabel("pseudo-perplexity")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(picture, dpi=120)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m neobert.tools.pseudo_perplexity",
+        description="Exact pseudo-perplexity of each line of a text file.",
+    )
+    arguments.add_argument("model", help="a run, a checkpoint, an exported folder or a hub id")
+    arguments.add_argument("texts", type=Path, help="UTF-8, a text per line")
+    arguments.add_argument("--output", type=Path, required=True, help="*.csv; resumed if there")
+    arguments.add_argument("--max-length", type=int, help="tokens (default: the model's)")
+    arguments.add_argument("--tokens-per-batch", type=int, default=8192)
+    arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Score a file; 1 if it or the model cannot be used."""
+    options = parser().parse_args(argv)
+    show_messages()
+    try:
+        folder = find_weights(options.model)
+        model = load(folder).to(options.device)
+        scorer = Scorer(
+            model, saved_tokenizer(folder), options.max_length, options.tokens_per_batch
+        )
+        identity = {
+            "model": weights_digest(folder),
+            "texts": _sha256(options.texts),
+            "max_length": scorer.max_length,
+        }
+        score_file(scorer, options.texts, options.output, identity)
+    except (ValueError, OSError) as error:
+        log.error("%s", error)
+        return 1
+    report(read_scores(options.output), options.output.with_suffix(".png"))
+    return 0
+
+
+def report(scores: list[Score], picture: Path) -> None:
+    """A line per bucket of lengths, one for all, and the picture."""
+    for name, count, bucket in by_length(scores):
+        log.info("%9s tokens: %6d texts, %.4g", name, count, bucket.pseudo_perplexity)
+    whole = total(scores)
+    log.info("all: %d texts, %d tokens, %.4g", len(scores), whole.tokens, whole.pseudo_perplexity)
+    plot(scores, picture)
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of the weights' files, so that scores of two models are never mixed."""
+    return "-".join(_sha256(path)[:16] for path in sorted(folder.glob("*.safetensors")))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

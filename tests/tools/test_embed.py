@@ -1,0 +1,88 @@
+"""A vector per line, the same whatever stands beside it, and no half-written file."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch.testing import assert_close
+
+import neobert
+from neobert.data.saved_tokenizer import saved_tokenizer
+from neobert.model.pretrained import load_encoder
+from neobert.tools.embed import LINES_AT_ONCE, Embedder, main
+
+TEXTS = ["the capital of the country", "a river", "", "sea " * 90, "of the city and the north"]
+
+
+@pytest.fixture
+def texts(tmp_path) -> Path:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(TEXTS) + "\n")
+    return path
+
+
+def pooled(folder: Path, text: str, pooling: str) -> torch.Tensor:
+    tokenizer = saved_tokenizer(folder)
+    ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=64)["input_ids"]
+    with torch.no_grad():
+        hidden = neobert.load(folder)(ids).last_hidden_state[0]
+    return {"avg": hidden.mean(0), "cls": hidden[0], "max": hidden.amax(0)}[pooling]
+
+
+@pytest.mark.parametrize("pooling", ["avg", "cls", "max"])
+@pytest.mark.parametrize("tokens_per_batch", [1, 8192])
+def test_vectors_are_pooled_hidden_states_in_the_order_of_lines(
+    model_folder, pooling, tokens_per_batch
+) -> None:
+    embedder = Embedder(
+        load_encoder(model_folder),
+        saved_tokenizer(model_folder),
+        pooling,
+        tokens_per_batch=tokens_per_batch,
+    )
+    expected = torch.stack([pooled(model_folder, text, pooling) for text in TEXTS])
+    assert_close(embedder.embed(TEXTS), expected, atol=1e-5, rtol=0)
+
+
+def test_both_kinds_of_file_hold_a_row_per_line(model_folder, texts, tmp_path) -> None:
+    array, table = tmp_path / "vectors.npy", tmp_path / "vectors.parquet"
+    for output in (array, table):
+        assert main([str(model_folder), str(texts), "--output", str(output), "--normalize"]) == 0
+    vectors = np.load(array)
+    assert vectors.shape == (len(TEXTS), 64)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    rows = pq.read_table(table)
+    assert rows["text"].to_pylist() == TEXTS
+    np.testing.assert_array_equal(np.stack(rows["embedding"].to_numpy()), vectors)
+
+
+def test_more_lines_than_are_held_at_once_and_a_prefix(model_folder, tmp_path) -> None:
+    many = tmp_path / "many.txt"
+    many.write_text("".join(f"{TEXTS[row % 2]}\n" for row in range(LINES_AT_ONCE + 3)))
+    output = tmp_path / "vectors.npy"
+    assert main([str(model_folder), str(many), "--output", str(output), "--prefix", "a "]) == 0
+    vectors = np.load(output)
+    assert len(vectors) == LINES_AT_ONCE + 3
+    expected = pooled(model_folder, "a the capital of the country", "avg").numpy()
+    np.testing.assert_allclose(vectors[[0, LINES_AT_ONCE + 2]], [expected] * 2, atol=1e-5)
+
+
+def test_an_empty_file_gives_no_rows(model_folder, tmp_path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    for suffix in ("npy", "parquet"):
+        output = tmp_path / f"vectors.{suffix}"
+        assert main([str(model_folder), str(tmp_path / "empty.txt"), "--output", str(output)]) == 0
+    assert np.load(tmp_path / "vectors.npy").shape == (0, 64)
+    assert pq.read_table(tmp_path / "vectors.parquet").num_rows == 0
+
+
+def test_a_file_that_cannot_be_read_leaves_nothing(model_folder, tmp_path, capsys) -> None:
+    bad = tmp_path / "bad.txt"
+    bad.write_bytes(b"a river\n" * 1500 + b"\xff\xfe\n")
+    for suffix in ("npy", "parquet", "csv"):
+        assert main([str(model_folder), str(bad), "--output", str(tmp_path / f"v.{suffix}")]) == 1
+    assert "must end in .npy or .parquet" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.txt"]
