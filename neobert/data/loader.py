@@ -7,7 +7,7 @@ nor on the number of ranks at equal G, nor on how often the run was stopped, and
 in its data is one number.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeVar
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from neobert.batch import IGNORE, MaskedBatch, PackedBatch
 from neobert.data.masking import Masking, mask_row
-from neobert.data.packing import RowPlan
+from neobert.data.packing import Packing, RowPlan
 from neobert.data.store import TokenStore
 from neobert.data.tokenizer import TokenizerInfo
 
@@ -40,9 +40,7 @@ class Rows:
     plan: RowPlan
     tokenizer: TokenizerInfo
     masking: Masking
-    packed: bool
-    multiple: int = 1
-    """Unpacked: the token axis is padded up to a multiple of this."""
+    packing: Packing
 
     def batch(self, rows: Sequence[int], keys: Sequence[int]) -> MaskedBatch:
         """The micro-batch of these rows, masked under these keys."""
@@ -91,7 +89,7 @@ class Rows:
             parts.append(np.concatenate([opened, tokens, closed]).astype(np.int64))
             lengths.append(len(parts[-1]))
         text = sum(lengths)
-        if self.packed and text < length:
+        if self.packing.packed and text < length:
             parts.append(np.full(length - text, info.pad_token_id, dtype=np.int64))
             lengths.append(length - text)
         ids = np.concatenate(parts) if parts else np.zeros(0, np.int64)
@@ -106,12 +104,12 @@ class Rows:
         labels: NDArray[np.int64],
     ) -> MaskedBatch:
         count = len(labels)
-        if self.packed:
+        if self.packing.packed:
             rows = len(ids) // self.plan.row_length
             filler = rows * self.masking.most_targets(self.plan.row_length) - count
             positions = np.concatenate([positions, np.zeros(filler, np.int64)])
             labels = np.concatenate([labels, np.full(filler, IGNORE, np.int64)])
-        elif slack := -len(ids) % self.multiple:
+        elif slack := -len(ids) % self.packing.multiple:
             ids = np.concatenate([ids, np.full(slack, self.tokenizer.pad_token_id)])
             lengths = [*lengths, slack]
         sizes = np.array(lengths, dtype=np.int64)
@@ -120,9 +118,9 @@ class Rows:
             input_ids=torch.from_numpy(ids),
             position_ids=torch.from_numpy(np.arange(len(ids)) - np.repeat(ends - sizes, sizes)),
             cu_seqlens=torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
-            max_seqlen=self.plan.row_length if self.packed else int(sizes.max(initial=0)),
+            max_seqlen=self.plan.row_length if self.packing.packed else int(sizes.max(initial=0)),
             num_tokens=tokens,
-            row_length=self.plan.row_length if self.packed else None,
+            row_length=self.plan.row_length if self.packing.packed else None,
         )
         return MaskedBatch(inputs, torch.from_numpy(positions), torch.from_numpy(labels), count)
 
@@ -180,26 +178,61 @@ class Share:
         return range(first, first + self.batch_size)
 
 
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Which row numbers of the run a rank's micro-batches take."""
+
+    share: Share
+    skipped: tuple[range, ...] = ()
+    """Steps of data that are left out: all later ones move up (``dataset.skip_steps``)."""
+
+    offset: int = 0
+    """Added to every row number: other than 0 after a resume with another batch size."""
+
+    def numbers(self, micro_batch: int) -> range:
+        """Row numbers of this rank's micro-batch."""
+        accumulation = self.share.accumulation
+        step, part = divmod(micro_batch, accumulation)
+        numbers = self.share.numbers(self.data_step(step) * accumulation + part)
+        return range(numbers.start + self.offset, numbers.stop + self.offset)
+
+    def first_row(self, step: int) -> int:
+        """The first row number of a step, over all ranks."""
+        return self.offset + self.data_step(step) * self.share.rows_per_step
+
+    def data_step(self, step: int) -> int:
+        """The step whose data ``step`` gets once the skipped ones are left out."""
+        for span in sorted(self.skipped, key=lambda one: one.start):
+            if step >= span.start:
+                step += len(span)
+        return step
+
+    def state(self, micro_batches: int) -> dict[str, int]:
+        """The place after so many micro-batches, whole steps."""
+        return {
+            "micro_batches": micro_batches,
+            "accumulation": self.share.accumulation,
+            "rows_per_step": self.share.rows_per_step,
+            "offset": self.offset,
+        }
+
+    def resumed(self, state: Mapping[str, int]) -> tuple["Steps", int]:
+        """Go on from ``state``, with its very next row: the steps, and micro-batches done."""
+        done = state["micro_batches"] // state["accumulation"]
+        shift = state["rows_per_step"] - self.share.rows_per_step
+        offset = state["offset"] + self.data_step(done) * shift
+        return replace(self, offset=offset), done * self.share.accumulation
+
+
 class MicroBatches(Dataset[MaskedBatch]):
     """Micro-batches of a run by their number; what loader processes compute."""
 
-    def __init__(self, rows: Rows, order: Order, share: Share, skipped: Sequence[range]) -> None:
-        self.rows, self.order, self.share = rows, order, share
-        self.skipped = sorted(skipped, key=lambda span: span.start)
+    def __init__(self, rows: Rows, order: Order, steps: Steps) -> None:
+        self.rows, self.order, self.steps = rows, order, steps
 
     def __getitem__(self, number: int) -> MaskedBatch:
-        step, part = divmod(number, self.share.accumulation)
-        step = data_step(step, self.skipped)
-        numbers = self.share.numbers(step * self.share.accumulation + part)
+        numbers = self.steps.numbers(number)
         return self.rows.batch([self.order.row(one) for one in numbers], list(numbers))
-
-
-def data_step(step: int, skipped: Sequence[range]) -> int:
-    """The step whose data step ``step`` gets once the ``skipped`` spans are left out."""
-    for span in skipped:
-        if step >= span.start:
-            step += len(span)
-    return step
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +259,10 @@ class StepLoader:
         self._done = 0
 
     def __len__(self) -> int:
-        return self.total_steps * self.batches.share.accumulation
+        return self.total_steps * self.batches.steps.share.accumulation
 
     def __iter__(self) -> Iterator[MaskedBatch]:
-        accumulation = self.batches.share.accumulation
+        accumulation = self.batches.steps.share.accumulation
         loader = build_loader(self.batches, range(self._done, len(self)), self.workers)
         waiting: list[MaskedBatch] = []
         for batch in loader:
@@ -243,10 +276,10 @@ class StepLoader:
 
     def state_dict(self) -> dict[str, int]:
         """Where the run is in its data."""
-        return {"micro_batches": self._done}
+        return self.batches.steps.state(self._done)
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._done = state_dict["micro_batches"]
+        self.batches.steps, self._done = self.batches.steps.resumed(state_dict)
 
 
 def build_loader(

@@ -6,6 +6,7 @@ the row with the least room that still holds it (Johnson 1973, "Near-optimal bin
 algorithms"; for language models Krell et al. 2021, arXiv 2107.02027).
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,10 @@ from numpy.typing import NDArray
 WINDOW = 1 << 16
 """Documents that are packed together: bounds how far apart the documents of a row were."""
 
-Numbers = NDArray[np.int64]
+Numbers = NDArray[np.int64] | NDArray[np.int32]
+
+ARRAYS = ("document", "start", "length", "order", "bounds")
+"""What a plan consists of, a file each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +77,59 @@ class RowPlan:
 
     def save(self, folder: Path) -> None:
         """Keep the plan in ``folder``."""
-        np.savez(
-            folder / "rows.npz",
-            document=self.pieces.document,
-            start=self.pieces.start,
-            length=self.pieces.length,
-            order=self.order,
-            bounds=self.bounds,
-            numbers=np.array([self.pieces.cut_tokens, self.row_length, self.tokens]),
-        )
+        for name, values in self._arrays().items():
+            small = int(values.max(initial=0)) < 1 << 31
+            np.save(folder / f"{name}.npy", values.astype(np.int32 if small else np.int64))
+        numbers = {
+            "cut_tokens": self.pieces.cut_tokens,
+            "row_length": self.row_length,
+            "tokens": self.tokens,
+        }
+        (folder / "plan.json").write_text(json.dumps(numbers))
 
     @classmethod
     def load(cls, folder: Path) -> "RowPlan":
-        """Read back what :meth:`save` has written."""
-        with np.load(folder / "rows.npz") as found:
-            cut, row_length, tokens = found["numbers"].tolist()
-            pieces = Pieces(found["document"], found["start"], found["length"], cut)
-            return cls(pieces, found["order"], found["bounds"], row_length, tokens)
+        """Map what :meth:`save` has written into memory."""
+        numbers = json.loads((folder / "plan.json").read_text())
+        document, start, length, order, bounds = (
+            np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS
+        )
+        pieces = Pieces(document, start, length, numbers["cut_tokens"])
+        return cls(pieces, order, bounds, numbers["row_length"], numbers["tokens"])
+
+    def _arrays(self) -> dict[str, Numbers]:
+        parts = self.pieces
+        arrays = (parts.document, parts.start, parts.length, self.order, self.bounds)
+        return dict(zip(ARRAYS, arrays, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How documents become rows."""
+
+    row_length: int
+    """Tokens of a packed row."""
+
+    longest: int
+    """Tokens of the longest document, special ones counted; at most ``row_length``."""
+
+    wrapping: int
+    """Special tokens that each piece takes beside its own."""
+
+    packed: bool
+    truncate: bool
+    shortest: int = 0
+    """Documents of fewer tokens are left out."""
+
+    multiple: int = 1
+    """Unpacked: the token axis is padded up to a multiple of this."""
+
+    def plan(self, lengths: Numbers) -> RowPlan:
+        """The rows of documents of these lengths."""
+        room = self.longest - self.wrapping
+        pieces = cut_documents(lengths, room, self.truncate, self.shortest)
+        plan_rows = plan_packed if self.packed else plan_single
+        return plan_rows(pieces, self.row_length, self.wrapping)
 
 
 def cut_documents(lengths: Numbers, room: int, truncate: bool, shortest: int = 0) -> Pieces:
@@ -98,7 +138,7 @@ def cut_documents(lengths: Numbers, room: int, truncate: bool, shortest: int = 0
     ``shortest``: documents of fewer tokens are left out. Cut up, no token is lost.
     """
     kept = np.flatnonzero((lengths > 0) & (lengths >= shortest))
-    lengths = np.asarray(lengths)[kept]
+    lengths = np.asarray(lengths, dtype=np.int64)[kept]
     if truncate:
         fitting = np.minimum(lengths, room)
         cut = int((lengths - fitting).sum())

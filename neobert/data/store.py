@@ -1,4 +1,4 @@
-"""Token store: the tokens of all documents end to end, read through the memory map.
+"""Token store: the tokens of all documents end to end, read piece by piece.
 
 A folder of ``tokens.npy`` (uint16, or uint32 for vocabularies over 65,536), ``offsets.npy`` (int64,
 one more than documents), ``counts.npy`` (int64, how often each id occurs) and ``store.json``.
@@ -7,6 +7,7 @@ length.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -17,9 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Tokens = NDArray[np.uint16] | NDArray[np.uint32]
-
-BLOCK = 1 << 22
-"""Tokens handled at a time when a whole store is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +33,66 @@ class StoreInfo:
     """SHA-256 of tokens and offsets: the same text under the same tokenizer has the same."""
 
 
+class FileTokens:
+    """The numbers of an ``.npy`` file, any stretch of which can be read.
+
+    Not a memory map: the pages that one has touched count as the process's memory, and in random
+    order a run touches all of them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        header = np.load(path, mmap_mode="r")
+        self.path, self.dtype = path, header.dtype
+        self._count, self._start = len(header), header.offset
+        self._file: int | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, stretch: slice) -> Tokens:
+        first, last, _ = stretch.indices(self._count)
+        if self._file is None:
+            self._file = os.open(self.path, os.O_RDONLY)
+        size = self.dtype.itemsize
+        raw = os.pread(self._file, max(0, last - first) * size, self._start + first * size)
+        return np.frombuffer(raw, dtype=self.dtype)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_file": None}  # another process opens its own
+
+    def __del__(self) -> None:
+        file: int | None = getattr(self, "_file", None)
+        if file is not None:
+            os.close(file)
+
+
 @dataclass(frozen=True, slots=True)
 class TokenStore:
     """Documents as ids. Opening one reads no tokens."""
 
-    tokens: Tokens
+    tokens: Tokens | FileTokens
     offsets: NDArray[np.int64]
     """Document ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``."""
 
     info: StoreInfo
-    folder: Path
+    folder: Path | None = None
+    """Where it lies; ``None``: in memory only."""
 
     @classmethod
     def open(cls, folder: Path) -> "TokenStore":
-        """Map the files of ``folder`` into memory."""
+        """The store in ``folder``."""
         return cls(
-            tokens=np.load(folder / "tokens.npy", mmap_mode="r"),
+            tokens=FileTokens(folder / "tokens.npy"),
             offsets=np.load(folder / "offsets.npy", mmap_mode="r"),
             info=StoreInfo(**json.loads((folder / "store.json").read_text())),
             folder=folder,
         )
+
+    @classmethod
+    def empty(cls) -> "TokenStore":
+        """A store without a document."""
+        nothing = StoreInfo(documents=0, tokens=0, empty_documents=0, digest="")
+        return cls(np.zeros(0, np.uint16), np.zeros(1, np.int64), nothing)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -64,6 +102,7 @@ class TokenStore:
     @property
     def counts(self) -> NDArray[np.int64]:
         """How often each id occurs, by id."""
+        assert self.folder is not None
         return np.load(self.folder / "counts.npy")
 
     def document(self, number: int) -> Tokens:

@@ -2,8 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,9 @@ import torch
 import torch.distributed as dist
 from datasets import IterableDataset
 from lightning.pytorch import LightningDataModule
-from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, Dataset
 
-from neobert.batch import MaskedBatch
+from neobert.batch import IGNORE, MaskedBatch
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
@@ -25,23 +23,26 @@ from neobert.data.loader import (
     Rows,
     Share,
     StepLoader,
+    Steps,
     Workers,
     build_loader,
 )
 from neobert.data.masking import Masking
-from neobert.data.packing import RowPlan, cut_documents, plan_packed, plan_single
-from neobert.data.sources import open_source
-from neobert.data.store import TokenStore, write_store
-from neobert.data.stream import Packing, StreamBatches, StreamLoader, StreamRows
-from neobert.data.tokenizer import TokenizerInfo, load_tokenizer, text_tokenizer
+from neobert.data.packing import Packing, RowPlan
+from neobert.data.pretokenized import check_tokenizer, pre_tokenized
+from neobert.data.sources import Documents, Source, open_source
+from neobert.data.store import TokenStore
+from neobert.data.stream import StreamBatches, StreamLoader, StreamRows
+from neobert.data.tokenize import token_store
+from neobert.data.tokenizer import TokenizerInfo, load_tokenizer
+from neobert.tasks.pretraining.data_report import describe_plan
 
 log = get_logger(__name__)
 
 EVALUATION_SEED = 0x5EED
 """Masks of evaluation never depend on the run's seed."""
 
-PLAN_VERSION = 1
-BATCH = 1000
+PLAN_VERSION = 2
 EXAMPLE_ROWS = 64
 STREAM_SAMPLE = 2048
 """Documents of a stream whose word frequencies stand for all of it, and by which it is known
@@ -66,52 +67,67 @@ class PretrainingDataModule(LightningDataModule):
         """Load or make tokenizer, token stores and row plans."""
         if self._ready:
             return
-        config = self.config
-        cache = cache_folder(config.dataset.cache_dir)
-        self.source = source = open_source(config.dataset, cache, config.seed)
-        self.tokenizer: TokenizerInfo = load_tokenizer(
-            config.tokenizer, lambda: islice(source.train(), VOCABULARY_SAMPLE), source.key, cache
-        )
+        settings = self.config.dataset
+        cache = cache_folder(settings.cache_dir)
+        source = open_source(settings, cache, self.config.seed)
+        self.tokenizer = self._tokenizer(source, cache)
+        if settings.path and source.train.tokenized:
+            check_tokenizer(Path(settings.path).expanduser(), self.tokenizer)
         self._check_lengths()
-        key: dict[str, object] = {"data": source.key, "tokenizer": self.tokenizer.fingerprint}
-        if source.stream is None:
-            self.train_store = _store(cache, {**key, "split": "train"}, source.train, self)
-            self.train_plan = self._plan(self.train_store, cache, said=True)
-            if self.train_plan.num_rows == 0:
-                raise ConfigError([f"dataset: {_name(config)} has no document to train on"])
-        else:
-            sample = {**key, "split": "sample"}
-            self.train_store = _store(
-                cache, sample, lambda: islice(source.train(), STREAM_SAMPLE), self
-            )
-        held_out = source.evaluation or (lambda: ())
-        budget = self._evaluation_budget()
-        recipe = {**key, "split": "validation", "documents": budget}
-        self.eval_store = _store(cache, recipe, lambda: islice(held_out(), budget), self)
+        source = self._within_budget(source)
+        if settings.pre_tokenize and not source.train.tokenized:
+            output = settings.pre_tokenize_output
+            source = pre_tokenized(source, self.tokenizer, cache, output, self._processes)
+        self.source = source
+        self._make_training_rows(cache)
+        held_out = source.evaluation
+        self.eval_store = TokenStore.empty() if held_out is None else self._store(held_out, cache)
         self.eval_plan = self._plan(self.eval_store, cache)
         self._ready = True
+
+    def _tokenizer(self, source: Source, cache: Path) -> TokenizerInfo:
+        documents = source.train.head(VOCABULARY_SAMPLE)
+        if documents.tokenized and self.config.tokenizer.train_vocab_size is not None:
+            raise ConfigError(
+                [
+                    f"tokenizer.train_vocab_size: {documents.name} holds ids, not text; name the "
+                    "tokenizer they were made with (tokenizer.path=…, train_vocab_size=null)"
+                ]
+            )
+        return load_tokenizer(self.config.tokenizer, documents.texts, documents.key, cache)
+
+    def _make_training_rows(self, cache: Path) -> None:
+        source, streams = self.source, self.source.stream is not None
+        documents = source.train.head(STREAM_SAMPLE if streams else None)
+        self.train_store = self._store(documents, cache)
+        self.train_plan = self._plan(self.train_store, cache)
+        log.info("%s", describe_plan(self.train_plan, self.train_store, self.packing, streams))
+        if self.train_plan.num_rows == 0 and not streams:
+            shortest = self.packing.shortest
+            longer = f" of {shortest} tokens or more (dataset.min_length)" if shortest else ""
+            raise ConfigError([f"dataset: {documents.name} has no document to train on{longer}"])
 
     def _check_lengths(self) -> None:
         wrapping, length = self.tokenizer.wrapping, self.config.row_length()
         if length <= wrapping:
             raise ConfigError([f"dataset.max_seq_length={length}: leaves no room for text"])
 
-    def _evaluation_budget(self) -> int | None:
-        """Documents to evaluate on at most; a stream has to be told."""
-        settings = self.config.dataset
-        if settings.eval_samples is not None:
-            return settings.eval_samples
-        if self.source.stream is None or self.source.evaluation is None:
-            return None
-        batches = self.config.trainer.eval_max_batches
-        if batches is None:
-            raise ConfigError(
-                [
-                    "a streamed evaluation split needs an explicit budget: set "
-                    "dataset.eval_samples or trainer.eval_max_batches"
-                ]
-            )
-        return batches * self.config.trainer.per_device_eval_batch_size
+    def _within_budget(self, source: Source) -> Source:
+        """Evaluate on ``dataset.eval_samples`` documents at most; a stream has to be told."""
+        if source.evaluation is None:
+            return source
+        budget = self.config.dataset.eval_samples
+        if source.stream is not None and budget is None:
+            batches = self.config.trainer.eval_max_batches
+            if batches is None:
+                raise ConfigError(
+                    [
+                        "a streamed evaluation split needs an explicit budget: set "
+                        "dataset.eval_samples or trainer.eval_max_batches"
+                    ]
+                )
+            budget = batches * self.config.trainer.per_device_eval_batch_size
+        return replace(source, evaluation=source.evaluation.head(budget))
 
     @property
     def vocab_size(self) -> int:
@@ -121,6 +137,20 @@ class PretrainingDataModule(LightningDataModule):
     @property
     def pad_token_id(self) -> int:
         return self.tokenizer.pad_token_id
+
+    @property
+    def packing(self) -> Packing:
+        """How documents become rows."""
+        config, length = self.config, self.config.row_length()
+        return Packing(
+            row_length=length,
+            longest=min(length, config.dataset.max_seq_length),
+            wrapping=self.tokenizer.wrapping,
+            packed=config.datacollator.pack_sequences,
+            truncate=config.tokenizer.truncation,
+            shortest=config.dataset.min_length if config.dataset.filter_by_length else 0,
+            multiple=config.datacollator.pad_to_multiple_of or 1,
+        )
 
     @property
     def share(self) -> Share:
@@ -134,14 +164,15 @@ class PretrainingDataModule(LightningDataModule):
         )
 
     @property
+    def steps(self) -> Steps:
+        """Which rows the steps take."""
+        return Steps(self.share, tuple(_span(one) for one in self.config.dataset.skip_steps))
+
+    @property
     def order(self) -> Order:
         """How the run goes through the rows."""
-        return Order(
-            self.train_plan.num_rows,
-            self.config.seed,
-            self.share.rows_per_step,
-            self.config.trainer.enforce_full_packed_batches,
-        )
+        whole = self.config.trainer.enforce_full_packed_batches or not self.packing.packed
+        return Order(self.train_plan.num_rows, self.config.seed, self.share.rows_per_step, whole)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -170,59 +201,57 @@ class PretrainingDataModule(LightningDataModule):
         of the training text itself where nothing is held out."""
         words = ~self.tokenizer.is_special[: len(self.train_store.counts)]
         seen = (self.train_store.counts + 1.0) * words
-        met = self.eval_store.counts * words
-        if not met.any():
-            met = self.train_store.counts * words
+        met = self.train_store.counts * words
+        if self.eval_store.info.tokens:
+            met = self.eval_store.counts * words
         probability = seen / seen.sum()
         used = met > 0
         return float(-(met[used] * np.log(probability[used])).sum() / max(1, met.sum()))
 
     def fingerprint(self) -> dict[str, object]:
         """What a resumed run must share, by setting."""
-        config = self.config
+        config, stream = self.config, self.source.stream is not None
+        settings = config.dataset
         return {
-            "dataset (text)": self.source.key,
+            # The text of a stream is known by its name and its first documents.
+            "dataset (stream)": self.source.train.key if stream else None,
             "dataset (tokens)": self.train_store.info.digest,
-            "dataset.shuffle_buffer_size": (
-                config.dataset.shuffle_buffer_size if self.source.stream is not None else None
-            ),
+            "dataset.shuffle_buffer_size": settings.shuffle_buffer_size if stream else None,
             "tokenizer": self.tokenizer.fingerprint,
             "seed": config.seed,
-            "dataset.max_seq_length": config.dataset.max_seq_length,
-            "dataset.min_length": self._shortest(),
-            "dataset.skip_steps": config.dataset.skip_steps,
+            "dataset.max_seq_length": settings.max_seq_length,
+            "dataset.min_length": self.packing.shortest,
+            "dataset.skip_steps": settings.skip_steps,
             "tokenizer.truncation": config.tokenizer.truncation,
-            "datacollator.mlm_probability": config.datacollator.mlm_probability,
-            "datacollator.mask_all": config.datacollator.mask_all,
-            "datacollator.pack_sequences": config.datacollator.pack_sequences,
-            "datacollator.max_length": config.datacollator.max_length,
-            "datacollator.pad_to_multiple_of": config.datacollator.pad_to_multiple_of,
+            **{f"datacollator.{key}": value for key, value in asdict(config.datacollator).items()},
             "trainer.enforce_full_packed_batches": config.trainer.enforce_full_packed_batches,
             "rows per step (batch size × accumulation × devices)": self.share.rows_per_step,
         }
 
     def train_dataloader(self) -> StepLoader | StreamLoader:
         """The training batches of the whole run."""
-        spans = [_span(span) for span in self.config.dataset.skip_steps]
         if self.source.stream is not None:
-            return StreamLoader(
-                StreamBatches(self._stream_rows(self.source.stream), self.share, spans),
-                self.total_steps,
-                self._workers(),
-            )
-        batches = MicroBatches(self._rows(train=True), self.order, self.share, spans)
-        return StepLoader(batches, self.total_steps, self._workers())
+            batches = StreamBatches(self.stream_rows(self.source.stream), self.steps)
+            return StreamLoader(batches, self.total_steps, self._workers())
+        return StepLoader(self.micro_batches(), self.total_steps, self._workers())
+
+    def micro_batches(self) -> MicroBatches:
+        """The training batches of indexed data, by their number."""
+        return MicroBatches(self._rows(train=True), self.order, self.steps)
 
     def val_dataloader(self) -> "DataLoader[MaskedBatch] | list[MaskedBatch]":
         """This rank's evaluation batches: every row once over all ranks, masks always the same."""
         if not self.has_validation:
             return []
-        share = self.share
+        share, workers = self.share, self._workers()
         size = self.config.trainer.per_device_eval_batch_size
-        batches = EvaluationBatches(self._rows(train=False), size)
         budget = self.config.trainer.eval_max_batches
-        count = len(batches) if budget is None else min(budget, len(batches))
-        return build_loader(batches, range(share.rank, count, share.ranks), Workers(0))
+        batches = EvaluationBatches(self._rows(train=False), size, budget)
+        # Ranks meet in every batch under some strategies, so each has as many.
+        numbers = range(
+            share.rank, math.ceil(len(batches) / share.ranks) * share.ranks, share.ranks
+        )
+        return build_loader(batches, numbers, replace(workers, number=min(1, workers.number)))
 
     def example_batches(self) -> list[MaskedBatch]:
         """Some evaluation text for the report; none where nothing is held out."""
@@ -232,31 +261,25 @@ class PretrainingDataModule(LightningDataModule):
         spread = np.linspace(0, rows.plan.num_rows, EXAMPLE_ROWS, endpoint=False, dtype=int)
         return [rows.batch([row], [row]) for row in dict.fromkeys(spread.tolist())]
 
+    def stream_rows(self, stream: IterableDataset) -> StreamRows:
+        """The rows of the training stream."""
+        return StreamRows(
+            stream=stream.select_columns([self.source.column]),
+            documents=self.source.train,
+            column=self.source.column,
+            tokenizer=self.tokenizer,
+            masking=self._masking(self.config.seed),
+            packing=self.packing,
+            window=self.config.dataset.shuffle_buffer_size,
+        )
+
     def _rows(self, train: bool) -> Rows:
         return Rows(
             store=self.train_store if train else self.eval_store,
             plan=self.train_plan if train else self.eval_plan,
             tokenizer=self.tokenizer,
             masking=self._masking(self.config.seed if train else EVALUATION_SEED),
-            packed=self.config.datacollator.pack_sequences,
-            multiple=self.config.datacollator.pad_to_multiple_of or 1,
-        )
-
-    def _stream_rows(self, stream: IterableDataset) -> StreamRows:
-        config = self.config
-        return StreamRows(
-            stream=stream.select_columns([self.source.column]),
-            column=self.source.column,
-            tokenizer=self.tokenizer,
-            masking=self._masking(config.seed),
-            packing=Packing(
-                row_length=config.row_length(),
-                packed=config.datacollator.pack_sequences,
-                truncate=config.tokenizer.truncation,
-                shortest=self._shortest(),
-                multiple=config.datacollator.pad_to_multiple_of or 1,
-            ),
-            window=config.dataset.shuffle_buffer_size,
+            packing=self.packing,
         )
 
     def _masking(self, seed: int) -> Masking:
@@ -269,42 +292,29 @@ class PretrainingDataModule(LightningDataModule):
             seed=seed,
         )
 
-    def _plan(self, store: TokenStore, cache: Path, said: bool = False) -> RowPlan:
-        config = self.config
-        packed, length = config.datacollator.pack_sequences, config.row_length()
-        wrapping, truncate = self.tokenizer.wrapping, config.tokenizer.truncation
-        recipe = {
-            "store": store.info.digest,
-            "packed": packed,
-            "row_length": length,
-            "wrapping": wrapping,
-            "truncate": truncate,
-            "shortest": self._shortest(),
-            "version": PLAN_VERSION,
-        }
+    def _store(self, documents: Documents, cache: Path) -> TokenStore:
+        return token_store(cache, documents, self.tokenizer, self._processes)
+
+    def _plan(self, store: TokenStore, cache: Path) -> RowPlan:
+        packing = self.packing
+        recipe = {"store": store.info.digest, **asdict(packing), "version": PLAN_VERSION}
         folder = cache / "rows" / key_of(recipe)
+        publish(folder, lambda target: packing.plan(store.lengths).save(target))
+        return RowPlan.load(folder)
 
-        def make(target: Path) -> None:
-            pieces = cut_documents(store.lengths, length - wrapping, truncate, self._shortest())
-            plan_rows = plan_packed if packed else plan_single
-            plan_rows(pieces, length, wrapping).save(target)
-
-        publish(folder, make)
-        plan = RowPlan.load(folder)
-        if said:
-            _say(plan, store, packed, truncate)
-        return plan
-
-    def _shortest(self) -> int:
-        settings = self.config.dataset
-        return settings.min_length if settings.filter_by_length else 0
+    @property
+    def _processes(self) -> int:
+        """``dataset.num_proc``; 0 or less: as many as there are cores, and never more."""
+        wanted, cores = self.config.dataset.num_proc, num_cores()
+        return cores if wanted <= 0 else min(wanted, cores)
 
     def _workers(self) -> Workers:
         settings = self.config.dataset
-        cores = len(os_cores())
-        number = min(settings.num_workers, cores)
+        number = min(settings.num_workers, num_cores())
         if number < settings.num_workers:
             log.info("dataset.num_workers: %d, as many as there are cores", number)
+        if number > 0:  # threads of the tokenizer do not survive the fork of a worker
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         on_cuda = torch.cuda.is_available() and not self.config.trainer.use_cpu
         prefetch = settings.prefetch_factor or (4 if on_cuda else None)
         return Workers(
@@ -313,83 +323,33 @@ class PretrainingDataModule(LightningDataModule):
 
 
 class EvaluationBatches(Dataset[MaskedBatch]):
-    """The rows of the evaluation set in their order, masked under their own numbers."""
+    """The rows of the evaluation set in their order, masked under their own numbers.
 
-    def __init__(self, rows: Rows, size: int) -> None:
+    A number beyond the last gives the last batch without a target: it counts for nothing.
+    """
+
+    def __init__(self, rows: Rows, size: int, budget: int | None = None) -> None:
         self.rows, self.size = rows, size
+        whole = math.ceil(rows.plan.num_rows / size)
+        self._count = whole if budget is None else min(budget, whole)
 
     def __len__(self) -> int:
-        return math.ceil(self.rows.plan.num_rows / self.size)
+        return self._count
 
     def __getitem__(self, number: int) -> MaskedBatch:
-        first = number * self.size
+        first = min(number, self._count - 1) * self.size
         numbers = range(first, min(first + self.size, self.rows.plan.num_rows))
-        return self.rows.batch(numbers, numbers)
+        batch = self.rows.batch(numbers, numbers)
+        if number < self._count:
+            return batch
+        return replace(batch, labels=torch.full_like(batch.labels, IGNORE), num_targets=0)
 
 
-def os_cores() -> set[int]:
+def num_cores() -> int:
     """The cores that this process may use."""
-    return (
-        os.sched_getaffinity(0)
-        if hasattr(os, "sched_getaffinity")
-        else set(range(os.cpu_count() or 1))
-    )
-
-
-def _store(
-    cache: Path,
-    key: Mapping[str, object],
-    read: Callable[[], Iterable[str]],
-    data: PretrainingDataModule,
-) -> TokenStore:
-    folder = cache / "tokens" / key_of(key)
-
-    def make(target: Path) -> None:
-        log.info("tokenising: %s", key["split"])
-        write_store(target, _tokenized(read(), data.tokenizer), data.tokenizer.vocab_size)
-
-    publish(folder, make)
-    return TokenStore.open(folder)
-
-
-def _tokenized(
-    texts: Iterable[str], info: TokenizerInfo
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    core = text_tokenizer(info.tokenizer)
-    waiting: list[str] = []
-    for text in texts:
-        waiting.append(text)
-        if len(waiting) == BATCH:
-            yield _encoded(core, waiting)
-            waiting = []
-    if waiting:
-        yield _encoded(core, waiting)
-
-
-def _encoded(core: Tokenizer, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    found = [one.ids for one in core.encode_batch(texts, add_special_tokens=False)]
-    lengths = np.array([len(ids) for ids in found], dtype=np.int64)
-    return np.array([token for ids in found for token in ids], dtype=np.int64), lengths
-
-
-def _say(plan: RowPlan, store: TokenStore, packed: bool, truncate: bool) -> None:
-    kind = "rows" if packed else "documents"
-    log.info(
-        "data: %s documents, %s tokens, %s %s of up to %d%s",
-        f"{store.info.documents:,}",
-        f"{store.info.tokens:,}",
-        f"{plan.num_rows:,}",
-        kind,
-        plan.row_length,
-        f", {plan.fill:.1%} full" if packed else "",
-    )
-    if truncate and plan.pieces.cut_tokens:
-        share = plan.pieces.cut_tokens / max(1, store.info.tokens)
-        log.info(
-            "tokenizer.truncation left out %s tokens (%.1f %%); false keeps them",
-            f"{plan.pieces.cut_tokens:,}",
-            100 * share,
-        )
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _planned_ranks(config: Config) -> int:
@@ -406,7 +366,3 @@ def _planned_ranks(config: Config) -> int:
 def _span(text: str) -> range:
     first, _, last = text.partition("-")
     return range(int(first), int(last) + 1)
-
-
-def _name(config: Config) -> str:
-    return config.dataset.path or config.dataset.name

@@ -1,0 +1,73 @@
+"""Data sets that bring their own loading code: ``<folder>/<name>.py`` with a ``DatasetBuilder``.
+
+``datasets`` ran such code itself up to version 3. It is foreign code with this process's rights, so
+it runs only under ``dataset.trust_remote_code=true``.
+"""
+
+import importlib.util
+import inspect
+from hashlib import sha256
+from pathlib import Path
+
+from datasets import (
+    Dataset,
+    DatasetBuilder,
+    DatasetDict,
+    GeneratorBasedBuilder,
+    IterableDatasetDict,
+)
+from datasets.builder import ArrowBasedBuilder
+
+from neobert.config.checks import ConfigError
+from neobert.config.dataset import DatasetConfig
+
+ABSTRACT = (DatasetBuilder, GeneratorBasedBuilder, ArrowBasedBuilder)
+
+
+def loading_code(path: Path) -> Path | None:
+    """The script of a folder that has one: ``corpus/corpus.py``."""
+    script = path / f"{path.name}.py"
+    return script if script.is_file() else None
+
+
+def run_loading_code(
+    script: Path, config: DatasetConfig, cache: Path
+) -> DatasetDict | IterableDatasetDict:
+    """The splits that the script's builder makes.
+
+    Raises ``ConfigError`` unless ``dataset.trust_remote_code`` is set.
+    """
+    if not config.trust_remote_code:
+        raise ConfigError(
+            [
+                f"{script} is loading code of the data set itself: read it, then allow it to run "
+                "with dataset.trust_remote_code=true"
+            ]
+        )
+    builder = _builder_class(script)(
+        cache_dir=str(cache / "code"),
+        config_name=config.config,
+        base_path=str(script.parent),
+        hash=sha256(script.read_bytes()).hexdigest()[:16],
+    )
+    if config.streaming:
+        return builder.as_streaming_dataset()
+    builder.download_and_prepare()
+    made = builder.as_dataset()
+    return DatasetDict({"train": made}) if isinstance(made, Dataset) else made
+
+
+def _builder_class(script: Path) -> type[DatasetBuilder]:
+    spec = importlib.util.spec_from_file_location(f"neobert_corpus_{script.stem}", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = [
+        one
+        for one in vars(module).values()
+        if inspect.isclass(one) and issubclass(one, DatasetBuilder) and one not in ABSTRACT
+    ]
+    if len(found) != 1:
+        raise ConfigError([f"{script}: defines {len(found)} classes of DatasetBuilder, not one"])
+    return found[0]

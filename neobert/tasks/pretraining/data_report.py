@@ -1,0 +1,34 @@
+"""What a run says about its rows before it starts: how full they are, and what was left out."""
+
+from neobert.data.packing import Packing, RowPlan
+from neobert.data.store import TokenStore
+
+
+def describe_plan(plan: RowPlan, store: TokenStore, packing: Packing, sample: bool) -> str:
+    """One line, and one more for each setting that costs text.
+
+    ``sample``: the store holds only the first documents of a stream.
+    """
+    info = store.info
+    of = "the stream's first " if sample else ""
+    full = f", {plan.fill:.1%} full" if packing.packed else ""
+    kind = "rows" if packing.packed else "pieces"
+    lines = [
+        f"data: {of}{info.documents:,} documents, {info.tokens:,} tokens, {plan.num_rows:,} {kind} "
+        f"of up to {plan.row_length if packing.packed else packing.longest}{full}"
+    ]
+    if info.empty_documents:
+        lines.append(f"{info.empty_documents:,} documents are empty and left out")
+    if cut := plan.pieces.cut_tokens:
+        share = cut / max(1, info.tokens)
+        lines.append(
+            f"tokenizer.truncation left out {cut:,} tokens ({share:.1%}); false keeps them"
+        )
+    if packing.shortest:
+        lengths = store.lengths
+        kept = int((lengths >= packing.shortest).sum())
+        lines.append(
+            f"dataset.filter_by_length kept {kept:,} of {len(lengths):,} documents, those of "
+            f"{packing.shortest} tokens or more"
+        )
+    return "\n".join(lines)
