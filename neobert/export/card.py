@@ -116,11 +116,12 @@ def _header(source: Source) -> str:
 def _about(source: Source) -> str:
     config = source.encoder.config
     count = sum(parameter.numel() for parameter in source.encoder.parameters())
-    parts = [
-        "rotary positions" if config.rope else "learned positions",
-        "RMSNorm" if config.rms_norm else "LayerNorm",
-        "SwiGLU" if config.hidden_act.lower() == "swiglu" else "GELU",
-    ]
+    parts = ["rotary positions" if config.rope else "learned positions"]
+    if config.ngpt:
+        parts += ["normalised: nGPT"]
+    else:
+        parts += ["RMSNorm" if config.rms_norm else "LayerNorm"]
+        parts += ["SwiGLU" if config.hidden_act.lower() == "swiglu" else "GELU"]
     return (
         f"A NeoBERT encoder, {ABOUT[source.kind]}: {config.num_hidden_layers} layers of width "
         f"{config.hidden_size} with {config.num_attention_heads} heads ({', '.join(parts)}), "

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import linear
 from transformers import PreTrainedTokenizerBase
 
 from neobert.batch import PackedBatch
@@ -126,7 +127,7 @@ def _outputs(model: Model, rows: list[Tensor]) -> Tensor:
     """Of all tokens end to end, or a row per text of a classifier."""
     batch = PackedBatch.from_documents([row.tolist() for row in rows])
     if isinstance(model, MaskedLM):
-        return model.decoder(model.hidden(batch))
+        return linear(model.hidden(batch), model.decoder_weight, model.decoder.bias)
     return model(batch)
 
 

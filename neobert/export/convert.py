@@ -62,7 +62,7 @@ def config_json(source: Source) -> dict[str, object]:
         **{name: getattr(config, name) for name in SETTINGS},
     }
     if isinstance(model, MaskedLM):
-        values["tie_word_embeddings"] = model.config.tie_word_embeddings
+        values["tie_word_embeddings"] = _tied(model)
         values["decoder_bias"] = model.decoder.bias is not None
     if isinstance(model, SequenceClassifier):
         values |= _labels(source, model.classifier.out_features)
@@ -72,9 +72,13 @@ def config_json(source: Source) -> dict[str, object]:
 def weights(model: MaskedLM | SequenceClassifier | Encoder) -> dict[str, Tensor]:
     """Tensors by their published names; one that is tied is stored once."""
     state = model.state_dict()
-    if isinstance(model, MaskedLM) and model.config.tie_word_embeddings:
+    if isinstance(model, MaskedLM) and _tied(model):
         del state["decoder.weight"]
     return {name: tensor.contiguous() for name, tensor in state.items()}
+
+
+def _tied(model: MaskedLM) -> bool:
+    return model.decoder.weight is model.model.encoder.weight
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path) -> None:

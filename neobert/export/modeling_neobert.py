@@ -36,7 +36,8 @@ class NeoBERTConfig(PretrainedConfig):
 
     ``intermediate_size`` is that of an ungated layer: SwiGLU takes two thirds of it, rounded up to
     a multiple of 8. ``embedding_init_range`` and ``decoder_init_range`` are half-widths of uniform
-    distributions, ``classifier_init_range`` is a standard deviation.
+    distributions, ``classifier_init_range`` is a standard deviation. ``ngpt`` is the normalised
+    transformer (arXiv 2410.01131), which has no norms, no ``hidden_act`` and no tied decoder.
     """
 
     model_type = "neobert"
@@ -76,6 +77,8 @@ class NeoBERTConfig(PretrainedConfig):
             raise ValueError("rope=True needs an even hidden_size / num_attention_heads")
         if hidden_act.lower() not in ("swiglu", "gelu"):
             raise ValueError(f"hidden_act must be swiglu or gelu, not {hidden_act!r}")
+        if ngpt and not rope:
+            raise ValueError("ngpt=True needs rope=True: it has no learned positions")
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
@@ -97,7 +100,9 @@ class NeoBERTConfig(PretrainedConfig):
         self.ngpt = ngpt
         self.base_scale = base_scale
         super().__init__(
-            pad_token_id=pad_token_id, tie_word_embeddings=tie_word_embeddings, **kwargs
+            pad_token_id=pad_token_id,
+            tie_word_embeddings=tie_word_embeddings and not ngpt,
+            **kwargs,
         )
 
     def to_dict(self) -> dict:
@@ -276,8 +281,8 @@ def norm(config: NeoBERTConfig) -> nn.Module:
     )
 
 
-class NeoBERTBlock(GradientCheckpointingLayer):
-    """Attention and feed-forward layer, each after its norm and added to the stream.
+class NeoBERTAttention(GradientCheckpointingLayer):
+    """What both kinds of block are built on.
 
     The rows of ``qkv`` are grouped per head: D of Q, D of K, D of V, then the next head.
     """
@@ -285,11 +290,36 @@ class NeoBERTBlock(GradientCheckpointingLayer):
     def __init__(self, config: NeoBERTConfig) -> None:
         super().__init__()
         self.num_heads = config.num_attention_heads
-        self.scale = (config.hidden_size // self.num_heads) ** -0.5
+        self.head_width = config.hidden_size // self.num_heads
+        self.scale = self.head_width**-0.5
         self.dropout = config.dropout
-        self.attention_norm = norm(config)
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.wo = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def attention(
+        self, x: Tensor, rotary: Tensor | None, layout: Layout
+    ) -> tuple[Tensor, Tensor | None]:
+        """(..., E) to (..., E), and the weights of attention if ``layout`` asks for them."""
+        heads = self.qkv(x).unflatten(-1, (self.num_heads, 3, -1))
+        qk, v = heads[..., :2, :], heads[..., 2, :]  # (..., H, 2, D), (..., H, D)
+        if rotary is not None:
+            qk = turn(qk, rotary)
+        q, k = self.scale_heads(qk).unbind(-2)
+        dropout = self.dropout if self.training else 0.0
+        out, weights = attend(q, k, v, layout, self.scale, dropout)
+        return self.wo(out.flatten(-2)), weights
+
+    def scale_heads(self, qk: Tensor) -> Tensor:
+        """Nothing here; nGPT puts queries and keys on the unit sphere."""
+        return qk
+
+
+class NeoBERTBlock(NeoBERTAttention):
+    """Attention and feed-forward layer, each after its norm and added to the stream."""
+
+    def __init__(self, config: NeoBERTConfig) -> None:
+        super().__init__(config)
+        self.attention_norm = norm(config)
         self.ffn_norm = norm(config)
         self.ffn = feed_forward(config)
 
@@ -298,13 +328,55 @@ class NeoBERTBlock(GradientCheckpointingLayer):
     ) -> tuple[Tensor, Tensor | None]:
         """(..., E) to (..., E), and the weights of attention if ``layout`` asks for them."""
         dropout = self.dropout if self.training else 0.0
-        heads = self.qkv(self.attention_norm(x)).unflatten(-1, (self.num_heads, 3, -1))
-        qk, v = heads[..., :2, :], heads[..., 2, :]  # (..., H, 2, D), (..., H, D)
-        if rotary is not None:
-            qk = turn(qk, rotary)
-        out, weights = attend(*qk.unbind(-2), v, layout, self.scale, dropout)
-        x = x + F.dropout(self.wo(out.flatten(-2)), dropout)
+        out, weights = self.attention(self.attention_norm(x), rotary, layout)
+        x = x + F.dropout(out, dropout)
         return x + F.dropout(self.ffn(self.ffn_norm(x)), dropout), weights
+
+
+class NeoBERTNormalizedBlock(NeoBERTAttention):
+    """nGPT: ``x <- n(x + alpha (n(f(x)) - x))`` for attention, then feed-forward; n: unit length.
+
+    The learned vectors ``attn_alpha``, ``mlp_alpha`` and ``sqk`` are stored times ``base_scale``.
+    """
+
+    def __init__(self, config: NeoBERTConfig) -> None:
+        super().__init__(config)
+        width, inner = config.hidden_size, config.intermediate_size
+        self.base_scale = config.base_scale
+        self.scale = self.head_width**0.5
+        self.c_fc = nn.Linear(width, 2 * inner, bias=False)
+        self.mlp_c_proj = nn.Linear(inner, width, bias=False)
+        self.attn_alpha = nn.Parameter(torch.empty(width))
+        self.mlp_alpha = nn.Parameter(torch.empty(width))
+        self.sqk = nn.Parameter(torch.empty(width))
+        self.suv = nn.Parameter(torch.empty(2 * inner))
+
+    def forward(
+        self, x: Tensor, rotary: Tensor | None, layout: Layout
+    ) -> tuple[Tensor, Tensor | None]:
+        """(..., E) to (..., E), and the weights of attention if ``layout`` asks for them."""
+        out, weights = self.attention(x, rotary, layout)
+        x = self._towards(x, out, self.attn_alpha)
+        scale = self.suv * x.shape[-1] ** 0.5
+        value, gate = (scale * self.c_fc(x)).chunk(2, -1)
+        return self._towards(x, self.mlp_c_proj(value * F.silu(gate)), self.mlp_alpha), weights
+
+    def scale_heads(self, qk: Tensor) -> Tensor:
+        """Unit queries and keys, times the learned scale of each channel."""
+        learned = (self.sqk / self.base_scale).view(self.num_heads, 1, self.head_width)
+        return (learned * unit_norm(qk)).to(qk.dtype)
+
+    def _towards(self, x: Tensor, proposal: Tensor, alpha: Tensor) -> Tensor:
+        share = (alpha * (0.05 / self.base_scale)).abs()
+        proposal = F.dropout(proposal, self.dropout, self.training)
+        start, end = unit_norm(x), unit_norm(proposal)
+        return unit_norm(start + share * (end - start))
+
+
+def unit_norm(x: Tensor) -> Tensor:
+    """``x / (|x| + 1e-8)`` over the last axis, in the type of ``x``."""
+    lengths = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    return (x / (lengths + 1e-8)).to(x.dtype)
 
 
 class NeoBERTPreTrainedModel(PreTrainedModel):
@@ -313,7 +385,7 @@ class NeoBERTPreTrainedModel(PreTrainedModel):
     config_class = NeoBERTConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["NeoBERTBlock"]
+    _no_split_modules = ["NeoBERTBlock", "NeoBERTNormalizedBlock"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flash_attn_2 = True
@@ -327,6 +399,12 @@ class NeoBERTPreTrainedModel(PreTrainedModel):
             self._init_linear(module.weight)
         elif isinstance(module, nn.RMSNorm | nn.LayerNorm):
             nn.init.ones_(module.weight)
+        elif isinstance(module, NeoBERTNormalizedBlock):
+            for scale in (module.attn_alpha, module.mlp_alpha, module.sqk):
+                nn.init.constant_(scale, self.config.base_scale)
+            nn.init.ones_(module.suv)
+        elif isinstance(module, NeoBERTLMHead) and self.config.ngpt:
+            nn.init.constant_(module.sz, self.config.base_scale)
         if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
@@ -347,20 +425,19 @@ class NeoBERT(NeoBERTPreTrainedModel):
     """
 
     # Other classes' heads, in weights that were saved with one.
-    _keys_to_ignore_on_load_unexpected = [r"^(decoder|dense|classifier|qa_outputs)\."]
+    _keys_to_ignore_on_load_unexpected = [r"^(decoder|dense|classifier|qa_outputs)\.", r"^sz$"]
 
     def __init__(self, config: NeoBERTConfig) -> None:
         super().__init__(config)
-        if config.ngpt:
-            raise ValueError("this file has no nGPT blocks (config.ngpt=True)")
         self.encoder = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         if not config.rope:
             rows = config.max_position_embeddings + 1
             self.positional_embedding = nn.Embedding(rows, config.hidden_size, padding_idx=0)
+        block = NeoBERTNormalizedBlock if config.ngpt else NeoBERTBlock
         self.transformer_encoder = nn.ModuleList(
-            NeoBERTBlock(config) for _ in range(config.num_hidden_layers)
+            block(config) for _ in range(config.num_hidden_layers)
         )
-        self.layer_norm = norm(config)
+        self.layer_norm = nn.Identity() if config.ngpt else norm(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -483,7 +560,7 @@ class NeoBERT(NeoBERTPreTrainedModel):
 
 
 class NeoBERTLMHead(NeoBERTPreTrainedModel):
-    """The encoder and a decoder that predicts masked tokens."""
+    """The encoder and a decoder that predicts masked tokens; nGPT has a scale of each logit."""
 
     _tied_weights_keys = {"decoder.weight": "model.encoder.weight"}
 
@@ -491,6 +568,8 @@ class NeoBERTLMHead(NeoBERTPreTrainedModel):
         super().__init__(config)
         self.model = NeoBERT(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=config.decoder_bias)
+        if config.ngpt:
+            self.sz = nn.Parameter(torch.empty(config.vocab_size))
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -500,6 +579,17 @@ class NeoBERTLMHead(NeoBERTPreTrainedModel):
     def set_output_embeddings(self, value: nn.Linear) -> None:
         """Called by ``resize_token_embeddings``."""
         self.decoder = value
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any
+    ) -> nn.Embedding:
+        """As transformers does it; new tokens of nGPT start with the scale 1."""
+        table = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        if self.config.ngpt and len(self.sz) != table.num_embeddings:
+            old = self.sz.data[: table.num_embeddings]
+            new = old.new_full((table.num_embeddings - len(old),), self.config.base_scale)
+            self.sz = nn.Parameter(torch.cat((old, new)))
+        return table
 
     def forward(
         self,
@@ -523,18 +613,24 @@ class NeoBERTLMHead(NeoBERTPreTrainedModel):
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        logits = self.decoder(out.last_hidden_state)
+        logits = self._decode(out.last_hidden_state)
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten().to(logits.device))
         outputs = MaskedLMOutput(loss, logits, out.hidden_states, out.attentions)
         return self._outputs(outputs, return_dict)
 
+    def _decode(self, hidden: Tensor) -> Tensor:
+        if not self.config.ngpt:
+            return self.decoder(hidden)
+        scale = self.sz / self.config.base_scale
+        return F.linear(hidden, self.decoder.weight * scale[:, None], self.decoder.bias)
+
 
 class NeoBERTWithNewHead(NeoBERTPreTrainedModel):
     """The encoder and layers that pretraining does not know, which start normally distributed."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^sz$"]
 
     def __init__(self, config: NeoBERTConfig) -> None:
         super().__init__(config)

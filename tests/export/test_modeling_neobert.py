@@ -43,7 +43,8 @@ SHAPE = {
     "max_position_embeddings": 40,
 }
 LEARNED = {"rope": False, "rms_norm": False, "hidden_act": "gelu", "tie_word_embeddings": False}
-VARIANTS = [{}, LEARNED]
+NGPT = {"ngpt": True, "base_scale": 0.125}
+VARIANTS = [{}, LEARNED, NGPT]
 HEADS = [
     NeoBERTLMHead,
     NeoBERTForSequenceClassification,
@@ -191,6 +192,27 @@ def test_masks_may_be_of_any_kind(implementation: str) -> None:
         model(ids, torch.full(ids.shape, torch.nan))
     with pytest.raises(ValueError, match=r"\(2, 9\), not \(2, 1, 9\)"):
         model(ids, mask[:, None])
+
+
+def test_ngpt_gives_the_reference_s_values() -> None:
+    config = NeoBERTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        vocab_size=11,
+        ngpt=True,
+    )
+    model = NeoBERTLMHead(config).eval()
+    state = model.state_dict()
+    neutral = {"sz": state.pop("sz")}  # which the reference lacks
+    model.load_state_dict(fill(state) | neutral)
+    ids = torch.tensor([[2, 5, 7, 3, 0, 0], [2, 4, 9, 8, 6, 3]])
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6])
+    expected = [-0.00272, 0.04333, 0.23835, 0.04033, 0.34606, 0.23068, 0.15465, 0.14719]
+    with torch.no_grad():
+        logits = model(ids, mask).logits
+    assert_close(logits[1, 5, :8], torch.tensor(expected), atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])

@@ -28,6 +28,7 @@ MODELS: dict[str, tuple[str, dict[str, object]]] = {
         {"rope": False, "rms_norm": False, "hidden_act": "gelu"},
     ),
     "untied": ("pretraining", {"tie_word_embeddings": False, "rope_theta": 500.0}),
+    "nGPT": ("pretraining", {"ngpt": True, "base_scale": 0.2}),
     "regression": ("glue", {"labels": 1}),
     "encoder": ("contrastive", {}),
 }
