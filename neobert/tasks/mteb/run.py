@@ -1,0 +1,87 @@
+"""MTEB from settings to scores: choose the tasks, load the model, evaluate, sum up.
+
+Everything is written below ``trainer.output_dir/mteb/<step or name>/``; the run itself is only
+read.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from mteb.benchmarks import Benchmark
+
+from neobert.config.checks import ConfigError
+from neobert.config.mteb import read_local_tasks
+from neobert.config.root import Config
+from neobert.config.store import save_config
+from neobert.console import get_logger
+from neobert.tasks.mteb.evaluate import Outcome, evaluate_tasks
+from neobert.tasks.mteb.model import Evaluated, load_evaluated
+from neobert.tasks.mteb.scores import by_type, missing, overall
+from neobert.tasks.mteb.select import check_prompts, select_tasks
+from neobert.training.run_folder import write_json
+from neobert.training.summary import command_line, origin
+
+log = get_logger(__name__)
+
+
+def run(config: Config) -> float:
+    """Evaluate; return the mean score over the tasks (the objective of a sweep).
+
+    Raises ``ConfigError`` at the end if a task failed; the results of the others are there.
+    """
+    check_prompts(config.mteb_prompts)
+    tasks, benchmark = select_tasks(config.mteb_task_type, read_local_tasks(config.mteb_local)[0])
+    model = load_evaluated(config)
+    folder = Path(config.trainer.output_dir) / "mteb" / model.label
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, folder / "config.yaml")
+    meta = model.encoder.mteb_model_meta
+    log.info("%s: %d tasks with %s (%s)", folder, len(tasks), model.source, meta.revision)
+    outcomes = evaluate_tasks(
+        model.encoder, tasks, folder, config.mteb_batch_size, config.mteb_overwrite_results
+    )
+    summary = summarize(config, model, outcomes, benchmark)
+    write_json(summary, folder / "summary.json")
+    _show(outcomes)
+    if failed := [one for one in outcomes if one.error]:
+        done = len(outcomes) - len(failed)
+        raise ConfigError(
+            [
+                *(f"{one.name} failed: {one.error}" for one in failed),
+                f"{len(failed)} of {len(outcomes)} tasks failed; the results of the other {done} "
+                f"are in {folder}, and the same command tries the failed ones again",
+            ]
+        )
+    return sum(_scores(outcomes).values()) / len(outcomes)
+
+
+def summarize(
+    config: Config, model: Evaluated, outcomes: list[Outcome], benchmark: Benchmark | None
+) -> dict[str, object]:
+    """What ``summary.json`` says."""
+    scores, types = _scores(outcomes), {one.name: one.type for one in outcomes}
+    meta = model.encoder.mteb_model_meta
+    return {
+        "task": "mteb",
+        "mteb_task_type": config.mteb_task_type,
+        "benchmark": benchmark.name if benchmark is not None else None,
+        "model": meta.name,
+        "revision": meta.revision,
+        "source": model.source,
+        "tasks": {one.name: asdict(one) for one in outcomes},
+        "missing": missing(scores, benchmark),
+        "by_type": by_type(scores, types),
+        "overall": overall(scores, types),
+        **{f"pretraining_{key}": value for key, value in config.pretraining_metadata.items()},
+        **origin(command_line()),
+    }
+
+
+def _scores(outcomes: list[Outcome]) -> dict[str, float]:
+    return {one.name: one.score for one in outcomes if one.score is not None}
+
+
+def _show(outcomes: list[Outcome]) -> None:
+    scores, types = _scores(outcomes), {one.name: one.type for one in outcomes}
+    means = {**by_type(scores, types), **overall(scores, types)}
+    log.info("%s", "   ".join(f"{name} {100 * mean:.2f}" for name, mean in means.items()))
