@@ -7,6 +7,7 @@ the whole sweep again on its second process.
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config, conf_dir, group_names, hydra_form
-from neobert.config.store import field_types, nearest
+from neobert.config.store import field_types, load_config_file, nearest, to_plain
 from neobert.console import get_logger
 
 log = get_logger(__name__)
@@ -38,7 +39,7 @@ class Job:
     folder: str
     code: int
     objective: float | None
-    """What the task returned: the final evaluation loss of pretraining."""
+    """What the task returned: the final evaluation loss of pretraining, the score of GLUE."""
 
 
 def sweep(words: Sequence[str]) -> int:
@@ -113,10 +114,43 @@ def _added(word: str) -> str:
 def _run_job(number: int, overrides: Sequence[str], folder: str) -> Job:
     mine = [word.lstrip("+") for word in overrides if not word.startswith("sweep=")]
     mine = [word for word in mine if not word.startswith("trainer.output_dir=")]
+    done = finished_run(Path(folder), mine)
+    if done is not None:
+        log.info("job %d: %s: finished before, in %s", number, " ".join(mine), done)
+        return Job(number, mine, str(done), 0, _objective(done))
     log.info("job %d: %s", number, " ".join(mine))
     command = [sys.executable, "-m", "neobert.train", *mine, f"trainer.output_dir={folder}"]
-    done = subprocess.run(command, check=False)
-    return Job(number, mine, folder, done.returncode, _objective(Path(folder)))
+    # Before the job's own settings can name one: W&B puts the runs of a sweep together.
+    environment = {"WANDB_RUN_GROUP": Path(folder).parent.name, **os.environ}
+    ended = subprocess.run(command, check=False, env=environment)
+    return Job(number, mine, folder, ended.returncode, _objective(Path(folder)))
+
+
+def finished_run(folder: Path, words: Sequence[str]) -> Path | None:
+    """A run in the sweep's folder that these settings have been run to the end in, if any.
+
+    Whatever its number: the sweep may have had other jobs then.
+    """
+    try:
+        now = _without_folder(to_plain(compose_config(words)))
+    except ConfigError:
+        return None  # the job will say so
+    for summary in sorted(folder.parent.glob("*/summary.json")):
+        try:
+            before = to_plain(load_config_file(summary.parent / "config.yaml"))
+        except ConfigError:
+            continue  # of another version, whose settings are not comparable
+        if _without_folder(before) == now:
+            return summary.parent
+    return None
+
+
+def _without_folder(settings: dict[str, object]) -> dict[str, object]:
+    trainer = settings["trainer"]
+    assert isinstance(trainer, dict)
+    apart = ("output_dir", "resume_from_checkpoint")
+    kept = {key: value for key, value in trainer.items() if key not in apart}
+    return {**settings, "trainer": kept}
 
 
 def _objective(folder: Path) -> float | None:

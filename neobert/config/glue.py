@@ -1,8 +1,29 @@
 """The ``glue`` section: fine-tuning on classification and regression tasks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from neobert.config.checks import at_least, require, within
+from neobert.config.checks import at_least, one_of, require, within
+
+TASK_NAMES = (
+    "cola",
+    "sst2",
+    "mrpc",
+    "stsb",
+    "qqp",
+    "mnli",
+    "qnli",
+    "rte",
+    "wnli",
+    "ax",
+    "snli",
+    "allnli",
+    "factbook_sections",
+    "rotten_tomatoes",
+)
+"""The rows of ``neobert/tasks/glue/tasks.py``, here so that a typing error is told at once."""
+
+METRIC_NAMES = ("accuracy", "f1", "macro_f1", "matthews_correlation", "pearson", "spearmanr")
+"""The rows of ``neobert/tasks/glue/metrics.py``."""
 
 
 @dataclass(kw_only=True)
@@ -10,7 +31,8 @@ class GlueConfig:
     """A task, the weights it starts from, and its classifier."""
 
     task_name: str = "cola"
-    """A row of ``neobert/tasks/glue/tasks.py``: cola, sst2, mrpc, stsb, qqp, mnli, …"""
+    """A row of ``neobert/tasks/glue/tasks.py``: cola, sst2, mrpc, stsb, qqp, mnli, …; or a name of
+    your own, with ``text_columns``."""
 
     num_labels: int = 2
     """Classes; taken from the task (a warning says so where it differs). 1 is regression."""
@@ -39,11 +61,29 @@ class GlueConfig:
     transfer_from_task: bool = False
     """Start from the run of the task's usual source (MNLI for RTE, MRPC, STS-B) in this sweep."""
 
+    transfer_dir: str | None = None
+    """Where that run is looked for; ``null``: the folder that holds ``trainer.output_dir``."""
+
     num_workers: int = 4
     """Loader processes."""
 
     preprocessing_num_proc: int = 4
-    """Processes for tokenisation; 0: none."""
+    """Processes for tokenisation; 0: none. Small sets are done in this process."""
+
+    text_columns: list[str] = field(default_factory=list)
+    """Your own task: the column of the text, or the two of a pair."""
+
+    label_column: str = "label"
+    """Your own task: its labels, which are names, or whole numbers from 0; numbers in
+    regression."""
+
+    regression: bool = False
+    """Your own task: the labels are numbers to be predicted, with squared error as loss."""
+
+    metrics: list[str] = field(default_factory=list)
+    """Your own task: accuracy, f1, macro_f1, matthews_correlation, pearson,
+    spearmanr; their mean is the score.
+    Empty: accuracy, or Pearson and Spearman in regression."""
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
@@ -53,4 +93,31 @@ class GlueConfig:
         found += at_least("glue.preprocessing_num_proc", self.preprocessing_num_proc, 0)
         found += within("glue.classifier_dropout", self.classifier_dropout, 0, 0.999)
         found += at_least("glue.classifier_init_range", self.classifier_init_range, 0)
-        return found + require(bool(self.task_name), "glue.task_name: must name a task")
+        for name in self.metrics:
+            found += one_of("glue.metrics", name, METRIC_NAMES)
+        return found + self._task_problems() + self._start_problems()
+
+    def _task_problems(self) -> list[str]:
+        own = [key for key in ("text_columns", "metrics", "regression") if getattr(self, key)]
+        if self.task_name in TASK_NAMES:
+            return [
+                f"glue.{key} is for tasks of your own; glue.task_name={self.task_name} has its row "
+                "in neobert/tasks/glue/tasks.py: choose another name"
+                for key in own
+            ]
+        found = require(
+            bool(self.task_name) and bool(self.text_columns),
+            f"glue.task_name={self.task_name}: must be one of {', '.join(TASK_NAMES)}; or, for a "
+            "task of your own, set glue.text_columns and dataset.path (docs/evaluation.md)",
+        )
+        return found + require(
+            len(self.text_columns) <= 2,
+            f"glue.text_columns={self.text_columns}: must name one column, or two for pairs",
+        )
+
+    def _start_problems(self) -> list[str]:
+        return require(
+            not (self.transfer_from_task and self.pretrained_checkpoint_dir),
+            "glue.transfer_from_task=true and glue.pretrained_checkpoint_dir="
+            f"{self.pretrained_checkpoint_dir} exclude each other: the source run has the weights",
+        )

@@ -199,6 +199,11 @@ class TrainerConfig:
         found += one_of("trainer.strategy", self.strategy, STRATEGIES)
         for name in self.report_to:
             found += one_of("trainer.report_to", name, REPORTERS)
+        found += require(
+            not self.load_best_model_at_end or (self.save_model and self.save_strategy != "no"),
+            f"trainer.load_best_model_at_end=true needs saved checkpoints, but save_strategy="
+            f"{self.save_strategy} and save_model={self.save_model}: save_strategy=best will do",
+        )
         return found + self._interval_problems() + self._device_problems()
 
     def _interval_problems(self) -> list[str]:

@@ -38,6 +38,9 @@ class Plan:
 
     total_steps: int
     steps_per_epoch: int
+    score: str | None = None
+    """Metric of a fine-tuning task that is better when larger: it tells the best model, unless
+    ``trainer.metric_for_best_model`` names another. Such runs evaluate in every epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ def build_trainer(
     metrics = TrainMetrics(settings.logging_steps, settings.log_weight_norms)
     throughput = Throughput(metrics)
     interrupt = Interrupt()
-    saving = save_plan(settings, plan.steps_per_epoch)
+    saving = save_plan(settings, plan.steps_per_epoch, plan.score)
     checkpointer = Checkpointer(saving, run.checkpoints, interrupt)
     on_cuda = runs_on_cuda(settings)
     if on_cuda:
@@ -132,6 +135,8 @@ def evaluation_interval(settings: TrainerConfig, plan: Plan) -> int:
     """Micro-batches between two evaluations."""
     by_epoch = settings.eval_strategy == "epoch"
     steps = plan.steps_per_epoch if by_epoch else settings.eval_steps
+    if plan.score is not None:
+        steps = min(steps, plan.steps_per_epoch)
     return max(1, steps) * settings.gradient_accumulation_steps
 
 

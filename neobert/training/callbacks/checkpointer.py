@@ -160,8 +160,11 @@ def evaluates_after(trainer: Trainer, batch_idx: int) -> bool:
     return (batch_idx + 1) % int(trainer.val_check_batch) == 0
 
 
-def save_plan(config: TrainerConfig, steps_per_epoch: int) -> SavePlan:
-    """Translate the ``trainer.save_*`` and best-model keys."""
+def save_plan(config: TrainerConfig, steps_per_epoch: int, score: str | None = None) -> SavePlan:
+    """Translate the ``trainer.save_*`` and best-model keys.
+
+    ``score`` is the task's own metric for the best model, better when larger.
+    """
     every: int | None = None
     if config.save_strategy == "steps" and config.save_steps > 0:
         every = config.save_steps
@@ -171,7 +174,9 @@ def save_plan(config: TrainerConfig, steps_per_epoch: int) -> SavePlan:
     wants_best = config.save_strategy == "best" or config.load_best_model_at_end
     metric = config.metric_for_best_model
     greater = config.greater_is_better
-    if metric is None and (wants_best or config.early_stopping > 0):
+    if metric is None and score is not None:
+        metric, greater = score, True
+    elif metric is None and (wants_best or config.early_stopping > 0):
         metric, greater = "eval/loss", False
     elif metric is not None and "/" not in metric:
         metric = f"eval/{metric.removeprefix('eval_')}"

@@ -1,0 +1,1 @@
+"""Fine-tuning on GLUE and on classification or regression tasks of one's own."""

@@ -1,0 +1,49 @@
+"""The classifier of a run: ours on the encoder that it starts from, or one of transformers."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from neobert.config.checks import ConfigError
+from neobert.config.root import Config
+from neobert.model.encoder import Encoder
+from neobert.model.heads import SequenceClassifier
+from neobert.model.pretrained import load_classifier, load_encoder
+from neobert.model.weight_files import PretrainedError
+from neobert.tasks.glue.hub import load_hub_model
+from neobert.tasks.glue.start import Start
+from neobert.tasks.glue.tasks import GlueTask
+from neobert.training.compile import compile_if_asked
+from neobert.training.trainer import runs_on_cuda
+
+
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    """A model and what the optimizer has to know of it."""
+
+    model: nn.Module
+    num_heads: int
+
+
+def build_classifier(config: Config, start: Start, task: GlueTask, num_labels: int) -> Classifier:
+    """The classifier with the weights of ``start``; all of them must fit, or it is an error."""
+    if start.kind == "hub":
+        model, num_heads = load_hub_model(config, task, num_labels)
+        return Classifier(model, num_heads)
+    encoder = Encoder(start.model, start.vocab_size, start.pad_token_id)
+    classifier = SequenceClassifier(
+        encoder, num_labels, config.glue.classifier_dropout, config.glue.classifier_init_range
+    )
+    try:
+        if start.kind == "transfer":
+            assert start.folder is not None
+            source = load_classifier(start.folder)
+            encoder.load_state_dict(source.model.state_dict(), strict=True)
+            classifier.dense.load_state_dict(source.dense.state_dict(), strict=True)
+        elif start.folder is not None:
+            encoder.load_state_dict(load_encoder(start.folder).state_dict(), strict=True)
+    except PretrainedError as error:
+        raise ConfigError([f"glue: {error}"]) from error
+    encoder.gradient_checkpointing = config.trainer.gradient_checkpointing
+    compile_if_asked(encoder, config.trainer, deepspeed=False, on_cuda=runs_on_cuda(config.trainer))
+    return Classifier(classifier, start.model.num_attention_heads)

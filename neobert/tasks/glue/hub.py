@@ -1,0 +1,130 @@
+"""Models of transformers: any ``AutoModelForSequenceClassification``, with its own tokenizer.
+
+Loaded as strictly as ours: only the head may be new, and only a head of another task left out.
+"""
+
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
+
+from neobert.config.checks import ConfigError
+from neobert.config.root import Config
+from neobert.console import get_logger
+from neobert.tasks.glue.tasks import GlueTask
+
+log = get_logger(__name__)
+
+SHOWN = 20
+NEW = ("pooler", "classifier", "score", "head", "qa_outputs", "position_ids")
+"""Parts of a name that belong to a head, or are no weights."""
+
+
+def load_hub_tokenizer(config: Config) -> PreTrainedTokenizerFast:
+    """The tokenizer of ``model.name``; ``tokenizer.path`` wins. A mask token is not needed."""
+    name = config.tokenizer.path or str(config.model.name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **_origin(config))
+    except Exception as error:  # each kind of tokenizer has its own
+        raise ConfigError([_failed(name, error)]) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ConfigError([f"{name} has a slow tokenizer; only fast ones are supported"])
+    if tokenizer.pad_token_id is None:
+        raise ConfigError([f"the tokenizer of {name} has no pad token"])
+    return tokenizer
+
+
+def takes_types(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether the model of this tokenizer takes segments."""
+    return "token_type_ids" in tokenizer.model_input_names
+
+
+def load_hub_model(config: Config, task: GlueTask, num_labels: int) -> tuple[nn.Module, int]:
+    """The model with a fresh classifier, and its attention heads.
+
+    Raises ``ConfigError`` with each weight that is wrong.
+    """
+    name = str(config.model.name)
+    try:
+        settings = AutoConfig.from_pretrained(name, **_origin(config))
+        _set_head(settings, config, task, num_labels)
+        _check_length(settings, config)
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            name, config=settings, output_loading_info=True, **_origin(config)
+        )
+    except ConfigError:
+        raise
+    except Exception as error:  # missing files, kinds without such a head, shapes
+        raise ConfigError([_failed(name, error)]) from error
+    problems = wrong_weights(report, model.base_model_prefix)
+    if problems:
+        listed = "\n- ".join(problems[:SHOWN])
+        raise ConfigError([f"model.name={name} does not fit its settings:\n- {listed}"])
+    new = sorted(report["missing_keys"])
+    log.info("%s: new weights: %s", name, ", ".join(new) or "none")
+    if config.trainer.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    if config.trainer.torch_compile:
+        log.warning("trainer.torch_compile is skipped: it is for our encoder, not for %s", name)
+    return model.float().train(), int(getattr(settings, "num_attention_heads", 1))
+
+
+def wrong_weights(report: dict[str, object], prefix: str) -> list[str]:
+    """What a loading report says against the encoder; heads may come and go."""
+
+    def of_encoder(name: str) -> bool:
+        parts = name.removeprefix(f"{prefix}.").split(".")
+        return name.startswith(f"{prefix}.") and not any(part in NEW for part in parts)
+
+    missing, unexpected = _names(report, "missing_keys"), _names(report, "unexpected_keys")
+    problems = [f"missing: {name}" for name in missing if of_encoder(name)]
+    problems += [f"unexpected: {name}" for name in unexpected if of_encoder(name)]
+    problems += [f"of another shape: {name}" for name in _names(report, "mismatched_keys")]
+    return problems
+
+
+def _names(report: dict[str, object], key: str) -> list[str]:
+    found = report.get(key)
+    assert isinstance(found, list | set | tuple)
+    return sorted(str(name) for name in found)
+
+
+def _set_head(settings: PretrainedConfig, config: Config, task: GlueTask, num_labels: int) -> None:
+    settings.num_labels = num_labels
+    settings.problem_type = "regression" if task.regression else "single_label_classification"
+    if not task.regression:
+        settings.id2label = dict(enumerate(task.labels))
+        settings.label2id = {name: number for number, name in enumerate(task.labels)}
+    for key in ("classifier_dropout", "seq_classif_dropout"):
+        if hasattr(settings, key):
+            setattr(settings, key, config.glue.classifier_dropout)
+
+
+def _check_length(settings: PretrainedConfig, config: Config) -> None:
+    longest = getattr(settings, "max_position_embeddings", None)
+    asked = config.glue.max_seq_length
+    if isinstance(longest, int) and asked > longest:
+        raise ConfigError(
+            [
+                f"glue.max_seq_length={asked} is longer than the {longest} positions of "
+                f"model.name={config.model.name}"
+            ]
+        )
+
+
+def _origin(config: Config) -> dict[str, object]:
+    settings = config.tokenizer
+    origin: dict[str, object] = {"trust_remote_code": settings.trust_remote_code}
+    return origin if settings.revision is None else {**origin, "revision": settings.revision}
+
+
+def _failed(name: str, error: Exception) -> str:
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return (
+        f"model.name={name} could not be loaded ({type(error).__name__}: {reason}); name a folder "
+        "or an id of the hub that has weights for AutoModelForSequenceClassification"
+    )

@@ -1,0 +1,187 @@
+"""From a column of labels to numbers, with everything that can be wrong with it said at once."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from datasets import ClassLabel, Dataset
+from numpy.typing import NDArray
+
+from neobert.config.checks import ConfigError
+from neobert.tasks.glue.source import Splits
+from neobert.tasks.glue.tasks import DROPPED, GlueTask
+
+MOST_CLASSES = 10_000
+SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A split whose labels are numbers: classes from 0, or the values of a regression."""
+
+    name: str
+    data: Dataset
+    labels: NDArray[np.float64]
+    """NaN where a test split has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSplits:
+    """All splits of a task, checked."""
+
+    task: GlueTask
+    """With the names of the classes, if the data had to tell them."""
+
+    train: Labelled
+    validation: dict[str, Labelled]
+    test: dict[str, Labelled]
+
+    @property
+    def num_labels(self) -> int:
+        """Scores of a document: classes, or 1 in a regression."""
+        return 1 if self.task.regression else len(self.task.labels)
+
+
+def label_splits(task: GlueTask, splits: Splits) -> LabelledSplits:
+    """Check columns and labels of all splits. Raises ``ConfigError`` with all that is wrong."""
+    named = {"train": splits.train}
+    named |= {f"validation{end}": part for end, part in splits.validation.items()}
+    problems = [
+        problem
+        for name, part in {**named, **splits.test}.items()
+        for problem in _column_problems(task, name, part, needs_label=name in named)
+    ]
+    _raise(problems, splits.origin)
+    if not task.labels and not task.regression:
+        task = replace(task, labels=class_names(task, named.values()))
+    found = {name: _labelled(task, name, part, problems) for name, part in named.items()}
+    _raise(problems, splits.origin)
+    train = found.pop("train")
+    problems = _class_problems(task, train, list(found.values()))
+    _raise(problems, splits.origin)
+    return LabelledSplits(
+        task=task,
+        train=train,
+        validation={name.removeprefix("validation"): part for name, part in found.items()},
+        test={name: _maybe_labelled(task, name, part) for name, part in splits.test.items()},
+    )
+
+
+def class_names(task: GlueTask, parts: Iterable[Dataset]) -> tuple[str, ...]:
+    """The classes that the data has: names in their order, or the numbers from 0 to the largest."""
+    values: set[object] = set()
+    for part in parts:
+        feature = part.features[task.label_column]
+        if isinstance(feature, ClassLabel):
+            return tuple(feature.names)
+        values |= set(part.unique(task.label_column))
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if numbers:
+        largest = max((int(value) for value in numbers if float(value).is_integer()), default=0)
+        return tuple(str(number) for number in range(min(largest, MOST_CLASSES) + 1))
+    return tuple(sorted(str(value) for value in values if value not in (None, "")))
+
+
+def _column_problems(task: GlueTask, name: str, part: Dataset, needs_label: bool) -> list[str]:
+    wanted = [*task.texts, *([task.label_column] if needs_label else [])]
+    missing = [column for column in wanted if column not in part.column_names]
+    if missing:
+        return [
+            f"{name} has no column {', '.join(missing)}; its columns are "
+            f"{', '.join(part.column_names)}"
+        ]
+    if len(part) == 0:
+        return [f"{name} is empty"]
+    problems = []
+    for column in task.texts:
+        texts = part[column]
+        bad = [row for row, text in enumerate(texts) if not isinstance(text, str)]
+        if bad:
+            problems.append(f"{name}: {column} is no text in {_rows(bad)}")
+    return problems
+
+
+def _labelled(task: GlueTask, name: str, part: Dataset, problems: list[str]) -> Labelled:
+    values = list(part[task.label_column])
+    if task.relabel:
+        values = [task.relabel.get(value, value) for value in values]
+        kept = [row for row, value in enumerate(values) if value != DROPPED]
+        part, values = part.select(kept), [values[row] for row in kept]
+    numbers = _numbers(task, part, values)
+    bad = np.flatnonzero(~_is_legal(task, numbers)).tolist()
+    if bad:
+        shown = ", ".join(repr(values[row]) for row in bad[:SHOWN])
+        problems.append(f"{name}: labels must be {_legal(task)}, but {_rows(bad)} have {shown}")
+    return Labelled(name, part, numbers)
+
+
+def _maybe_labelled(task: GlueTask, name: str, part: Dataset) -> Labelled:
+    """A test split: labels where all of them are legal, else none (GLUE's have -1)."""
+    unknown = np.full(len(part), np.nan)
+    if task.label_column not in part.column_names:
+        return Labelled(name, part, unknown)
+    values = [task.relabel.get(value, value) for value in part[task.label_column]]
+    numbers = _numbers(task, part, values)
+    return Labelled(name, part, numbers if _is_legal(task, numbers).all() else unknown)
+
+
+def _numbers(task: GlueTask, part: Dataset, values: Sequence[object]) -> NDArray[np.float64]:
+    """Values as numbers; NaN for what is none."""
+    by_name = {name: float(number) for number, name in enumerate(task.labels)}
+    named = not isinstance(part.features[task.label_column], ClassLabel)
+
+    def number(value: object) -> float:
+        if named and isinstance(value, str) and value in by_name:
+            return by_name[value]
+        if isinstance(value, bool) or value is None:
+            return float(value) if isinstance(value, bool) else np.nan
+        try:
+            return float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return np.nan
+
+    return np.array([number(value) for value in values], dtype=np.float64)
+
+
+def _is_legal(task: GlueTask, numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
+    if not task.regression:
+        whole = np.isfinite(numbers) & (np.mod(numbers, 1) == 0)
+        return whole & (numbers >= 0) & (numbers < len(task.labels))
+    low, high = task.label_range or (-np.inf, np.inf)
+    return np.isfinite(numbers) & (numbers >= low) & (numbers <= high)
+
+
+def _legal(task: GlueTask) -> str:
+    if task.regression:
+        low, high = task.label_range or ("any", "any")
+        return "numbers" if task.label_range is None else f"numbers from {low:g} to {high:g}"
+    names = ", ".join(task.labels[:SHOWN])
+    more = ", …" if len(task.labels) > SHOWN else ""
+    return f"0 to {len(task.labels) - 1} ({names}{more})"
+
+
+def _class_problems(task: GlueTask, train: Labelled, others: list[Labelled]) -> list[str]:
+    if len(train.labels) == 0 or any(len(part.labels) == 0 for part in others):
+        return ["a split has no labelled example"]
+    if task.regression:
+        return []
+    if len(task.labels) < 2:
+        return [f"train has one class only ({', '.join(task.labels)}): nothing can be learned"]
+    seen = set(np.unique(train.labels).astype(int).tolist())
+    missing = [name for number, name in enumerate(task.labels) if number not in seen]
+    if not missing:
+        return []
+    return [
+        f"train has no example of {len(missing)} of the {len(task.labels)} classes: "
+        f"{', '.join(missing[:SHOWN])}; a slice of the split (dataset.train_split) must keep all"
+    ]
+
+
+def _rows(rows: list[int]) -> str:
+    shown = ", ".join(str(row) for row in rows[:SHOWN])
+    return f"row{'s' if len(rows) > 1 else ''} {shown}{', …' if len(rows) > SHOWN else ''}"
+
+
+def _raise(problems: list[str], origin: str) -> None:
+    if problems:
+        raise ConfigError([f"{origin}: {problem}" for problem in problems])

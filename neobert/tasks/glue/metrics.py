@@ -1,0 +1,99 @@
+"""The metrics of the tasks, computed by torchmetrics on all predictions at once.
+
+Letters: N examples.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torchmetrics.functional import (
+    accuracy,
+    f1_score,
+    matthews_corrcoef,
+    pearson_corrcoef,
+    spearman_corrcoef,
+)
+
+from neobert.config.checks import ConfigError
+from neobert.config.trainer import TrainerConfig
+from neobert.tasks.glue.tasks import GlueTask
+
+Metric = Callable[[Tensor, Tensor, int], Tensor]
+"""Predictions (N,), labels (N,), number of classes → a scalar."""
+
+
+def _f1(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """F1 of class 1 where there are two, else the mean over the classes."""
+    return (
+        f1_score(predicted, labels, "binary")
+        if classes == 2
+        else _macro(predicted, labels, classes)
+    )
+
+
+def _macro(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
+    return f1_score(predicted, labels, "multiclass", num_classes=classes, average="macro")
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": lambda predicted, labels, classes: accuracy(
+        predicted, labels, "multiclass", num_classes=classes, average="micro"
+    ),
+    "f1": _f1,
+    "macro_f1": _macro,
+    "matthews_correlation": lambda predicted, labels, classes: matthews_corrcoef(
+        predicted, labels, "multiclass", num_classes=classes
+    ),
+    "pearson": lambda predicted, labels, classes: _correlation(pearson_corrcoef, predicted, labels),
+    "spearmanr": lambda predicted, labels, classes: _correlation(
+        spearman_corrcoef, predicted, labels
+    ),
+}
+
+
+def compute(task: GlueTask, scores: Tensor, labels: Tensor) -> dict[str, float]:
+    """The task's metrics from the model's ``scores`` (N, classes) and the labels (N,)."""
+    predicted = scores[:, 0].double() if task.regression else scores.argmax(1)
+    if not task.regression:
+        labels = labels.long()
+    classes = max(2, scores.shape[1])
+    return {
+        name: float(METRICS[name](predicted, labels.to(predicted.dtype), classes))
+        for name in task.metrics
+    }
+
+
+def official_score(task: GlueTask, metrics: dict[str, float]) -> float:
+    """The mean of the metrics that the task's score is made of; all must be there."""
+    names = task.score or task.metrics
+    return sum(metrics[name] for name in names) / len(names)
+
+
+def logged_names(task: GlueTask) -> list[str]:
+    """The evaluation metrics of a task, without ``eval/``."""
+    own = [f"{name}{end}" for end in task.validation.values() for name in (*task.metrics, "loss")]
+    return [*own, "score"]
+
+
+def check_metric(settings: TrainerConfig, task: GlueTask) -> None:
+    """Refuse a ``trainer.metric_for_best_model`` that the task does not log."""
+    wanted = settings.metric_for_best_model
+    name = (wanted or "score").removeprefix("eval/").removeprefix("eval_")
+    names = logged_names(task)
+    if name not in names:
+        raise ConfigError(
+            [f"trainer.metric_for_best_model={wanted}: the task has {', '.join(names)}"]
+        )
+
+
+def _correlation(
+    correlation: Callable[[Tensor, Tensor], Tensor], predicted: Tensor, labels: Tensor
+) -> Tensor:
+    """0 where predictions or labels are all the same, for which it is not defined."""
+    if len(labels) < 2 or bool((predicted == predicted[0]).all() | (labels == labels[0]).all()):
+        return torch.zeros(())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchmetrics' note on small variances
+        return correlation(predicted, labels).nan_to_num()

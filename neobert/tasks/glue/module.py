@@ -1,0 +1,173 @@
+"""One step of fine-tuning: score the documents, compare with their labels, sum.
+
+The loss is exact over the examples of the optimizer step, however they are split into micro-batches
+and ranks: see :mod:`neobert.tasks.pretraining.module`.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from neobert.batch import PackedBatch
+from neobert.config.optimizer import OptimizerConfig
+from neobert.losses.classification import classification_loss, regression_loss
+from neobert.optim.build import build_optimizer
+from neobert.optim.schedule import Schedule, build_scheduler
+from neobert.tasks.glue.batch import LabelledBatch
+from neobert.tasks.glue.metrics import compute, official_score
+from neobert.tasks.glue.tasks import GlueTask
+from neobert.training.logger import log_metrics
+from neobert.training.optimization import clip_gradients
+
+
+@dataclass(frozen=True, slots=True)
+class GlueSettings:
+    """What the module needs beside model and optimizer."""
+
+    task: GlueTask
+    num_heads: int
+    accumulation: int
+    log_accuracy: bool = False
+    log_grad_norm: bool = False
+
+
+class Predictions(NamedTuple):
+    """What the model says of examples; a tuple, since Lightning moves what a step returns."""
+
+    scores: Tensor
+    """(N, C): C scores of each of N examples."""
+
+    labels: Tensor
+    rows: Tensor
+
+
+class GlueModule(LightningModule):
+    """A classifier of documents that learns a task."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer_config: OptimizerConfig,
+        schedule: Schedule,
+        settings: GlueSettings,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.optimizer_config = optimizer_config
+        self.schedule = schedule
+        self.settings = settings
+        self._found: dict[int, list[Predictions]] = {}
+        self._grad_norm = torch.zeros(())
+
+    def training_step(self, batch: LabelledBatch, batch_idx: int) -> dict[str, object]:
+        scores = self.scores(batch)
+        loss_sum = self._loss(scores, batch.labels)
+        parts = self.settings.accumulation * self.trainer.world_size
+        sums: dict[str, Tensor | float] = {
+            "loss": loss_sum.detach(),
+            "examples": batch.num_examples,
+            "tokens": batch.inputs.num_tokens if batch.num_examples else 0,
+        }
+        if self.settings.log_accuracy and not self.settings.task.regression:
+            sums["correct"] = (scores.argmax(1) == batch.labels).sum()
+        return {"loss": loss_sum * (parts / max(1, batch.num_examples_in_step)), "sums": sums}
+
+    def train_metrics(self, sums: dict[str, float]) -> dict[str, float]:
+        """Metrics of a logging window from its sums over all ranks."""
+        examples = max(1.0, sums["examples"])
+        metrics = {"train/loss": sums["loss"] / examples}
+        if "correct" in sums:
+            metrics["train/accuracy"] = sums["correct"] / examples
+        if self.settings.log_grad_norm:
+            metrics["train/grad_norm"] = float(self._grad_norm)
+        return metrics
+
+    def on_validation_epoch_start(self) -> None:
+        self._found = {}
+
+    def validation_step(
+        self, batch: LabelledBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._found.setdefault(dataloader_idx, []).append(self.predict_step(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        parts = [gathered(self._found[number]) for number in sorted(self._found)]
+        self._found = {}
+        metrics = self.evaluate(parts)
+        self.log_dict(metrics, logger=False)  # for early stopping and the best model
+        log_metrics(self.trainer, metrics)
+
+    def evaluate(self, parts: list[Predictions]) -> dict[str, float]:
+        """``eval/*`` of the task's evaluation sets, and their official score."""
+        task = self.settings.task
+        metrics: dict[str, float] = {}
+        for end, part in zip(task.validation.values(), parts, strict=True):
+            found = compute(task, part.scores, part.labels)
+            found["loss"] = float(self._loss(part.scores, part.labels)) / len(part.labels)
+            metrics |= {f"{name}{end}": value for name, value in found.items()}
+        metrics["score"] = official_score(task, metrics)
+        return {f"eval/{name}": value for name, value in metrics.items()}
+
+    @torch.no_grad()
+    def predict_step(
+        self, batch: LabelledBatch, batch_idx: int = 0, dataloader_idx: int = 0
+    ) -> Predictions:
+        scores = self.scores(batch).float()
+        return Predictions(scores.cpu(), batch.labels.cpu(), batch.rows.cpu())
+
+    def scores(self, batch: LabelledBatch) -> Tensor:
+        """(S, C): the scores of the labelled documents of ``batch``."""
+        inputs = batch.inputs
+        if isinstance(inputs, PackedBatch):
+            scores = self.model(inputs)
+        else:
+            types = inputs.token_type_ids
+            segments = {} if types is None else {"token_type_ids": types}
+            output = self.model(
+                input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **segments
+            )
+            scores = output.logits
+        return scores[: batch.num_examples]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        parameters = self.model.named_parameters()
+        optimizer = build_optimizer(self.optimizer_config, parameters, self.settings.num_heads)
+        scheduler = build_scheduler(optimizer, self.schedule)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | int | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if gradient_clip_val or self.settings.log_grad_norm:
+            self._grad_norm = clip_gradients(self, gradient_clip_val)
+
+    def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        if self.settings.task.regression:
+            return regression_loss(scores, labels)
+        return classification_loss(scores, labels)
+
+
+def gathered(batches: list[Predictions]) -> Predictions:
+    """The predictions of all ranks, each example once, in the order of the rows."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        everywhere: list[list[Predictions] | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(everywhere, batches)
+        batches = [one for part in cast(list[list[Predictions]], everywhere) for one in part]
+    rows = torch.cat([one.rows for one in batches])
+    order = rows.argsort()
+    return Predictions(
+        scores=torch.cat([one.scores for one in batches])[order],
+        labels=torch.cat([one.labels for one in batches])[order],
+        rows=rows[order],
+    )

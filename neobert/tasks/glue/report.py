@@ -1,0 +1,55 @@
+"""What a finished fine-tuning run shows, and the names it goes by."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from neobert.config.glue import GlueConfig
+from neobert.config.root import Config
+from neobert.console import get_logger
+from neobert.tasks.glue.start import Start
+from neobert.training.metrics_file import read_metrics, series
+
+log = get_logger(__name__)
+
+
+def label_of(config: Config, start: Start) -> str:
+    """What a report calls the model: ``model.name``, else the folder that its weights lie in."""
+    if config.model.name:
+        return Path(config.model.name).name
+    shape = f"{start.model.hidden_size}x{start.model.num_hidden_layers}"
+    if start.folder is None:
+        return f"random-{shape}"
+    folder = start.folder.resolve()
+    run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
+    step = f"-{folder.name}" if folder.parent.name == "checkpoints" else ""
+    return f"{run.name}{step}"
+
+
+def warn_of_labels(config: GlueConfig, num_labels: int) -> None:
+    """``glue.num_labels`` is the task's; what the settings say is corrected, aloud."""
+    if config.num_labels == num_labels:
+        return
+    tell = log.info if config.num_labels == GlueConfig().num_labels else log.warning
+    tell("glue.num_labels: %s has %d, not %d", config.task_name, num_labels, config.num_labels)
+
+
+def scores_by_step(metrics_file: Path, name: str) -> dict[int, float]:
+    """The score of every evaluation so far."""
+    return dict(zip(*series(read_metrics(metrics_file), name), strict=True))
+
+
+def show_report(summary: dict[str, object], run: Path) -> None:
+    """Print the end of a run to the terminal."""
+    console = Console(stderr=True)
+    after = summary["after"]
+    table = Table(title=str(run), show_header=False, title_justify="left")
+    table.add_row("task", f"{summary['task_name']} with {summary['model']}")
+    if isinstance(after, dict):
+        for name, value in after.items():
+            table.add_row(name.removeprefix("eval/"), f"{value:.4f}")
+    table.add_row("of step", f"{summary['score_step']} of {summary['steps']}")
+    speed = f"{summary['tokens_per_sec']:,.0f} tokens/s, {summary['seconds']:.0f} s"
+    table.add_row("training", speed)
+    console.print(table)

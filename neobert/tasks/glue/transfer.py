@@ -1,0 +1,77 @@
+"""Transfer between tasks: the finished run of a source task, found by what it recorded.
+
+Start of RTE, MRPC, STS-B from an MNLI model: Liu et al. 2019 (RoBERTa, arXiv 1907.11692).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from neobert.config.checks import ConfigError
+from neobert.config.root import Config
+from neobert.model.weight_files import has_weights
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRun:
+    """A finished run of the source task that kept its weights."""
+
+    folder: str
+    checkpoint: Path
+    score: float
+
+
+def source_run(config: Config, source: str) -> SourceRun:
+    """The best finished run of the task ``source`` below ``glue.transfer_dir``.
+
+    Raises ``ConfigError`` with the command that makes one if there is none.
+    """
+    own = Path(config.trainer.output_dir).absolute()
+    place = Path(config.glue.transfer_dir).expanduser() if config.glue.transfer_dir else own.parent
+    found = [run for run in finished_runs(place, source) if Path(run.folder) != own]
+    if not found:
+        task = config.glue.task_name
+        raise ConfigError(
+            [
+                f"glue.transfer_from_task: {task} starts from {source}, but {place} holds no "
+                f"finished run of {source} with a checkpoint. This makes one: "
+                f"python -m neobert.train task=glue glue.task_name={source} "
+                f"trainer.save_strategy=best trainer.output_dir={place / source} "
+                "glue.pretrained_model_path=…; or name its folder: glue.transfer_dir"
+            ]
+        )
+    return max(found, key=lambda run: run.score)
+
+
+def finished_runs(place: Path, task: str) -> list[SourceRun]:
+    """Runs of ``task`` below ``place`` that ended and kept weights, by the task they recorded."""
+    found = []
+    for path in sorted(place.glob("**/summary.json")):
+        summary = read_summary(path)
+        if summary is None or summary.get("task_name") != task:
+            continue
+        score, best = summary.get("score"), summary.get("best")
+        checkpoint = _checkpoint(path.parent, best if isinstance(best, dict) else {})
+        if isinstance(score, float) and checkpoint is not None:
+            found.append(SourceRun(str(path.parent.absolute()), checkpoint, score))
+    return found
+
+
+def read_summary(path: Path) -> dict[str, object] | None:
+    """The ``summary.json`` of a finished run of fine-tuning; ``None`` if it is of another kind."""
+    try:
+        summary = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    is_glue = isinstance(summary, dict) and summary.get("task") == "glue"
+    return summary if is_glue else None
+
+
+def _checkpoint(run: Path, best: dict[str, object]) -> Path | None:
+    """Its best checkpoint, else its newest."""
+    folders = [one for one in (run / "checkpoints").glob("*") if one.name.isdigit()]
+    kept = {int(one.name): one for one in folders if has_weights(one)}
+    step = best.get("step")
+    if isinstance(step, int) and step in kept:
+        return kept[step]
+    return kept[max(kept)] if kept else None
