@@ -1,0 +1,125 @@
+"""What a contrastive step gets: texts laid end to end, and who belongs to whom.
+
+Letters: S texts, B pairs, N hard negatives of them all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from neobert.batch import PackedBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of a packed batch, by host numbers: cutting one out waits for no device."""
+
+    first_text: int
+    end_text: int
+    first_token: int
+    end_token: int
+    longest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts by ascending length, in chunks that are encoded one at a time."""
+
+    packed: PackedBatch
+    chunks: tuple[Chunk, ...]
+    places: Int[Tensor, " S"]
+    """Where each text, in the order it was given, stands in ``packed``."""
+
+    @classmethod
+    def of(cls, texts: Sequence[Sequence[int]], chunk_size: int | None = None) -> "Texts":
+        """Lay out ``texts`` (lists of ids), ``chunk_size`` of them at a time (``None``: all)."""
+        lengths = np.array([len(text) for text in texts], dtype=np.int64)
+        order = np.argsort(lengths, kind="stable")
+        packed = PackedBatch.from_documents([list(texts[place]) for place in order])
+        places = np.empty(len(order), dtype=np.int64)
+        places[order] = np.arange(len(order))
+        ends = np.cumsum(lengths[order])
+        size = chunk_size or len(texts)
+        chunks = []
+        for first in range(0, len(texts), size):
+            last = min(first + size, len(texts))
+            start = int(ends[first - 1]) if first else 0
+            longest = int(lengths[order[last - 1]])
+            chunks.append(Chunk(first, last, start, int(ends[last - 1]), longest))
+        return cls(packed, tuple(chunks), torch.from_numpy(places))
+
+    def parts(self) -> list[PackedBatch]:
+        """The chunks as batches."""
+        if len(self.chunks) == 1:
+            return [self.packed]
+        return [
+            PackedBatch(
+                input_ids=self.packed.input_ids[chunk.first_token : chunk.end_token],
+                position_ids=self.packed.position_ids[chunk.first_token : chunk.end_token],
+                cu_seqlens=self.packed.cu_seqlens[chunk.first_text : chunk.end_text + 1]
+                - chunk.first_token,
+                max_seqlen=chunk.longest,
+                num_tokens=chunk.end_token - chunk.first_token,
+            )
+            for chunk in self.chunks
+        ]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Texts":
+        """Copy the tensors to ``device``."""
+        return replace(
+            self,
+            packed=self.packed.to(device, non_blocking),
+            places=self.places.to(device, non_blocking=non_blocking),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PairBatch:
+    """Pairs of one source: B queries, then their B positives, then N hard negatives."""
+
+    texts: Texts
+    query_texts: Int[Tensor, " B"]
+    """Hashes of the queries' texts."""
+
+    document_texts: Int[Tensor, " documents"]
+    """Hashes of the texts of positives and negatives."""
+
+    groups: Int[Tensor, " B"]
+    """Hash of the class, or of the query where there are no classes."""
+
+    source: str
+
+    @property
+    def num_pairs(self) -> int:
+        return len(self.query_texts)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PairBatch":
+        """Copy the tensors to ``device``. Lightning calls this for us."""
+        return replace(
+            self,
+            texts=self.texts.to(device, non_blocking),
+            query_texts=self.query_texts.to(device, non_blocking=non_blocking),
+            document_texts=self.document_texts.to(device, non_blocking=non_blocking),
+            groups=self.groups.to(device, non_blocking=non_blocking),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TwiceBatch:
+    """Texts that are encoded twice, for unsupervised SimCSE."""
+
+    texts: Texts
+    numbers: Int[Tensor, " B"]
+    """Hashes of the texts."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "TwiceBatch":
+        """Copy the tensors to ``device``. Lightning calls this for us."""
+        return replace(
+            self,
+            texts=self.texts.to(device, non_blocking),
+            numbers=self.numbers.to(device, non_blocking=non_blocking),
+        )

@@ -1,0 +1,56 @@
+"""Texts of pretraining steps from a corpus of their own: ``contrastive.pretraining_dataset``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import overload
+
+from neobert.config.checks import ConfigError
+from neobert.config.root import Config
+from neobert.data.cache import cache_folder
+from neobert.data.corpora import is_packaged
+from neobert.data.sources import open_source
+from neobert.data.store import TokenStore
+from neobert.data.tokenize import token_store
+from neobert.data.tokenizer import TokenizerInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus(Sequence[list[int]]):
+    """The documents of a token store, opened, closed and cut to the length."""
+
+    store: TokenStore
+    tokenizer: TokenizerInfo
+    max_length: int
+
+    def __len__(self) -> int:
+        return self.store.info.documents
+
+    @overload
+    def __getitem__(self, index: int) -> list[int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[list[int]]: ...
+    def __getitem__(self, index: int | slice) -> list[int] | list[list[int]]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(len(self))[index]]
+        info = self.tokenizer
+        room = self.max_length - info.wrapping
+        opened = [] if info.start_id is None else [info.start_id]
+        closed = [] if info.end_id is None else [info.end_id]
+        return [*opened, *self.store.document(index)[:room].tolist(), *closed]
+
+
+def open_corpus(config: Config, tokenizer: TokenizerInfo) -> Corpus | None:
+    """The corpus that the settings name, tokenised once; ``None`` if they name none."""
+    wanted = config.contrastive.pretraining_dataset
+    if not wanted or config.dataset.pretraining_prob == 0:
+        return None
+    is_file = not is_packaged(wanted) and Path(wanted).expanduser().exists()
+    name, path = ("local", wanted) if is_file else (wanted, "")
+    settings = replace(config.dataset, streaming=False, eval_samples=None, name=name, path=path)
+    cache = cache_folder(config.dataset.cache_dir)
+    documents = open_source(settings, cache, config.seed).train
+    store = token_store(cache, documents, tokenizer, config.dataset.num_proc)
+    if not store.info.documents:
+        raise ConfigError([f"contrastive.pretraining_dataset={wanted}: has no document"])
+    return Corpus(store, tokenizer, config.dataset.max_seq_length)

@@ -1,0 +1,226 @@
+"""The data of a contrastive run: from settings to batches, addressable by their number."""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from datasets import Dataset as ArrowDataset
+from jaxtyping import Int
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from neobert.config.checks import ConfigError
+from neobert.config.root import Config
+from neobert.console import get_logger
+from neobert.data.loader import Share
+from neobert.data.masking import Masking
+from neobert.data.tokenizer import TokenizerInfo
+from neobert.tasks.contrastive.batches import Texts
+from neobert.tasks.contrastive.corpus import open_corpus
+from neobert.tasks.contrastive.evaluation import EvaluationSet
+from neobert.tasks.contrastive.loader import Batches, Draws, Making, PairLoader, PairRows
+from neobert.tasks.contrastive.prepare import (
+    HELD_OUT,
+    PAIRS,
+    TRAIN,
+    Prepared,
+    prepare_sources,
+    recipe_of,
+)
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationBatch:
+    """Texts to encode, and their places in the evaluation set."""
+
+    texts: Texts
+    places: Int[Tensor, " S"]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "EvaluationBatch":
+        """Copy the tensors to ``device``. Lightning calls this for us."""
+        return EvaluationBatch(
+            self.texts.to(device, non_blocking),
+            self.places.to(device, non_blocking=non_blocking),
+        )
+
+
+class ContrastiveDataModule(LightningDataModule):
+    """Sources → pairs on disk → training and held-out pairs → batches."""
+
+    def __init__(self, config: Config, tokenizer: TokenizerInfo) -> None:
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+        self._ready = False
+
+    def setup(self, stage: str | None = None) -> None:
+        """Prepare what is missing, one process at a time, and split it."""
+        if self._ready:
+            return
+        config = self.config
+        recipe = recipe_of(config, self.tokenizer)
+        if config.dataset.force_redownload:
+            log.warning(
+                "dataset.force_redownload acts in python -m neobert.tools.prepare_contrastive; "
+                "a run takes what is prepared"
+            )
+        self.prepared = prepare_sources(config, recipe)
+        self.sources: list[PairRows] = []
+        self.evaluation = EvaluationSet()
+        for one in self.prepared:
+            self._open(one)
+        if config.contrastive.eval_sts is not None:
+            self.evaluation.add_sts(config.contrastive.eval_sts, recipe)
+        self.corpus = open_corpus(config, self.tokenizer)
+        self._ready = True
+
+    def _open(self, prepared: Prepared) -> None:
+        table = ArrowDataset.from_file(str(prepared.folder / PAIRS))
+        held = held_out_rows(table, self.config.dataset.validation_split)
+        rows = np.flatnonzero(~held)
+        together = min(self.share.batch_size, len(rows) // self.share.ranks) * self.share.ranks
+        if together < 2:
+            raise ConfigError(
+                [
+                    f"source {prepared.name}: {len(rows)} training pairs and "
+                    f"trainer.per_device_train_batch_size={self.share.batch_size} give batches of "
+                    f"{together}, in which a pair has nothing to be told from; at least 2 are "
+                    "needed"
+                ]
+            )
+        self.sources.append(PairRows(prepared.name, table, rows, self.config.seed))
+        places = np.flatnonzero(held)[: self.config.dataset.eval_samples]
+        if len(places) > 1:
+            self.evaluation.add_pairs(prepared.name, table.select(places).to_list())
+        log.info(
+            "%s: %s pairs to train on, %d to evaluate on",
+            prepared.name,
+            f"{len(rows):,}",
+            len(places),
+        )
+
+    @property
+    def share(self) -> Share:
+        """This rank's part of a step."""
+        together = dist.is_available() and dist.is_initialized()
+        settings = self.config.trainer
+        return Share(
+            settings.per_device_train_batch_size,
+            settings.gradient_accumulation_steps,
+            dist.get_rank() if together else 0,
+            dist.get_world_size() if together else planned_ranks(self.config),
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in which as many pairs are seen as there are."""
+        pairs = sum(len(source.rows) for source in self.sources)
+        return max(1, pairs // self.share.rows_per_step)
+
+    @property
+    def total_steps(self) -> int:
+        """``trainer.max_steps``, else ``trainer.num_train_epochs`` in steps."""
+        settings = self.config.trainer
+        if settings.max_steps > 0:
+            return settings.max_steps
+        return settings.num_train_epochs * self.steps_per_epoch
+
+    @property
+    def has_validation(self) -> bool:
+        return self.config.trainer.eval_strategy != "no" and bool(self.evaluation.texts)
+
+    def fingerprint(self) -> dict[str, object]:
+        """What a resumed run must share, by setting."""
+        config, settings = self.config, self.config.contrastive
+        return {
+            **{f"pairs of {one.name}": one.manifest["sha256"] for one in self.prepared},
+            "tokenizer": self.tokenizer.fingerprint,
+            "seed": config.seed,
+            "dataset.alpha": config.dataset.alpha,
+            "dataset.pretraining_prob": config.dataset.pretraining_prob,
+            "dataset.validation_split": config.dataset.validation_split,
+            "dataset.max_seq_length": config.dataset.max_seq_length,
+            "contrastive.hard_negatives": settings.hard_negatives,
+            "contrastive.pretraining_step": settings.pretraining_step,
+            "contrastive.pretraining_dataset": settings.pretraining_dataset,
+            "contrastive.loss_type": settings.loss_type,
+            "contrastive.temperature": settings.temperature,
+            "contrastive.pooling": settings.pooling,
+            "rows per step (batch size × accumulation × devices)": self.share.rows_per_step,
+        }
+
+    def train_dataloader(self) -> PairLoader:
+        """The training batches of the whole run."""
+        config, settings = self.config, self.config.contrastive
+        draws = Draws.of(
+            [len(source.rows) for source in self.sources],
+            config.dataset.alpha,
+            config.dataset.pretraining_prob,
+            config.seed,
+            self.total_steps * config.trainer.gradient_accumulation_steps,
+        )
+        making = Making(
+            hard_negatives=settings.hard_negatives,
+            chunk_size=settings.micro_batch_size,
+            seed=config.seed,
+            masking=self._masking() if settings.pretraining_step == "mlm" else None,
+            is_special=self.tokenizer.is_special,
+        )
+        batches = Batches(self.sources, self.corpus, draws, self.share, making)
+        on_cuda = torch.cuda.is_available() and not config.trainer.use_cpu
+        pin = config.dataset.pin_memory or on_cuda
+        return PairLoader(batches, config.trainer.dataloader_num_workers, pin)
+
+    def val_dataloader(self) -> "DataLoader[EvaluationBatch] | list[EvaluationBatch]":
+        """This rank's part of the texts to encode."""
+        if not self.has_validation:
+            return []
+        texts, share = self.evaluation.texts, self.share
+        size = self.config.trainer.per_device_eval_batch_size
+        # Of like length together; the ranks take turns.
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        parts = [order[first : first + size] for first in range(0, len(order), size)]
+        batches = [
+            EvaluationBatch(Texts.of([texts[place] for place in part]), torch.from_numpy(part))
+            for part in parts[share.rank :: share.ranks]
+        ]
+        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+    def _masking(self) -> Masking:
+        settings = self.config.datacollator
+        return Masking(
+            probability=settings.mlm_probability,
+            mask_all=settings.mask_all,
+            mask_id=self.tokenizer.mask_token_id,
+            random_ids=self.tokenizer.random_ids,
+            seed=self.config.seed,
+        )
+
+
+def held_out_rows(table: ArrowDataset, fraction: float | None) -> NDArray[np.bool_]:
+    """Which rows are for evaluation: those that the source says, else a fraction of the queries.
+
+    Decided by the hash of the query, so that it stays when the source grows, and all rows of one
+    query are on one side.
+    """
+    columns = table.select_columns(["split", "query_text"]).with_format("numpy")
+    split = np.asarray(columns["split"])
+    hashes = np.asarray(columns["query_text"]).astype(np.int64).view(np.uint64)
+    low = (hashes & np.uint64(0xFFFFFFFF)).astype(np.float64) / 2**32
+    return (split == HELD_OUT) | ((split != TRAIN) & (low < (fraction or 0.0)))
+
+
+def planned_ranks(config: Config) -> int:
+    """Processes that the settings ask for, before they have found each other."""
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    devices = config.trainer.devices
+    if devices == "auto":
+        on_cuda = torch.cuda.is_available() and not config.trainer.use_cpu
+        devices = torch.cuda.device_count() if on_cuda else 1
+    return int(devices) * config.trainer.num_nodes

@@ -1,0 +1,220 @@
+"""Micro-batches by their number: a pure function of (pairs on disk, settings, seed, number).
+
+Which source a micro-batch takes, and whether it is a pretraining step, is drawn for the whole run
+beforehand; so its rows are known without having been through the run, and the place of a run in its
+data is one number.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from datasets import Dataset as ArrowDataset
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from neobert.batch import MaskedBatch, PackedBatch
+from neobert.data.loader import Share
+from neobert.data.masking import Masking, mask_row
+from neobert.tasks.contrastive.batches import PairBatch, Texts, TwiceBatch
+from neobert.tasks.contrastive.prepare import text_number
+
+AnyBatch = PairBatch | TwiceBatch | MaskedBatch
+SOURCES, ROWS, NEGATIVES, TEXTS = 1, 2, 3, 4
+"""What random numbers are for; part of their seeds, so that no two uses share a stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """What each micro-batch of the run is made from, on all ranks alike."""
+
+    source: NDArray[np.int16]
+    is_pretraining: NDArray[np.bool_]
+    turn: NDArray[np.int64]
+    """How many earlier micro-batches took their rows from the same place."""
+
+    @classmethod
+    def of(
+        cls, sizes: Sequence[int], alpha: float, pretraining: float, seed: int, count: int
+    ) -> "Draws":
+        """Draw ``count`` micro-batches: pretraining with probability ``pretraining``, else a source
+        with probability proportional to size ** alpha."""
+        coins, picks = (_generator(seed, SOURCES, part).random(count) for part in (0, 1))
+        shares = np.array(sizes, dtype=np.float64) ** alpha
+        edges = np.cumsum(shares / shares.sum())
+        source = np.searchsorted(edges[:-1], picks, side="right").astype(np.int16)
+        is_pretraining = coins < pretraining
+        turn = np.zeros(count, dtype=np.int64)
+        for number in range(len(sizes)):
+            for kind in (False, True):
+                mine = (source == number) & (is_pretraining == kind)
+                turn[mine] = np.arange(mine.sum())
+        return cls(source, is_pretraining, turn)
+
+
+@dataclass(slots=True)
+class PairRows:
+    """The training pairs of a source, and the order in which each epoch goes through them."""
+
+    name: str
+    table: ArrowDataset
+    rows: NDArray[np.int64]
+    """Row numbers of the training pairs."""
+
+    seed: int
+    _epoch: int = -1
+    _order: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def chosen(self, turn: int, share: Share) -> list[int]:
+        """Rows of this rank's micro-batch: the ranks' are neighbours, none in two of an epoch.
+
+        A source with fewer pairs than a batch over all ranks gives smaller ones. What an epoch
+        leaves over is left to the next, which has another order.
+        """
+        size = min(share.batch_size, len(self.rows) // share.ranks)
+        together = size * share.ranks
+        epoch, place = divmod(turn, len(self.rows) // together)
+        if epoch != self._epoch:
+            order = _generator(self.seed, ROWS, epoch).permutation(len(self.rows))
+            self._epoch, self._order = epoch, order
+        first = place * together + share.rank * size
+        return self.rows[self._order[first : first + size]].tolist()
+
+    def read(self, rows: Sequence[int]) -> list[dict[str, object]]:
+        """Rows of the table."""
+        return self.table.select(rows).to_list()
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """How rows become batches."""
+
+    hard_negatives: int
+    chunk_size: int | None
+    seed: int
+    masking: Masking | None
+    """For MLM steps; ``None``: pretraining steps are unsupervised SimCSE."""
+
+    is_special: NDArray[np.bool_]
+
+
+class Batches(Dataset[AnyBatch]):
+    """Micro-batches of a run by their number; what loader processes compute."""
+
+    def __init__(
+        self,
+        sources: Sequence[PairRows],
+        corpus: Sequence[Sequence[int]] | None,
+        draws: Draws,
+        share: Share,
+        making: Making,
+    ) -> None:
+        """``corpus``: texts of pretraining steps; ``None``: those of the pairs."""
+        self.sources, self.corpus = sources, corpus
+        self.draws, self.share, self.making = draws, share, making
+
+    def __getitem__(self, number: int) -> AnyBatch:
+        source = self.sources[self.draws.source[number]]
+        turn = int(self.draws.turn[number])
+        if not self.draws.is_pretraining[number]:
+            rows = source.read(source.chosen(turn, self.share))
+            return pair_batch(rows, source.name, self.making, self._key(number))
+        if self.corpus is None:
+            texts = [row["positive"] for row in source.read(source.chosen(turn, self.share))]
+        else:
+            draw = _generator(self.making.seed, TEXTS, self._key(number))
+            places = draw.choice(len(self.corpus), self.share.batch_size)
+            texts = [self.corpus[place] for place in places]
+        return pretraining_batch(texts, self.making, self._key(number))  # type: ignore[arg-type]
+
+    def _key(self, number: int) -> int:
+        return number * self.share.ranks + self.share.rank
+
+
+def pair_batch(
+    rows: Sequence[dict[str, object]], source: str, making: Making, key: int
+) -> PairBatch:
+    """Queries, positives, and up to ``hard_negatives`` of each row's negatives."""
+    draw = _generator(making.seed, NEGATIVES, key)
+    negatives: list[list[int]] = []
+    numbers: list[int] = []
+    for row in rows:
+        there, texts = row["negatives"], row["negative_texts"]
+        count = min(making.hard_negatives, len(there))  # type: ignore[arg-type]
+        for place in draw.choice(len(there), count, replace=False) if count else ():  # type: ignore[arg-type]
+            negatives.append(there[place])  # type: ignore[index]
+            numbers.append(texts[place])  # type: ignore[index]
+    queries, positives = ([row[name] for row in rows] for name in ("query", "positive"))
+    return PairBatch(
+        texts=Texts.of([*queries, *positives, *negatives], making.chunk_size),  # type: ignore[list-item]
+        query_texts=_numbers(rows, "query_text"),
+        document_texts=torch.cat([_numbers(rows, "positive_text"), torch.tensor(numbers).long()]),
+        groups=_numbers(rows, "group"),
+        source=source,
+    )
+
+
+def _numbers(rows: Sequence[dict[str, object]], name: str) -> torch.Tensor:
+    return torch.tensor([row[name] for row in rows], dtype=torch.int64)
+
+
+def pretraining_batch(
+    texts: Sequence[Sequence[int]], making: Making, key: int
+) -> TwiceBatch | MaskedBatch:
+    """A step against forgetting: the same texts twice, or with some of their tokens masked."""
+    if making.masking is None:
+        numbers = [text_number(repr(list(text))) for text in texts]
+        return TwiceBatch(Texts.of(texts, making.chunk_size), torch.tensor(numbers))
+    corrupted, positions, labels, offset = [], [], [], 0
+    for place, text in enumerate(texts):
+        ids = np.asarray(text, dtype=np.int64)
+        masked, chosen = mask_row(
+            ids, ~making.is_special[ids], making.masking, key * len(texts) + place
+        )
+        corrupted.append(masked.tolist())
+        positions.append(chosen + offset)
+        labels.append(ids[chosen])
+        offset += len(ids)
+    targets = np.concatenate(labels)
+    return MaskedBatch(
+        PackedBatch.from_documents(corrupted),
+        torch.from_numpy(np.concatenate(positions)),
+        torch.from_numpy(targets),
+        len(targets),
+    )
+
+
+def _generator(*seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence(seed)))
+
+
+class PairLoader:
+    """The training batches of a whole run, for Lightning one epoch."""
+
+    def __init__(self, batches: Batches, workers: int, pin_memory: bool) -> None:
+        self.batches, self.workers, self.pin_memory = batches, workers, pin_memory
+        self._done = 0
+
+    def __len__(self) -> int:
+        return len(self.batches.draws.turn)
+
+    def __iter__(self) -> Iterator[AnyBatch]:
+        loader = DataLoader(
+            self.batches,
+            batch_size=None,
+            sampler=range(self._done, len(self)),
+            num_workers=self.workers,
+            pin_memory=self.pin_memory,
+            generator=torch.Generator(),  # else it would draw from that of the training step
+        )
+        for batch in loader:
+            self._done += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the run is in its data."""
+        return {"micro_batches": self._done}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._done = state_dict["micro_batches"]

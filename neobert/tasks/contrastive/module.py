@@ -1,0 +1,200 @@
+"""One contrastive step: encode, pool, compare; now and then a pretraining step against forgetting.
+
+The loss is a mean over the pairs of a micro-batch, whose queries meet the documents of all ranks.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from neobert.batch import MaskedBatch
+from neobert.config.optimizer import OptimizerConfig
+from neobert.losses.contrastive import (
+    Anchors,
+    Candidates,
+    ContrastiveLoss,
+    Similarity,
+    gather_candidates,
+    simcse_loss,
+    supcon_loss,
+)
+from neobert.losses.mlm import masked_lm_loss
+from neobert.model.encoder import Encoder
+from neobert.model.heads import MaskedLM
+from neobert.optim.build import build_optimizer
+from neobert.optim.schedule import Schedule, build_scheduler
+from neobert.tasks.contrastive.batches import PairBatch, TwiceBatch
+from neobert.tasks.contrastive.data import EvaluationBatch
+from neobert.tasks.contrastive.evaluation import EvaluationSet
+from neobert.tasks.contrastive.gradcache import encode_texts
+from neobert.training.logger import log_metrics
+from neobert.training.optimization import clip_gradients
+
+LOSSES = {"simcse": simcse_loss, "supcon": supcon_loss}
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastiveSettings:
+    """What the module needs beside model and optimizer."""
+
+    pooling: str
+    loss_type: str
+    similarity: Similarity
+    log_grad_norm: bool = False
+
+
+class ContrastiveModule(LightningModule):
+    """An encoder that learns which texts belong together."""
+
+    def __init__(
+        self,
+        model: Encoder | MaskedLM,
+        evaluation: EvaluationSet,
+        optimizer_config: OptimizerConfig,
+        schedule: Schedule,
+        settings: ContrastiveSettings,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.evaluation = evaluation
+        self.optimizer_config, self.schedule, self.settings = optimizer_config, schedule, settings
+        self._vectors = torch.zeros(())
+        self._grad_norm = torch.zeros(())
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.model.model if isinstance(self.model, MaskedLM) else self.model
+
+    def training_step(
+        self, batch: PairBatch | TwiceBatch | MaskedBatch, batch_idx: int
+    ) -> dict[str, object]:
+        match batch:
+            case PairBatch():
+                found, tokens = self._pairs(batch), batch.texts.packed.num_tokens
+                sums: dict[str, Tensor | float] = {
+                    "loss": found.mean.detach() * batch.num_pairs,
+                    "correct": found.correct,
+                    "pairs": batch.num_pairs,
+                    f"{batch.source}_batches": 1,
+                }
+                loss = found.mean
+            case TwiceBatch():
+                loss, tokens = self._twice(batch).mean, 2 * batch.texts.packed.num_tokens
+                sums = {"pretraining_loss": loss.detach(), "pretraining_batches": 1}
+            case MaskedBatch():
+                loss, tokens = self._masked(batch), batch.inputs.num_tokens
+                sums = {
+                    "pretraining_loss": loss.detach(),
+                    "pretraining_batches": 1,
+                    "targets": batch.num_targets,
+                }
+        return {"loss": loss + self._untouched(), "sums": {**sums, "tokens": tokens}}
+
+    def train_metrics(self, sums: dict[str, float]) -> dict[str, float]:
+        """Metrics of a logging window from its sums over all ranks."""
+        metrics = {
+            f"train/{name}": value for name, value in sums.items() if name.endswith("_batches")
+        }
+        if "pairs" in sums:
+            metrics["train/loss"] = sums["loss"] / sums["pairs"]
+            metrics["train/accuracy"] = sums["correct"] / sums["pairs"]
+            metrics["train/pairs"] = sums["pairs"]
+        if "pretraining_loss" in sums:
+            mean = sums["pretraining_loss"] / sums["pretraining_batches"]
+            metrics["train/pretraining_loss"] = mean
+        if self.settings.log_grad_norm:
+            metrics["train/grad_norm"] = float(self._grad_norm)
+        return metrics
+
+    def on_validation_epoch_start(self) -> None:
+        shape = len(self.evaluation.texts), self.encoder.config.hidden_size
+        self._vectors = torch.zeros(shape, device=self.device)
+
+    def validation_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
+        found = encode_texts(self.encoder, batch.texts, self.settings.pooling)
+        self._vectors[batch.places] = found
+
+    def on_validation_epoch_end(self) -> None:
+        # Each rank has filled in its own rows; the others are zero.
+        vectors = torch.as_tensor(self.trainer.strategy.reduce(self._vectors, reduce_op="sum"))
+        metrics = self.evaluation.metrics(vectors, self.settings.similarity.temperature)
+        self._vectors = torch.zeros(())
+        self.log_dict(metrics, logger=False)  # for early stopping and the best model
+        log_metrics(self.trainer, metrics)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        heads = self.encoder.config.num_attention_heads
+        optimizer = build_optimizer(self.optimizer_config, self.model.named_parameters(), heads)
+        scheduler = build_scheduler(optimizer, self.schedule)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | int | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if gradient_clip_val or self.settings.log_grad_norm:
+            self._grad_norm = clip_gradients(self, gradient_clip_val)
+
+    def _pairs(self, batch: PairBatch) -> ContrastiveLoss:
+        vectors = encode_texts(self.encoder, batch.texts, self.settings.pooling)
+        pairs = batch.num_pairs
+        queries, documents = vectors[:pairs], vectors[pairs:]
+        is_hard = torch.arange(len(documents), device=documents.device) >= pairs
+        groups = torch.zeros_like(batch.document_texts)
+        groups[:pairs] = batch.groups
+        return self._compare(
+            Anchors(queries, batch.query_texts, batch.groups, _first(pairs, queries)),
+            Candidates(documents, batch.document_texts, groups, is_hard),
+            self.settings.loss_type,
+        )
+
+    def _twice(self, batch: TwiceBatch) -> ContrastiveLoss:
+        """Unsupervised SimCSE: dropout makes two vectors of each text, which belong together."""
+        once, again = (
+            encode_texts(self.encoder, batch.texts, self.settings.pooling) for _ in range(2)
+        )
+        numbers = batch.numbers
+        return self._compare(
+            Anchors(once, numbers, numbers, _first(len(numbers), once)),
+            Candidates(again, numbers, numbers, torch.zeros_like(numbers, dtype=torch.bool)),
+            "simcse",
+        )
+
+    def _compare(self, anchors: Anchors, own: Candidates, loss_type: str) -> ContrastiveLoss:
+        candidates, first = gather_candidates(own)
+        moved = Anchors(anchors.vectors, anchors.texts, anchors.groups, anchors.own + first)
+        return LOSSES[loss_type](moved, candidates, self.settings.similarity)
+
+    def _masked(self, batch: MaskedBatch) -> Tensor:
+        model = self.model
+        assert isinstance(model, MaskedLM)
+        hidden = model.hidden(batch.inputs)  # (T, E)
+        found = masked_lm_loss(
+            hidden,
+            model.decoder_weight,
+            batch.positions,
+            batch.labels,
+            model.decoder.bias,
+            model.config.kernel_backend,
+        )
+        return found.sum / max(1, batch.num_targets)
+
+    def _untouched(self) -> Tensor | float:
+        """0 times the decoder's own weights: data parallelism wants a gradient for each."""
+        if not isinstance(self.model, MaskedLM) or self.trainer.world_size == 1:
+            return 0.0
+        inside = {id(parameter) for parameter in self.encoder.parameters()}
+        own = [one for one in self.model.parameters() if id(one) not in inside]
+        return 0.0 * sum((one.sum() for one in own), start=torch.zeros((), device=self.device))
+
+
+def _first(count: int, like: Tensor) -> Tensor:
+    return torch.arange(count, device=like.device)

@@ -1,0 +1,264 @@
+"""Pairs, tokenised once: Arrow files under ``dataset.path``, each with a manifest.
+
+::
+
+    <dataset.path>/<SOURCE>/<key>/pairs.arrow  manifest.json
+
+The key is a hash of source, tokenizer and settings, so that none is ever read under others.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b, file_digest
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+from tokenizers import Tokenizer
+
+from neobert.config.checks import ConfigError
+from neobert.config.root import Config
+from neobert.console import get_logger
+from neobert.data.cache import cache_folder, key_of, publish
+from neobert.data.tokenizer import TokenizerInfo, text_tokenizer
+from neobert.tasks.contrastive.examples import identity, read_examples
+from neobert.tasks.contrastive.packaged import Example
+from neobert.tasks.contrastive.sources import EVERYTHING, PairSource, select_sources
+
+log = get_logger(__name__)
+
+VERSION = 1
+BATCH = 1000
+PAIRS, MANIFEST = "pairs.arrow", "manifest.json"
+TRAIN, HELD_OUT, UNDECIDED = 0, 1, 2
+"""Values of the column ``split``; where it is undecided, ``dataset.validation_split`` decides."""
+
+IDS, TEXTS = pa.list_(pa.int32()), pa.int64()
+SCHEMA = pa.schema(
+    [
+        ("query", IDS),
+        ("positive", IDS),
+        ("negatives", pa.list_(IDS)),
+        # Hashes of texts: equal texts are known by them, without the texts.
+        ("query_text", TEXTS),
+        ("positive_text", TEXTS),
+        ("negative_texts", pa.list_(TEXTS)),
+        ("group", TEXTS),
+        ("split", pa.int8()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the tokens of a pair depend on, beside its texts."""
+
+    tokenizer: TokenizerInfo
+    max_length: int
+    query_prefix: str = ""
+    document_prefix: str = ""
+
+    @cached_property
+    def core(self) -> Tokenizer:
+        """The tokenizer as a function of text."""
+        return text_tokenizer(self.tokenizer.tokenizer)
+
+    def key(self) -> dict[str, object]:
+        """Part of the key and of the manifest."""
+        return {
+            "version": VERSION,
+            "tokenizer": self.tokenizer.fingerprint,
+            "max_length": self.max_length,
+            "query_prefix": self.query_prefix,
+            "document_prefix": self.document_prefix,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A source whose tokens are on disk."""
+
+    name: str
+    folder: Path
+    manifest: dict[str, object]
+
+    @property
+    def pairs(self) -> int:
+        return int(str(self.manifest["pairs"]))
+
+
+def recipe_of(config: Config, tokenizer: TokenizerInfo) -> Recipe:
+    """The recipe that the settings ask for."""
+    settings = config.contrastive
+    if config.dataset.max_seq_length <= tokenizer.wrapping:
+        length = config.dataset.max_seq_length
+        raise ConfigError([f"dataset.max_seq_length={length}: leaves no room for text"])
+    return Recipe(
+        tokenizer, config.dataset.max_seq_length, settings.query_prefix, settings.document_prefix
+    )
+
+
+def prepare_sources(config: Config, recipe: Recipe, force: bool = False) -> list[Prepared]:
+    """The sources that ``dataset.name`` selects, tokenised: what is missing is made.
+
+    With ``dataset.load_all_from_disk`` nothing is made or looked at but the tokens on disk; with
+    ``force`` they are made anew. Raises ``ConfigError`` for sources that cannot be used.
+    """
+    root = prepared_root(config)
+    sources = select_sources(config.dataset.name, config.contrastive)
+    if config.dataset.load_all_from_disk:
+        every = config.dataset.name.strip().lower() in EVERYTHING
+        return _from_disk(root, recipe, None if every else [source.name for source in sources])
+    return [_prepare(source, root, recipe, config, force) for source in sources]
+
+
+def prepared_root(config: Config) -> Path:
+    """``dataset.path``, else a folder in the cache."""
+    if config.dataset.path:
+        return Path(config.dataset.path).expanduser()
+    return cache_folder(config.dataset.cache_dir) / "pairs"
+
+
+def _prepare(
+    source: PairSource, root: Path, recipe: Recipe, config: Config, force: bool
+) -> Prepared:
+    sources_dir = config.contrastive.sources_dir
+    key = {"source": identity(source, sources_dir), **recipe.key()}
+    folder = root / source.name / key_of(key)
+
+    def make(target: Path) -> None:
+        log.info("%s: tokenising", source.name)
+        examples = read_examples(source, sources_dir, fresh=force)
+        counts = _write(target / PAIRS, examples, recipe)
+        if not counts["pairs"]:
+            raise ConfigError([f"source {source.name}: has no pair with text on both sides"])
+        manifest = {"source": source.name, **key, **counts, "sha256": _sha256(target / PAIRS)}
+        (target / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
+
+    if force and folder.is_dir():
+        _replace(folder, make)
+    publish(folder, make)
+    return _opened(source.name, folder)
+
+
+def _replace(folder: Path, make: Callable[[Path], None]) -> None:
+    """Take the old tokens away only when the new ones are complete."""
+    fresh, old = folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")
+    publish(fresh, make)
+    folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old)
+
+
+def _opened(name: str, folder: Path) -> Prepared:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    left_out = {reason: number for reason, number in manifest["left_out"].items() if number}
+    log.info(
+        "%s: %s pairs%s",
+        name,
+        f"{manifest['pairs']:,}",
+        f", left out: {left_out}" if left_out else "",
+    )
+    return Prepared(name, folder, manifest)
+
+
+def _from_disk(root: Path, recipe: Recipe, names: list[str] | None) -> list[Prepared]:
+    """What was prepared under this recipe, whatever has become of its source since."""
+    found: dict[str, Path] = {}
+    for manifest in sorted(root.glob(f"*/*/{MANIFEST}"), key=lambda path: path.stat().st_mtime):
+        said = json.loads(manifest.read_text())
+        if all(said.get(key) == value for key, value in recipe.key().items()):
+            found[said["source"]] = manifest.parent
+    wanted = sorted(found) if names is None else names
+    missing = [name for name in wanted if name not in found]
+    if missing or not wanted:
+        raise ConfigError(
+            [
+                f"dataset.load_all_from_disk: {root} has no {', '.join(missing) or 'source'} "
+                "prepared with this tokenizer, dataset.max_seq_length and prefixes; there are "
+                f"{', '.join(sorted(found)) or 'none'}. Prepare it: "
+                "python -m neobert.tools.prepare_contrastive"
+            ]
+        )
+    return [_opened(name, found[name]) for name in wanted]
+
+
+def _write(file: Path, examples: Iterator[Example], recipe: Recipe) -> dict[str, object]:
+    """Tokenise and write; return what there is and what was left out."""
+    left_out: Counter[str] = Counter()
+    pairs = tokens = negatives = 0
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+        while batch := list(islice(examples, BATCH)):
+            kept = list(_cleaned(batch, left_out))
+            table = _table(kept, recipe)
+            writer.write_batch(table)
+            pairs += len(kept)
+            negatives += sum(len(one.negatives) for one in kept)
+            tokens += sum(len(table[name].flatten()) for name in ("query", "positive"))
+    return {
+        "pairs": pairs,
+        "negatives": negatives,
+        "tokens": tokens,
+        "left_out": dict(left_out),
+    }
+
+
+def _cleaned(batch: Iterable[Example], left_out: Counter[str]) -> Iterator[Example]:
+    """Drop what teaches nothing or the wrong thing, and count it.
+
+    Pairs with an empty side; negatives that are empty, or the query or the positive itself.
+    """
+    for one in batch:
+        query, positive = one.query.strip(), one.positive.strip()
+        if not query or not positive:
+            left_out["pairs with an empty text"] += 1
+            continue
+        negatives = [text.strip() for text in one.negatives]
+        good = [text for text in negatives if text and text not in (query, positive)]
+        left_out["negatives that are empty"] += negatives.count("")
+        equal = len(negatives) - len(good) - negatives.count("")
+        left_out["negatives equal to their query or positive"] += equal
+        yield Example(query, positive, good, one.group or query, one.held_out)
+
+
+def _table(examples: list[Example], recipe: Recipe) -> pa.RecordBatch:
+    queries = encode([recipe.query_prefix + one.query for one in examples], recipe)
+    documents = [one.positive for one in examples]
+    documents += [text for one in examples for text in one.negatives]
+    encoded = encode([recipe.document_prefix + text for text in documents], recipe)
+    negatives = iter(encoded[len(examples) :])
+    columns = {
+        "query": queries,
+        "positive": encoded[: len(examples)],
+        "negatives": [[next(negatives) for _ in one.negatives] for one in examples],
+        "query_text": [text_number(one.query) for one in examples],
+        "positive_text": [text_number(one.positive) for one in examples],
+        "negative_texts": [[text_number(text) for text in one.negatives] for one in examples],
+        "group": [text_number(f"group {one.group}") for one in examples],
+        "split": [UNDECIDED if one.held_out is None else int(one.held_out) for one in examples],
+    }
+    return pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
+
+
+def encode(texts: list[str], recipe: Recipe) -> list[list[int]]:
+    """Ids of texts with the special tokens, cut to the length; prefixes are the caller's."""
+    info = recipe.tokenizer
+    opened = [] if info.start_id is None else [info.start_id]
+    closed = [] if info.end_id is None else [info.end_id]
+    room = recipe.max_length - info.wrapping
+    found = recipe.core.encode_batch(texts, add_special_tokens=False)
+    return [[*opened, *one.ids[:room], *closed] for one in found]
+
+
+def text_number(text: str) -> int:
+    """64 bits that stand for a text; in 10^11 batches of 10^4 texts, two share them by chance."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,209 @@
+"""Reading the sources: each row of the table on a row as the hub has it, and own files."""
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from neobert.config.checks import ConfigError
+from neobert.tasks.contrastive.examples import read_examples, texts_at
+from neobert.tasks.contrastive.packaged import Example, factbook_pairs
+from neobert.tasks.contrastive.sources import TABLE, own_source
+
+ROWS = {
+    "ALLNLI": {"anchor": "q", "positive": "p", "negative": "n"},
+    "AMAZONQA": {"query": "q", "pos": ["p", "p2"]},
+    "CONCURRENTQA": {
+        "question": "q",
+        "pos_paras": [{"text": "p", "title": "t"}],
+        "neg_paras": [{"text": "n", "title": "t"}, {"text": "n2", "title": "t"}],
+    },
+    "GITHUBISSUE": {"anchor": "q", "positive": "p"},
+    "GOOAQ": {"question": "q", "answer": "p", **{f"negative_{i}": f"n{i}" for i in range(1, 6)}},
+    "PAQ": {"set": ["q", "p"]},
+    "PUBMEDQA": {"anchor": "q", "positive": "p", **{f"negative_{i}": "n" for i in range(1, 21)}},
+    "QQP": {"set": {"query": "q", "pos": ["p", "p2"], "neg": ["n", "n2", "n3"]}},
+    "SENTENCECOMP": {"set": ["p", "q"]},
+    "STACKEXCHANGE": {"post1": "q", "post2": "p"},
+    "STACKOVERFLOW": {"query": "q", "positive": ["p"], "negative": ["n", "n2"]},
+    "STS12": {"sentence1": "q", "sentence2": "p", "score": 4.5},
+    "STSBENCHMARK": {"sentence1": "q", "sentence2": "p", "score": 5.0},
+    "TRIVIAQA": {"anchor": "q", "positive": "p", "negative": "n"},
+    "WIKIHOW": {"text": "q", "summary": "p"},
+}
+NEGATIVES = {
+    "ALLNLI": 1,
+    "CONCURRENTQA": 2,
+    "GOOAQ": 5,
+    "PUBMEDQA": 20,
+    "QQP": 3,
+    "STACKOVERFLOW": 2,
+    "TRIVIAQA": 1,
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.proves("contrastive.sources_dir")
+def test_a_local_copy_of_a_source_gives_its_pairs_and_negatives(name: str, tmp_path: Path):
+    pq.write_table(pa.Table.from_pylist([ROWS[name]] * 2), tmp_path / f"{name}.parquet")
+    found = list(read_examples(TABLE[name], str(tmp_path)))
+    assert [(one.query, one.positive) for one in found] == [("q", "p")] * 2
+    assert [len(one.negatives) for one in found] == [NEGATIVES.get(name, 0)] * 2
+    assert all(text.startswith("n") for text in found[0].negatives)
+
+
+@pytest.mark.parametrize("name", ["FEVER", "MSMARCO"])
+def test_joined_tables_give_the_pairs_that_are_judged_relevant(name: str, tmp_path: Path):
+    folder = tmp_path / name
+    folder.mkdir()
+    tables = {
+        "queries": [{"_id": "1", "text": "q1"}, {"_id": "2", "text": "q2"}],
+        "corpus": [{"_id": "a", "title": "t", "text": "da"}, {"_id": "b", "text": "db"}],
+        "qrels": [
+            {"query-id": "1", "corpus-id": "a", "score": 1},
+            {"query-id": "2", "corpus-id": "a", "score": 0},
+            {"query-id": "2", "corpus-id": "b", "score": 1.0},
+        ],
+    }
+    for table, rows in tables.items():
+        (folder / f"{table}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    found = [(one.query, one.positive) for one in read_examples(TABLE[name], str(tmp_path))]
+    assert found == [("q1", "da"), ("q2", "db")]
+
+
+def test_scored_pairs_count_only_above_the_score(tmp_path: Path):
+    rows = [{**ROWS["STS12"], "score": score} for score in (4.0, 4.2, 1.0)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "STS12.parquet")
+    assert len(list(read_examples(TABLE["STS12"], str(tmp_path)))) == 1
+
+
+def test_the_hub_is_asked_for_configuration_and_split(tmp_path: Path, monkeypatch):
+    # A folder with the id as its path is what `datasets` reads instead of the hub.
+    folder = tmp_path / "sentence-transformers/all-nli"
+    for part, word in (("triplet", "right"), ("pair", "wrong")):
+        (folder / part).mkdir(parents=True)
+        row = {"anchor": word, "positive": "p", "negative": "n"}
+        pq.write_table(pa.Table.from_pylist([row]), folder / part / "train-0.parquet")
+    configs = [
+        {"config_name": part, "data_files": [{"split": "train", "path": f"{part}/train-*"}]}
+        for part in ("triplet", "pair")
+    ]
+    (folder / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    assert list(read_examples(TABLE["ALLNLI"])) == [Example("right", "p", ["n"])]
+
+
+def test_a_hub_that_cannot_be_reached_is_one_clear_error():
+    with pytest.raises(ConfigError, match=r"wikihow \(default, train\) could not be loaded"):
+        list(read_examples(TABLE["WIKIHOW"]))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
+def test_own_pairs_come_from_any_format(suffix: str, tmp_path: Path):
+    rows = [{"a": "one", "b": "two", "c": "three"}, {"a": "x", "b": "y", "c": "z"}]
+    file = tmp_path / f"mine{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    elif suffix in (".csv", ".tsv"):
+        with file.open("w", newline="") as lines:
+            writer = csv.DictWriter(lines, "abc", delimiter="," if suffix == ".csv" else "\t")
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        file.write_text(json.dumps(rows) if suffix == ".json" else "\n".join(map(json.dumps, rows)))
+    own = {"path": str(file), "query": "a", "positive": "b", "negatives": "c"}
+    found = list(read_examples(own_source("mine", own)))
+    assert found == [Example("one", "two", ["three"]), Example("x", "y", ["z"])]
+
+
+def test_labelled_data_pairs_each_text_with_another_of_its_label(tmp_path: Path):
+    labels = {
+        "rain": "weather",
+        "snow": "weather",
+        "wind": "weather",
+        "cat": "animal",
+        "dog": "animal",
+    }
+    rows = [{"s": text, "l": label} for text, label in {**labels, "alone": "single"}.items()]
+    file = tmp_path / "labels.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    own = own_source("mine", {"path": str(file), "text": "s", "label": "l"})
+    found = {one.query: one for one in read_examples(own)}
+    assert set(found) == set(labels)  # "alone" has no other text of its label
+    for text, one in found.items():
+        assert one.positive != text
+        assert labels[one.positive] == labels[text]
+        assert one.group == f"mine {labels[text]}"
+
+
+def test_a_source_without_the_needed_columns_is_one_clear_error(tmp_path: Path):
+    (tmp_path / "ALLNLI.jsonl").write_text('{"anchor": "q", "pos": "p"}')
+    message = "source ALLNLI: lacks the column positive, negative; it has anchor, pos"
+    with pytest.raises(ConfigError, match=message):
+        list(read_examples(TABLE["ALLNLI"], str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": "q", "b"', "cannot be read"),
+        ('["a", "b"]\n', "cannot be read|lacks"),
+        (None, "exist"),
+    ],
+)
+def test_a_damaged_or_missing_file_is_one_clear_error(content, message, tmp_path: Path):
+    file = tmp_path / "mine.jsonl"
+    if content is not None:
+        file.write_text(content)
+    own = own_source("mine", {"path": str(file), "query": "a", "positive": "b"})
+    with pytest.raises(ConfigError, match=message):
+        list(read_examples(own))
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("a", ["x"]),
+        ("b[1]", ["z"]),
+        ("b[]", ["y", "z"]),
+        ("b[7]", []),
+        ("c.d[].e", ["1", "", "3"]),
+        ("missing|a", ["x"]),
+        ("a.b", []),
+    ],
+)
+def test_paths_lead_into_rows(path, found):
+    row = {"a": "x", "b": ["y", "z"], "c": {"d": [{"e": "1"}, {"e": None}, {"e": "3"}]}}
+    assert texts_at(row, path) == found
+
+
+def test_factbook_pairs_ask_for_a_field_of_a_country():
+    found = {one.query: one for one in factbook_pairs()}
+    assert len(found) > 20_000
+    climate = found["Climate of Croatia"]
+    assert "continental" in climate.positive
+    assert 500 < sum(bool(one.held_out) for one in found.values()) < 3000
+
+
+WORDNET = """\
+  1 This software and database is being provided to you
+00001740 03 n 01 entity 0 001 ~ 00001930 n 0000 | that which is perceived; "a being"; "an entity"
+00002098 00 a 02 unable(p) 0 not_able 0 001 = 05200169 n 0101 | lacking the means
+"""
+
+
+@pytest.mark.proves("contrastive.sources_dir")
+def test_wordnet_pairs_the_words_of_a_synset_with_its_definition(tmp_path: Path):
+    folder = tmp_path / "WORDNET"
+    folder.mkdir()
+    for part in ("noun", "verb", "adj", "adv"):
+        (folder / f"data.{part}").write_text(WORDNET if part == "noun" else "")
+    assert list(read_examples(TABLE["WORDNET"], str(tmp_path))) == [
+        Example("entity", "that which is perceived"),
+        Example("unable, not able", "lacking the means"),
+    ]
