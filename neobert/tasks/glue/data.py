@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+import datasets
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningDataModule
@@ -51,6 +52,7 @@ class GlueDataModule(LightningDataModule):
         if self._ready:
             return
         config = self.config
+        datasets.disable_progress_bars()
         cache = cache_folder(config.dataset.cache_dir)
         row = task_of(config.glue, config.dataset.name, config.dataset.config)
         splits = open_splits(row, config.glue.task_name, config.dataset, cache, config.seed)

@@ -35,7 +35,9 @@ class Encoder:
         """Ids and segments of the rows. Pairs that are too long lose from their longer text."""
         texts = [rows[column] for column in self.columns]
         pairs = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
-        found = Tokenizer.from_str(self.core).encode_batch(pairs)
+        core = Tokenizer.from_str(self.core)
+        core.encode_special_tokens = True  # "[SEP]" in a text is text; not part of the JSON
+        found = core.encode_batch(pairs)
         return {IDS: [one.ids for one in found], TYPES: [one.type_ids for one in found]}
 
 

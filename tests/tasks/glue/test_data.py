@@ -1,0 +1,138 @@
+"""Which examples a step takes: each once per epoch, whatever the batch, the ranks, the restart."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from neobert.config.checks import ConfigError
+from neobert.data.loader import Order, Share
+from neobert.tasks.glue.batch import Examples, Layout
+from neobert.tasks.glue.data import EvaluationBatches, GlueDataModule, GlueLoader, TrainingBatches
+from tests.tasks.glue.conftest import Settings, sentences, write_rows
+
+LAYOUT = Layout(packed=True, regression=False, pad_token_id=0)
+
+
+def examples(count: int) -> Examples:
+    return Examples(
+        ids=np.full(count, 7, np.int32),
+        types=np.zeros(count, np.int8),
+        bounds=np.arange(count + 1),
+        labels=np.zeros(count),
+        names=np.arange(count),
+    )
+
+
+def loader(count: int, share: Share, steps: int, seed: int = 0) -> GlueLoader:
+    order = Order(count, seed, share.rows_per_step, whole_steps=False)
+    return GlueLoader(TrainingBatches(examples(count), LAYOUT, order, share), steps, 0)
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation", "ranks"), [(4, 1, 1), (3, 2, 1), (2, 2, 3)])
+def test_an_epoch_has_every_example_once(batch_size: int, accumulation: int, ranks: int) -> None:
+    count = 29
+    steps = -(-count // (batch_size * accumulation * ranks))
+    seen: Counter[int] = Counter()
+    in_step: Counter[int] = Counter()
+    for rank in range(ranks):
+        share = Share(batch_size, accumulation, rank, ranks)
+        for number, batch in enumerate(loader(count, share, 2 * steps)):
+            seen.update(batch.rows.tolist())
+            in_step[number // accumulation] += batch.num_examples
+            assert batch.num_examples_in_step == min(
+                share.rows_per_step, count - number // accumulation % steps * share.rows_per_step
+            )
+    assert seen == {row: 2 for row in range(count)}
+    assert sum(in_step.values()) == 2 * count
+
+
+def test_the_seed_and_the_epoch_decide_the_order() -> None:
+    share = Share(29, 1)
+    first, second = (batch.rows.tolist() for batch in loader(29, share, 2))
+    (other,) = (batch.rows.tolist() for batch in loader(29, share, 1, seed=1))
+    assert first != second
+    assert first != other
+    assert sorted(first) == sorted(second) == sorted(other)
+
+
+def test_a_loader_goes_on_where_it_was() -> None:
+    whole = [batch.rows.tolist() for batch in loader(29, Share(4, 1), 12)]
+    begun = loader(29, Share(4, 1), 12)
+    iterator = iter(begun)
+    for _ in range(5):
+        next(iterator)
+    resumed = loader(29, Share(4, 1), 12)
+    resumed.load_state_dict(begun.state_dict())
+    assert [batch.rows.tolist() for batch in resumed] == whole[5:]
+
+
+@pytest.mark.parametrize("size", [4, 7, 100])
+def test_evaluation_counts_each_example_once(size: int) -> None:
+    batches = EvaluationBatches(examples(10), LAYOUT, size)
+    rows = [row for number in range(len(batches) + 2) for row in batches[number].rows.tolist()]
+    assert rows == list(range(10))
+
+
+@pytest.mark.usefixtures("sst2")
+@pytest.mark.parametrize(
+    ("words", "steps_per_epoch", "total"),
+    [
+        (["trainer.per_device_train_batch_size=12"], 8, 24),
+        (
+            ["trainer.per_device_train_batch_size=12", "trainer.gradient_accumulation_steps=2"],
+            4,
+            12,
+        ),
+        (["trainer.max_steps=11"], 6, 11),
+        (["trainer.num_train_epochs=5"], 6, 30),
+    ],
+)
+@pytest.mark.proves(
+    "trainer.max_steps", "trainer.num_train_epochs", "trainer.gradient_accumulation_steps"
+)
+def test_epochs_become_steps(
+    settings: Settings,
+    tokenizer: PreTrainedTokenizerFast,
+    words: list[str],
+    steps_per_epoch: int,
+    total: int,
+) -> None:
+    data = GlueDataModule(settings(*words), tokenizer, packed=True)
+    data.setup()
+    assert (data.steps_per_epoch, data.total_steps) == (steps_per_epoch, total)
+
+
+@pytest.mark.usefixtures("sst2")
+@pytest.mark.proves("trainer.eval_max_batches", "trainer.per_device_eval_batch_size")
+def test_evaluation_can_be_bounded(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> None:
+    words = ["trainer.per_device_eval_batch_size=8", "trainer.eval_max_batches=3"]
+    data = GlueDataModule(settings(*words), tokenizer, packed=True)
+    data.setup()
+    (batches,) = data.val_dataloader()
+    assert [batch.num_examples for batch in batches] == [8, 8, 8]
+    assert [len(part) for part in data.predict_dataloader()] == [5, 2]
+
+
+@pytest.mark.usefixtures("sst2")
+@pytest.mark.proves("glue.num_workers")
+def test_workers_change_nothing(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> None:
+    found = []
+    for number in (0, 1):
+        data = GlueDataModule(settings(f"glue.num_workers={number}"), tokenizer, packed=True)
+        data.setup()
+        loader = data.train_dataloader()
+        assert loader.workers == number
+        found.append([batch.rows.tolist() for batch in loader])
+    assert found[0] == found[1]
+
+
+def test_a_wrong_file_is_an_error_before_anything_is_trained(
+    settings: Settings, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "data/sst2/train.jsonl", sentences(8))
+    write_rows(tmp_path / "data/sst2/validation.jsonl", [{"text": "good", "label": 1}])
+    with pytest.raises(ConfigError, match="validation has no column sentence"):
+        GlueDataModule(settings(), tokenizer, packed=True).setup()

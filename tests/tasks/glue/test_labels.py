@@ -1,0 +1,108 @@
+"""Labels become numbers, or one error says all that is wrong with them."""
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from neobert.config.checks import ConfigError
+from neobert.tasks.glue.labels import label_splits
+from neobert.tasks.glue.source import Splits
+from neobert.tasks.glue.tasks import TASKS, GlueTask
+
+OWN = GlueTask(texts=("text",))
+NUMBERS = GlueTask(texts=("text",), regression=True, metrics=("pearson",))
+
+
+def part(labels: list[object], text: object = "words") -> Dataset:
+    return Dataset.from_dict({"text": [text] * len(labels), "label": labels})
+
+
+def splits(train: Dataset, validation: Dataset, test: Dataset | None = None) -> Splits:
+    return Splits("here", train, {"": validation}, {} if test is None else {"test": test})
+
+
+def test_names_become_classes_in_their_order() -> None:
+    found = label_splits(OWN, splits(part(["sea", "land", "sea"]), part(["land"])))
+    assert found.task.labels == ("land", "sea")
+    assert found.train.labels.tolist() == [1, 0, 1]
+    assert found.validation[""].labels.tolist() == [0]
+    assert found.num_labels == 2
+
+
+def test_numbers_are_classes_from_zero() -> None:
+    found = label_splits(OWN, splits(part([0, 2, 1]), part([2])))
+    assert found.task.labels == ("0", "1", "2")
+
+
+def test_a_class_label_names_its_classes() -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
+    found = label_splits(OWN, splits(rows, rows))
+    assert found.task.labels == ("no", "yes")
+    assert found.train.labels.tolist() == [1, 0]
+
+
+def test_a_regression_has_one_score() -> None:
+    found = label_splits(NUMBERS, splits(part([0.5, -3.0]), part([2.0])))
+    assert found.num_labels == 1
+    assert found.train.labels.tolist() == [0.5, -3.0]
+
+
+def test_examples_without_agreement_are_dropped_and_classes_mapped() -> None:
+    def pairs(labels: list[int]) -> Dataset:
+        texts = ["a"] * len(labels)
+        return Dataset.from_dict({"premise": texts, "hypothesis": texts, "label": labels})
+
+    snli = label_splits(TASKS["snli"], splits(pairs([0, -1, 2, 1]), pairs([-1, 1])))
+    assert snli.train.labels.tolist() == [0, 2, 1]
+    assert len(snli.validation[""].data) == 1
+    allnli = label_splits(TASKS["allnli"], splits(pairs([0, 1, 2]), pairs([2])))
+    assert allnli.train.labels.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(("labels", "known"), [([-1, -1], False), ([1, 0], True)])
+def test_a_test_set_may_have_labels_or_none(labels: list[int], known: bool) -> None:
+    found = label_splits(OWN, splits(part([0, 1]), part([1]), part(labels)))
+    assert np.isnan(found.test["test"].labels).all() == (not known)
+
+
+WRONG = [
+    # task, train, validation, what is said
+    (OWN, part([]), part([0]), "train is empty"),
+    (OWN, part([0, 1]), part([]), "validation is empty"),
+    (OWN, part([0, 1]).remove_columns("label"), part([0]), "train has no column label"),
+    (OWN, part([0, 1]).rename_column("text", "body"), part([0]), "columns are body, label"),
+    (OWN, part([0, 1], text=None), part([0]), "train: text is no text in rows 0, 1"),
+    (OWN, part([0, 1], text=3), part([0]), "text is no text"),
+    (OWN, part([0, 1, -1]), part([0]), "row 2 have -1"),
+    (OWN, part([0.0, 1.0, float("nan")]), part([0.0]), "row 2 have nan"),
+    (OWN, part([0.0, 0.5, 1.0]), part([0.0]), "row 1 have 0.5"),
+    (OWN, part(["a", "b", None]), part(["a"]), "row 2 have None"),
+    (OWN, part([0, 2]), part([2]), "train has no example of 1 of the 3 classes: 1"),
+    (OWN, part(["a", "b"]), part(["c"]), "train has no example of 1 of the 3 classes: c"),
+    (OWN, part([0, 0]), part([0]), "train has one class only"),
+    (NUMBERS, part([1.0, float("nan")]), part([1.0]), "labels must be numbers, but row 1 have nan"),
+    (NUMBERS, part(["a", "1"]), part([1.0]), "row 0 have 'a'"),
+]
+
+
+@pytest.mark.parametrize(("task", "train", "validation", "said"), WRONG)
+def test_wrong_data_is_one_clear_error(
+    task: GlueTask, train: Dataset, validation: Dataset, said: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        label_splits(task, splits(train, validation))
+    assert said in str(error.value)
+    assert str(error.value).startswith("here: ")
+
+
+def test_a_label_outside_the_tasks_range_is_told() -> None:
+    def pairs(labels: list[float]) -> Dataset:
+        texts = ["a"] * len(labels)
+        return Dataset.from_dict({"sentence1": texts, "sentence2": texts, "label": labels})
+
+    with pytest.raises(ConfigError, match=r"numbers from 0 to 5, but row 1 have 5.5"):
+        label_splits(TASKS["stsb"], splits(pairs([1.0, 5.5]), pairs([2.0])))
+    words = Dataset.from_dict({"sentence": ["a", "b"], "label": [0, 2]})
+    with pytest.raises(ConfigError, match=r"0 to 1 \(negative, positive\), but row 1 have 2"):
+        label_splits(TASKS["sst2"], splits(words, words))
