@@ -6,6 +6,8 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
+from torch.nn import Module
 
 from neobert.config.root import Config
 from neobert.config.store import to_plain
@@ -37,6 +39,7 @@ class WandbMetrics(WandbLogger):
             config=_without_empty(to_plain(config)),
         )
         self.interval = settings.log_interval
+        self.histograms = settings.watch
         self._keep_id(run)
 
     @rank_zero_only
@@ -45,6 +48,17 @@ class WandbMetrics(WandbLogger):
             metrics = {key: value for key, value in metrics.items() if not key.startswith(TRAIN)}
         if metrics:
             super().log_metrics(dict(metrics), step)
+
+    @rank_zero_only
+    def log_graph(self, model: Module, input_array: Tensor | None = None) -> None:
+        """``wandb.watch``: histograms of gradients or weights. Lightning calls this once."""
+        match self.histograms:
+            case None | "off":
+                return
+            case "gradients" | "all" as kind:
+                self.watch(model, log=kind, log_freq=self.interval, log_graph=False)
+            case _:  # parameters, also spelled weights
+                self.watch(model, log="parameters", log_freq=self.interval, log_graph=False)
 
     @rank_zero_only
     def _keep_id(self, run: RunFolder) -> None:
