@@ -4,6 +4,7 @@ A folder's name is a hash of everything its content depends on, so a stale one i
 settings have another name. Several processes may want the same folder at once; one makes it.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from neobert.config.checks import ConfigError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cache_folder(cache_dir: str | None) -> Path:
@@ -43,13 +46,33 @@ def publish(folder: Path, make: Callable[[Path], None]) -> None:
         with FileLock(f"{folder}.lock"):
             if not folder.is_dir():
                 _make(folder, make)
-    except OSError as error:
-        raise ConfigError(
-            [
-                f"{folder} could not be written ({error.strerror or error}); "
-                "make room, or set dataset.cache_dir to a folder with room"
-            ]
-        ) from error
+    except Exception as error:
+        if isinstance(error, OSError) or no_room(error):
+            raise cache_is_full(error, folder) from error
+        raise
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The error that the others came from."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return error
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether a full disk is at the root of ``error``."""
+    cause = root_cause(error)
+    return isinstance(cause, OSError) and cause.errno in NO_ROOM
+
+
+def cache_is_full(error: BaseException, folder: Path | str = "the cache") -> ConfigError:
+    """What to do about :func:`no_room`."""
+    return ConfigError(
+        [
+            f"{folder} could not be written ({root_cause(error)}); make room, or set "
+            "dataset.cache_dir to a folder with room"
+        ]
+    )
 
 
 def _make(folder: Path, make: Callable[[Path], None]) -> None:

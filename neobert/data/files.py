@@ -1,7 +1,6 @@
 """Local files of text: which they are, how they are read, and which of them is damaged."""
 
 import csv
-import errno
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pyarrow import parquet
 
 from neobert.config.checks import ConfigError
 from neobert.console import get_logger
+from neobert.data.cache import cache_is_full, no_room, root_cause
 
 log = get_logger(__name__)
 
@@ -26,7 +26,6 @@ FORMATS = {
     ".text": "text",
 }
 COMPRESSED = (".gz", ".xz", ".zst", ".bz2")
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,29 +97,6 @@ def find_files(path: Path) -> LocalFiles:
     for one in empty:
         log.warning("%s is empty and left out", one)
     return LocalFiles(path, kind, [one for one in chosen if one not in empty])
-
-
-def root_cause(error: BaseException) -> BaseException:
-    """The error that the others came from."""
-    while (before := error.__cause__ or error.__context__) is not None:
-        error = before
-    return error
-
-
-def no_room(error: BaseException) -> bool:
-    """Whether a full disk is at the root of ``error``."""
-    cause = root_cause(error)
-    return isinstance(cause, OSError) and cause.errno in NO_ROOM
-
-
-def cache_is_full(error: BaseException) -> ConfigError:
-    """What to do about :func:`no_room`."""
-    return ConfigError(
-        [
-            f"the cache could not be written ({root_cause(error)}); make room, or set "
-            "dataset.cache_dir to a folder with room"
-        ]
-    )
 
 
 def _format(file: Path) -> tuple[str, str | None]:

@@ -6,6 +6,7 @@ it runs only under ``dataset.trust_remote_code=true``.
 
 import importlib.util
 import inspect
+import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def _builder_class(script: Path) -> type[DatasetBuilder]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where datasets looks for the builder's module
     spec.loader.exec_module(module)
     found = [
         one

@@ -5,6 +5,7 @@ decides is the object that the loading gave, not ``dataset.streaming``: a ``save
 indexed whatever the key says.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -17,8 +18,9 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.console import get_logger
+from neobert.data.cache import cache_is_full, no_room, root_cause
 from neobert.data.corpora import corpus_key, is_packaged, read_corpus
-from neobert.data.files import cache_is_full, find_files, no_room, root_cause
+from neobert.data.files import find_files
 from neobert.data.own_code import loading_code, run_loading_code
 from neobert.data.splits import split_data
 
@@ -58,9 +60,11 @@ class Documents:
 
     def ids(self) -> Iterator[Sequence[int]]:
         """The documents as ids, where they are that already."""
-        for value in self._values():
-            assert self.tokenized
-            yield value if isinstance(value, Sequence) else ()
+        for row, value in enumerate(self._values()):
+            if isinstance(value, str) or not isinstance(value, Sequence):
+                kind = type(value).__name__
+                raise ConfigError([f"{self.name}: row {row} is no list of ids but {kind}"])
+            yield value
 
     def head(self, count: int | None) -> "Documents":
         """The first ``count`` documents; ``None``: all."""
@@ -104,11 +108,16 @@ def open_source(config: DatasetConfig, cache: Path, seed: int) -> Source:
     Raises ``ConfigError`` where there is nothing, no text column, or no such split.
     """
     datasets.disable_progress_bars()
+    logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # says it again
     if not config.path and is_packaged(config.name):
         return _packaged(config, seed)
     loaded, origin, explain = _load(config, cache)
     train, evaluation = split_data(_parts(loaded), config, origin, seed)
-    column = _column(train, config.text_column, origin)
+    try:
+        columns = train.column_names or list(next(iter(train), {}))
+    except Exception as error:  # the first document of a stream is read here
+        raise explain(error) from error
+    column = _column(columns, config.text_column, origin)
     asked: dict[str, object] = {
         "source": origin,
         "column": column,
@@ -232,11 +241,8 @@ def _plain_error(error: BaseException) -> ConfigError:
     return ConfigError([f"dataset: reading failed ({type(error).__name__}: {root_cause(error)})"])
 
 
-def _column(data: Data, wanted: str | None, origin: str) -> str:
+def _column(columns: list[str], wanted: str | None, origin: str) -> str:
     """Column of the documents: the one asked for, ids if there are any, else the text."""
-    columns = data.column_names
-    if columns is None:
-        columns = list(next(iter(data), {}))
     if wanted is not None:
         if wanted not in columns:
             raise ConfigError(

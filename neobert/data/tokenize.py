@@ -68,6 +68,7 @@ def tokenized(texts: Iterable[str], info: TokenizerInfo, num_proc: int) -> Itera
             yield encode(core, batch)
         return
     # Started afresh, not forked: a fork of a process with threads can hang.
+    log.debug("tokenising in %d processes", num_proc)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_proc, context, start, (core.to_str(),)) as pool:
         running: deque[Future[Encoded]] = deque()

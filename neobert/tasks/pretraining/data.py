@@ -36,6 +36,7 @@ from neobert.data.stream import StreamBatches, StreamLoader, StreamRows
 from neobert.data.tokenize import token_store
 from neobert.data.tokenizer import TokenizerInfo, load_tokenizer
 from neobert.tasks.pretraining.data_report import describe_plan
+from neobert.training.strategy import num_devices
 
 log = get_logger(__name__)
 
@@ -356,11 +357,8 @@ def _planned_ranks(config: Config) -> int:
     """Processes that the settings ask for, before they have found each other."""
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
-    devices = config.trainer.devices
-    if devices == "auto":
-        on_cuda = torch.cuda.is_available() and not config.trainer.use_cpu
-        devices = torch.cuda.device_count() if on_cuda else 1
-    return int(devices) * config.trainer.num_nodes
+    on_cuda = torch.cuda.is_available() and not config.trainer.use_cpu
+    return num_devices(config.trainer.devices, on_cuda) * config.trainer.num_nodes
 
 
 def _span(text: str) -> range:

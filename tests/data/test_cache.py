@@ -1,0 +1,81 @@
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neobert.config.checks import ConfigError
+from neobert.data.cache import cache_folder, publish
+
+
+@pytest.mark.proves("dataset.cache_dir")
+def test_the_key_wins_over_the_variable_and_that_over_the_users_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    monkeypatch.delenv("NEOBERT_CACHE", raising=False)
+    assert cache_folder(None) == Path("/xdg/neobert")
+    monkeypatch.setenv("NEOBERT_CACHE", "/variable")
+    assert cache_folder(None) == Path("/variable")
+    assert cache_folder("/key") == Path("/key")
+
+
+def test_a_folder_appears_only_when_complete(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+
+    def fail(target: Path) -> None:
+        (target / "half").write_text("half")
+        raise ValueError("stopped")
+
+    with pytest.raises(ValueError, match="stopped"):
+        publish(folder, fail)
+    assert not folder.exists()
+    publish(folder, lambda target: (target / "whole").write_text("all"))
+    publish(folder, fail)  # is there, so nothing is made
+    assert [file.name for file in folder.iterdir()] == ["whole"]
+
+
+def test_what_a_killed_process_left_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "made.tmp").mkdir()
+    (tmp_path / "made.tmp" / "half").write_text("half")
+    publish(tmp_path / "made", lambda target: (target / "whole").write_text("all"))
+    assert [file.name for file in (tmp_path / "made").iterdir()] == ["whole"]
+
+
+def test_a_full_disk_is_told_with_the_key_to_change_and_leaves_nothing(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(ConfigError, match=r"could not be written.*dataset\.cache_dir"):
+            publish(tmp_path / "made", lambda target: np.save(target / "x.npy", np.zeros(10_000)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, previous)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+TWO_RUNS = """
+import sys, time
+from pathlib import Path
+from neobert.data.cache import publish
+
+def make(target):
+    with open(Path(sys.argv[1]) / "log", "a") as log:
+        log.write("made\\n")
+    time.sleep(0.5)
+    (target / "whole").write_text("all")
+
+publish(Path(sys.argv[1]) / "made", make)
+assert (Path(sys.argv[1]) / "made" / "whole").read_text() == "all"
+"""
+
+
+def test_two_runs_with_one_cache_make_a_folder_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TWO_RUNS, str(tmp_path)]
+    runs = [subprocess.Popen(command) for _ in range(2)]
+    assert [run.wait(timeout=60) for run in runs] == [0, 0]
+    assert (tmp_path / "log").read_text() == "made\n"

@@ -1,0 +1,168 @@
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from neobert.config.checks import ConfigError
+from neobert.config.dataset import DatasetConfig
+from neobert.data.sources import Source, open_source
+
+
+def opened(path: object, cache: Path, **settings: object) -> Source:
+    return open_source(DatasetConfig(path=str(path), **settings), cache, seed=0)
+
+
+def trained_on(source: Source) -> list[str]:
+    return list(source.train.texts())
+
+
+def held_out(source: Source) -> list[str]:
+    assert source.evaluation is not None
+    return list(source.evaluation.texts())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten numbered lines."""
+    path = tmp_path / "data"
+    path.mkdir()
+    (path / "lines.txt").write_text("".join(f"line {n}\n" for n in range(10)))
+    return path
+
+
+def numbers(*wanted: int) -> list[str]:
+    return [f"line {number}" for number in wanted]
+
+
+@pytest.mark.proves("dataset.streaming")
+def test_a_file_is_a_stream_only_where_asked(folder: Path, tmp_path: Path) -> None:
+    assert opened(folder, tmp_path, streaming=True).stream is not None
+    assert opened(folder, tmp_path, streaming=False).stream is None
+
+
+def test_a_save_to_disk_folder_is_indexed_whatever_the_key_says(tmp_path: Path) -> None:
+    Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(str(tmp_path / "saved"))
+    source = opened(tmp_path / "saved", tmp_path, streaming=True)
+    assert source.stream is None
+    assert trained_on(source) == ["a", "b"]
+
+
+@pytest.mark.proves("dataset.train_split", "dataset.eval_split")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_splits_may_be_slices(folder: Path, tmp_path: Path, streaming: bool) -> None:
+    source = opened(
+        folder,
+        tmp_path,
+        streaming=streaming,
+        train_split="train[2:5]",
+        eval_split="train[8:]",
+    )
+    assert trained_on(source) == numbers(2, 3, 4)
+    assert held_out(source) == numbers(8, 9)
+
+
+def test_slices_by_percent_need_a_length(folder: Path, tmp_path: Path) -> None:
+    source = opened(folder, tmp_path, streaming=False, train_split="train[:30%]")
+    assert trained_on(source) == numbers(0, 1, 2)
+    with pytest.raises(ConfigError, match=r"dataset\.train_split=.*percent slicing"):
+        opened(folder, tmp_path, streaming=True, train_split="train[:30%]")
+
+
+def test_an_unknown_split_is_named_with_those_that_are_there(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"dataset\.eval_split=dev: .* has the splits train"):
+        opened(folder, tmp_path, streaming=False, eval_split="dev")
+
+
+@pytest.mark.proves("dataset.validation_split")
+def test_a_fraction_is_held_out_and_trained_on_by_nobody(folder: Path, tmp_path: Path) -> None:
+    source = opened(folder, tmp_path, streaming=False, validation_split=0.3)
+    assert len(held_out(source)) == 3
+    assert sorted(held_out(source) + trained_on(source)) == numbers(*range(10))
+
+
+@pytest.mark.proves("dataset.eval_samples")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_eval_samples_come_from_the_head_and_are_not_trained_on(
+    folder: Path, tmp_path: Path, streaming: bool
+) -> None:
+    source = opened(folder, tmp_path, streaming=streaming, eval_samples=3)
+    assert held_out(source) == numbers(0, 1, 2)
+    assert trained_on(source) == numbers(3, 4, 5, 6, 7, 8, 9)
+
+
+def test_one_document_is_always_left_to_train_on(folder: Path, tmp_path: Path) -> None:
+    source = opened(folder, tmp_path, streaming=False, eval_samples=50)
+    assert trained_on(source) == numbers(9)
+
+
+def test_files_called_validation_are_held_out(folder: Path, tmp_path: Path) -> None:
+    (folder / "validation.txt").write_text("kept apart\nand this\n")
+    source = opened(folder, tmp_path, streaming=False, validation_split=0.5, eval_samples=1)
+    assert held_out(source) == ["kept apart"]
+    assert trained_on(source) == numbers(*range(10))
+
+
+@pytest.mark.proves("dataset.text_column")
+def test_the_text_column_is_the_named_one_or_the_first_known(tmp_path: Path) -> None:
+    rows = {"content": ["c"], "sentence": ["s"], "body": ["b"]}
+    DatasetDict({"train": Dataset.from_dict(rows)}).save_to_disk(str(tmp_path / "saved"))
+    assert trained_on(opened(tmp_path / "saved", tmp_path)) == ["s"]
+    assert trained_on(opened(tmp_path / "saved", tmp_path, text_column="body")) == ["b"]
+    with pytest.raises(ConfigError, match=r"dataset\.text_column=words: .*content, sentence, body"):
+        opened(tmp_path / "saved", tmp_path, text_column="words")
+
+
+def test_a_damaged_save_to_disk_folder_is_named(tmp_path: Path) -> None:
+    Dataset.from_dict({"text": ["a"]}).save_to_disk(str(tmp_path / "saved"))
+    (tmp_path / "saved" / "data-00000-of-00001.arrow").write_bytes(b"nothing")
+    with pytest.raises(ConfigError, match=r"saved: this save_to_disk folder is damaged"):
+        opened(tmp_path / "saved", tmp_path)
+
+
+@pytest.mark.proves("dataset.name")
+def test_a_packaged_corpus_needs_no_network_and_may_be_sliced(tmp_path: Path) -> None:
+    whole = open_source(DatasetConfig(name="factbook"), tmp_path, seed=0)  # reads nothing yet
+    slices = DatasetConfig(name="factbook", train_split="train[5:7]", eval_split="train[:1]")
+    part = open_source(slices, tmp_path, seed=0)
+    assert len(trained_on(part)) == 2
+    assert held_out(part)[0].startswith("Algeria. Background: ")
+    assert whole.train.key != part.train.key
+
+
+def test_what_the_hub_does_not_give_is_told_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"dataset\.name=nobody/nothing could not be loaded"):
+        open_source(DatasetConfig(name="nobody/nothing"), tmp_path, seed=0)
+
+
+SCRIPT = """
+import datasets
+
+class Numbers(datasets.GeneratorBasedBuilder):
+    BUILDER_CONFIGS = [datasets.BuilderConfig(name=name) for name in ("few", "many")]
+    DEFAULT_CONFIG_NAME = "few"
+
+    def _info(self):
+        return datasets.DatasetInfo(features=datasets.Features({"text": datasets.Value("string")}))
+
+    def _split_generators(self, dl_manager):
+        return [datasets.SplitGenerator(name="train", gen_kwargs={"count": 2})]
+
+    def _generate_examples(self, count):
+        for number in range(count if self.config.name == "few" else 10 * count):
+            yield number, {"text": f"number {number}"}
+"""
+
+
+@pytest.mark.proves("dataset.trust_remote_code", "dataset.config")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_loading_code_runs_only_when_trusted(tmp_path: Path, streaming: bool) -> None:
+    folder = tmp_path / "numbers"
+    folder.mkdir()
+    (folder / "numbers.py").write_text(SCRIPT)
+    settings = {"streaming": streaming}
+    with pytest.raises(ConfigError, match=r"numbers\.py.*dataset\.trust_remote_code=true"):
+        opened(folder, tmp_path / "cache", **settings)
+    trusted = {**settings, "trust_remote_code": True}
+    assert trained_on(opened(folder, tmp_path / "cache", **trusted)) == ["number 0", "number 1"]
+    many = opened(folder, tmp_path / "cache", config="many", **trusted)
+    assert len(trained_on(many)) == 20

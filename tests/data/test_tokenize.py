@@ -1,0 +1,80 @@
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neobert.config.checks import ConfigError
+from neobert.data import tokenize
+from neobert.data.sources import Documents
+from neobert.data.tokenize import checked_ids, token_store, tokenized
+from neobert.data.tokenizer import TokenizerInfo
+
+
+def documents(values: Iterable[object], tokenized: bool = False) -> Documents:
+    kept = list(values)
+    return Documents("mine", {"mine": 1}, lambda: kept, lambda e: ConfigError([str(e)]), tokenized)
+
+
+def joined(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[list[int], list[int]]:
+    tokens, lengths = zip(*batches, strict=True)
+    return np.concatenate(tokens).tolist(), np.concatenate(lengths).tolist()
+
+
+@pytest.mark.proves("dataset.num_proc")
+def test_several_processes_give_what_one_gives(
+    info: TokenizerInfo,
+    make_texts: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(tokenize, "BATCH", 10)
+    texts = make_texts(10 * tokenize.WORTH_PROCESSES + 25)
+    alone = joined(tokenized(texts, info, 1))
+    with caplog.at_level("DEBUG", logger="neobert"):
+        assert joined(tokenized(texts, info, 2)) == alone
+    assert "2 processes" in caplog.text
+
+
+def test_a_few_documents_start_no_processes(
+    info: TokenizerInfo, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("DEBUG", logger="neobert"):
+        tokens, lengths = joined(tokenized(["river oil", ""], info, 2))
+    assert lengths[1] == 0
+    assert len(tokens) == lengths[0]
+    assert "processes" not in caplog.text
+
+
+def test_tokens_are_made_once(info: TokenizerInfo, tmp_path: Path) -> None:
+    first = token_store(tmp_path, documents(["river oil", "coal"]), info, 1)
+
+    def fail() -> Iterable[object]:
+        raise AssertionError("read again")
+
+    again = Documents("mine", {"mine": 1}, fail, lambda e: ConfigError([str(e)]))
+    assert token_store(tmp_path, again, info, 1).info == first.info
+
+
+def test_a_document_of_ten_megabytes_is_a_document(info: TokenizerInfo, tmp_path: Path) -> None:
+    word = "x" * 99 + " "  # no such word: one token
+    store = token_store(tmp_path, documents([word * 100_000, "coal"]), info, 1)
+    assert store.lengths[0] == 100_000
+    assert store.document(1).tolist() == joined(tokenized(["coal"], info, 1))[0]
+
+
+def test_ids_lose_the_special_tokens_at_their_ends(info: TokenizerInfo) -> None:
+    start, end, pad = info.start_id, info.end_id, info.pad_token_id
+    rows = [[start, 9, 10, end, pad, pad], [11], [start, end], []]
+    assert joined(checked_ids(rows, info, "mine")) == ([9, 10, 11], [2, 1, 0, 0])
+
+
+@pytest.mark.parametrize("wrong", [-1, 100_000])
+def test_an_id_outside_the_vocabulary_is_named_by_its_row(info: TokenizerInfo, wrong: int) -> None:
+    with pytest.raises(ConfigError, match=rf"mine: row 2 has the id {wrong}, .*tokenizer\.path"):
+        joined(checked_ids([[9], [10, 11], [12, wrong]], info, "mine"))
+
+
+def test_a_text_among_ids_is_named_by_its_row(info: TokenizerInfo, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="row 1 is no list of ids but str"):
+        token_store(tmp_path, documents([[9, 10], "river"], tokenized=True), info, 1)
