@@ -57,7 +57,7 @@ def test_tokens_are_made_once(info: TokenizerInfo, tmp_path: Path) -> None:
 
 
 def test_a_document_of_ten_megabytes_is_a_document(info: TokenizerInfo, tmp_path: Path) -> None:
-    word = "x" * 99 + " "  # no such word: one token
+    word = "z" * 99 + " "  # no such word: one token
     store = token_store(tmp_path, documents([word * 100_000, "coal"]), info, 1)
     assert store.lengths[0] == 100_000
     assert store.document(1).tolist() == joined(tokenized(["coal"], info, 1))[0]
