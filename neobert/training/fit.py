@@ -1,0 +1,60 @@
+"""What every task does around Lightning's ``fit``: say how to resume, end on the best weights."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+
+from neobert.config.root import Config
+from neobert.console import get_logger
+from neobert.training.callbacks.checkpointer import load_weights_of
+from neobert.training.callbacks.interrupt import Interrupted
+from neobert.training.metrics_file import read_metrics
+from neobert.training.resume import resume_command
+from neobert.training.run_folder import RunFolder
+from neobert.training.trainer import Parts, Plan
+
+log = get_logger(__name__)
+
+
+def fit(
+    trainer: Trainer, module: LightningModule, data: LightningDataModule, resume: Path | None
+) -> None:
+    """Train to the end, or say how to resume when interrupted and raise ``Interrupted``."""
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume)
+    except Interrupted as stop:
+        log.warning("stopped after step %d; to resume:\n  %s", stop.step, resume_command())
+        raise
+
+
+def load_best(parts: Parts, module: LightningModule, folder: RunFolder) -> None:
+    """``trainer.load_best_model_at_end``: go on with the weights of the best evaluation."""
+    best = parts.checkpointer.best
+    if best.step is None:
+        log.warning("trainer.load_best_model_at_end: nothing was evaluated; the last weights stay")
+        return
+    load_weights_of(parts.trainer, module, folder.checkpoints / str(best.step))
+    log.info("best model: step %d, %s %.4f", best.step, best.metric, best.value)
+
+
+def evaluation_at(folder: RunFolder, step: int) -> dict[str, float]:
+    """The evaluation metrics that ``metrics.csv`` has for ``step``; empty if there are none."""
+    for row in read_metrics(folder.metrics_file):
+        if int(row["step"]) == step:
+            return {
+                name: float(value)
+                for name, value in row.items()
+                if name.startswith("eval/") and value
+            }
+    return {}
+
+
+def optimization_fingerprint(config: Config, plan: Plan) -> dict[str, object]:
+    """How a run steps: what a resumed one must share beside its data, by setting."""
+    return {
+        "optimizer.name": config.optimizer.name,
+        "trainer.gradient_accumulation_steps": config.trainer.gradient_accumulation_steps,
+        "total steps (trainer.max_steps, trainer.num_train_epochs)": plan.total_steps,
+        **{f"scheduler.{key}": value for key, value in asdict(config.scheduler).items()},
+    }
