@@ -21,7 +21,7 @@ from neobert.model.pretrained import (
     load_classifier,
     load_encoder,
 )
-from neobert.model.weight_files import read_json, weight_names
+from neobert.model.weight_files import has_weights, read_json, weight_names
 from neobert.training.checkpoint import MANIFEST, damages
 from neobert.training.metrics_file import Row, read_metrics
 from neobert.training.run_folder import RunFolder
@@ -108,9 +108,7 @@ def _kind(folder: Path, settings: Config | None) -> Kind:
     if settings is not None:
         return OF_TASK.get(settings.task, "masked_lm")
     if not (folder / "config.json").is_file():
-        names = weight_names(folder)
-        bare = not any(name.startswith(("model.", "decoder.")) for name in names)
-        return "classifier" if "classifier.weight" in names else "encoder" if bare else "masked_lm"
+        return _kind_by_names(weight_names(folder)) if has_weights(folder) else "masked_lm"
     named = read_json(folder / "config.json").get("architectures") or ["NeoBERTLMHead"]
     architecture = named[0] if isinstance(named, list) else named
     if architecture not in KINDS:
@@ -119,6 +117,13 @@ def _kind(folder: Path, settings: Config | None) -> Kind:
             f"{', '.join(KINDS)}"
         )
     return KINDS[str(architecture)]
+
+
+def _kind_by_names(names: set[str]) -> Kind:
+    if "classifier.weight" in names:
+        return "classifier"
+    headed = any(name.startswith(("model.", "decoder.")) for name in names)
+    return "masked_lm" if headed else "encoder"
 
 
 def _settings(folder: Path) -> Config | None:

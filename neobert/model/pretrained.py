@@ -2,8 +2,9 @@
 
 Understands a folder in the published layout (``config.json`` + ``model.safetensors``), a run of
 ours or of the reference implementation, one of its checkpoints (``config.yaml`` +
-``model.safetensors``), and an id of the Hugging Face Hub. Only safetensors are read, no code is
-run, and every weight must find its place. Whatever is wrong is a :class:`PretrainedError`.
+``model.safetensors``, or the pieces of DeepSpeed ZeRO), and an id of the Hugging Face Hub. No code
+in files is run, and every weight must find its place. Whatever is wrong is a
+:class:`PretrainedError`.
 """
 
 import re
@@ -29,6 +30,7 @@ from neobert.model.weight_files import (
     read_weights,
     what_is_there,
 )
+from neobert.model.zero import read_zero, zero_folder
 
 log = get_logger(__name__)
 
@@ -119,7 +121,7 @@ def read_pretrained(path: str | Path) -> Pretrained:
     """Weights and settings of a folder or hub id; checked against each other by the loaders."""
     folder = find_weights(path)
     config, pad_token_id = _read_config(folder)
-    stored = read_weights(folder)
+    stored = _read_weights(folder)
     try:
         weights = published_names(stored)
     except (RuntimeError, ValueError) as error:  # gates that cannot be taken apart
@@ -138,10 +140,10 @@ def find_weights(path: str | Path) -> Path:
     An id of the Hub is fetched into its cache.
     """
     path = _on_disk(path)
-    if has_weights(path):
+    if _is_checkpoint(path):
         return path
     steps = [step for step in (path / "checkpoints").glob("*") if step.name.isdigit()]
-    complete = [step for step in steps if has_weights(step)]
+    complete = [step for step in steps if _is_checkpoint(step)]
     if complete:
         return max(complete, key=lambda step: int(step.name))
     why = what_is_there(path) if path.is_dir() else "there is no such folder"
@@ -150,6 +152,16 @@ def find_weights(path: str | Path) -> Path:
         f"({why}): name the folder of a run, of one of its checkpoints, of an "
         "exported model, or an id of the Hugging Face Hub"
     )
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return has_weights(folder) or zero_folder(folder) is not None
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    """Of safetensors if there are any, else of the pieces of DeepSpeed."""
+    pieces = None if has_weights(folder) else zero_folder(folder)
+    return read_weights(folder) if pieces is None else read_zero(pieces)
 
 
 def _on_disk(path: str | Path) -> Path:

@@ -1,9 +1,11 @@
 """The published NeoBERT layout and its variants: names of settings and of weights.
 
 The variants: feed-forward gates packed as ``ffn.w12`` (gate above, value below), encoders saved
-without the ``model.`` prefix, and the decoder below the encoder (``model.decoder``).
+without the ``model.`` prefix, the decoder below the encoder (``model.decoder``), and prefixes of
+what wrapped the model in training (``module.``, ``_orig_mod.``, a LightningModule's ``model.``).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 
@@ -21,6 +23,7 @@ PUBLISHED_DEFAULTS = {
 }
 """What a ``config.json`` that does not say means, where that is not our default."""
 
+WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|_forward_module\.)+")
 BARE_ENCODER = ("encoder.", "positional_embedding.", "transformer_encoder.", "layer_norm.")
 
 
@@ -36,8 +39,8 @@ def model_config(published: Mapping[str, object]) -> ModelConfig:
 def published_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same weights under the names of the published layout, whichever variant they came in."""
     renamed: dict[str, Tensor] = {}
-    for old, tensor in weights.items():
-        name = old.replace("model.decoder.", "decoder.")
+    for old, tensor in _unwrapped(weights).items():
+        name = re.sub(r"^model\.decoder\.", "decoder.", old)
         if name.startswith(BARE_ENCODER):
             name = f"model.{name}"
         if name.endswith("ffn.w12.weight"):
@@ -47,3 +50,13 @@ def published_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             renamed[name] = tensor
     return renamed
+
+
+def _unwrapped(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what wrappers put before the names. Two tensors of one name are refused."""
+    names = {name: WRAPPERS.sub("", name) for name in weights}
+    if any(name.startswith("model.model.") for name in names.values()):
+        names = {old: WRAPPERS.sub("", name.removeprefix("model.")) for old, name in names.items()}
+    if len(set(names.values())) < len(names):
+        raise ValueError("two weights have one name when prefixes such as `module.` are taken off")
+    return {new: weights[old] for old, new in names.items()}

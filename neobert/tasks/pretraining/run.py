@@ -1,24 +1,22 @@
 """Pretraining from settings to a run folder: the table of contents of the task."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
 
 from neobert.config.root import Config
 from neobert.console import get_logger
-from neobert.model.heads import build_masked_lm
 from neobert.optim.groups import owners, owners_table
 from neobert.optim.schedule import Schedule, resolve_schedule
 from neobert.tasks.pretraining.data import PretrainingDataModule
+from neobert.tasks.pretraining.initial import initial_model
 from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSettings
 from neobert.tasks.pretraining.report import guess_masked_words, show_report
-from neobert.training.callbacks.checkpointer import load_weights_of
-from neobert.training.callbacks.interrupt import Interrupted
 from neobert.training.compile import compile_if_asked
-from neobert.training.metrics_file import read_metrics
+from neobert.training.fit import evaluation_at, fit, load_best, optimization_fingerprint
 from neobert.training.plot import plot_losses
-from neobert.training.resume import check_same_run, resume_command, resume_point
+from neobert.training.resume import check_same_run, resume_point
 from neobert.training.run_folder import RunFolder, open_run_folder, write_json
 from neobert.training.summary import command_line, origin, peak_memory_mib
 from neobert.training.trainer import ModelCard, Parts, Plan, build_trainer, runs_on_cuda
@@ -37,18 +35,20 @@ def run(config: Config) -> float | None:
     plan = Plan(data.total_steps, data.steps_per_epoch)
     schedule = resolve_schedule(config.scheduler, plan.total_steps)
     card = ModelCard(
-        data.tokenizer.tokenizer, data.tokenizer.info(), _fingerprint(config, data, plan)
+        data.tokenizer.tokenizer,
+        data.tokenizer.info(),
+        {**data.fingerprint(), **optimization_fingerprint(config, plan)},
     )
     if resume is not None:
         check_same_run(resume, card.fingerprint, config.trainer.accept_changes)
-    module = build_module(config, data, schedule)
+    module = build_module(config, data, schedule, resume)
     log.info("%s", owners_table(owners(config.optimizer, module.model.named_parameters())))
     step = int(resume.name) if resume is not None else None
     parts = build_trainer(config, folder, plan, card, step)
     if data.has_validation and config.trainer.eval_on_start and resume is None:
         parts.trainer.validate(module, datamodule=data, verbose=False)
     fit(parts.trainer, module, data, resume)
-    if data.has_validation and not evaluated_last(folder, parts.trainer.global_step):
+    if data.has_validation and not evaluation_at(folder, parts.trainer.global_step):
         parts.trainer.validate(module, datamodule=data, verbose=False)
     if config.trainer.load_best_model_at_end:
         load_best(parts, module, folder)
@@ -56,10 +56,17 @@ def run(config: Config) -> float | None:
 
 
 def build_module(
-    config: Config, data: PretrainingDataModule, schedule: Schedule
+    config: Config,
+    data: PretrainingDataModule,
+    schedule: Schedule,
+    resume: Path | None = None,
 ) -> PretrainingModule:
     """The model, its head and how they are trained."""
-    model = build_masked_lm(config.model, data.vocab_size, data.pad_token_id)
+    shape = config.model
+    if shape.init_from is not None and resume is not None:
+        # The checkpoint has all weights; the folder they once came from may be gone.
+        shape = replace(shape, init_from=str(resume))
+    model = initial_model(shape, data.tokenizer)
     model.model.gradient_checkpointing = config.trainer.gradient_checkpointing
     compile_if_asked(
         model.model, config.trainer, deepspeed=False, on_cuda=runs_on_cuda(config.trainer)
@@ -71,27 +78,6 @@ def build_module(
         log_grad_norm=config.trainer.log_grad_norm,
     )
     return PretrainingModule(model, config.optimizer, schedule, settings)
-
-
-def fit(
-    trainer: Trainer, module: PretrainingModule, data: PretrainingDataModule, resume: Path | None
-) -> None:
-    """Train to the end, or say how to resume when interrupted."""
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=resume)
-    except Interrupted as stop:
-        log.warning("stopped after step %d; to resume:\n  %s", stop.step, resume_command())
-        raise
-
-
-def load_best(parts: Parts, module: PretrainingModule, folder: RunFolder) -> None:
-    """``trainer.load_best_model_at_end``: go on with the weights of the best evaluation."""
-    best = parts.checkpointer.best
-    if best.step is None:
-        log.warning("trainer.load_best_model_at_end: nothing was evaluated; the last weights stay")
-        return
-    load_weights_of(parts.trainer, module, folder.checkpoints / str(best.step))
-    log.info("best model: step %d, %s %.4f", best.step, best.metric, best.value)
 
 
 def finish(
@@ -137,7 +123,7 @@ def summarize(
         "derived": {
             "total_steps": data.total_steps,
             "steps_per_epoch": data.steps_per_epoch,
-            "vocab_size": data.vocab_size,
+            "vocab_size": module.model.vocab_size,
             "pad_token_id": data.pad_token_id,
             "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
             "precision": str(parts.trainer.precision),
@@ -146,32 +132,4 @@ def summarize(
             "seed": config.seed,
         },
         **origin(command_line()),
-    }
-
-
-def evaluation_at(folder: RunFolder, step: int) -> dict[str, float]:
-    """The evaluation metrics that ``metrics.csv`` has for ``step``; empty if there are none."""
-    for row in read_metrics(folder.metrics_file):
-        if int(row["step"]) == step:
-            return {
-                name: float(value)
-                for name, value in row.items()
-                if name.startswith("eval/") and value
-            }
-    return {}
-
-
-def evaluated_last(folder: RunFolder, step: int) -> bool:
-    """Whether the evaluation at ``step`` is in ``metrics.csv`` already."""
-    return bool(evaluation_at(folder, step))
-
-
-def _fingerprint(config: Config, data: PretrainingDataModule, plan: Plan) -> dict[str, object]:
-    """The settings that a resumed run must share, by their names."""
-    return {
-        **data.fingerprint(),
-        "optimizer.name": config.optimizer.name,
-        "trainer.gradient_accumulation_steps": config.trainer.gradient_accumulation_steps,
-        "total steps (trainer.max_steps, trainer.num_train_epochs)": plan.total_steps,
-        **{f"scheduler.{key}": value for key, value in asdict(config.scheduler).items()},
     }
