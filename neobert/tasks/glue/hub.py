@@ -38,9 +38,9 @@ def load_hub_tokenizer(config: Config) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def takes_types(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether the model of this tokenizer takes segments."""
-    return "token_type_ids" in tokenizer.model_input_names
+def takes_types(config: Config) -> bool:
+    """Whether the model knows the segments of a pair apart, as BERT does."""
+    return int(getattr(_settings(config), "type_vocab_size", 0)) > 1
 
 
 def load_hub_model(config: Config, task: GlueTask, num_labels: int) -> tuple[nn.Module, int]:
@@ -49,15 +49,13 @@ def load_hub_model(config: Config, task: GlueTask, num_labels: int) -> tuple[nn.
     Raises ``ConfigError`` with each weight that is wrong.
     """
     name = str(config.model.name)
+    settings = _settings(config)
+    _set_head(settings, config, task, num_labels)
+    _check_length(settings, config)
     try:
-        settings = AutoConfig.from_pretrained(name, **_origin(config))
-        _set_head(settings, config, task, num_labels)
-        _check_length(settings, config)
         model, report = AutoModelForSequenceClassification.from_pretrained(
             name, config=settings, output_loading_info=True, **_origin(config)
         )
-    except ConfigError:
-        raise
     except Exception as error:  # missing files, kinds without such a head, shapes
         raise ConfigError([_failed(name, error)]) from error
     problems = wrong_weights(report, model.base_model_prefix)
@@ -91,6 +89,14 @@ def _names(report: dict[str, object], key: str) -> list[str]:
     found = report.get(key)
     assert isinstance(found, list | set | tuple)
     return sorted(str(name) for name in found)
+
+
+def _settings(config: Config) -> PretrainedConfig:
+    name = str(config.model.name)
+    try:
+        return AutoConfig.from_pretrained(name, **_origin(config))
+    except Exception as error:  # no such folder, no such kind
+        raise ConfigError([_failed(name, error)]) from error
 
 
 def _set_head(settings: PretrainedConfig, config: Config, task: GlueTask, num_labels: int) -> None:

@@ -186,9 +186,11 @@ def summarize(
 
 
 def _data(config: Config, start: Start) -> GlueDataModule:
-    tokenizer = start.tokenizer or load_hub_tokenizer(config)
-    packed = start.kind != "hub"
-    data = GlueDataModule(config, tokenizer, packed, has_types=takes_types(tokenizer))
+    if start.tokenizer is None:
+        tokenizer = load_hub_tokenizer(config)
+        data = GlueDataModule(config, tokenizer, packed=False, has_types=takes_types(config))
+    else:
+        data = GlueDataModule(config, start.tokenizer, packed=True)
     data.setup("fit")
     return data
 

@@ -15,6 +15,7 @@ from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
 from neobert.training.callbacks.interrupt import Interrupt, Interrupted
 from neobert.training.checkpoint import damages, list_checkpoints
+from neobert.training.resume import realign
 
 log = get_logger(__name__)
 
@@ -93,6 +94,16 @@ class Checkpointer(Callback):
         if self.plan.at_end and self._saved_step != trainer.global_step:
             self._save(trainer)
 
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, object]
+    ) -> None:
+        checkpoint["accumulation"] = trainer.accumulate_grad_batches
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, object]
+    ) -> None:
+        realign(checkpoint, trainer.accumulate_grad_batches)
+
     def state_dict(self) -> dict[str, object]:
         return {"best_value": self.best.value, "best_step": self.best.step}
 
@@ -144,7 +155,7 @@ class Checkpointer(Callback):
         best = self.checkpoints / str(self.best.step)
         others = [folder for folder in list_checkpoints(self.checkpoints) if folder != best]
         newest = others[-self.plan.keep :]
-        if all(damages(folder) for folder in newest):
+        if newest and all(damages(folder) for folder in newest):
             log.warning("no checkpoint is deleted: the newest ones are damaged")
             return
         for folder in others[: -self.plan.keep]:

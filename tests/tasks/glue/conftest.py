@@ -73,7 +73,8 @@ def sentences(count: int, seed: int = 0) -> list[dict[str, object]]:
 
 def pairs(count: int, seed: int = 0) -> list[dict[str, object]]:
     """Pairs whose score is high (4) if both are good or both bad, else low (1)."""
-    first, second = sentences(count, seed), sentences(count + 1, seed + 1)[1:]
+    first, second = sentences(count, seed), sentences(count, seed + 1)
+    second = second[: count // 2] + second[count // 2 - 1 :: -1]  # alike, then unlike
     return [
         {
             "sentence1": one["sentence"],

@@ -1,0 +1,228 @@
+"""Which weights a run starts from, and that nothing that does not fit is loaded."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from neobert.config.checks import ConfigError
+from neobert.model.heads import SequenceClassifier
+from neobert.tasks.glue.build import build_classifier
+from neobert.tasks.glue.start import chosen_checkpoint, find_start
+from neobert.tasks.glue.tasks import TASKS
+from tests.tasks.glue.conftest import SPECIAL, VOCABULARY, Settings, make_tokenizer
+
+
+@pytest.fixture
+def folder(encoder_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the encoder that a test may spoil."""
+    return Path(shutil.copytree(encoder_folder, tmp_path / "copy"))
+
+
+def run_with(steps: list[int], encoder_folder: Path, run: Path) -> Path:
+    for step in steps:
+        shutil.copytree(encoder_folder, run / "checkpoints" / str(step))
+    return run
+
+
+@pytest.mark.proves("glue.pretrained_model_path")
+def test_the_weights_of_a_folder_are_all_used(settings: Settings, encoder_folder: Path) -> None:
+    config = settings(f"glue.pretrained_model_path={encoder_folder}")
+    start = find_start(config)
+    model = build_classifier(config, start, TASKS["sst2"], 2).model
+    stored = load_file(encoder_folder / "model.safetensors")
+    own = model.state_dict()
+    encoder = [name for name in own if name.startswith("model.")]
+    assert len(encoder) == len([name for name in stored if name.startswith("model.")])
+    assert all(torch.equal(own[name], stored[name]) for name in encoder)
+    assert start.record["folder"] == str(encoder_folder)
+    assert len(str(start.record["sha256"])) == 64
+
+
+@pytest.mark.proves(
+    "glue.pretrained_checkpoint_dir", "glue.pretrained_checkpoint", "pretrained_checkpoint"
+)
+@pytest.mark.parametrize(
+    ("words", "step"),
+    [
+        ([], "30"),
+        (["glue.pretrained_checkpoint=20"], "20"),
+        (["glue.pretrained_checkpoint=latest", "pretrained_checkpoint=10"], "30"),
+        (["pretrained_checkpoint=10"], "10"),
+    ],
+)
+def test_a_checkpoint_is_chosen(
+    settings: Settings, encoder_folder: Path, tmp_path: Path, words: list[str], step: str
+) -> None:
+    run = run_with([10, 20, 30], encoder_folder, tmp_path / "run-before")
+    start = find_start(settings(f"glue.pretrained_checkpoint_dir={run}", *words))
+    assert start.folder == run / "checkpoints" / step
+
+
+def test_the_folder_of_checkpoints_or_one_of_them_will_do(
+    encoder_folder: Path, tmp_path: Path
+) -> None:
+    run = run_with([5, 7], encoder_folder, tmp_path / "before")
+    assert chosen_checkpoint(run / "checkpoints", "latest").name == "7"
+    assert chosen_checkpoint(run / "checkpoints/5", "latest").name == "5"
+    (run / "checkpoints").rename(run / "model_checkpoints")  # the reference's older layout
+    assert chosen_checkpoint(run, "5") == run / "model_checkpoints/5"
+
+
+@pytest.mark.proves("glue.allow_random_weights")
+def test_a_random_start_must_be_asked_for(settings: Settings, tmp_path: Path) -> None:
+    make_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    words = [f"tokenizer.path={tmp_path / 'tokenizer'}", "model.hidden_size=32"]
+    words += ["model.num_hidden_layers=1", "model.num_attention_heads=2"]
+    with pytest.raises(ConfigError, match=r"allow_random_weights=true to learn from a random"):
+        find_start(settings(*words))
+    start = find_start(settings(*words, "glue.allow_random_weights=true"))
+    assert (start.kind, start.model.hidden_size, start.vocab_size) == ("random", 32, 128)
+
+
+def test_a_config_file_may_lend_its_architecture_alone(
+    settings: Settings, encoder_folder: Path, tmp_path: Path
+) -> None:
+    run = run_with([5], encoder_folder, tmp_path / "before")
+    (run / "config.yaml").write_text("model: {hidden_size: 32}\n")
+    words = [f"glue.pretrained_model_path={run / 'config.yaml'}"]
+    assert find_start(settings(*words)).kind == "encoder"
+    start = find_start(settings(*words, "glue.allow_random_weights=true"))
+    assert (start.kind, start.model.hidden_size, start.folder) == ("random", 32, None)
+
+
+@pytest.mark.proves("model.dropout_prob")
+def test_dropout_and_backend_are_the_runs_own(settings: Settings, encoder_folder: Path) -> None:
+    words = [f"glue.pretrained_model_path={encoder_folder}", "model.dropout_prob=0.2"]
+    assert find_start(settings(*words)).model.dropout_prob == 0.2
+
+
+@pytest.mark.proves("glue.classifier_dropout", "glue.classifier_init_range")
+def test_the_head_is_as_asked_for(settings: Settings, encoder_folder: Path) -> None:
+    config = settings(
+        f"glue.pretrained_model_path={encoder_folder}",
+        "glue.classifier_dropout=0.4",
+        "glue.classifier_init_range=0.5",
+    )
+    model = build_classifier(config, find_start(config), TASKS["mnli"], 3).model
+    assert isinstance(model, SequenceClassifier)
+    assert model.dropout.p == 0.4
+    assert model.classifier.weight.shape == (3, 32)
+    assert 0.4 < model.dense.weight.std().item() < 0.6
+
+
+def spoil_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layer_norm.bias"] = torch.zeros(32)
+    del weights["model.transformer_encoder.1.ffn.w3.weight"]
+    save_file(weights, folder / "model.safetensors")
+
+
+def spoil_width(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 48}))
+
+
+def spoil_vocabulary(folder: Path) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([f"word{number}" for number in range(VOCABULARY)])
+    tokenizer.save_pretrained(folder)
+
+
+def spoil_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def spoil_architecture(folder: Path) -> None:
+    save_file({"bert.embeddings.weight": torch.zeros(2, 2)}, folder / "model.safetensors")
+
+
+def spoil_file(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"no weights")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (spoil_weight, ["missing: transformer_encoder.1.ffn.w3", "unexpected: layer_norm.bias"]),
+        (spoil_width, ["has shape"]),
+        (spoil_vocabulary, ["has 128 rows, but the tokenizer has ids up to 144"]),
+        (spoil_tokenizer, ["has no tokenizer/tokenizer.json", "or set tokenizer.path"]),
+        (spoil_architecture, ["holds no NeoBERT"]),
+        (spoil_file, ["damaged or no safetensors file"]),
+    ],
+)
+def test_a_folder_that_does_not_fit_is_refused(
+    settings: Settings, folder: Path, spoil: object, said: list[str]
+) -> None:
+    spoil(folder)
+    config = settings(f"glue.pretrained_model_path={folder}")
+    with pytest.raises(ConfigError) as error:
+        build_classifier(config, find_start(config), TASKS["sst2"], 2)
+    assert all(one in str(error.value) for one in said), str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["model.hidden_size=384"], r"model.hidden_size=384 contradicts .* have 32"),
+        (["model.rope=false"], r"model.rope=False contradicts"),
+        (["model=neobert_small"], r"model.num_hidden_layers=\d+ contradicts .* have 2"),
+    ],
+)
+def test_an_override_against_the_weights_is_an_error(
+    settings: Settings, encoder_folder: Path, words: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        find_start(settings(f"glue.pretrained_model_path={encoder_folder}", *words))
+
+
+def test_another_tokenizer_is_an_error(
+    settings: Settings, encoder_folder: Path, tmp_path: Path
+) -> None:
+    other = make_tokenizer()
+    other.add_tokens(["more"])
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ConfigError, match="has another vocabulary than the tokenizer of"):
+        find_start(
+            settings(
+                f"glue.pretrained_model_path={encoder_folder}",
+                f"tokenizer.path={tmp_path / 'other'}",
+            )
+        )
+
+
+def test_a_tokenizer_may_be_given_where_there_is_none(
+    settings: Settings, folder: Path, tmp_path: Path
+) -> None:
+    spoil_tokenizer(folder)
+    make_tokenizer(SPECIAL).save_pretrained(tmp_path / "own")
+    words = [f"glue.pretrained_model_path={folder}", f"tokenizer.path={tmp_path / 'own'}"]
+    assert find_start(settings(*words)).tokenizer is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["glue.pretrained_checkpoint_dir={}/none"], "there is no such folder"),
+        (["glue.pretrained_checkpoint_dir={}"], "has no checkpoints/<step>"),
+        (["glue.pretrained_model_path={}/none.yaml"], "there is no such file"),
+        (["glue.pretrained_model_path={}/a/b/none"], "there is no such folder"),
+        (["model.from_hub=true"], "model.from_hub=true needs model.name"),
+        (["glue.transfer_from_task=true"], "sst2 has no usual source; those that have: mrpc"),
+    ],
+)
+def test_what_is_not_there_is_told(
+    settings: Settings, tmp_path: Path, words: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        find_start(settings(*(word.format(tmp_path) for word in words)))
+
+
+def test_a_step_that_is_not_there_is_told(encoder_folder: Path, tmp_path: Path) -> None:
+    run = run_with([10, 20], encoder_folder, tmp_path / "before")
+    with pytest.raises(ConfigError, match="has the steps 10, 20"):
+        chosen_checkpoint(run, "15")
