@@ -27,8 +27,8 @@ class MetricsFile(Logger):
         self._rows: list[Row] = []
         if resume_step is not None and path.is_file():
             kept = [row for row in read_metrics(path) if int(row["step"]) <= resume_step]
-            for row in kept:
-                self._add(row)
+            for row in kept:  # a column may first have a value after the step that is resumed
+                self._add({key: value for key, value in row.items() if value != ""})
         self._rewrite()
 
     @property

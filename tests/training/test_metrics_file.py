@@ -42,3 +42,15 @@ def test_a_line_that_a_crash_cut_short_is_left_out(tmp_path: Path) -> None:
 def test_numbers_survive_to_the_last_digit(tmp_path: Path) -> None:
     MetricsFile(tmp_path / "metrics.csv").log_metrics({"a": 0.1 + 0.2}, step=1)
     assert float(read_metrics(tmp_path / "metrics.csv")[0]["a"]) == 0.1 + 0.2
+
+
+def test_a_column_that_has_a_value_only_after_the_resumed_step_can_be_written_again(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "metrics.csv"
+    first = MetricsFile(path)
+    first.log_metrics({"train/a": 1.0}, step=1)
+    first.log_metrics({"train/b": 2.0}, step=2)
+    resumed = MetricsFile(path, resume_step=1)
+    resumed.log_metrics({"train/b": 3.0}, step=2)
+    assert series(read_metrics(path), "train/b") == ([2], [3.0])

@@ -106,7 +106,7 @@ class EvaluationSet:
         if self.sts is not None:
             first, second, scores = (part.to(vectors.device) for part in self.sts)
             cosines = (vectors[first] * vectors[second]).sum(1)
-            found["eval/sts_spearman"] = float(spearman_corrcoef(cosines, scores))
+            found["eval/sts_spearman"] = float(spearman_corrcoef(cosines.double(), scores.double()))
         return found
 
 

@@ -125,7 +125,7 @@ class Batches(Dataset[AnyBatch]):
         else:
             draw = _generator(self.making.seed, TEXTS, self._key(number))
             places = draw.choice(len(self.corpus), self.share.batch_size)
-            texts = [self.corpus[place] for place in places]
+            texts = [self.corpus[int(place)] for place in places]
         return pretraining_batch(texts, self.making, self._key(number))  # type: ignore[arg-type]
 
     def _key(self, number: int) -> int:

@@ -136,7 +136,7 @@ def _prepare(
         counts = _write(target / PAIRS, examples, recipe)
         if not counts["pairs"]:
             raise ConfigError([f"source {source.name}: has no pair with text on both sides"])
-        manifest = {"source": source.name, **key, **counts, "sha256": _sha256(target / PAIRS)}
+        manifest = {"name": source.name, **key, **counts, "sha256": _sha256(target / PAIRS)}
         (target / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
 
     if force and folder.is_dir():
@@ -172,7 +172,7 @@ def _from_disk(root: Path, recipe: Recipe, names: list[str] | None) -> list[Prep
     for manifest in sorted(root.glob(f"*/*/{MANIFEST}"), key=lambda path: path.stat().st_mtime):
         said = json.loads(manifest.read_text())
         if all(said.get(key) == value for key, value in recipe.key().items()):
-            found[said["source"]] = manifest.parent
+            found[said["name"]] = manifest.parent
     wanted = sorted(found) if names is None else names
     missing = [name for name in wanted if name not in found]
     if missing or not wanted:

@@ -48,6 +48,7 @@ def open_start(config: Config, resume: Path | None) -> Start:
     Raises ``ConfigError`` where nothing is named and random weights are not asked for, or where
     weights, tokenizer and settings do not fit.
     """
+    _check_dropout(config)
     place = resume if resume is not None else _named(config)
     if place is None:
         return _random(config)
@@ -75,6 +76,19 @@ def open_start(config: Config, resume: Path | None) -> Start:
     )
     tokenizer = replace(tokenizer, vocab_size=model.vocab_size, pad_token_id=model.pad_token_id)
     return Start(_with_settings(model, merged.model), tokenizer, merged, str(folder))
+
+
+def _check_dropout(config: Config) -> None:
+    """Unsupervised SimCSE compares two encodings of a text, which only dropout tells apart."""
+    twice = config.dataset.pretraining_prob > 0 and config.contrastive.pretraining_step == "simcse"
+    if twice and config.model.dropout_prob == 0:
+        raise ConfigError(
+            [
+                "model.dropout_prob=0: a pretraining step of unsupervised SimCSE needs dropout; "
+                "set model.dropout_prob=0.1, contrastive.pretraining_step=mlm, or "
+                "dataset.pretraining_prob=0"
+            ]
+        )
 
 
 def open_tokenizer(config: Config) -> TokenizerInfo:

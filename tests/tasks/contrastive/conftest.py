@@ -78,18 +78,21 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pairs(count: int = 512) -> list[dict[str, object]]:
-    """``the river north`` → ``a long river is north``, with a document of another topic."""
+    """``the river north`` → ``is long of inland``: no word in common, but a rule to learn.
+
+    The hard negative is right in its place and wrong in its fact.
+    """
     draw = random.Random(0)
     rows = []
     for _ in range(count):
-        topic, place = draw.choice(TOPICS), draw.choice(PLACES)
-        fact = FACTS[TOPICS.index(topic)]
-        other = draw.choice([one for one in TOPICS if one != topic])
+        topic, place = draw.randrange(8), draw.randrange(8)
+        other = (topic + draw.randrange(1, 8)) % 8
+        far = PLACES[(place + 4) % 8]
         rows.append(
             {
-                "question": f"the {topic} {place}",
-                "answer": f"a {fact} {topic} is {place}",
-                "wrong": [f"a {fact} {other} is {place}"],
+                "question": f"the {TOPICS[topic]} {PLACES[place]}",
+                "answer": f"is {FACTS[topic]} of {far}",
+                "wrong": [f"is {FACTS[other]} of {far}"],
             }
         )
     return rows
@@ -114,7 +117,7 @@ def settings(model_folder: Path, pairs_file: Path, tmp_path: Path) -> Callable[.
         "task=contrastive",
         "dataset.name=own",
         f"contrastive.sources={{own:{{path:{pairs_file},query:question,positive:answer,"
-        "negatives:[wrong[]]}}",
+        "negatives:['wrong[]']}}",
         f"contrastive.pretrained_model_path={model_folder}",
         f"dataset.path={tmp_path / 'prepared'}",
         f"dataset.cache_dir={tmp_path / 'cache'}",

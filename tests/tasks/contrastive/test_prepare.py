@@ -1,0 +1,119 @@
+"""Pairs on disk: what is left out, what their key depends on, and what is taken as it is."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from neobert.config.checks import ConfigError
+from neobert.tasks.contrastive.prepare import PAIRS, Recipe, prepare_sources, recipe_of
+from tests.tasks.contrastive.conftest import write_jsonl
+
+ROWS = [
+    {"q": "the river", "a": "a long river", "n": ["the river", "a long river", "", "city"]},
+    {"q": "  ", "a": "a city", "n": []},
+    {"q": "the city", "a": None, "n": ["desert"]},
+    {"q": "the forest", "a": "a green forest", "n": []},
+]
+
+
+@pytest.fixture
+def own(settings, tmp_path: Path):
+    """Settings on the four rows above."""
+    file = write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    source = f"{{own:{{path:{file},query:q,positive:a,negatives:['n[]']}}}}"
+    return lambda *words: settings(f"contrastive.sources={source}", *words)
+
+
+def rows_of(prepared) -> list[dict[str, object]]:
+    return Dataset.from_file(str(prepared.folder / PAIRS)).to_list()
+
+
+def test_empty_texts_and_negatives_equal_to_query_or_positive_are_left_out_and_counted(own, info):
+    (prepared,) = prepare_sources(own(), Recipe(info, 16))
+    assert prepared.pairs == 2
+    assert prepared.manifest["left_out"] == {
+        "pairs with an empty text": 2,
+        "negatives that are empty": 1,
+        "negatives equal to their query or positive": 2,
+    }
+    river, forest = rows_of(prepared)
+    ids = info.tokenizer.get_vocab()
+    assert river["query"] == [2, ids["the"], ids["river"], 3]
+    assert river["negatives"] == [[2, ids["city"], 3]]
+    assert forest["negatives"] == []
+    assert river["group"] != forest["group"]
+
+
+def test_a_source_without_a_single_pair_is_one_clear_error(settings, info, tmp_path: Path):
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"q": "", "a": "x"}])
+    config = settings(f"contrastive.sources={{own:{{path:{file},query:q,positive:a}}}}")
+    with pytest.raises(ConfigError, match="source own: has no pair with text on both sides"):
+        prepare_sources(config, Recipe(info, 16))
+
+
+@pytest.mark.proves("dataset.max_seq_length")
+def test_longer_texts_are_cut_to_the_length_with_their_special_tokens(own, info):
+    config = own("dataset.max_seq_length=4")
+    (prepared,) = prepare_sources(config, recipe_of(config, info))
+    assert rows_of(prepared)[0]["positive"][::3] == [2, 3]
+    with pytest.raises(ConfigError, match="leaves no room"):
+        recipe_of(replace_length(config, 2), info)
+
+
+def replace_length(config, length: int):
+    return replace(config, dataset=replace(config.dataset, max_seq_length=length))
+
+
+@pytest.mark.proves("contrastive.query_prefix", "contrastive.document_prefix")
+def test_prefixes_stand_before_queries_and_documents(own, info):
+    config = own("contrastive.query_prefix='old '", "contrastive.document_prefix='the city '")
+    (prepared,) = prepare_sources(config, recipe_of(config, info))
+    row, ids = rows_of(prepared)[0], info.tokenizer.get_vocab()
+    assert row["query"][1] == ids["old"]
+    assert row["positive"][1:3] == row["negatives"][0][1:3] == [ids["the"], ids["city"]]
+
+
+@pytest.mark.proves("dataset.path")
+def test_tokens_lie_below_the_path_under_a_key_of_source_tokenizer_and_settings(own, info):
+    config = own()
+    (first,) = prepare_sources(config, Recipe(info, 16))
+    assert first.folder.parent == Path(config.dataset.path) / "own"
+    made = (first.folder / PAIRS).stat().st_mtime_ns
+    (again,) = prepare_sources(config, Recipe(info, 16))
+    assert again.folder == first.folder
+    assert (again.folder / PAIRS).stat().st_mtime_ns == made
+    others = [Recipe(info, 8), Recipe(info, 16, "x "), Recipe(replace(info, fingerprint="y"), 16)]
+    folders = {prepare_sources(config, other)[0].folder for other in others}
+    assert len(folders | {first.folder}) == 4
+    write_jsonl(Path(config.contrastive.sources["own"]["path"]), ROWS[3:])
+    (changed,) = prepare_sources(config, Recipe(info, 16))
+    assert changed.folder != first.folder
+    assert changed.pairs == 1
+
+
+@pytest.mark.proves("dataset.load_all_from_disk")
+def test_load_all_from_disk_takes_what_is_prepared_and_makes_nothing(own, info):
+    from_disk = own("dataset.load_all_from_disk=true")
+    with pytest.raises(
+        ConfigError, match=r"has no own prepared with this tokenizer.*there are none"
+    ):
+        prepare_sources(from_disk, Recipe(info, 16))
+    (made,) = prepare_sources(own(), Recipe(info, 16))
+    Path(from_disk.contrastive.sources["own"]["path"]).unlink()  # the source is not needed any more
+    (found,) = prepare_sources(from_disk, Recipe(info, 16))
+    assert (found.folder, found.pairs) == (made.folder, 2)
+    everything = own("dataset.load_all_from_disk=true", "dataset.name=ALL")
+    assert [one.name for one in prepare_sources(everything, Recipe(info, 16))] == ["own"]
+    with pytest.raises(ConfigError, match="there are none"):
+        prepare_sources(from_disk, Recipe(info, 8))
+
+
+def test_an_interrupted_preparation_leaves_nothing_behind(own, info):
+    config = own()
+    file = Path(config.contrastive.sources["own"]["path"])
+    file.write_text(file.read_text() + '{"q": "cut')
+    with pytest.raises(ConfigError, match="cannot be read"):
+        prepare_sources(config, Recipe(info, 16))
+    assert not [one for one in Path(config.dataset.path).rglob("*") if one.suffix != ".lock"][1:]
