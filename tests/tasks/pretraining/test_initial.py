@@ -73,7 +73,7 @@ def test_weights_that_do_not_fit_the_settings_are_refused(tiny_run: TinyRun) -> 
         ("model.hidden_size=32", r"add: model\.hidden_size=16"),
         ("model.rms_norm=false", r"add: model\.rms_norm=true"),
         ("model.tie_word_embeddings=false", r"add: model\.tie_word_embeddings=true"),
-        ("tokenizer.train_vocab_size=40", "trained with another tokenizer than wordpiece-40"),
+        ("tokenizer.train_vocab_size=64", "trained with another tokenizer than wordpiece-64"),
     ):
         with pytest.raises(ConfigError, match=message):
             tiny_run(f"model.init_from={first}", override, folder="second")
