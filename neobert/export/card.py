@@ -62,7 +62,20 @@ with torch.no_grad():
 ```
 """
 
-EMBED = """Embed texts with sentence-transformers:
+EMBED = """Embed texts with sentence-transformers, which puts {prompts} before them:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{name}", trust_remote_code=True)
+queries = model.encode(["A first text."], prompt_name="query")  # (texts, {width})
+documents = model.encode(["A first text.", "Another one."], prompt_name="document")
+print(model.similarity(queries, documents))
+```
+"""
+
+MEAN = """In sentence-transformers the mean of the tokens stands for a text: a start for training
+embeddings, which this model was not trained for.
 
 ```python
 from sentence_transformers import SentenceTransformer
@@ -135,12 +148,14 @@ def _snippets(source: Source, name: str, mask_token: str | None) -> str:
     match source.kind:
         case "masked_lm":
             chosen = [FILL_MASK] if mask_token else []
-            chosen += [FEATURES]
+            chosen += [FEATURES, MEAN]
         case "classifier":
             chosen = [CLASSIFY]
             facts["labels"] = source.model.state_dict()["classifier.bias"].numel()
         case "encoder":
             chosen = [EMBED, FEATURES]
+            prompts = [f"`{text}`" for text in source.prompts.values() if text]
+            facts["prompts"] = " or ".join(prompts) or "nothing"
     return "\n".join([*(text.format(**facts) for text in chosen), SPEED])
 
 

@@ -16,15 +16,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.functional import linear
-from transformers import PreTrainedTokenizerBase
+from torch.nn.functional import linear, normalize
 
 from neobert.batch import PackedBatch
 from neobert.console import get_logger
 from neobert.export import modeling_neobert, verify
 from neobert.export.convert import MODULE
-from neobert.export.source import Model, read_source
-from neobert.model.encoder import Encoder
+from neobert.export.source import Model, Source, read_source
+from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.model.heads import MaskedLM
 from neobert.model.pretrained import PretrainedError
 from neobert.model.weight_files import read_json
@@ -65,7 +64,7 @@ def check_folder(folder: Path, python: str, trust_remote_code: bool) -> list[Fin
     """Check a folder that is there, against our model with its weights."""
     check_code(folder, trust_remote_code)
     source = read_source(folder)
-    return run_checks(folder, source.model, source.tokenizer, python)
+    return run_checks(folder, source, python)
 
 
 def check_code(folder: Path, trust_remote_code: bool) -> None:
@@ -86,22 +85,23 @@ def check_code(folder: Path, trust_remote_code: bool) -> None:
     log.warning("running the code that comes with %s, as --trust-remote-code allows", folder)
 
 
-def run_checks(
-    folder: Path, model: Model, tokenizer: PreTrainedTokenizerBase, python: str = sys.executable
-) -> list[Finding]:
-    """All findings about ``folder``; raises :class:`ExportError` if one is bad."""
+def run_checks(folder: Path, source: Source, python: str = sys.executable) -> list[Finding]:
+    """All findings about ``folder``, which must do what ``source`` does.
+
+    Raises :class:`ExportError` if one is bad.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         expected = Path(scratch) / "expected.safetensors"
-        write_expected(model, tokenizer, expected)
+        write_expected(source, expected)
         findings = _run(folder, expected, python, Path(scratch))
     if not all(finding.ok for finding in findings):
         raise ExportError(folder, findings)
     return findings
 
 
-def write_expected(model: Model, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Inputs and what ``model`` makes of them; texts and their ids."""
-    encoder = model if isinstance(model, Encoder) else model.model
+def write_expected(source: Source, path: Path) -> None:
+    """Inputs and what the model makes of them; texts, their ids and vectors."""
+    model, encoder, tokenizer = source.model, source.encoder, source.tokenizer
     generator = torch.Generator().manual_seed(0)
     longest = encoder.config.max_position_embeddings
     rows = [
@@ -119,6 +119,10 @@ def write_expected(model: Model, tokenizer: PreTrainedTokenizerBase, path: Path)
         "attention_mask": _pad([torch.ones_like(row) for row in rows]),
         "outputs": outputs.contiguous(),
     }
+    if source.kind == "encoder":
+        texts = TextEncoder(encoder, tokenizer, EncodeSettings(pooling=source.pooling))
+        for kind, prefix in source.prompts.items():
+            tensors[kind] = normalize(texts.encode(TEXTS, prefix), dim=-1)
     save_file(tensors, path, metadata={"facts": json.dumps(facts)})
 
 

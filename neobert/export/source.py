@@ -28,6 +28,9 @@ from neobert.training.run_folder import RunFolder
 
 log = get_logger(__name__)
 
+SETTINGS = "training_config.yaml"
+"""Where an exported folder has the configuration of its run."""
+
 Kind = Literal["masked_lm", "classifier", "encoder"]
 Model = MaskedLM | SequenceClassifier | Encoder
 KINDS: dict[str, Kind] = {
@@ -66,6 +69,19 @@ class Source:
     def encoder(self) -> Encoder:
         """The model without its head."""
         return self.model if isinstance(self.model, Encoder) else self.model.model
+
+    @property
+    def pooling(self) -> str:
+        """How an encoder's tokens become one vector."""
+        return self.settings.contrastive.pooling if self.settings else "avg"
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """What is put before texts of either kind, often nothing."""
+        if self.settings is None:
+            return {"query": "", "document": ""}
+        trained = self.settings.contrastive
+        return {"query": trained.query_prefix, "document": trained.document_prefix}
 
     @property
     def step(self) -> int | None:
@@ -127,8 +143,9 @@ def _kind_by_names(names: set[str]) -> Kind:
 
 
 def _settings(folder: Path) -> Config | None:
-    file = folder / "config.yaml"
-    if not file.is_file():
+    files = (folder / "config.yaml", folder / SETTINGS)  # of a run, of an exported folder
+    file = next((path for path in files if path.is_file()), None)
+    if file is None:
         return None
     try:
         return load_config_file(file)

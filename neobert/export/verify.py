@@ -289,6 +289,22 @@ def check_fill_mask(exported: Exported) -> str:
     return ", ".join(f"{guess['token_str']!r} {guess['score']:.3f}" for guess in guesses)
 
 
+def check_sentences(exported: Exported) -> str:
+    """sentence-transformers, if it is there, gives the vectors of the trainer."""
+    if not (exported.folder / "modules.json").is_file():
+        return "no embedding model"
+    try:
+        from sentence_transformers import SentenceTransformer  # not needed for the other checks
+    except ImportError:
+        return "not checked: sentence-transformers is not installed"
+    tensors, facts = exported.reference
+    model = SentenceTransformer(str(exported.folder), device="cpu", trust_remote_code=True)
+    for kind in ("query", "document"):
+        got = model.encode(facts["texts"], prompt_name=kind, convert_to_tensor=True)
+        difference(got, tensors[kind], f"the vector of a {kind} in sentence-transformers")
+    return f"vectors of width {got.shape[-1]} as trained, prompts included"
+
+
 def same(got: Tensor, expected: Tensor, what: str) -> str:
     """The largest difference as a text; fails beyond the tolerance."""
     return f"largest difference {difference(got, expected, what):.1e}"
@@ -316,6 +332,7 @@ CHECKS: dict[str, Callable[[Exported], str]] = {
     "saved again": check_saved_again,
     "tokenizer": check_tokenizer,
     "fill-mask": check_fill_mask,
+    "sentences": check_sentences,
 }
 
 

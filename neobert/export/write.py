@@ -19,7 +19,7 @@ from neobert.export.convert import (
     write_tokenizer,
 )
 from neobert.export.embedding import write_sentence_transformers
-from neobert.export.source import Source, read_source
+from neobert.export.source import SETTINGS, Source, read_source
 from neobert.model.pretrained import PretrainedError
 
 log = get_logger(__name__)
@@ -40,7 +40,7 @@ def export(
     temporary.mkdir(parents=True)
     try:
         write_folder(source, temporary, name or str(output))
-        findings = run_checks(temporary, source.model, source.tokenizer)
+        findings = run_checks(temporary, source)
         _publish(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -65,13 +65,12 @@ def write_folder(source: Source, folder: Path, name: str) -> None:
         model_card(source, name, tokenizer.mask_token), encoding="utf-8"
     )
     if source.settings is not None:
-        save_config(source.settings, folder / "training_config.yaml")
+        save_config(source.settings, folder / SETTINGS)
     if source.plot is not None:
         shutil.copyfile(source.plot, folder / "loss.png")
     if source.kind == "encoder":
-        pooling = source.settings.contrastive.pooling if source.settings else "avg"
         width = source.encoder.config.hidden_size
-        write_sentence_transformers(folder, width, max_length, pooling, prompts={})
+        write_sentence_transformers(folder, width, max_length, source.pooling, source.prompts)
 
 
 def _refuse_existing(output: Path, overwrite: bool) -> None:

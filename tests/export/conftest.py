@@ -82,7 +82,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return make
 
 
-def run_config(task: str, **changes: object):
+def run_config(task: str, query_prefix: str = "", pooling: str = "avg", **changes: object):
     """Settings of a small run; ``changes`` are those of the model."""
     from dataclasses import replace
 
@@ -104,6 +104,12 @@ def run_config(task: str, **changes: object):
         model=replace(default.model, **{**shape, **changes}),
         dataset=replace(default.dataset, max_seq_length=64),
         glue=replace(default.glue, max_seq_length=64),
+        contrastive=replace(
+            default.contrastive,
+            query_prefix=query_prefix,
+            pooling=pooling,
+            allow_random_weights=True,
+        ),
     )
 
 

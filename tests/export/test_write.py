@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 import neobert
 from neobert.config.store import load_config_file
-from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.export.__main__ import main
 from neobert.export.check import ExportError, run_checks
+from neobert.export.source import read_source
 from neobert.export.verify import CHECKS
 from neobert.export.write import export
 from neobert.model.pretrained import PretrainedError, load_encoder
@@ -30,7 +30,7 @@ MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "untied": ("pretraining", {"tie_word_embeddings": False, "rope_theta": 500.0}),
     "nGPT": ("pretraining", {"ngpt": True, "base_scale": 0.2}),
     "regression": ("glue", {"labels": 1}),
-    "encoder": ("contrastive", {}),
+    "encoder": ("contrastive", {"query_prefix": "Query: ", "pooling": "cls"}),
 }
 
 
@@ -86,7 +86,8 @@ def test_the_snippets_of_the_card_run_with_transformers(exported) -> None:
 @pytest.mark.slow
 def test_the_snippets_of_the_card_run_with_sentence_transformers(exported) -> None:
     pytest.importorskip("sentence_transformers")
-    assert re.search(r"tensor\(\[\[1\.0+, +-?0\.\d+\]", run_snippets(exported("encoder")))
+    assert "`Query: `" in (exported("encoder") / "README.md").read_text()
+    assert re.search(r"tensor\(\[\[-?0\.\d+, +-?0\.\d+\]\]", run_snippets(exported("encoder")))
 
 
 @pytest.mark.slow
@@ -249,7 +250,7 @@ def test_a_folder_that_is_not_what_was_trained_fails(exported, tmp_path, check) 
     change, message = LIES[check]
     change(folder)
     with pytest.raises(ExportError) as error:
-        run_checks(folder, neobert.load(original), saved_tokenizer(original))
+        run_checks(folder, read_source(original))
     failed = {finding.name: finding.detail for finding in error.value.findings if not finding.ok}
     assert message in failed[check]
 
@@ -268,7 +269,6 @@ def test_a_wrong_command_line_says_what_to_give(capsys) -> None:
 
 def test_an_embedding_model_brings_its_pooling_and_a_classifier_its_labels(make_run) -> None:
     from neobert.export.convert import config_json
-    from neobert.export.source import read_source
 
     values = config_json(read_source(make_run("glue", labels=4)))
     assert values["architectures"] == ["NeoBERTForSequenceClassification"]
