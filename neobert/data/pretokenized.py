@@ -14,6 +14,7 @@ its ``dataset.path``.
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -131,11 +132,8 @@ def _rows(
 
 def _read(folder: Path, recipe: dict[str, object], source: Source) -> Source:
     def documents(split: str, origin: Documents) -> Documents:
-        def read() -> Iterator[object]:
-            for batch in load_from_disk(str(folder / split)).iter(batch_size=1000):
-                yield from batch[TOKEN_COLUMN]
-
         key: dict[str, object] = {"pre_tokenized": recipe, "split": split}
+        read = partial(_ids, folder / split)
         return Documents(str(folder), key, read, origin.explain, tokenized=True)
 
     held_out = source.evaluation
@@ -143,3 +141,8 @@ def _read(folder: Path, recipe: dict[str, object], source: Source) -> Source:
         documents("train", source.train),
         None if held_out is None else documents("validation", held_out),
     )
+
+
+def _ids(folder: Path) -> Iterator[object]:
+    for batch in load_from_disk(str(folder)).iter(batch_size=1000):
+        yield from batch[TOKEN_COLUMN]

@@ -8,6 +8,7 @@ indexed whatever the key says.
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
@@ -45,7 +46,7 @@ class Documents:
     """What identifies the text: part of every cache key."""
 
     read: Callable[[], Iterable[object]]
-    """Values of the column; reading may raise anything."""
+    """Values of the column; reading may raise anything. Can be pickled, for loader processes."""
 
     explain: Explain
     """What the user is told where reading fails."""
@@ -70,9 +71,8 @@ class Documents:
         """The first ``count`` documents; ``None``: all."""
         if count is None:
             return self
-        read = self.read
         return replace(
-            self, key={**self.key, "documents": count}, read=lambda: islice(read(), count)
+            self, key={**self.key, "documents": count}, read=partial(_head, self.read, count)
         )
 
     def _values(self) -> Iterator[object]:
@@ -128,9 +128,8 @@ def open_source(config: DatasetConfig, cache: Path, seed: int) -> Source:
 
     def documents(data: Data) -> Documents:
         key = {**asked, "fingerprint": data._fingerprint} if isinstance(data, Dataset) else asked
-        return Documents(
-            origin, key, lambda: _values(data, column), explain, column == TOKEN_COLUMN
-        )
+        read = partial(_values, data, column)
+        return Documents(origin, key, read, explain, tokenized=column == TOKEN_COLUMN)
 
     held_out = None if evaluation is None else documents(evaluation)
     stream = train if isinstance(train, IterableDataset) else None
@@ -163,7 +162,9 @@ def _packaged(config: DatasetConfig, seed: int) -> Source:
         key |= {"splits": asked}
         read = {"train": train, "validation": evaluation}
         kept = {
-            split: Documents(name, {**key, "split": split}, _reader(data), _plain_error)
+            split: Documents(
+                name, {**key, "split": split}, partial(_values, data, "text"), _plain_error
+            )
             for split, data in read.items()
             if data is not None
         }
@@ -172,16 +173,12 @@ def _packaged(config: DatasetConfig, seed: int) -> Source:
         Documents(
             name,
             {**key, "split": split},
-            lambda split=split: read_corpus(name)[split],  # type: ignore[misc]
+            partial(_packaged_texts, name, split),
             _plain_error,
         )
         for split in ("train", "validation")
     )
     return Source(train, evaluation)
-
-
-def _reader(data: Data) -> Callable[[], Iterable[object]]:
-    return lambda: _values(data, "text")
 
 
 def _load(config: DatasetConfig, cache: Path) -> tuple[Loaded, str, Explain]:
@@ -258,6 +255,14 @@ def _column(columns: list[str], wanted: str | None, origin: str) -> str:
             f"{', '.join(columns) or 'none'}"
         ]
     )
+
+
+def _head(read: Callable[[], Iterable[object]], count: int) -> Iterator[object]:
+    return islice(read(), count)
+
+
+def _packaged_texts(name: str, split: str) -> list[str]:
+    return read_corpus(name)[split]
 
 
 def _values(data: Data, column: str) -> Iterator[object]:

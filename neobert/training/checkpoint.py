@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -49,19 +50,34 @@ class FolderCheckpointIO(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
     ) -> None:
-        """Write ``checkpoint`` to the folder ``path``, all of it or nothing."""
+        """Write ``checkpoint`` to the folder ``path``, all of it or nothing.
+
+        Raises ``ConfigError`` where it cannot be written; the checkpoints before it stay.
+        """
         path = Path(path)
         temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
         remove_leftovers(path.parent)
-        temporary.mkdir(parents=True)
+        try:
+            temporary.mkdir(parents=True)
+            self._write(checkpoint, temporary)
+            _publish(temporary, path)
+        except (OSError, RuntimeError, SafetensorError) as error:  # each library has its own
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise ConfigError(
+                [
+                    f"{path} could not be written ({str(error).splitlines()[0]}): make room, then "
+                    "go on from the checkpoint before it (trainer.resume_from_checkpoint=latest)"
+                ]
+            ) from error
+
+    def _write(self, checkpoint: dict[str, object], folder: Path) -> None:
         state = {key: value for key, value in checkpoint.items() if key != "state_dict"}
         weights = checkpoint["state_dict"]
         assert isinstance(weights, dict)
-        _save_weights(weights, temporary / WEIGHTS)
-        torch.save(state, temporary / STATE)
-        self.write_extras(temporary)
-        _write_manifest(temporary)
-        _publish(temporary, path)
+        _save_weights(weights, folder / WEIGHTS)
+        torch.save(state, folder / STATE)
+        self.write_extras(folder)
+        _write_manifest(folder)
 
     def load_checkpoint(
         self, path: str | Path, map_location: object = None, weights_only: bool | None = None
@@ -92,14 +108,7 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
 
 def list_checkpoints(checkpoints: Path) -> list[Path]:
     """Complete checkpoints below ``checkpoints``, by ascending step."""
-    if not checkpoints.is_dir():
-        return []
-    folders = [
-        path
-        for path in checkpoints.iterdir()
-        if path.name.isdigit() and (path / MANIFEST).is_file()
-    ]
-    return sorted(folders, key=lambda path: int(path.name))
+    return [path for path in _numbered(checkpoints) if (path / MANIFEST).is_file()]
 
 
 def damages(folder: Path) -> list[str]:
@@ -144,7 +153,7 @@ def find_checkpoint(run: Path, selector: str) -> Path | None:
 
 def latest_checkpoint(checkpoints: Path) -> Path | None:
     """The newest checkpoint whose checksums hold; damaged ones are named and passed over."""
-    for folder in reversed(list_checkpoints(checkpoints)):
+    for folder in reversed(_numbered(checkpoints)):
         problems = damages(folder)
         if not problems:
             return folder
@@ -164,6 +173,14 @@ def remove_leftovers(checkpoints: Path) -> None:
             path.rename(name)
 
 
+def _numbered(checkpoints: Path) -> list[Path]:
+    """Folders that are called as a step, complete or not, by ascending step."""
+    if not checkpoints.is_dir():
+        return []
+    folders = [path for path in checkpoints.iterdir() if path.name.isdigit() and path.is_dir()]
+    return sorted(folders, key=lambda path: int(path.name))
+
+
 def _undamaged(path: Path) -> Path:
     if not path.is_dir():
         there = ", ".join(folder.name for folder in list_checkpoints(path.parent)) or "none"
@@ -173,7 +190,8 @@ def _undamaged(path: Path) -> Path:
     problems = damages(path)
     if problems:
         others = [folder for folder in list_checkpoints(path.parent) if folder != path]
-        offer = f"; use {others[-1]} instead" if others else ""
+        good = [folder for folder in reversed(others) if not damages(folder)]
+        offer = f"; use {good[0]} instead" if good else ""
         raise ConfigError(
             [f"trainer.resume_from_checkpoint: {path} is damaged: {'; '.join(problems)}{offer}"]
         )

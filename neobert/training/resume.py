@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from neobert.config.checks import ConfigError
 from neobert.config.trainer import TrainerConfig
@@ -12,6 +13,9 @@ from neobert.training.checkpoint import FINGERPRINT, find_checkpoint, remove_lef
 from neobert.training.summary import command_line
 
 log = get_logger(__name__)
+
+DELIBERATE = ("dataset.skip_steps",)
+"""Settings that exist to be changed on resume: told, not refused."""
 
 
 def resume_point(settings: TrainerConfig) -> Path | None:
@@ -23,6 +27,13 @@ def resume_point(settings: TrainerConfig) -> Path | None:
     if (run / "checkpoints").is_dir():
         remove_leftovers(run / "checkpoints")
     found = find_checkpoint(run, selector)
+    if found is not None and not found.name.isdigit():
+        raise ConfigError(
+            [
+                f"trainer.resume_from_checkpoint={selector}: a checkpoint's folder must be called "
+                f"by its step, as the run wrote it; rename {found} back"
+            ]
+        )
     if found is None:
         log.warning("%s has no checkpoint to resume from yet: the run starts anew", run)
     else:
@@ -35,12 +46,15 @@ def check_same_run(
 ) -> None:
     """Refuse to resume under other data, tokenizer, seed, batch or schedule.
 
+    Every difference is reported, by its key and with both values.
+
     Raises ``ConfigError`` with one line per setting that differs from the checkpoint's, unless
     ``trainer.accept_changes`` names it (or is ``all``).
     """
     saved = json.loads((checkpoint / FINGERPRINT).read_text())
     here = json.loads(json.dumps(fingerprint))
     changed = [key for key in sorted({*saved, *here}) if saved.get(key) != here.get(key)]
+    accepted = [*accepted, *DELIBERATE]
     refused = [key for key in changed if key not in accepted and "all" not in accepted]
     for key in sorted(set(changed) - set(refused)):
         log.warning("%s changed on resume, as accepted: %s", key, _change(saved, here, key))
@@ -52,6 +66,24 @@ def check_same_run(
                 for key in refused
             ]
         )
+
+
+def realign(checkpoint: dict[str, object], accumulation: int) -> None:
+    """Count the finished steps of a checkpoint in micro-batches of this run.
+
+    Lightning's place is a number of micro-batches; with another
+    ``trainer.gradient_accumulation_steps`` (accepted) as many steps are another number of them.
+    """
+    before = cast(int, checkpoint.get("accumulation", accumulation))
+    if before == accumulation:
+        return
+    loops = cast(dict[str, dict[str, object]], checkpoint["loops"])
+    progress = loops["fit_loop"]["epoch_loop.batch_progress"]
+    for part in ("total", "current"):
+        counts = cast(dict[str, dict[str, int]], progress)[part]
+        shift = counts["ready"] // before * accumulation - counts["ready"]
+        for name in counts:
+            counts[name] += shift
 
 
 def _change(saved: Mapping[str, object], here: Mapping[str, object], key: str) -> str:

@@ -16,6 +16,7 @@ from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.config.store import save_config
 from neobert.console import get_logger
+from neobert.training.claim import claim
 
 log = get_logger(__name__)
 
@@ -61,23 +62,28 @@ def open_run_folder(config: Config, resuming: bool) -> RunFolder:
     """Make ``trainer.output_dir`` ready and write ``config.yaml`` into it.
 
     A resumed run goes on in its folder. Else a folder that holds an earlier run is moved aside
-    (``trainer.overwrite_output_dir=true``) or refused (``false``); nothing in it is deleted.
+    (``trainer.overwrite_output_dir=true``) or refused (``false``); nothing in it is deleted. One
+    that another process trains in is always refused.
     """
     run = RunFolder(Path(config.trainer.output_dir))
     if getattr(rank_zero_only, "rank", 0) != 0:
         return run  # the first rank prepares it, once
-    if not resuming and run.path.is_dir() and any(run.path.iterdir()):
-        if not config.trainer.overwrite_output_dir:
-            raise ConfigError(
-                [
-                    f"trainer.output_dir: {run.path} is not empty and "
-                    "trainer.overwrite_output_dir is false; choose another folder, resume with "
-                    "trainer.resume_from_checkpoint=latest, or set overwrite_output_dir=true, "
-                    "which moves the old run aside"
-                ]
-            )
+    earlier = not resuming and run.path.is_dir() and any(run.path.iterdir())
+    if earlier and not config.trainer.overwrite_output_dir:
+        raise ConfigError(
+            [
+                f"trainer.output_dir: {run.path} is not empty and "
+                "trainer.overwrite_output_dir is false; choose another folder, resume with "
+                "trainer.resume_from_checkpoint=latest, or set overwrite_output_dir=true, "
+                "which moves the old run aside"
+            ]
+        )
+    if run.path.is_dir():
+        claim(run.path)
+    if earlier:
         _move_aside(run.path)
     run.checkpoints.mkdir(parents=True, exist_ok=True)
+    claim(run.path)
     save_config(config, run.config_file)
     return run
 

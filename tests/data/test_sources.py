@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,12 @@ def test_loading_code_runs_only_when_trusted(tmp_path: Path, streaming: bool) ->
     assert trained_on(opened(folder, tmp_path / "cache", **trusted)) == ["number 0", "number 1"]
     many = opened(folder, tmp_path / "cache", config="many", **trusted)
     assert len(trained_on(many)) == 20
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_documents_can_be_handed_to_a_fresh_process(
+    folder: Path, tmp_path: Path, streaming: bool
+) -> None:
+    source = opened(folder, tmp_path, streaming=streaming, eval_samples=3)
+    again = pickle.loads(pickle.dumps(source.train.head(4)))
+    assert list(again.texts()) == numbers(3, 4, 5, 6)

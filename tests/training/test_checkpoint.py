@@ -1,7 +1,9 @@
 import json
 import logging
 import os
+import resource
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -156,3 +158,41 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     weights = io().load_checkpoint(tmp_path / "checkpoints" / "3")["state_dict"]
     assert float(weights["model.decoder.weight"][0, 0]) == 5.0
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+
+
+def test_latest_names_a_half_written_folder_and_takes_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, 10, 20)
+    (tmp_path / "checkpoints" / "20" / "manifest.json").unlink()
+    with caplog.at_level(logging.WARNING):
+        found = find_checkpoint(tmp_path, "latest")
+    assert found == tmp_path / "checkpoints" / "10"
+    assert "checkpoints/20 is damaged (manifest.json: cannot be read" in caplog.text
+
+
+def test_a_damaged_step_is_refused_and_the_last_good_one_offered(tmp_path: Path) -> None:
+    save(tmp_path, 10, 20, 30)
+    for step in ("20", "30"):
+        flip_a_byte(tmp_path / "checkpoints" / step / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"20 is damaged: model.*use .*checkpoints/10 instead"):
+        find_checkpoint(tmp_path, "20")
+
+
+@pytest.mark.parametrize("limit", [200, 3000])
+def test_a_full_disk_leaves_the_checkpoints_before_it_and_nothing_half_written(
+    tmp_path: Path, limit: int
+) -> None:
+    save(tmp_path, 10)
+    big = {**state(), "optimizer_states": [{"momentum": torch.zeros(2000)}]}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(ConfigError, match=r"checkpoints/20 could not be written.*make room"):
+            io().save_checkpoint(big, tmp_path / "checkpoints" / "20")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, previous)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["10"]
+    assert find_checkpoint(tmp_path, "latest") == tmp_path / "checkpoints" / "10"

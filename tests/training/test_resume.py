@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from neobert.config.checks import ConfigError
-from neobert.training.resume import check_same_run
+from neobert.config.trainer import TrainerConfig
+from neobert.training.checkpoint import FolderCheckpointIO
+from neobert.training.resume import check_same_run, realign, resume_point
 
 SAVED = {"seed": 0, "dataset.max_seq_length": 128, "scheduler.betas": [1, 2]}
 
@@ -45,3 +47,36 @@ def test_accepted_changes_pass_and_the_others_do_not(checkpoint: Path) -> None:
 def test_a_setting_that_only_one_side_has_is_a_change(checkpoint: Path) -> None:
     with pytest.raises(ConfigError, match=r"dataset\.shards"):
         check_same_run(checkpoint, {**SAVED, "dataset.shards": 4}, [])
+
+
+def test_skipped_steps_are_told_and_not_refused(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", logger="neobert"):
+        check_same_run(checkpoint, {**SAVED, "dataset.skip_steps": ["1200-1300"]}, [])
+    assert "dataset.skip_steps changed on resume" in caplog.text
+
+
+def test_a_renamed_checkpoint_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    FolderCheckpointIO(lambda folder: None).save_checkpoint({"state_dict": {}}, tmp_path / "final")
+    settings = TrainerConfig(resume_from_checkpoint=str(tmp_path / "final"))
+    with pytest.raises(ConfigError, match="called by its step"):
+        resume_point(settings)
+
+
+@pytest.mark.parametrize("selector", [None, "", "false", "none"])
+def test_without_a_selector_a_run_starts_anew(selector: str | None) -> None:
+    assert resume_point(TrainerConfig(resume_from_checkpoint=selector)) is None
+
+
+def test_finished_steps_are_counted_in_the_new_micro_batches() -> None:
+    def progress(ready: int, completed: int) -> dict[str, dict[str, int]]:
+        counts = {"ready": ready, "started": ready, "processed": ready, "completed": completed}
+        return {"total": dict(counts), "current": dict(counts)}
+
+    checkpoint = {
+        "accumulation": 2,
+        "loops": {"fit_loop": {"epoch_loop.batch_progress": progress(20, 19)}},
+    }
+    realign(checkpoint, 3)
+    assert checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"] == progress(30, 29)

@@ -27,7 +27,6 @@ log = get_logger(__name__)
 def run(config: Config) -> float | None:
     """Train; return the final evaluation loss (the objective of a sweep), if there is one."""
     resume = resume_point(config.trainer)
-    folder = open_run_folder(config, resuming=resume is not None)
     seed_everything(config.seed, verbose=False)
     data = PretrainingDataModule(config)
     data.prepare_data()
@@ -41,6 +40,8 @@ def run(config: Config) -> float | None:
     )
     if resume is not None:
         check_same_run(resume, card.fingerprint, config.trainer.accept_changes)
+    # Not before: what is refused leaves the folder as it is.
+    folder = open_run_folder(config, resuming=resume is not None)
     module = build_module(config, data, schedule, resume)
     log.info("%s", owners_table(owners(config.optimizer, module.model.named_parameters())))
     step = int(resume.name) if resume is not None else None
