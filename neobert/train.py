@@ -61,8 +61,10 @@ def _run(config: Config, words: Sequence[str]) -> int:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from neobert.tasks import Interrupted, run
     from neobert.training.cpu import tune_cpu_if_asked
+    from neobert.training.kernels import check_kernels
     from neobert.training.ranks import LostRank
 
+    check_kernels(config)
     tune_cpu_if_asked(config.trainer)
     try:
         run(config)

@@ -34,8 +34,13 @@ def compile_encoder(encoder: Encoder, backend: str, dynamic: bool | None = None)
 
 
 def _mark_lengths(x: Tensor, layout: Layout, rotary: Rotary | None, packed: bool) -> None:
+    """Say which lengths differ from batch to batch, before the first one makes them constants."""
     torch._dynamo.maybe_mark_dynamic(layout.cu_seqlens, 0)
     if packed:
         return
     for tensor in (x, layout.is_text, *(rotary or ())):
         torch._dynamo.maybe_mark_dynamic(tensor, 0)
+    if layout.rectangle is not None:
+        for tensor in (layout.rectangle.mask, layout.rectangle.index, layout.rectangle.inverse):
+            if tensor is not None:
+                torch._dynamo.maybe_mark_dynamic(tensor, [0, tensor.ndim - 1])

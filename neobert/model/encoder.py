@@ -18,7 +18,7 @@ from neobert.model.block import Block
 from neobert.model.ngpt import NormalizedBlock, normalize_
 from neobert.model.norm import build_norm
 from neobert.ops.attention import Layout, lay_out
-from neobert.ops.kernels import AttentionChoice, resolve_attention
+from neobert.ops.kernels import AttentionChoice, liger_runs, resolve_attention
 from neobert.ops.rotary import rotary_table
 
 log = get_logger(__name__)
@@ -90,6 +90,8 @@ class Encoder(nn.Module):
         return self.config.hidden_size // self.config.num_attention_heads
 
     def _lay_out(self, batch: PackedBatch) -> Layout:
+        # Raises where Liger is demanded and absent, also for a model none of whose parts has it.
+        liger_runs(self.config.kernel_backend, batch.input_ids.device)
         record = any(layer.record_max_logits for layer in self.attention_layers())
         return lay_out(
             batch, self._attention(batch.input_ids.device).kernel, self.pad_token_id, record

@@ -12,7 +12,6 @@ Letters: T tokens, E model width, H heads, D width of a head, I ``model.intermed
 """
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from neobert.config.model import ModelConfig
 from neobert.model.attention import Rotary, SelfAttention
 from neobert.ops.attention import Layout
 from neobert.ops.norm import unit_norm
+from neobert.ops.swiglu import swiglu
 
 ALPHA = 0.05
 """Initial share of the way towards a proposal."""
@@ -34,7 +34,7 @@ class NormalizedBlock(SelfAttention):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         width, inner = config.hidden_size, config.intermediate_size
-        self.base_scale = config.base_scale
+        self.base_scale, self.kernel_backend = config.base_scale, config.kernel_backend
         self.scale = self.head_dim**0.5  # queries and keys have length 1, not sqrt(D)
         self.inner_scale = width**0.5
         self.c_fc = nn.Linear(width, 2 * inner, bias=False)
@@ -60,7 +60,7 @@ class NormalizedBlock(SelfAttention):
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         value, gate = (self.suv * self.inner_scale * self.c_fc(x)).chunk(2, dim=-1)
-        return self.mlp_c_proj(value * F.silu(gate))
+        return self.mlp_c_proj(swiglu(gate, value, self.kernel_backend))
 
     def _towards(self, x: Tensor, proposal: Tensor, alpha: Tensor) -> Tensor:
         share = (alpha * (ALPHA / self.base_scale)).abs()

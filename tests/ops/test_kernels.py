@@ -77,7 +77,8 @@ def test_a_model_tells_its_fallback_once(caplog) -> None:
 
 
 @pytest.mark.proves("model.kernel_backend")
-def test_liger_on_a_cpu_is_an_error_and_auto_is_not() -> None:
+@pytest.mark.parametrize("changes", [{}, {"ngpt": True}, {"hidden_act": "gelu", "rms_norm": False}])
+def test_liger_on_a_cpu_is_an_error_and_auto_is_not(changes) -> None:
     def run(backend: str) -> None:
         config = ModelConfig(
             hidden_size=8,
@@ -85,6 +86,7 @@ def test_liger_on_a_cpu_is_an_error_and_auto_is_not() -> None:
             num_attention_heads=2,
             intermediate_size=8,
             kernel_backend=backend,
+            **changes,
         )
         build_masked_lm(config, 11, 0)(torch.tensor([[1, 2, 3]]))
 

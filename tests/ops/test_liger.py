@@ -50,7 +50,7 @@ liger_kernel.ops.rms_norm.rsqrt = rsqrt  # the interpreter's own returns None
 PARITY = '''
 import torch
 from torch.testing import assert_close
-from neobert.batch import IGNORE
+from neobert.batch import IGNORE, PackedBatch
 from neobert.losses.mlm import masked_lm_loss
 from neobert.model.heads import build_masked_lm
 from neobert.config.model import ModelConfig
@@ -91,23 +91,24 @@ for function, inputs in (
     liger, portable = both(function, *inputs)
     assert_close(liger, portable, atol=1e-4, rtol=1e-5)
 
-losses = []
-for backend in ("liger", "torch"):
+def train(backend, ngpt):
     torch.manual_seed(1)
     config = ModelConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
-        kernel_backend=backend,
+        kernel_backend=backend, ngpt=ngpt,
     )
     model = build_masked_lm(config, 11, 0)
     positions = torch.tensor([0, 2])
-    from neobert.batch import PackedBatch
     hidden = model.hidden(PackedBatch.from_documents([[1, 2, 3], [4, 5]]))
     found = masked_lm_loss(
         hidden, model.decoder_weight, positions, torch.tensor([3, 4]), kernel_backend=backend
     )
     found.sum.backward()
-    losses.append((found.sum, found.correct, [p.grad for p in model.parameters()]))
-assert_close(*losses, atol=1e-5, rtol=1e-5)
+    return found.sum, found.correct, [p.grad for p in model.parameters()]
+
+
+for ngpt in (False, True):
+    assert_close(train("liger", ngpt), train("torch", ngpt), atol=1e-5, rtol=1e-5)
 print("PARITY")
 '''
 

@@ -1,4 +1,4 @@
-"""How fast a run is and what holds it up: MFU, FLOPs per token, time waiting for data, memory.
+"""How fast a run is and what holds it up: MFU, FLOPs per token, waiting for data, cores, memory.
 
 MFU (PaLM, arXiv 2204.02311, appendix B) is the share of the hardware's matrix rate that the model
 itself needed: padding, recomputation and everything without a matrix product lower it.
@@ -61,7 +61,7 @@ class Throughput(Callback):
         self._tokens = self._targets = 0.0
         self._pairs: Tensor | float = 0.0
         self._logged_at = -1
-        self._seconds = self._waited = 0.0
+        self._seconds = self._waited = self._processor = self._pause = 0.0
         self._all_flops = self._all_tokens = self._all_seconds = self._all_waited = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -71,6 +71,7 @@ class Throughput(Callback):
             self._cost = training_flops(encoders[0])
             encoders[0].register_forward_pre_hook(self._count)
         self._seconds = self.metrics.seconds
+        self._processor = time.process_time()
         if self.peak is None:
             log.info("MFU is not shown: the peak rate of this device is not known")
 
@@ -87,6 +88,13 @@ class Throughput(Callback):
         if self.metrics.logged_at == trainer.global_step != self._logged_at:
             self._logged_at = trainer.global_step
             self._log(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pause = time.process_time()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluation is not training: it counts neither here nor in ``metrics``' seconds."""
+        self._processor += time.process_time() - self._pause
 
     def summary(self) -> dict[str, object]:
         """For ``summary.json``: over everything trained by this process."""
@@ -111,8 +119,13 @@ class Throughput(Callback):
     def _log(self, trainer: Trainer) -> None:
         seconds = self.metrics.seconds - self._seconds
         waited = self.wait.seconds - self._waited
+        processor = time.process_time() - self._processor
         flops = 0.0
-        metrics = {"train/data_wait": waited / seconds, "train/peak_memory_mib": _memory(trainer)}
+        metrics = {
+            "train/data_wait": waited / seconds,
+            "train/cores_busy": processor / seconds,
+            "train/peak_memory_mib": _memory(trainer),
+        }
         if self._cost is not None and self._tokens:
             flops = self._cost.of(self._tokens, float(self._pairs), self._targets)
             metrics["train/flops_per_token"] = flops / self._tokens
@@ -123,6 +136,7 @@ class Throughput(Callback):
         self._all_seconds += seconds
         self._all_waited += waited
         self._seconds, self._waited = self.metrics.seconds, self.wait.seconds
+        self._processor += processor
         self._tokens = self._targets = self._pairs = 0.0
         self.metrics.latest.update(metrics)
         log_metrics(trainer, metrics)

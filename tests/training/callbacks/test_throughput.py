@@ -97,6 +97,12 @@ def test_waiting_for_data_is_told_from_work(run) -> None:
     assert 0.5 < throughput.summary()["data_wait"] <= 1.0
 
 
+def test_a_run_that_waits_leaves_its_cores_idle(run) -> None:
+    _, rows, _ = run
+    for row in rows:
+        assert 0 < float(row["train/cores_busy"]) < 1 - 0.5 * float(row["train/data_wait"])
+
+
 def test_memory_is_in_the_log(run) -> None:
     _, rows, _ = run
     assert float(rows[-1]["train/peak_memory_mib"]) > 50

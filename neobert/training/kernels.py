@@ -1,0 +1,17 @@
+"""Kernels that a run demands: asked for before it loads anything."""
+
+import torch
+
+from neobert.config.checks import ConfigError
+from neobert.config.root import Config
+from neobert.ops.kernels import KernelError, liger_runs
+from neobert.training.trainer import runs_on_cuda
+
+
+def check_kernels(config: Config) -> None:
+    """Raise ``ConfigError`` where ``model.kernel_backend=liger`` cannot be had on this machine."""
+    device = torch.device("cuda" if runs_on_cuda(config.trainer) else "cpu")
+    try:
+        liger_runs(config.model.kernel_backend, device)
+    except KernelError as error:
+        raise ConfigError([str(error)]) from error

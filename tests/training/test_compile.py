@@ -1,0 +1,45 @@
+import pytest
+
+from neobert.config.model import ModelConfig
+from neobert.config.trainer import TrainerConfig
+from neobert.model.encoder import Encoder
+from neobert.training import compile as subject
+from neobert.training.compile import compile_if_asked
+
+
+@pytest.fixture
+def encoder() -> Encoder:
+    config = ModelConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    return Encoder(config, 11, 0)
+
+
+@pytest.mark.proves("trainer.torch_compile")
+@pytest.mark.parametrize("asked", [True, False])
+def test_it_compiles_where_it_is_asked_to(encoder, asked) -> None:
+    settings = TrainerConfig(torch_compile=asked, torch_compile_backend="eager")
+    assert compile_if_asked(encoder, settings, deepspeed=False, on_cuda=False) == asked
+    assert (encoder.compiled is not None) == asked
+
+
+@pytest.mark.parametrize(
+    ("backend", "deepspeed", "on_cuda", "compiler", "words"),
+    [
+        ("aot_eager", True, False, True, "DeepSpeed is active"),
+        ("inductor", False, False, False, "needs a C++ compiler"),
+        ("inductor", False, True, False, None),  # Triton brings its own
+        ("aot_eager", False, False, False, None),
+    ],
+)
+def test_where_it_cannot_one_line_says_why(  # noqa: PLR0917
+    monkeypatch, caplog, encoder, backend, deepspeed, on_cuda, compiler, words
+) -> None:
+    monkeypatch.setattr(subject.shutil, "which", lambda name: f"/usr/bin/{name}" * compiler or None)
+    settings = TrainerConfig(torch_compile=True, torch_compile_backend=backend)
+    with caplog.at_level("INFO", "neobert"):
+        compiled = compile_if_asked(encoder, settings, deepspeed, on_cuda)
+    assert compiled == (words is None)
+    (record,) = caplog.records
+    assert record.levelname == ("INFO" if compiled else "WARNING")
+    assert words is None or words in record.message
