@@ -8,7 +8,6 @@ does not grow with the file. The output appears under its name when it is comple
 import argparse
 import sys
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -16,21 +15,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
-from neobert.batch import PackedBatch
 from neobert.console import get_logger, show_messages
 from neobert.data.saved_tokenizer import saved_tokenizer
-from neobert.model.encoder import Encoder
+from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.model.pretrained import find_weights, load_encoder
 
 log = get_logger("neobert.tools.embed")
 
-LINES_AT_ONCE = 1024
 POOLING = ("avg", "cls", "max")
 
 
@@ -82,72 +76,17 @@ class ParquetWriter:
         self.file.close()
 
 
-class Embedder:
-    """An encoder and its tokenizer: texts in, one vector each out."""
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        tokenizer: PreTrainedTokenizerFast,
-        pooling: str = "avg",
-        prefix: str = "",
-        tokens_per_batch: int = 8192,
-    ) -> None:
-        self.encoder, self.tokenizer = encoder, tokenizer
-        self.pooling, self.prefix, self.tokens_per_batch = pooling, prefix, tokens_per_batch
-        self.max_length = encoder.config.max_position_embeddings
-
-    def embed(self, texts: list[str]) -> Float[Tensor, "texts E"]:
-        """A row per text, in their order. What is longer than the model takes is cut off."""
-        ids: list[list[int]] = self.tokenizer(
-            [self.prefix + text for text in texts], truncation=True, max_length=self.max_length
-        )["input_ids"]
-        # Neighbours of like length: kernels that pad have little to pad then.
-        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-        vectors = torch.cat(
-            [self._pooled([ids[row] for row in rows]) for rows in self._parts(order, ids)]
-        )
-        return torch.empty_like(vectors).index_copy(0, torch.tensor(order), vectors)
-
-    def _parts(self, order: list[int], ids: list[list[int]]) -> Iterator[list[int]]:
-        part, tokens = list[int](), 0
-        for row in order:
-            if part and tokens + len(ids[row]) > self.tokens_per_batch:
-                yield part
-                part, tokens = [], 0
-            part.append(row)
-            tokens += len(ids[row])
-        yield part
-
-    @torch.no_grad()
-    def _pooled(self, documents: list[list[int]]) -> Float[Tensor, "documents E"]:
-        # A text without a token would have no mean: it becomes a lone padding token.
-        filled = [document or [self.encoder.pad_token_id] for document in documents]
-        device = self.encoder.encoder.weight.device
-        batch = PackedBatch.from_documents(filled).to(device)
-        hidden = self.encoder(batch).float().cpu()  # (T, E)
-        pieces = hidden.split([len(document) for document in filled])
-        match self.pooling:
-            case "cls":
-                return torch.stack([piece[0] for piece in pieces])
-            case "max":
-                return torch.stack([piece.amax(0) for piece in pieces])
-            case _:
-                return torch.stack([piece.mean(0) for piece in pieces])
-
-
-def embed_file(embedder: Embedder, texts: Path, output: Path, normalize: bool) -> int:
+def embed_file(
+    encoder: TextEncoder, texts: Path, output: Path, prefix: str = "", normalize: bool = False
+) -> int:
     """Write a vector per line of ``texts`` to ``output``; the number of lines comes back."""
     temporary = output.with_name(f".{output.name}.incomplete")
-    width = embedder.encoder.config.hidden_size
     rows = 0
     try:
-        writer = _writer(temporary, output.suffix, texts, width)
-        for lines in _chunks(texts):
-            vectors = embedder.embed(lines)
-            if normalize:
-                vectors = torch.nn.functional.normalize(vectors, dim=-1)
-            writer.write(lines, vectors.numpy())
+        writer = _writer(temporary, output.suffix, texts, encoder.width)
+        for lines, vectors in encoder.encode_parts(_lines(texts), prefix):
+            rescaled = torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors
+            writer.write(lines, rescaled.numpy())
             rows += len(lines)
             log.info("%d texts", rows)
         writer.close()
@@ -161,14 +100,14 @@ def _writer(path: Path, suffix: str, texts: Path, width: int) -> Writer:
     if suffix == ".parquet":
         return ParquetWriter(path, width)
     if suffix == ".npy":
-        return ArrayWriter(path, sum(len(lines) for lines in _chunks(texts)), width)
+        return ArrayWriter(path, sum(1 for _ in _lines(texts)), width)
     raise ValueError(f"--output must end in .npy or .parquet, not {suffix!r}")
 
 
-def _chunks(texts: Path) -> Iterator[list[str]]:
+def _lines(texts: Path) -> Iterator[str]:
     with texts.open(encoding="utf-8", newline="\n") as file:
-        while lines := [line.rstrip("\r\n") for line in islice(file, LINES_AT_ONCE)]:
-            yield lines
+        for line in file:
+            yield line.rstrip("\r\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -182,7 +121,9 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--pooling", choices=POOLING, default="avg")
     arguments.add_argument("--prefix", default="", help="put before every text")
     arguments.add_argument("--normalize", action="store_true", help="to unit length")
-    arguments.add_argument("--tokens-per-batch", type=int, default=8192)
+    arguments.add_argument("--max-length", type=int, help="tokens (default: the model's)")
+    arguments.add_argument("--tokens-per-batch", type=int, default=16384)
+    arguments.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return arguments
 
@@ -193,20 +134,19 @@ def main(argv: list[str] | None = None) -> int:
     show_messages()
     try:
         folder = find_weights(options.model)
-        embedder = Embedder(
-            load_encoder(folder).to(options.device),
-            saved_tokenizer(folder),
-            options.pooling,
-            options.prefix,
-            options.tokens_per_batch,
+        settings = EncodeSettings(
+            pooling=options.pooling,
+            max_length=options.max_length,
+            tokens_per_batch=options.tokens_per_batch,
+            bf16=options.bf16,
         )
-        rows = embed_file(embedder, options.texts, options.output, options.normalize)
+        model = load_encoder(folder).to(options.device)
+        encoder = TextEncoder(model, saved_tokenizer(folder), settings)
+        rows = embed_file(encoder, options.texts, options.output, options.prefix, options.normalize)
     except (ValueError, OSError) as error:
         log.error("%s", error)
         return 1
-    log.info(
-        "%s: %d vectors of width %d", options.output, rows, embedder.encoder.config.hidden_size
-    )
+    log.info("%s: %d vectors of width %d", options.output, rows, encoder.width)
     return 0
 
 

@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 import neobert
 from neobert.data.saved_tokenizer import saved_tokenizer
-from neobert.model.pretrained import load_encoder
-from neobert.tools.embed import LINES_AT_ONCE, Embedder, main
+from neobert.model.encode import TEXTS_AT_ONCE
+from neobert.tools.embed import main
 
 TEXTS = ["the capital of the country", "a river", "", "sea " * 90, "of the city and the north"]
 
@@ -34,16 +34,13 @@ def pooled(folder: Path, text: str, pooling: str) -> torch.Tensor:
 @pytest.mark.parametrize("pooling", ["avg", "cls", "max"])
 @pytest.mark.parametrize("tokens_per_batch", [1, 8192])
 def test_vectors_are_pooled_hidden_states_in_the_order_of_lines(
-    model_folder, pooling, tokens_per_batch
+    model_folder, texts, tmp_path, pooling, tokens_per_batch
 ) -> None:
-    embedder = Embedder(
-        load_encoder(model_folder),
-        saved_tokenizer(model_folder),
-        pooling,
-        tokens_per_batch=tokens_per_batch,
-    )
+    output = tmp_path / "vectors.npy"
+    options = ["--pooling", pooling, "--tokens-per-batch", str(tokens_per_batch)]
+    assert main([str(model_folder), str(texts), "--output", str(output), *options]) == 0
     expected = torch.stack([pooled(model_folder, text, pooling) for text in TEXTS])
-    assert_close(embedder.embed(TEXTS), expected, atol=1e-5, rtol=0)
+    assert_close(torch.from_numpy(np.load(output)), expected, atol=1e-5, rtol=0)
 
 
 def test_both_kinds_of_file_hold_a_row_per_line(model_folder, texts, tmp_path) -> None:
@@ -61,13 +58,13 @@ def test_both_kinds_of_file_hold_a_row_per_line(model_folder, texts, tmp_path) -
 
 def test_more_lines_than_are_held_at_once_and_a_prefix(model_folder, tmp_path) -> None:
     many = tmp_path / "many.txt"
-    many.write_text("".join(f"{TEXTS[row % 2]}\n" for row in range(LINES_AT_ONCE + 3)))
+    many.write_text("".join(f"{TEXTS[row % 2]}\n" for row in range(TEXTS_AT_ONCE + 3)))
     output = tmp_path / "vectors.npy"
     assert main([str(model_folder), str(many), "--output", str(output), "--prefix", "a "]) == 0
     vectors = np.load(output)
-    assert len(vectors) == LINES_AT_ONCE + 3
+    assert len(vectors) == TEXTS_AT_ONCE + 3
     expected = pooled(model_folder, "a the capital of the country", "avg").numpy()
-    np.testing.assert_allclose(vectors[[0, LINES_AT_ONCE + 2]], [expected] * 2, atol=1e-5)
+    np.testing.assert_allclose(vectors[[0, TEXTS_AT_ONCE + 2]], [expected] * 2, atol=1e-5)
 
 
 def test_an_empty_file_gives_no_rows(model_folder, tmp_path) -> None:
@@ -81,7 +78,7 @@ def test_an_empty_file_gives_no_rows(model_folder, tmp_path) -> None:
 
 def test_a_file_that_cannot_be_read_leaves_nothing(model_folder, tmp_path, capsys) -> None:
     bad = tmp_path / "bad.txt"
-    bad.write_bytes(b"a river\n" * 1500 + b"\xff\xfe\n")
+    bad.write_bytes(b"a river\n" * (TEXTS_AT_ONCE + 9) + b"\xff\xfe\n")
     for suffix in ("npy", "parquet", "csv"):
         assert main([str(model_folder), str(bad), "--output", str(tmp_path / f"v.{suffix}")]) == 1
     assert "must end in .npy or .parquet" in capsys.readouterr().err
