@@ -19,7 +19,15 @@ from torch.optim.adamw import adamw
 
 from neobert.console import get_logger
 from neobert.optim.orthogonalize import orthogonalize, working_dtype
-from neobert.optim.sharded import Owned, gather_whole, scatter_back, true_on_every_rank
+from neobert.optim.sharded import (
+    Owned,
+    Part,
+    gather_whole,
+    rows_of,
+    run_of,
+    scatter_back,
+    true_on_every_rank,
+)
 
 log = get_logger(__name__)
 
@@ -86,6 +94,9 @@ class MuonClip(torch.optim.Optimizer):
     def __init__(self, groups: list[Group], settings: MuonSettings) -> None:
         super().__init__(cast(list[dict[str, object]], groups), {})
         self.settings = settings
+        self.parts: dict[int, list[Part]] = {}
+        """What lies in a flat tensor that ZeRO has put in the place of parameters, by its id."""
+
         self.param_groups[0].setdefault("skipped_updates", 0)  # there, checkpoints carry it
         self._skipped_in_a_row = 0
 
@@ -117,11 +128,14 @@ class MuonClip(torch.optim.Optimizer):
         pieces: list[Piece] = []
         owned: list[Owned] = []
         for group in groups:
+            lr, heads = group["lr"], group["heads"]
             for parameter, update in self._momentum(group):
-                lr, heads = group["lr"], group["heads"]
                 local(parameter).mul_(1 - lr * group["weight_decay"])
                 if isinstance(parameter, DTensor):
-                    owned.append(Owned(parameter, update, heads, lr))
+                    owned.append(rows_of(parameter, update, heads, lr))
+                elif id(parameter) in self.parts:
+                    parts = self.parts[id(parameter)]
+                    owned += [run_of(part, parameter, update, heads, lr) for part in parts]
                 else:
                     pieces += self._pieces(update, parameter, heads, lr)
         self._descend(pieces)
@@ -129,16 +143,15 @@ class MuonClip(torch.optim.Optimizer):
             self._update_sharded(owned)
 
     def _update_sharded(self, sharded: list[Owned]) -> None:
-        """The same where each rank has some rows: whole matrices meet at one owner each."""
-        dtype = self._dtype(sharded[0].update.device)
-        wholes = gather_whole(sharded, dtype)
-        results = [torch.zeros_like(whole.update) for whole in wholes]
+        """The same where each rank has some numbers: whole matrices meet at one owner each."""
+        wholes = gather_whole(sharded, self._dtype(sharded[0].update.device))
+        results = [torch.zeros_like(update) for _, update in wholes]
         pieces: list[Piece] = []
-        for whole, result in zip(wholes, results, strict=True):
-            pieces += self._pieces(whole.update, result, whole.heads, whole.lr)
+        for (item, update), result in zip(wholes, results, strict=True):
+            pieces += self._pieces(update, result, item.heads, item.lr)
         self._descend(pieces)
         for item, change in zip(sharded, scatter_back(sharded, results), strict=True):
-            local(item.parameter).add_(change)
+            item.target.add_(change)
 
     def _momentum(self, group: Group) -> Iterator[tuple[Tensor, Tensor]]:
         """Move the momentum of the group's parameters; yield each with what is to be applied."""

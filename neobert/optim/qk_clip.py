@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
+from neobert.optim.sharded import Fragments, fragments_of
+
 ALREADY_THERE = 1e-6
 """Relative excess over the threshold that rounding explains: such heads do not count as clipped."""
 
@@ -30,7 +32,7 @@ def qk_clip_(
     """
     factor = clip_factor(max_logits, threshold)  # (H,)
     per_row = torch.stack([factor**alpha, factor ** (1 - alpha), torch.ones_like(factor)], dim=1)
-    _scale_rows_(qkv_weight, per_row.flatten())
+    scale_rows_(qkv_weight, per_row.flatten())
     return num_clipped(max_logits, threshold)
 
 
@@ -45,9 +47,9 @@ def qk_clip_separate_(
     """The same for separate projections: weights (H·D, E) and biases (H·D,) of each."""
     factor = clip_factor(max_logits, threshold)
     for tensor in query:
-        _scale_rows_(tensor, factor**alpha)
+        scale_rows_(tensor, factor**alpha)
     for tensor in key:
-        _scale_rows_(tensor, factor ** (1 - alpha))
+        scale_rows_(tensor, factor ** (1 - alpha))
     return num_clipped(max_logits, threshold)
 
 
@@ -66,13 +68,17 @@ def num_clipped(max_logits: Float[Tensor, " H"], threshold: float) -> Int[Tensor
     return (clip_factor(max_logits, threshold) < 1 - ALREADY_THERE).sum()
 
 
-def _scale_rows_(tensor: Tensor, factors: Tensor) -> None:
-    """Multiply equal blocks of rows by one factor each; of a sharded tensor, the rows held here."""
-    per_row = factors.repeat_interleave(len(tensor) // len(factors))
-    if isinstance(tensor, DTensor):
+def scale_rows_(tensor: Tensor, factors: Tensor) -> None:
+    """Multiply equal blocks of rows by one factor each; of a sharded tensor, what is held here."""
+    spread = fragments_of(tensor)
+    shape = tuple(tensor.shape) if spread is None else spread.shape
+    per_row = factors.repeat_interleave(shape[0] // len(factors))
+    if spread is not None:
+        _scale_fragments_(spread, per_row)
+    elif isinstance(tensor, DTensor):
         _scale_rows_held_(tensor, per_row)
-        return
-    tensor.mul_(per_row.view(-1, *[1] * (tensor.ndim - 1)).to(tensor.dtype))
+    else:
+        tensor.mul_(per_row.view(-1, *[1] * (tensor.ndim - 1)).to(tensor.dtype))
 
 
 def _scale_rows_held_(tensor: DTensor, per_row: Tensor) -> None:
@@ -83,3 +89,11 @@ def _scale_rows_held_(tensor: DTensor, per_row: Tensor) -> None:
     first = rank * -(-len(per_row) // ranks)
     rows = per_row[first : first + len(held)]
     held.mul_(rows.view(-1, *[1] * (held.ndim - 1)).to(held.dtype))
+
+
+def _scale_fragments_(spread: Fragments, per_row: Tensor) -> None:
+    columns = spread.shape[1] if len(spread.shape) > 1 else 1
+    for fragment in spread.find():
+        numbers = torch.arange(fragment.tensor.numel(), device=per_row.device) + fragment.start
+        factors = per_row[numbers.div(columns, rounding_mode="floor")]
+        fragment.tensor.mul_(factors.to(fragment.tensor))

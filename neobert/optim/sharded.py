@@ -1,10 +1,14 @@
-"""Matrices whose rows are spread over ranks (FSDP2), made whole at one rank each.
+"""Matrices whose numbers are spread over ranks (FSDP2, ZeRO), made whole at one rank each.
 
-An orthogonalised matrix is not made of orthogonalised rows. Each matrix gets one owner; all ranks
-send it their rows in one exchange, it computes, and the rows of the result travel back in another.
-A rank sees whole only the matrices that it owns: 1/ranks of them, balanced by size.
+An orthogonalised matrix is not made of orthogonalised pieces. Each matrix gets one owner; all ranks
+send it what they hold in one exchange, it computes, and the result travels back in another. A rank
+sees whole only the matrices that it owns: 1/ranks of them, balanced by size.
+
+Every way of sharding here gives each rank one run of a matrix's numbers, in row-major order and in
+the order of the ranks: whole rows under FSDP2, any run under ZeRO.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,17 +16,76 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
-Shapes = list[list[tuple[int, ...]]]
+Sizes = tuple[int, ...]
+"""How many numbers of a matrix each rank holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where a flat tensor of ZeRO's keeps this rank's run of a parameter."""
+
+    name: str
+    shape: tuple[int, ...]
+    sizes: Sizes
+    offset: int
+    """First number of the run in the flat tensor."""
+
+    start: int
+    """First number of the run in the parameter."""
+
+    size: int
+    """Numbers of the run: ``sizes`` of this rank."""
+
+    def of(self, flat: Tensor) -> Tensor:
+        """The run within ``flat``."""
+        return flat.narrow(0, self.offset, self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """Numbers of a parameter that lie elsewhere, in row-major order from number ``start`` on."""
+
+    tensor: Tensor
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fragments:
+    """A parameter that holds nothing itself, or not everything that has to stay equal to it."""
+
+    shape: tuple[int, ...]
+    """Of the whole parameter."""
+
+    find: Callable[[], list[Fragment]]
+    """All that this rank keeps of it now: it may move between two steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """A sharded weight and what is to be applied to it: this rank's rows, or all of them."""
+    """A sharded matrix: this rank's numbers of its update, and where the change is added."""
 
-    parameter: DTensor
+    shape: tuple[int, ...]
+    sizes: Sizes
     update: Tensor
+    target: Tensor
     heads: int
     lr: float
+    group: dist.ProcessGroup | None
+    """The ranks that share it; ``None``: all."""
+
+
+def rows_of(parameter: DTensor, update: Tensor, heads: int, lr: float) -> Owned:
+    """A matrix that FSDP2 has sharded by rows."""
+    group, ranks = _place(parameter)
+    rows, columns = parameter.shape
+    sizes = tuple(count * columns for count in rows_per_rank(rows, ranks))
+    target = parameter.to_local()
+    return Owned((rows, columns), sizes, update.flatten(), target.view(-1), heads, lr, group)
+
+
+def run_of(part: Part, flat: Tensor, update: Tensor, heads: int, lr: float) -> Owned:
+    """A matrix that ZeRO has cut out of its flat tensors."""
+    return Owned(part.shape, part.sizes, part.of(update), part.of(flat), heads, lr, None)
 
 
 def balanced(sizes: list[int], ranks: int) -> list[int]:
@@ -40,48 +103,48 @@ def rows_per_rank(rows: int, ranks: int) -> list[int]:
     return [max(0, min(part, rows - rank * part)) for rank in range(ranks)]
 
 
-def gather_whole(items: list[Owned], dtype: torch.dtype) -> list[Owned]:
-    """Send each rank's rows to their owners; return the matrices that this rank owns, whole."""
-    group, rank, ranks = _place(items[0].parameter)
-    owners = balanced([item.parameter.numel() for item in items], ranks)
+def gather_whole(items: list[Owned], dtype: torch.dtype) -> list[tuple[Owned, Tensor]]:
+    """Send what each rank holds to the owners; return those this rank owns, with whole updates."""
+    group, rank, owners = _owners(items)
+    ranks = dist.get_world_size(group)
     mine = [item for item, owner in zip(items, owners, strict=True) if owner == rank]
     outgoing = [
         [item.update for item, owner in zip(items, owners, strict=True) if owner == other]
         for other in range(ranks)
     ]
-    shapes: Shapes = [
-        [
-            (rows_per_rank(len(item.parameter), ranks)[other], item.parameter.shape[1])
-            for item in mine
-        ]
-        for other in range(ranks)
-    ]
-    like = items[0].update.new_empty(0, dtype=dtype)
-    incoming = _exchange(outgoing, shapes, like, group)
+    incoming = _exchange(
+        outgoing,
+        [[item.sizes[other] for item in mine] for other in range(ranks)],
+        items[0].update.new_empty(0, dtype=dtype),
+        group,
+    )
     return [
-        Owned(item.parameter, torch.cat([part[index] for part in incoming]), item.heads, item.lr)
+        (item, torch.cat([part[index] for part in incoming]).view(item.shape))
         for index, item in enumerate(mine)
     ]
 
 
 def scatter_back(items: list[Owned], results: list[Tensor]) -> list[Tensor]:
-    """Send the rows of each owner's results home; return this rank's rows, in the items' order."""
-    group, _, ranks = _place(items[0].parameter)
-    owners = balanced([item.parameter.numel() for item in items], ranks)
-    outgoing = [
-        [result.split(rows_per_rank(len(result), ranks))[other] for result in results]
-        for other in range(ranks)
-    ]
-    shapes: Shapes = [
+    """Send the owners' results home; return this rank's numbers of each, in the items' order."""
+    group, rank, owners = _owners(items)
+    ranks = dist.get_world_size(group)
+    mine = [item for item, owner in zip(items, owners, strict=True) if owner == rank]
+    cut = [result.flatten().split(item.sizes) for item, result in zip(mine, results, strict=True)]
+    incoming = _exchange(
+        [[parts[other] for parts in cut] for other in range(ranks)],
         [
-            tuple(item.update.shape)
-            for item, owner in zip(items, owners, strict=True)
-            if owner == other
-        ]
-        for other in range(ranks)
-    ]
-    incoming = [iter(part) for part in _exchange(outgoing, shapes, items[0].update, group)]
-    return [next(incoming[owner]) for owner in owners]
+            [
+                item.update.numel()
+                for item, owner in zip(items, owners, strict=True)
+                if owner == other
+            ]
+            for other in range(ranks)
+        ],
+        items[0].update,
+        group,
+    )
+    waiting = [iter(part) for part in incoming]
+    return [next(waiting[owner]) for owner in owners]
 
 
 def true_on_every_rank(flags: Tensor, parameter: Tensor) -> Tensor:
@@ -93,35 +156,50 @@ def true_on_every_rank(flags: Tensor, parameter: Tensor) -> Tensor:
     return shared.bool()
 
 
-def _place(parameter: DTensor) -> tuple[dist.ProcessGroup, int, int]:
+def keep_fragments(parameter: Tensor, fragments: Fragments) -> None:
+    """Remember where the numbers of ``parameter`` really are, if not in the parameter itself."""
+    parameter.neobert_fragments = fragments  # type: ignore[attr-defined]
+
+
+def fragments_of(parameter: Tensor) -> Fragments | None:
+    """What :func:`keep_fragments` remembers; ``None`` for a parameter that holds its numbers."""
+    return getattr(parameter, "neobert_fragments", None)
+
+
+def _owners(items: list[Owned]) -> tuple[dist.ProcessGroup | None, int, list[int]]:
+    group = items[0].group
+    sizes = [sum(item.sizes) for item in items]
+    return group, dist.get_rank(group), balanced(sizes, dist.get_world_size(group))
+
+
+def _place(parameter: DTensor) -> tuple[dist.ProcessGroup, int]:
     mesh = parameter.device_mesh
     if mesh.ndim != 1 or parameter.placements != (Shard(0),):
         raise ValueError(
             f"MuonClip can update weights sharded by rows over one group of ranks, not "
             f"{parameter.placements} on a mesh of {mesh.ndim} dimensions"
         )
-    return mesh.get_group(), mesh.get_local_rank(), mesh.size()
+    return mesh.get_group(), mesh.size()
 
 
 def _exchange(
     outgoing: list[list[Tensor]],
-    shapes: Shapes,
+    sizes: list[list[int]],
     like: Tensor,
-    group: dist.ProcessGroup,
+    group: dist.ProcessGroup | None,
 ) -> list[list[Tensor]]:
-    """Send ``outgoing[r]`` to rank r; ``shapes[r]`` are those of what it sends here.
+    """Send ``outgoing[r]`` to rank r; ``sizes[r]`` are those of what it sends here.
 
     Everything travels in the type and on the device of ``like``.
     """
     dtype, device = like.dtype, like.device
     sent_sizes = [sum(t.numel() for t in part) for part in outgoing]
-    sizes = [[rows * columns for rows, columns in part] for part in shapes]
     flat = [t.reshape(-1).to(dtype) for part in outgoing for t in part]
     sent = torch.cat(flat) if flat else torch.empty(0, dtype=dtype, device=device)
-    received = torch.empty(sum(map(sum, sizes)), dtype=dtype, device=device)
-    dist.all_to_all_single(received, sent, [sum(part) for part in sizes], sent_sizes, group=group)
-    parts = received.split([sum(part) for part in sizes])
+    totals = [sum(part) for part in sizes]
+    received = torch.empty(sum(totals), dtype=dtype, device=device)
+    dist.all_to_all_single(received, sent, totals, sent_sizes, group=group)
     return [
-        [piece.view(shape) for piece, shape in zip(part.split(lengths), here, strict=True)]
-        for part, lengths, here in zip(parts, sizes, shapes, strict=True)
+        list(part.split(lengths)) if lengths else []
+        for part, lengths in zip(received.split(totals), sizes, strict=True)
     ]

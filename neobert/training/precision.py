@@ -6,11 +6,16 @@ unless ``trainer.emulate_bf16`` insists.
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.precision import HalfPrecision
 
 from neobert.config.trainer import TrainerConfig
 from neobert.ops.kernels import cpu_has_bf16
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,19 @@ def resolve_precision(config: TrainerConfig, on_cuda: bool) -> Precision:
             )
         case other:
             raise ValueError(f"trainer.mixed_precision has no case for {other!r}")
+
+
+class IdsInHalf(HalfPrecision):
+    """Lightning's ``bf16-true`` for batches that hold ids only: there is nothing to convert."""
+
+    def convert_input(self, data: Batch) -> Batch:
+        return data
+
+
+def take_batches_as_they_are(trainer: Trainer) -> None:
+    """Lightning converts batches for ``bf16-true``, and cannot: ours are frozen."""
+    if type(trainer.precision_plugin) is HalfPrecision:
+        trainer.strategy.precision_plugin = IdsInHalf(trainer.precision_plugin.precision)
 
 
 def set_tf32(enabled: bool) -> None:

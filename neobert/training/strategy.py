@@ -8,7 +8,6 @@ otherwise. What is named explicitly runs or is refused, never replaced.
 import importlib.util
 import inspect
 import os
-import shutil
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -20,6 +19,8 @@ from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.training.ranks import own_launcher
+from neobert.training.strategy_deepspeed import ZeRO
+from neobert.training.strategy_fsdp2 import FSDP2
 
 log = get_logger(__name__)
 
@@ -96,9 +97,11 @@ def build_strategy(config: Config, choice: StrategyChoice, on_cuda: bool) -> Str
         case "single":
             return SingleDeviceStrategy(device="cuda:0" if on_cuda else "cpu")
         case "ddp":
-            return DDP(timeout=timeout)
-        case other:
-            raise ConfigError([f"trainer.strategy={other} cannot run yet"])
+            return DDP(timeout)
+        case "fsdp2":
+            return FSDP2(choice.processes, timeout)
+        case _:
+            return ZeRO(zero_stage(choice.name), config.deepspeed, timeout)
 
 
 class DDP(DDPStrategy):
@@ -116,12 +119,15 @@ class DDP(DDPStrategy):
         self._launcher = own_launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
 
-def deepspeed_obstacle(on_cuda: bool) -> str | None:
+def zero_stage(name: str) -> int:
+    """The stage in ``deepspeed_zero<stage>``."""
+    return int(name.removeprefix(DEEPSPEED))
+
+
+def deepspeed_obstacle() -> str | None:
     """Why DeepSpeed cannot run at all on this machine; ``None`` if it can."""
     if importlib.util.find_spec("deepspeed") is None:
         return "the package is not installed (pip install 'neobert[deepspeed]')"
-    if not on_cuda and shutil.which("g++") is None:
-        return "on a CPU it builds its communication with g++ at the first start, and there is none"
     return None
 
 
@@ -129,7 +135,7 @@ def _chosen(config: Config, on_cuda: bool, processes: int) -> tuple[str, str | N
     several = "ddp" if processes > 1 else "single"
     if not config.use_deepspeed:
         return several, None
-    obstacle = deepspeed_obstacle(on_cuda)
+    obstacle = deepspeed_obstacle()
     if not on_cuda:
         obstacle = "there is no GPU"
     elif processes == 1:

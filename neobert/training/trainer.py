@@ -25,7 +25,11 @@ from neobert.training.callbacks.throughput import Throughput
 from neobert.training.callbacks.train_metrics import TrainMetrics
 from neobert.training.checkpoint import FINGERPRINT, FolderCheckpointIO
 from neobert.training.logger import build_loggers
-from neobert.training.precision import resolve_precision, set_tf32
+from neobert.training.precision import (
+    resolve_precision,
+    set_tf32,
+    take_batches_as_they_are,
+)
 from neobert.training.run_folder import RunFolder, write_json
 from neobert.training.strategy import build_strategy, resolve_strategy
 
@@ -123,6 +127,7 @@ def build_trainer(
             checkpointer,
         ],
     )
+    take_batches_as_they_are(trainer)
     return Parts(trainer, metrics, checkpointer, throughput)
 
 

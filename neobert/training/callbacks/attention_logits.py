@@ -13,7 +13,13 @@ from neobert.config.optimizer import MuonConfig
 from neobert.console import get_logger
 from neobert.model.attention import SelfAttention
 from neobert.model.ngpt import NormalizedBlock
-from neobert.optim.qk_clip import clip_factor, num_clipped, qk_clip_, qk_clip_separate_
+from neobert.optim.qk_clip import (
+    clip_factor,
+    num_clipped,
+    qk_clip_,
+    qk_clip_separate_,
+    scale_rows_,
+)
 
 log = get_logger(__name__)
 
@@ -66,7 +72,7 @@ class NormalizedAttention(FusedAttention):
     @torch.no_grad()
     def clip_(self, maxima: Tensor, threshold: float, alpha: float) -> Tensor:
         factor = clip_factor(maxima, threshold).sqrt()  # (H,): the scale enters twice
-        self.layer.sqk.view(len(factor), -1).mul_(factor[:, None])
+        scale_rows_(self.layer.sqk, factor)
         return num_clipped(maxima, threshold)
 
 

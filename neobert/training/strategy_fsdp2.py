@@ -1,0 +1,159 @@
+"""FSDP2: weights, gradients and optimizer states lie in rows over all ranks (``fully_shard``).
+
+Each block is one unit, everything else another; the LightningModule is the root, so that tasks need
+not know. Checkpoints are those of every other strategy: whole tensors, gathered on the first rank,
+so a run may resume under another strategy or number of processes.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import cast
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from neobert.model.attention import SelfAttention
+from neobert.training.ranks import own_launcher
+
+STEPS = ("training_step", "validation_step", "test_step")
+"""Methods through which the model is run: weights are gathered before and released after."""
+
+Plain = dict[str, object]
+
+
+class FSDP2(ModelParallelStrategy):
+    """One group of ranks, each with its rows of every tensor."""
+
+    def __init__(self, processes: int, timeout: timedelta) -> None:
+        super().__init__(
+            data_parallel_size=processes,
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+            timeout=timeout,
+        )
+
+    def _configure_launcher(self) -> None:
+        self._launcher = own_launcher(self.cluster_environment, self.num_processes, self.num_nodes)
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    def setup(self, trainer: Trainer) -> None:
+        """As Lightning's, but the sharding is done here and not by the task."""
+        assert self.accelerator is not None
+        self.accelerator.setup(trainer)
+        module = cast(LightningModule, self.precision_plugin.convert_module(self._module))
+        self.model = module
+        self.model_to_device()
+        if not isinstance(module, FSDPModule):
+            shard_(module, self.device_mesh["data_parallel"])
+        self.barrier()
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.setup_optimizers(trainer)
+        self.setup_precision_plugin()
+
+    def lightning_module_state_dict(self) -> dict[str, Tensor]:
+        """Whole weights on the first rank, by name; a tensor with two names is gathered once."""
+        state = self._module.state_dict()
+        identities = {
+            name: id(tensor)
+            for name, tensor in (
+                *self._module.named_parameters(remove_duplicate=False),
+                *self._module.named_buffers(remove_duplicate=False),
+            )
+        }
+        found: dict[int, Tensor] = {}
+        for name, tensor in state.items():
+            if identities[name] not in found:
+                found[identities[name]] = gathered(tensor)
+        return {name: found[identities[name]] for name in state}
+
+    def optimizer_state(  # type: ignore[override]
+        self, optimizer: Optimizer | LightningOptimizer
+    ) -> Plain:
+        """Whole states on the first rank, in the form of ``Optimizer.state_dict``."""
+        inner = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        state = inner.state_dict()
+        state["state"] = {
+            number: {key: gathered(value) for key, value in values.items()}
+            for number, values in state["state"].items()
+        }
+        return state
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, object], strict: bool = True) -> None:
+        weights = cast(Mapping[str, Tensor], checkpoint["state_dict"])
+        here = self._module.state_dict()
+        parts = {
+            name: sharded_like(here[name], tensor) if name in here else tensor
+            for name, tensor in weights.items()
+        }
+        self._module.load_state_dict(parts, strict=strict)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, object]) -> None:
+        states = cast(list[dict[str, object]], checkpoint["optimizer_states"])
+        for optimizer, whole in zip(self.optimizers, states, strict=True):
+            parameters = [one for group in optimizer.param_groups for one in group["params"]]
+            parts = {
+                number: {
+                    key: sharded_like(parameters[number], value) if value.ndim else value
+                    for key, value in values.items()
+                }
+                for number, values in cast(dict[int, dict[str, Tensor]], whole["state"]).items()
+            }
+            optimizer.load_state_dict({**whole, "state": parts})
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, object], filepath: object, storage_options: object = None
+    ) -> None:
+        """The first rank writes; the others have taken part in gathering."""
+        if self.is_global_zero:
+            self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)  # type: ignore[arg-type]
+
+    def load_checkpoint(
+        self, checkpoint_path: object, weights_only: bool | None = None
+    ) -> dict[str, object]:
+        """Every rank reads the whole and keeps its rows."""
+        return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)  # type: ignore[arg-type]
+
+    @property
+    def _module(self) -> LightningModule:
+        assert self.lightning_module is not None
+        return self.lightning_module
+
+
+def shard_(module: LightningModule, mesh: DeviceMesh) -> None:
+    """Spread the rows of all parameters of ``module`` over the ranks of ``mesh``."""
+    for block in module.modules():
+        if isinstance(block, SelfAttention):
+            fully_shard(block, mesh=mesh)
+    root = cast(nn.Module, fully_shard(module, mesh=mesh))
+    for name in STEPS:
+        register_fsdp_forward_method(root, name)
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """The whole tensor in the memory of the CPU on the first rank; empty on the others."""
+    if not isinstance(tensor, DTensor):
+        return tensor.detach().cpu()
+    whole = tensor.full_tensor()
+    first = torch.distributed.get_rank() == 0
+    return whole.detach().cpu() if first else torch.empty(0)
+
+
+def sharded_like(example: Tensor, whole: Tensor) -> Tensor:
+    """``whole`` on the device of ``example``, and in its rows if it is sharded."""
+    whole = whole.to(example.device)
+    if not isinstance(example, DTensor):
+        return whole
+    return distribute_tensor(
+        whole.to(example.dtype), example.device_mesh, example.placements, src_data_rank=None
+    )
