@@ -1,0 +1,267 @@
+"""``python -m neobert.tools.glue_report FOLDER``: what the fine-tuning runs below a folder come to.
+
+For each model and task, runs that differ in their seed alone are one setting; the setting with the
+best mean score is reported, with mean ± standard deviation over its seeds. Writes ``glue.md``,
+``glue.json`` and ``glue.png`` into the folder.
+
+The score of a run is that of the model it ended with: the best evaluation where the run loads its
+best model, else the last one. Choosing the best of several settings, or of several epochs, on the
+dev set is optimistic, as in the published numbers; so the number of settings tried is given too.
+"""
+
+import argparse
+import json
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from neobert.console import get_logger, show_messages
+from neobert.tasks.glue.published import GLUE_8, PUBLISHED
+from neobert.tasks.glue.transfer import read_summary
+
+log = get_logger("neobert.tools.glue_report")  # __name__ is __main__ here
+
+DEFINITION = (
+    "GLUE-8: the unweighted mean of " + ", ".join(GLUE_8) + "; WNLI is left out, as in the papers"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run, as its ``summary.json`` tells it."""
+
+    folder: str
+    model: str
+    task: str
+    seed: int
+    setting: tuple[tuple[str, object], ...]
+    """All that may differ between runs of a task, the seed left out."""
+
+    score: float
+    """Official score of the final model, in percent."""
+
+    final_epoch: float
+    """Epochs after which the scored model was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The best setting of a model on a task."""
+
+    model: str
+    task: str
+    mean: float
+    sd: float | None
+    """Sample standard deviation over the seeds; ``None`` for one run."""
+
+    runs: int
+    settings_tried: int
+    setting: dict[str, object]
+    epochs: float
+    """Mean number of epochs after which the scored models were made."""
+
+    scores: dict[str, float]
+    """By seed."""
+
+    folders: list[str]
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """All finished runs of fine-tuning below ``folder`` that have a score."""
+    found = []
+    for path in sorted(folder.glob("**/summary.json")):
+        summary = read_summary(path)
+        if summary is not None and isinstance(summary.get("score"), float):
+            found.append(_run(path.parent, summary))
+    return found
+
+
+def best_results(runs: Sequence[Run]) -> list[Result]:
+    """The best setting of each model on each task, by mean score over seeds."""
+    by_task: dict[tuple[str, str], dict[tuple[tuple[str, object], ...], list[Run]]] = {}
+    for run in runs:
+        settings = by_task.setdefault((run.model, run.task), defaultdict(list))
+        settings[run.setting].append(run)
+    return [
+        _result(max(settings.values(), key=_mean), len(settings))
+        for _, settings in sorted(by_task.items())
+    ]
+
+
+def average(results: Sequence[Result], model: str) -> tuple[float | None, list[str]]:
+    """The mean over the tasks of ``DEFINITION``, and the tasks that are missing.
+
+    ``None`` while one is missing: a mean of fewer tasks would be another number under the same
+    name.
+    """
+    scores = {one.task: one.mean for one in results if one.model == model}
+    missing = [task for task in GLUE_8 if task not in scores]
+    return (None if missing else mean(scores[task] for task in GLUE_8)), missing
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """The report as a page."""
+    models = sorted({one.model for one in results})
+    lines = ["# GLUE report", "", "Official dev scores in percent, mean ± sd over seeds.", ""]
+    lines += ["| model | task | score | n | lr | batch | epochs | settings tried |"]
+    lines += ["|---|---|--:|--:|--:|--:|--:|--:|"]
+    for one in results:
+        spread = "" if one.sd is None else f" ± {one.sd:.1f}"
+        lines.append(
+            f"| {one.model} | {one.task} | {one.mean:.1f}{spread} | {one.runs} "
+            f"| {one.setting['lr']:g} | {one.setting['batch_size']} | {one.epochs:.3g} "
+            f"| {one.settings_tried} |"
+        )
+    lines += ["", "## Averages", "", f"{DEFINITION}. Not given while a task is missing.", ""]
+    for model in models:
+        value, missing = average(results, model)
+        said = f"**{value:.1f}**" if value is not None else f"missing: {', '.join(missing)}"
+        lines.append(f"- {model}: {said}")
+    return "\n".join([*lines, "", *_published_lines(), ""])
+
+
+def plot(results: Sequence[Result], path: Path) -> None:
+    """Bars per task, one per model, and the published numbers as marks."""
+    os.environ.setdefault("MPLBACKEND", "agg")
+    from matplotlib import pyplot  # slow to import
+
+    models = sorted({one.model for one in results})
+    found = {one.task for one in results}
+    tasks = [task for task in GLUE_8 if task in found] + sorted(found - set(GLUE_8))
+    figure, axes = pyplot.subplots(figsize=(2 + 1.2 * len(tasks), 4), layout="constrained")
+    width = 0.8 / len(models)
+    for number, model in enumerate(models):
+        mine = {one.task: one for one in results if one.model == model}
+        places = [place for place, task in enumerate(tasks) if task in mine]
+        bars = [mine[tasks[place]] for place in places]
+        axes.bar(
+            [place - 0.4 + (number + 0.5) * width for place in places],
+            [bar.mean for bar in bars],
+            width,
+            yerr=[bar.sd or 0.0 for bar in bars],
+            capsize=3,
+            label=model,
+        )
+    for row, mark in zip(PUBLISHED, "x+v^", strict=True):
+        places = [place for place, task in enumerate(tasks) if task in row.scores]
+        if places:
+            heights = [row.scores[tasks[place]] for place in places]
+            axes.plot(places, heights, mark, color="black", label=f"{row.model}, published")
+    axes.set_xticks(range(len(tasks)), tasks)
+    axes.set_ylabel("official score, %")
+    axes.legend(fontsize="x-small", loc="lower right")
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=120)
+    pyplot.close(figure)
+    temporary.replace(path)
+
+
+def as_json(results: Sequence[Result]) -> dict[str, object]:
+    """The report as data."""
+    averages = {}
+    for model in sorted({one.model for one in results}):
+        value, missing = average(results, model)
+        averages[model] = {"average": value, "missing": missing}
+    return {
+        "definition": DEFINITION,
+        "results": [asdict(one) for one in results],
+        "averages": averages,
+        "published": [asdict(row) for row in PUBLISHED],
+    }
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The program; 1 if there is nothing to report."""
+    parser = argparse.ArgumentParser(
+        prog="python -m neobert.tools.glue_report", description=(__doc__ or "").split("\n\n")[1]
+    )
+    parser.add_argument("folder", type=Path, help="holds runs of task=glue, at any depth")
+    parser.add_argument("--output", type=Path, help="where to write; default: the folder")
+    arguments = parser.parse_args(words)
+    show_messages()
+    runs = find_runs(arguments.folder)
+    if not runs:
+        log.error("error: %s holds no finished run of task=glue", arguments.folder)
+        return 1
+    results = best_results(runs)
+    output = arguments.output or arguments.folder
+    output.mkdir(parents=True, exist_ok=True)
+    _write(output / "glue.md", markdown(results))
+    _write(output / "glue.json", json.dumps(as_json(results), indent=2) + "\n")
+    plot(results, output / "glue.png")
+    log.info("%s", markdown(results))
+    log.info(
+        "%d runs; written: %s", len(runs), ", ".join(str(output / f"glue.{end}") for end in ENDS)
+    )
+    return 0
+
+
+ENDS = ("md", "json", "png")
+
+
+def _run(folder: Path, summary: Mapping[str, object]) -> Run:
+    settings = dict(_mapping(summary, "settings"))
+    seed = int(str(settings.pop("seed", 0)))
+    weights = _mapping(summary, "weights")
+    settings["start"] = weights.get("task") or weights.get("kind")
+    steps = float(str(_mapping(summary, "derived").get("steps_per_epoch", 1)))
+    score, step = summary["score"], summary.get("score_step", 0)
+    assert isinstance(score, float)
+    return Run(
+        folder=str(folder),
+        model=str(summary.get("model")),
+        task=str(summary["task_name"]),
+        seed=seed,
+        setting=tuple(sorted(settings.items())),
+        score=100 * score,
+        final_epoch=float(str(step)) / steps,
+    )
+
+
+def _mapping(summary: Mapping[str, object], key: str) -> Mapping[str, object]:
+    found = summary.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _mean(runs: Sequence[Run]) -> float:
+    return mean(run.score for run in runs)
+
+
+def _result(runs: Sequence[Run], settings_tried: int) -> Result:
+    scores = [run.score for run in runs]
+    return Result(
+        model=runs[0].model,
+        task=runs[0].task,
+        mean=_mean(runs),
+        sd=stdev(scores) if len(scores) > 1 else None,
+        runs=len(runs),
+        settings_tried=settings_tried,
+        setting=dict(runs[0].setting),
+        epochs=mean(run.final_epoch for run in runs),
+        scores={str(run.seed): run.score for run in runs},
+        folders=[run.folder for run in runs],
+    )
+
+
+def _published_lines() -> list[str]:
+    lines = ["## Published, for comparison", "", f"| model | {' | '.join(GLUE_8)} | average |"]
+    lines.append("|---|" + "--:|" * (len(GLUE_8) + 1))
+    for row in PUBLISHED:
+        cells = " | ".join(f"{row.scores[task]:.1f}" for task in GLUE_8)
+        lines.append(f"| {row.model} | {cells} | {row.average:.1f} |")
+    lines += ["", "Sources:", ""]
+    lines += [f"- {row.model}: {row.source}" for row in PUBLISHED]
+    return [*lines, "", "Their grids, their transfer and their choice of metric differ from ours."]
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
