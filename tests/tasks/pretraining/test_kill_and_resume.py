@@ -1,23 +1,34 @@
 """The proof of exact resume: a run that is killed again and again ends as the undisturbed one.
 
 Each run is a process of its own, forked from a server that has the imports done, and is killed with
-SIGKILL at random moments and while a checkpoint is being written.
+SIGKILL at random moments and while a checkpoint is being written; once it is asked to stop by
+SIGTERM or SIGINT, saves and exits with 75. CI runs the short form; the long one is
+
+    NEOBERT_KILLS=20 pytest tests/tasks/pretraining/test_kill_and_resume.py
 """
 
 import multiprocessing
+import os
 import random
 import signal
+import subprocess
 import sys
 import time
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-STEPS = 12
+LONG = "NEOBERT_KILLS" in os.environ
+KILLS = int(os.environ.get("NEOBERT_KILLS", "2"))
+STEPS = max(12, 3 * KILLS)
+WAIT = 300.0
 TINY = [
+    "dataset=local",
     "model.hidden_size=32",
     "model.num_hidden_layers=2",
     "model.num_attention_heads=2",
@@ -37,24 +48,124 @@ TINY = [
     "scheduler.warmup_steps=2",
     "tokenizer.train_vocab_size=512",
 ]
-WORDS = [
-    "the",
-    "a",
-    "river",
-    "runs",
-    "north",
-    "of",
-    "mountain",
-    "border",
-    "which",
-    "export",
-    "rice",
-    "oil",
-    "and",
-    "coal",
-    "to",
-    "island",
-]
+RESUME = "trainer.resume_from_checkpoint=latest"
+WORDS = "the a river runs north of mountain border which export rice oil and coal to island".split()  # noqa: SIM905
+
+
+@dataclass(frozen=True)
+class Case:
+    """A form of training, and the signal that asks it to stop."""
+
+    settings: tuple[str, ...]
+    stop: signal.Signals = signal.SIGTERM
+    ranks: int = 1
+
+
+CASES = {
+    "packed, muonclip, 0 workers": Case(
+        (
+            "optimizer=muonclip",
+            "datacollator.pack_sequences=true",
+            "dataset.num_workers=0",
+            "dataset.streaming=false",
+        ),
+    ),
+    "streaming, unpacked, adamw, 2 workers": Case(
+        (
+            "optimizer=adamw",
+            "datacollator.pack_sequences=false",
+            "dataset.num_workers=2",
+            "dataset.streaming=true",
+            "dataset.shuffle_buffer_size=40",
+            "dataset.eval_samples=20",
+        ),
+        signal.SIGINT,
+    ),
+}
+LONG_CASES = {
+    "unpacked, adamw, 2 workers": Case(
+        (
+            "optimizer=adamw",
+            "datacollator.pack_sequences=false",
+            "dataset.num_workers=2",
+            "dataset.streaming=false",
+        ),
+    ),
+    "pre-tokenised, packed, adamw, 2 workers": Case(
+        (
+            "optimizer=adamw",
+            "datacollator.pack_sequences=true",
+            "dataset.num_workers=2",
+            "dataset.streaming=false",
+            "dataset.pre_tokenize=true",
+        ),
+    ),
+    "streaming, packed, muonclip, 0 workers": Case(
+        (
+            "optimizer=muonclip",
+            "datacollator.pack_sequences=true",
+            "dataset.num_workers=0",
+            "dataset.streaming=true",
+            "dataset.shuffle_buffer_size=40",
+        ),
+    ),
+    "two ranks, packed, muonclip, 0 workers": Case(
+        (
+            "optimizer=muonclip",
+            "datacollator.pack_sequences=true",
+            "dataset.num_workers=0",
+            "dataset.streaming=false",
+            "trainer.devices=2",
+            "trainer.strategy=ddp",
+        ),
+        ranks=2,
+    ),
+    "two ranks, streaming, unpacked, adamw, 1 worker": Case(
+        (
+            "optimizer=adamw",
+            "datacollator.pack_sequences=false",
+            "dataset.num_workers=1",
+            "dataset.streaming=true",
+            "dataset.shuffle_buffer_size=40",
+            "trainer.devices=2",
+            "trainer.strategy=ddp",
+        ),
+        ranks=2,
+    ),
+}
+
+
+class Training:
+    """A run in a process of its own, all of whose processes can be killed at once."""
+
+    def __init__(self, start: Callable[[], object]) -> None:
+        self._process = start()
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code; ``None`` while it runs."""
+        if isinstance(self._process, subprocess.Popen):
+            return self._process.poll()
+        return self._process.exitcode
+
+    def wait(self) -> int | None:
+        """Its exit code, once it has ended."""
+        limit = time.monotonic() + WAIT
+        while self.code is None and time.monotonic() < limit:
+            time.sleep(0.01)
+        return self.code
+
+    def kill(self) -> int | None:
+        """SIGKILL to the run and, as when a machine goes down, to all its ranks."""
+        if isinstance(self._process, subprocess.Popen):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        else:
+            self._process.kill()
+        return self.wait()
+
+    def signal(self, number: signal.Signals) -> int | None:
+        os.kill(self._process.pid, number)
+        return self.wait()
 
 
 def train(overrides: list[str]) -> None:
@@ -78,66 +189,64 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     draw = random.Random(0)
     for shard in range(2):
-        lines = [
-            " ".join(draw.choices(WORDS, k=draw.randint(3, 60))).capitalize() + "."
-            for _ in range(200)
-        ]
+        lines = [" ".join(draw.choices(WORDS, k=draw.randint(3, 60))) for _ in range(200)]
         (folder / f"part-{shard}.txt").write_text("\n".join(lines) + "\n")
     return folder
 
 
-def start(server: ForkServerContext, overrides: list[str]) -> ForkServerProcess:
-    process = server.Process(target=train, args=(overrides,))
-    process.start()
-    return process
+def start(server: ForkServerContext, case: Case, overrides: list[str]) -> Training:
+    def forked() -> object:
+        process = server.Process(target=train, args=(overrides,))
+        process.start()
+        return process
+
+    def started() -> object:
+        # Lightning starts the other ranks by this command, which a fork does not have.
+        command = [sys.executable, "-m", "neobert.train", *overrides]
+        return subprocess.Popen(command, start_new_session=True)
+
+    return Training(forked if case.ranks == 1 else started)
 
 
-def run_to_end(server: ForkServerContext, overrides: list[str]) -> None:
-    process = start(server, overrides)
-    process.join(timeout=300)
-    assert process.exitcode == 0
-
-
-def kill_when_saving(process: ForkServerProcess, output: Path, deadline: float) -> None:
-    """SIGKILL as soon as an unfinished checkpoint is seen on disk, or at ``deadline``."""
-    while time.monotonic() < deadline and process.is_alive():
-        if any((output / "checkpoints").glob(".incomplete-*")):
-            break
-        time.sleep(0.0005)
-    process.kill()
-    process.join()
-
-
-def kill_again_and_again(
-    server: ForkServerContext, overrides: list[str], output: Path, draw: random.Random
-) -> int:
-    """Kill the run a few times, then let it end; return how often it was really killed."""
-    kills = 0
-    resume = "trainer.resume_from_checkpoint=latest"
-    for attempt in range(6):
-        process = start(server, [*overrides, resume])
-        if attempt % 2:
-            kill_when_saving(process, output, time.monotonic() + 60)
-        else:
-            _wait_for_first_step(process, output, draw)
-            process.kill()
-            process.join()
-        kills += process.exitcode == -signal.SIGKILL
-    run_to_end(server, [*overrides, resume])
-    return kills
-
-
-def _wait_for_first_step(process: ForkServerProcess, output: Path, draw: random.Random) -> None:
-    """Let a few more steps pass than the run had at its start, then a random moment more."""
+def wait_for_progress(run: Training, output: Path, draw: random.Random) -> None:
+    """Let a batch more pass than the run had at its start, then a random moment more."""
     digests = output / "batches-0.csv"
 
     def lines() -> int:
         return len(digests.read_text().splitlines()) if digests.exists() else 0
 
-    limit, before = time.monotonic() + 60, lines()
-    while process.is_alive() and lines() <= before and time.monotonic() < limit:
-        time.sleep(0.01)
+    limit, before = time.monotonic() + WAIT, lines()
+    while run.code is None and lines() <= before and time.monotonic() < limit:
+        time.sleep(0.005)
     time.sleep(draw.random() * 0.5)
+
+
+def wait_for_saving(run: Training, output: Path) -> None:
+    """Wait until an unfinished checkpoint is on disk."""
+    limit = time.monotonic() + WAIT
+    while run.code is None and time.monotonic() < limit:
+        if any((output / "checkpoints").glob(".incomplete-*")):
+            return
+        time.sleep(0.0005)
+
+
+def kill_again_and_again(
+    server: ForkServerContext, case: Case, overrides: list[str], output: Path
+) -> int:
+    """Kill the run again and again, stop it once, let it end; return how often it was killed."""
+    kills, draw = 0, random.Random(str(case))
+    for attempt in range(KILLS):
+        run = start(server, case, [*overrides, RESUME])
+        if attempt % 2:
+            wait_for_saving(run, output)
+        else:
+            wait_for_progress(run, output, draw)
+        kills += run.kill() == -signal.SIGKILL
+    run = start(server, case, [*overrides, RESUME])
+    wait_for_progress(run, output, draw)
+    assert run.signal(case.stop) == 75
+    assert start(server, case, [*overrides, RESUME]).wait() == 0
+    return kills
 
 
 def assert_same_end(undisturbed: Path, killed: Path) -> None:
@@ -172,59 +281,25 @@ def assert_equal_states(one: object, two: object) -> None:
         assert one == two
 
 
-CASES = {
-    "packed, muonclip, 0 workers": (
-        "optimizer=muonclip",
-        "datacollator.pack_sequences=true",
-        "dataset.num_workers=0",
-        "dataset.streaming=false",
-    ),
-    "unpacked, adamw, 2 workers": (
-        "optimizer=adamw",
-        "datacollator.pack_sequences=false",
-        "dataset.num_workers=2",
-        "dataset.streaming=false",
-    ),
-    "pre-tokenised, packed, adamw, 2 workers": (
-        "optimizer=adamw",
-        "datacollator.pack_sequences=true",
-        "dataset.num_workers=2",
-        "dataset.streaming=false",
-        "dataset.pre_tokenize=true",
-    ),
-    "streaming, packed, muonclip, 2 workers": (
-        "optimizer=muonclip",
-        "datacollator.pack_sequences=true",
-        "dataset.num_workers=2",
-        "dataset.streaming=true",
-    ),
-    "streaming, unpacked, adamw, 0 workers": (
-        "optimizer=adamw",
-        "datacollator.pack_sequences=false",
-        "dataset.num_workers=0",
-        "dataset.streaming=true",
-    ),
-}
-
-
 @pytest.mark.slow
-@pytest.mark.proves("trainer.resume_from_checkpoint", "trainer.log_batch_digests")
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.timeout(3000)
+@pytest.mark.proves("trainer.resume_from_checkpoint", "trainer.log_batch_digests", "seed")
+@pytest.mark.parametrize("name", [*CASES, *(LONG_CASES if LONG else ())])
 def test_a_killed_run_ends_as_the_undisturbed_one(
-    server: ForkServerContext, corpus: Path, tmp_path: Path, case: tuple[str, ...]
+    server: ForkServerContext, corpus: Path, tmp_path: Path, name: str
 ) -> None:
+    case = {**CASES, **LONG_CASES}[name]
     common = [
-        "dataset=local",
+        *TINY,
         f"dataset.path={corpus}",
         f"dataset.cache_dir={tmp_path / 'cache'}",
         f"dataset.pre_tokenize_output={tmp_path / 'tokens'}",
-        *case,
-        *TINY,
+        *case.settings,
     ]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    run_to_end(server, [*common, f"trainer.output_dir={undisturbed}"])
-    kills = kill_again_and_again(
-        server, [*common, f"trainer.output_dir={killed}"], killed, random.Random(str(case))
-    )
-    assert kills >= 3
+    assert start(server, case, [*common, f"trainer.output_dir={undisturbed}"]).wait() == 0
+    output = f"trainer.output_dir={killed}"
+    kills = kill_again_and_again(server, case, [*common, output], killed)
+    assert kills >= KILLS // 2
+    assert len(list(undisturbed.glob("batches-*.csv"))) == case.ranks
     assert_same_end(undisturbed, killed)

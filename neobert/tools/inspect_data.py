@@ -1,0 +1,160 @@
+"""What a run is fed at a step, as text: ``python -m neobert.tools.inspect_data --step 120 …``.
+
+Takes the settings of ``python -m neobert.train`` and composes the same data, so the batches are
+those that training gets, to the last bit: with ``trainer.log_batch_digests=true`` a run writes the
+same SHA-256 that stands here. Nothing is trained and no run folder is touched.
+"""
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from itertools import islice, pairwise
+
+from neobert.batch import IGNORE, MaskedBatch
+from neobert.config.checks import ConfigError
+from neobert.config.compose import compose_config
+from neobert.console import get_logger, show_messages
+from neobert.data.loader import MicroBatches, Share, Steps
+from neobert.data.stream import Failure, StreamBatches
+from neobert.data.tokenizer import TokenizerInfo
+from neobert.tasks.pretraining.data import PretrainingDataModule
+from neobert.training.callbacks.batch_digest import digest
+
+log = get_logger("neobert.tools.inspect_data")
+
+WIDTH = 100
+
+
+def main() -> None:
+    """The program. Exits with 0 or, where the settings are wrong, 2."""
+    options, words = read_command(sys.argv[1:])
+    show_messages()
+    try:
+        for line in inspect(options, words):
+            sys.stdout.write(line + "\n")
+    except ConfigError as error:
+        for problem in error.problems:
+            log.error("error: %s", problem)
+        sys.exit(2)
+
+
+def read_command(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """This program's own options, and the settings."""
+    parser = argparse.ArgumentParser(
+        prog="python -m neobert.tools.inspect_data",
+        description=__doc__.partition("\n")[0] if __doc__ else None,
+        epilog="All other words are settings, as for python -m neobert.train.",
+    )
+    parser.add_argument("--step", type=int, default=0, help="optimizer step, 0 is the first")
+    parser.add_argument("--rank", type=int, default=0, help="of which process")
+    parser.add_argument("--rows", type=int, default=2, help="packed rows or documents to show")
+    return parser.parse_known_args(words)
+
+
+def inspect(options: argparse.Namespace, words: list[str]) -> Iterator[str]:
+    """The lines that are shown."""
+    config = compose_config(words)
+    if config.task != "pretraining":
+        raise ConfigError([f"task={config.task}: only the data of pretraining can be shown"])
+    data = PretrainingDataModule(config)
+    data.setup("fit")
+    yield from fingerprint_lines(data.fingerprint())
+    if not 0 <= options.rank < data.share.ranks:
+        raise ConfigError([f"--rank {options.rank}: the run has {data.share.ranks} (from 0 on)"])
+    for part, batch in enumerate(batches_of_step(data, options.step)[options.rank]):
+        yield ""
+        yield (
+            f"step {options.step}, micro-batch {part + 1} of {data.share.accumulation}, "
+            f"rank {options.rank} of {data.share.ranks}"
+        )
+        yield from batch_lines(batch, data.tokenizer, options.rows)
+
+
+def fingerprint_lines(fingerprint: dict[str, object]) -> Iterator[str]:
+    """The fingerprint of the stream, and what it is made of."""
+    canonical = json.dumps(fingerprint, sort_keys=True, ensure_ascii=False)
+    yield f"fingerprint of the stream: {sha256(canonical.encode()).hexdigest()}"
+    for key, value in fingerprint.items():
+        if value is not None:
+            yield f"  {key}: {value}"
+
+
+def batches_of_step(data: PretrainingDataModule, step: int) -> list[list[MaskedBatch]]:
+    """The micro-batches of a step, by rank, with the targets of the whole step counted."""
+    ranks = [
+        _micro_batches(data, replace(data.share, rank=rank), step)
+        for rank in range(data.share.ranks)
+    ]
+    total = sum(batch.num_targets for batches in ranks for batch in batches)
+    return [[replace(one, num_targets_in_step=total) for one in batches] for batches in ranks]
+
+
+def batch_lines(batch: MaskedBatch, info: TokenizerInfo, rows: int) -> Iterator[str]:
+    """A micro-batch as text; ``rows`` of it in full."""
+    inputs = batch.inputs
+    length = inputs.row_length
+    places = len(inputs.input_ids)
+    shape = f"{places // length} rows of {length}" if length else f"{len(inputs.lengths)} documents"
+    yield (
+        f"  {shape}: {inputs.num_tokens:,} tokens in {places:,} places "
+        f"({inputs.num_tokens / max(1, places):.1%}), {batch.num_targets:,} targets "
+        f"({batch.num_targets / max(1, inputs.num_tokens):.1%}), "
+        f"{batch.num_targets_in_step:,} in the step"
+    )
+    yield f"  SHA-256 {digest(batch)}"
+    bounds = inputs.cu_seqlens.tolist()
+    shown = min(rows * length, places) if length else bounds[min(rows, len(bounds) - 1)]
+    number = -1
+    for first, last in pairwise(bounds):
+        if first >= shown:
+            break
+        if length and first % length == 0:
+            yield f"  row {first // length}"
+        number += 1
+        tokens = "padding" if _is_padding(batch, info, first) else f"{last - first} tokens"
+        yield f"    document {number}: places {first} to {last - 1}, {tokens}"
+        if tokens != "padding":
+            yield from _text_lines(batch, info, first, last)
+
+
+def _is_padding(batch: MaskedBatch, info: TokenizerInfo, first: int) -> bool:
+    ids = batch.inputs.input_ids
+    return first < len(ids) and int(ids[first]) == info.pad_token_id
+
+
+def _text_lines(batch: MaskedBatch, info: TokenizerInfo, first: int, last: int) -> list[str]:
+    """Tokens of a document; ``{seen→wanted}`` where one is to be predicted."""
+    ids = batch.inputs.input_ids[first:last].tolist()
+    words = [str(info.tokenizer.convert_ids_to_tokens(one)) for one in ids]
+    for position, label in zip(batch.positions.tolist(), batch.labels.tolist(), strict=True):
+        if label != IGNORE and first <= position < last:
+            wanted = info.tokenizer.convert_ids_to_tokens(label)
+            words[position - first] = f"{{{words[position - first]}→{wanted}}}"
+    text = " ".join(words)
+    indent = " " * 6
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent)
+
+
+def _micro_batches(data: PretrainingDataModule, share: Share, step: int) -> list[MaskedBatch]:
+    steps: Steps = replace(data.steps, share=share)
+    numbers = range(step * share.accumulation, (step + 1) * share.accumulation)
+    if data.source.stream is None:
+        indexed = data.micro_batches()
+        mine = MicroBatches(indexed.rows, indexed.order, steps)
+        return [mine[number] for number in numbers]
+    stream = StreamBatches(data.stream_rows(data.source.stream), steps)
+    stream.first = numbers.start  # reads on from the beginning: a stream has no index
+    found: list[MaskedBatch] = []
+    for item in islice(stream, len(numbers)):
+        if isinstance(item, Failure):
+            raise ConfigError(item.problems)
+        found.append(item[0])
+    return found
+
+
+if __name__ == "__main__":
+    main()
