@@ -1,6 +1,7 @@
 """Run tasks one by one: finished ones are not run again, a failing one takes no other with it."""
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mteb
+from datasets import disable_progress_bars
 from mteb.abstasks import AbsTask
 from mteb.cache import ResultCache
 from mteb.results import TaskResult
@@ -68,9 +70,9 @@ def describe(outcome: Outcome) -> str:
 
 
 def main_score(result: TaskResult) -> float:
-    """Mean of the main scores over splits and subsets."""
+    """Mean of the main scores over splits and subsets, each with the six digits mteb keeps."""
     scores = [float(one["main_score"]) for rows in result.scores.values() for one in rows]
-    return sum(scores) / len(scores)
+    return sum(round(score, 6) for score in scores) / len(scores)
 
 
 def _evaluated(
@@ -99,7 +101,7 @@ def _evaluated(
                     show_progress_bar=False,
                     co2_tracker=False,
                 )
-            result = found.task_results[0]
+            result = _with_number(found.task_results[0])
         except Exception as caught:  # a task may fail of anything: its data, its network, its code
             log.debug("%s", metadata.name, exc_info=True)
             error = " ".join(f"{type(caught).__name__}: {caught}".split())[:300]
@@ -115,6 +117,12 @@ def _evaluated(
     )
 
 
+def _with_number(result: TaskResult) -> TaskResult:
+    if math.isnan(main_score(result)):
+        raise ValueError("the score is not a number, as when all vectors are equal")
+    return result
+
+
 def _finished(
     encoder: PackedEncoder | HubEncoder, task: AbsTask, cache: ResultCache
 ) -> TaskResult | None:
@@ -125,6 +133,8 @@ def _finished(
     result = cache.load_task_result(task.metadata.name, encoder.mteb_model_meta)
     if result is None or result.get_missing_evaluations(task):
         return None
+    if math.isnan(main_score(result)):
+        return None
     if not task.is_aggregate and result.dataset_revision != task.metadata.dataset["revision"]:
         log.info("%s: the data has changed since it was evaluated", task.metadata.name)
         return None
@@ -134,3 +144,4 @@ def _finished(
 def _quiet() -> None:
     for name in ("mteb", "datasets", "sentence_transformers"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    disable_progress_bars()

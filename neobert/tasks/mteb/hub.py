@@ -17,7 +17,6 @@ from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderW
 from mteb.types import BatchedInput, EncodeKwargs, PromptType
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.models import Pooling
 from sentence_transformers.util import is_sentence_transformer_model
 from torch.utils.data import DataLoader
 from transformers.utils.logging import disable_progress_bar
@@ -46,7 +45,7 @@ class HubEncoder(SentenceTransformerEncoderWrapper):
         """``label`` is its name without the organisation."""
         model.prompts = {}  # they would be used beside ours
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # mteb asks by a method's old name
+            warnings.simplefilter("ignore")  # mteb calls itself and others by deprecated names
             super().__init__(model, model_prompts=dict(prompts) or None)
         identity = {"name": f"{ORGANISATION}/{label}", "revision": revision}
         self.mteb_model_meta = self.mteb_model_meta.model_copy(update=identity)
@@ -92,7 +91,9 @@ def load_hub_encoder(config: Config, device: str, bf16: bool) -> HubEncoder:
         log.info("%s brings its own pooling: mteb_pooling does not change it", name)
     else:
         pooling = "mean" if config.mteb_pooling == "avg" else config.mteb_pooling
-        model[1] = Pooling(model[1].word_embedding_dimension, pooling_mode=pooling)
+        # Its class has moved between versions of sentence-transformers; the instance is at hand.
+        width = model[0].auto_model.config.hidden_size  # type: ignore[union-attr]
+        model[1] = type(model[1])(width, pooling)
     longest = config.tokenizer.max_length
     max_length = config.mteb_max_length or min(longest, int(model.max_seq_length or longest))
     model.max_seq_length = max_length

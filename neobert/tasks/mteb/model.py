@@ -163,5 +163,12 @@ def _tokenizer(folder: Path, config: Config) -> PreTrainedTokenizerFast:
             return saved_tokenizer(folder)
         except ValueError as error:
             raise ConfigError([f"{_key(config)}: {error}"]) from error
+    if config.tokenizer.train_vocab_size is not None:
+        raise ConfigError(
+            [
+                f"{_key(config)}: {folder} has no tokenizer beside it: name one by "
+                "tokenizer.path=… tokenizer.train_vocab_size=null"
+            ]
+        )
     log.info("%s has no tokenizer beside it: taking tokenizer.path or tokenizer.name", folder)
     return load_tokenizer(config.tokenizer).tokenizer

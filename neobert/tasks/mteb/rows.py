@@ -1,11 +1,11 @@
 """Rows of local tasks: from jsonl, parquet, csv or tsv to columns of the names that are wanted."""
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
@@ -32,8 +32,41 @@ class Retrieval:
     """Query -> document -> how relevant it is, 1 or more."""
 
 
+@dataclass(frozen=True, slots=True)
+class ValueKind:
+    """What a column holds."""
+
+    convert: Callable[[object], object]
+    """Raises ``TypeError`` or ``ValueError`` for what it is not."""
+
+    complaint: str
+
+
+def _text(value: object) -> str:
+    return str(_given(value))
+
+
+def _given(value: object) -> object:
+    if value in (None, ""):
+        raise ValueError
+    return value
+
+
+def _binary(value: object) -> int:
+    number = int(value)  # type: ignore[call-overload]
+    if number not in (0, 1):
+        raise ValueError
+    return number
+
+
+TEXT = ValueKind(_text, "is empty")
+LABEL = ValueKind(_given, "is empty")
+NUMBER = ValueKind(float, "is no number")  # type: ignore[arg-type]
+BINARY = ValueKind(_binary, "is neither 0 nor 1")
+
+
 def read_rows(spec: LocalTask, kind: str, split: str) -> dict[str, list]:
-    """The columns of ``kind``. Numbers are checked, and no text may be empty."""
+    """The columns of ``kind``: scores as floats, labels of pairs as 0 and 1, no text empty."""
     key = f"mteb_local.{spec.name}"
     path = _split_file(Path(spec.path), split, key)
     table = read_table(path, key)
@@ -43,9 +76,11 @@ def read_rows(spec: LocalTask, kind: str, split: str) -> dict[str, list]:
     }
     if not len(table):
         raise ConfigError([f"{key}: {path} has no rows"])
-    for wanted, values in rows.items():
-        _check(wanted, values, path, key)
-    return rows
+    kinds = {"score": NUMBER, "label": BINARY if kind == "pair_classification" else LABEL}
+    return {
+        wanted: _converted(values, kinds.get(wanted, TEXT), f"{key}: {path}, {wanted}")
+        for wanted, values in rows.items()
+    }
 
 
 def read_retrieval(spec: LocalTask) -> Retrieval:
@@ -82,15 +117,18 @@ def read_table(path: Path, key: str) -> pa.Table:
             case ".parquet":
                 return pq.read_table(path)
             case ".csv" | ".tsv":
-                delimiter = "\t" if path.suffix == ".tsv" else ","
-                options = pyarrow.csv.ParseOptions(delimiter, newlines_in_values=True)
-                return pyarrow.csv.read_csv(path, parse_options=options)
+                # Not pyarrow's reader, which would take a text of digits for a number.
+                with path.open(encoding="utf-8", newline="") as file:
+                    rows = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+                    header, *lines = list(rows) or [[]]
+                columns = [[line[n] for line in lines] for n in range(len(header))]
+                return pa.table(dict(zip(header, columns, strict=True)))
             case _:
                 # One block, since a row may not cross the end of one.
                 size = max(1, path.stat().st_size)
                 options = pyarrow.json.ReadOptions(block_size=size)
                 return pyarrow.json.read_json(path, read_options=options)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError, IndexError, csv.Error) as error:  # ArrowInvalid is a ValueError
         raise ConfigError([f"{key}: {path} cannot be read: {error}"]) from error
 
 
@@ -106,8 +144,8 @@ def _read_beir(folder: Path, spec: LocalTask) -> Retrieval:
     for query, document, score in zip(
         *(_column(table, name, path, key, None) for name in names), strict=True
     ):
-        if score > 0:
-            relevant.setdefault(str(query), {})[str(document)] = int(score)
+        if float(score) > 0:
+            relevant.setdefault(str(query), {})[str(document)] = int(float(score))
     asked = [query for query in queries if query["id"] in relevant][: spec.max_rows]
     if not asked:
         raise ConfigError([f"{key}: {path} judges no query of {folder}"])
@@ -136,13 +174,14 @@ def _column(table: pa.Table, name: str, path: Path, key: str, most: int | None) 
     return table[name].to_pylist()[:most]
 
 
-def _check(wanted: str, values: list, path: Path, key: str) -> None:
-    for row, value in enumerate(values):
-        numeric = wanted == "score"
-        good = isinstance(value, int | float) if numeric else value not in (None, "")
-        if not good:
-            what = "is no number" if numeric else "is empty"
-            raise ConfigError([f"{key}: {wanted} of row {row + 1} of {path} {what}: {value!r}"])
+def _converted(values: list, kind: ValueKind, where: str) -> list:
+    found = []
+    for row, value in enumerate(values, start=1):
+        try:
+            found.append(kind.convert(value))
+        except (TypeError, ValueError):
+            raise ConfigError([f"{where} of row {row} {kind.complaint}: {value!r}"]) from None
+    return found
 
 
 def _split_file(path: Path, split: str, key: str) -> Path:

@@ -4,10 +4,12 @@ Everything is written below ``trainer.output_dir/mteb/<step or name>/``; the run
 read.
 """
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
 from mteb.benchmarks import Benchmark
+from mteb.get_tasks import TASK_LIST
 
 from neobert.config.checks import ConfigError
 from neobert.config.mteb import read_local_tasks
@@ -23,14 +25,17 @@ from neobert.training.summary import command_line, origin
 
 log = get_logger(__name__)
 
+OWN_TASKS = "own_tasks.json"
+"""Beside the results: name -> type of the tasks that mteb does not know."""
+
 
 def run(config: Config) -> float:
     """Evaluate; return the mean score over the tasks (the objective of a sweep).
 
     Raises ``ConfigError`` at the end if a task failed; the results of the others are there.
     """
-    check_prompts(config.mteb_prompts)
     tasks, benchmark = select_tasks(config.mteb_task_type, read_local_tasks(config.mteb_local)[0])
+    check_prompts(config.mteb_prompts, tasks)
     model = load_evaluated(config)
     folder = Path(config.trainer.output_dir) / "mteb" / model.label
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,6 +45,7 @@ def run(config: Config) -> float:
     outcomes = evaluate_tasks(
         model.encoder, tasks, folder, config.mteb_batch_size, config.mteb_overwrite_results
     )
+    _record_types(outcomes, folder / OWN_TASKS)
     summary = summarize(config, model, outcomes, benchmark)
     write_json(summary, folder / "summary.json")
     _show(outcomes)
@@ -75,6 +81,15 @@ def summarize(
         **{f"pretraining_{key}": value for key, value in config.pretraining_metadata.items()},
         **origin(command_line()),
     }
+
+
+def _record_types(outcomes: list[Outcome], file: Path) -> None:
+    """Add the types of tasks that only this run knows, for ``neobert.tools.mteb_report``."""
+    known = {task.metadata.name for task in TASK_LIST}
+    own = {one.name: one.type for one in outcomes if one.name not in known}
+    if own:
+        earlier = json.loads(file.read_text()) if file.is_file() else {}
+        write_json(earlier | own, file)
 
 
 def _scores(outcomes: list[Outcome]) -> dict[str, float]:

@@ -51,14 +51,14 @@ def select_tasks(asked: str, local: Sequence[LocalTask]) -> tuple[list[AbsTask],
         found |= {task.metadata.name: task for task in tasks or ()}
     if problems:
         raise ConfigError(problems)
-    return list(found.values()), _benchmark(names[0]) if len(names) == 1 else None
+    return list(found.values()), find_benchmark(names[0]) if len(names) == 1 else None
 
 
-def check_prompts(prompts: Mapping[str, str]) -> None:
+def check_prompts(prompts: Mapping[str, str], tasks: Sequence[AbsTask]) -> None:
     """Raise ``ConfigError`` for keys of ``mteb_prompts`` that name nothing."""
     kinds = {"query", "document"}
-    known = {*kinds, *get_args(TaskType), *_task_names()}
-    known |= {task.metadata.name for task in factbook_tasks()} if prompts else set()
+    own = [task.metadata.name for task in tasks]
+    known = {*kinds, *get_args(TaskType), *_task_names(), *own}
     problems = []
     for key in prompts:
         name, dash, kind = key.rpartition("-")
@@ -82,14 +82,14 @@ def _tasks_of(name: str, own: Mapping[str, LocalTask]) -> list[AbsTask] | None:
         types = FAMILIES[low]
         english = mteb.get_benchmark(ENGLISH).tasks
         return [task for task in english if types is None or task.metadata.type in types]
-    if (benchmark := _benchmark(name)) is not None:
+    if (benchmark := find_benchmark(name)) is not None:
         return list(benchmark.tasks)
     if low.startswith("factbook"):
         return [task for task in factbook_tasks() if task.metadata.name.lower() == low] or None
     return _task_of_mteb(low)
 
 
-def _benchmark(name: str) -> Benchmark | None:
+def find_benchmark(name: str) -> Benchmark | None:
     """A benchmark by its name or an alias, in any case; ``all`` is :data:`ENGLISH`."""
     if name.lower() == "all":
         return mteb.get_benchmark(ENGLISH)

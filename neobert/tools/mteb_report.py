@@ -1,0 +1,289 @@
+"""Tables and a plot of MTEB results: ``python -m neobert.tools.mteb_report RUN… --output FILE``.
+
+Reads what ``task=mteb`` wrote, in mteb's own format, of one model or several. Writes Markdown,
+JSON and a plot: means by type and over all, as the benchmark defines them. A mean is shown only of
+a model that has all tasks in question; what is missing is listed. Published figures stand beside
+those of the benchmark they were measured on, and of no other.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from mteb.benchmarks import Benchmark
+from mteb.get_tasks import TASK_LIST
+from mteb.results import BenchmarkResults, ModelResult, TaskResult
+
+from neobert.config.checks import ConfigError
+from neobert.console import get_logger, show_messages
+from neobert.tasks.mteb.evaluate import main_score
+from neobert.tasks.mteb.run import OWN_TASKS
+from neobert.tasks.mteb.scores import MEAN_TASK, MEAN_TYPE, by_type, overall
+from neobert.tasks.mteb.select import find_benchmark
+
+log = get_logger("neobert.tools.mteb_report")
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A figure from a paper or a repository, in percent."""
+
+    model: str
+    benchmark: str
+    mean: float
+    source: str
+    types: Mapping[str, float]
+
+
+PAPER = "arXiv 2502.19587v2, table 4: 2,000 steps of one contrastive recipe for all"
+NEXTERA = "NexteraBERT's repository, September 2026: after SimCSE on NLI"
+V1, V2 = "MTEB(eng, v1)", "MTEB(eng, v2)"
+NEOBERT_TYPES = {
+    "Classification": 61.6,
+    "Clustering": 40.8,
+    "PairClassification": 76.2,
+    "Reranking": 51.2,
+    "Retrieval": 31.6,
+    "STS": 74.8,
+    "Summarization": 30.7,
+}
+PUBLISHED = (
+    Published("NeoBERT", V1, 51.3, PAPER, NEOBERT_TYPES),
+    Published("BERT-large", V1, 49.1, PAPER, {}),
+    Published("RoBERTa-large", V1, 48.9, PAPER, {}),
+    Published("BERT-base", V1, 48.1, PAPER, {}),
+    Published("NomicBERT", V1, 47.1, PAPER, {}),
+    Published("ModernBERT-large", V1, 46.9, PAPER, {}),
+    Published("ModernBERT-base", V1, 45.0, PAPER, {}),
+    Published("ModernBERT-base", V2, 53.63, NEXTERA, {}),
+    Published("NexteraBERT (130B tokens)", V2, 54.70, NEXTERA, {}),
+    Published("mmBERT-base", V2, 53.9, "arXiv 2509.06888", {}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Results of one model and revision."""
+
+    label: str
+    results: dict[str, TaskResult]
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Main score of each task, within [0, 1]."""
+        return {name: main_score(result) for name, result in self.results.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that is written."""
+
+    benchmark: str | None
+    types: dict[str, str]
+    """Task -> type, of all tasks in question."""
+
+    scores: dict[str, dict[str, float]]
+    """Model -> task -> score."""
+
+    means: dict[str, dict[str, float]]
+    """Model -> type or kind of mean -> score; only where no task is missing."""
+
+    missing: dict[str, list[str]]
+    """Model -> tasks without a result."""
+
+    published: list[Published]
+
+    @property
+    def columns(self) -> list[str]:
+        """Types, then the means over all."""
+        return [*sorted(set(self.types.values())), MEAN_TASK, MEAN_TYPE]
+
+
+def read_models(folders: Sequence[Path]) -> tuple[list[Model], dict[str, str]]:
+    """The models with results below ``folders``, and the types of tasks that mteb does not know."""
+    models: dict[str, Model] = {}
+    own: dict[str, str] = {}
+    for folder in folders:
+        places = sorted(folder.glob("**/results/*/*/model_meta.json"))
+        if not places:
+            raise ConfigError([f"{folder}: there are no results of task=mteb below it"])
+        for file in sorted(folder.glob(f"**/{OWN_TASKS}")):
+            own |= json.loads(file.read_text())
+        for place in places:
+            model = _read_model(place)
+            if model.label in models:  # the same settings, other weights
+                model = Model(f"{model.label} {place.parent.name[:6]}", model.results)
+            models[model.label] = model
+    return list(models.values()), own
+
+
+def build_report(
+    models: Sequence[Model], own: Mapping[str, str], benchmark: Benchmark | None
+) -> Report:
+    """Means of each model over the benchmark's tasks; without one, over all that any model has."""
+    known = {task.metadata.name: task.metadata.type for task in TASK_LIST} | dict(own)
+    if benchmark is not None:
+        names = [task.metadata.name for task in benchmark.tasks]
+    else:
+        names = sorted({name for model in models for name in model.scores})
+    types = {name: str(known.get(name, "other")) for name in names}
+    scores = {
+        model.label: {name: model.scores[name] for name in names if name in model.scores}
+        for model in models
+    }
+    name = benchmark.name if benchmark is not None else None
+    return Report(
+        benchmark=name,
+        types=types,
+        scores=scores,
+        means={model.label: _means(model, types, benchmark) for model in models},
+        missing={
+            label: [one for one in names if one not in found] for label, found in scores.items()
+        },
+        published=[
+            one for one in PUBLISHED if benchmark is not None and one.benchmark == benchmark.name
+        ],
+    )
+
+
+def markdown(report: Report) -> str:
+    """The report as Markdown, scores in percent."""
+    counts = {kind: list(report.types.values()).count(kind) for kind in set(report.types.values())}
+    heads = [f"{one} ({counts[one]})" if one in counts else one for one in report.columns]
+    lines = [f"# MTEB: {report.benchmark or f'{len(report.types)} tasks'}", ""]
+    lines += ["| model | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(heads)]
+    for label, means in report.means.items():
+        lines.append(_line(label, [means.get(one) for one in report.columns]))
+    for one in report.published:
+        percent = {**one.types, MEAN_TASK: one.mean}
+        figures = [percent[name] / 100 if name in percent else None for name in report.columns]
+        lines.append(_line(f"{one.model} (published)", figures))
+    sources = dict.fromkeys(one.source for one in report.published)
+    lines += ["", *(f"Published figures: {one}." for one in sources)]
+    labels = list(report.scores)
+    lines += [
+        "",
+        "| task | type | " + " | ".join(labels) + " |",
+        "|---|---|" + "--:|" * len(labels),
+    ]
+    for name, kind in report.types.items():
+        figures = [report.scores[label].get(name) for label in labels]
+        lines.append(_line(f"{name} | {kind}", figures))
+    for label, names in report.missing.items():
+        if names:
+            lines += ["", f"No result of {label}: {', '.join(names)}."]
+    return "\n".join(lines) + "\n"
+
+
+def plot(report: Report, picture: Path) -> None:
+    """Means as bars, a group for each type; published figures as diamonds."""
+    columns = report.columns
+    figure = Figure(figsize=(max(7.0, 1.3 * len(columns)), 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    width = 0.8 / max(1, len(report.means))
+    for number, (label, means) in enumerate(report.means.items()):
+        places = [column + (number + 0.5) * width - 0.4 for column in range(len(columns))]
+        heights = [100 * means.get(one, 0.0) for one in columns]
+        axes.bar(places, heights, width, label=label)
+    for one in report.published:
+        percent = {**one.types, MEAN_TASK: one.mean}
+        places = [float(place) for place, name in enumerate(columns) if name in percent]
+        heights = [percent[name] for name in columns if name in percent]
+        axes.plot(places, heights, "D", markersize=5, label=f"{one.model} (published)")
+    axes.set_xticks(range(len(columns)), columns, rotation=20, ha="right")
+    axes.set_ylabel("mean main score (%)")
+    axes.set_title(report.benchmark or "MTEB, own choice of tasks")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(picture, dpi=120)
+
+
+def write(report: Report, output: Path) -> None:
+    """``output`` with the endings ``.md``, ``.json`` and ``.png``."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.with_suffix(".md").write_text(markdown(report))
+    output.with_suffix(".json").write_text(json.dumps(asdict(report), indent=2) + "\n")
+    plot(report, output.with_suffix(".png"))
+
+
+def _read_model(meta_file: Path) -> Model:
+    meta = json.loads(meta_file.read_text())
+    settings = str(meta["revision"]).partition("-")[2]
+    name = str(meta["name"]).removeprefix("neobert/")
+    results = {}
+    for file in sorted(meta_file.parent.glob("*.json")):
+        if file != meta_file:
+            result = TaskResult.from_disk(file)
+            results[result.task_name] = result
+    return Model(f"{name} ({settings})" if settings else name, results)
+
+
+def _means(model: Model, types: Mapping[str, str], benchmark: Benchmark | None) -> dict[str, float]:
+    """By type where all of a type are there; over all, in the benchmark's own way, likewise."""
+    scores = {name: score for name, score in model.scores.items() if name in types}
+    complete = {
+        kind
+        for kind in types.values()
+        if all(name in scores for name, one in types.items() if one == kind)
+    }
+    found = {kind: mean for kind, mean in by_type(scores, types).items() if kind in complete}
+    if len(scores) < len(types):
+        return found
+    if benchmark is None:
+        return found | overall(scores, types)
+    result = ModelResult(
+        model_name=model.label, model_revision="-", task_results=list(model.results.values())
+    )
+    official = benchmark.get_score(BenchmarkResults(model_results=[result]))[model.label]
+    for theirs, ours in (("Mean(Task)", MEAN_TASK), ("Mean(TaskType)", MEAN_TYPE)):
+        mean = official.get(theirs)
+        if mean is not None:
+            found[ours] = mean
+    return found
+
+
+def _line(head: str, figures: Sequence[float | None]) -> str:
+    shown = ["–" if one is None else f"{100 * one:.2f}" for one in figures]
+    return f"| {head} | " + " | ".join(shown) + " |"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m neobert.tools.mteb_report", description="Tables and a plot of MTEB results."
+    )
+    arguments.add_argument("folders", type=Path, nargs="+", help="runs, or their mteb/<step>")
+    arguments.add_argument("--benchmark", help="such as 'MTEB(eng, v1)': its tasks, its means")
+    arguments.add_argument(
+        "--output", type=Path, default=Path("mteb.md"), help="written with .md, .json and .png"
+    )
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the report; 1 if there is nothing to report on."""
+    options = parser().parse_args(argv)
+    show_messages()
+    benchmark = find_benchmark(options.benchmark) if options.benchmark else None
+    if options.benchmark and benchmark is None:
+        log.error("--benchmark %s: mteb has no such benchmark", options.benchmark)
+        return 1
+    try:
+        models, own = read_models(options.folders)
+    except ConfigError as error:
+        log.error("%s", error)
+        return 1
+    report = build_report(models, own, benchmark)
+    write(report, options.output)
+    log.info("%s\nwritten to %s.{md,json,png}", markdown(report), options.output.with_suffix(""))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
