@@ -79,6 +79,9 @@ def _run(config: Config, words: Sequence[str]) -> int:
 def chosen(config: Config, words: Sequence[str]) -> str:
     """One line: what runs, and how to choose otherwise."""
     model = config.model
+    if config.task == "mteb":
+        name = model.name if model.from_hub else config.mteb_model or config.trainer.output_dir
+        return f"mteb: {config.mteb_task_type} with {name} (all settings: --help)"
     shape = f"{model.hidden_size} × {model.num_hidden_layers}"
     data = config.dataset.path or config.dataset.name
     asked = read_overrides(words).groups
