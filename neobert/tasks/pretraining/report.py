@@ -71,8 +71,10 @@ def show_report(summary: dict[str, object], guesses: list[Guess], run: str) -> N
             f"{word} {share:.0%}"
             for word, share in zip(guess.words, guess.probabilities, strict=True)
         )
-        console.print(f"  {guess.sentence}", markup=False, highlight=False)
-        console.print(f"    → {words}   (was: {guess.answer})", markup=False, highlight=False)
+        console.print(f"  {guess.sentence}", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"    → {words}   (was: {guess.answer})", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def _documents(batch: MaskedBatch) -> list[list[int]]:

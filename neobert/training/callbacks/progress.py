@@ -1,7 +1,7 @@
 """What the console shows while a run trains: a bar on a terminal, a line per log step elsewhere."""
 
 import sys
-from collections.abc import Callable
+import time
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
@@ -19,6 +19,9 @@ from neobert.training.callbacks.train_metrics import TrainMetrics
 
 log = get_logger(__name__)
 
+REFRESH = 3.0
+"""Seconds between two looks at the device for the numbers beside the bar."""
+
 
 class ProgressBar(Callback):
     """Steps, time left, and the latest loss and tokens/s."""
@@ -26,10 +29,11 @@ class ProgressBar(Callback):
     def __init__(self, metrics: TrainMetrics, bar: bool) -> None:
         """``bar=False`` (``trainer.disable_tqdm``, or no terminal) writes lines instead."""
         self.metrics = metrics
-        self._show: Callable[[int, str], None] | None = None
         self._progress: Progress | None = None
         self._bar = bar and sys.stderr.isatty()
         self._logged_at = -1
+        self._refreshed_at = 0.0
+        self._numbers = ""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or not self._bar:
@@ -61,8 +65,9 @@ class ProgressBar(Callback):
             return
         step = trainer.global_step
         if self._progress is not None:
-            numbers = _describe(self.metrics.latest)
-            self._progress.update(self._task, completed=step, numbers=numbers)
+            self._progress.update(
+                self._task, completed=step, numbers=self._fresh_numbers(pl_module, step)
+            )
         elif self.metrics.logged_at == step and self._logged_at != step:
             self._logged_at = step
             log.info("step %d/%d  %s", step, trainer.max_steps, _describe(self.metrics.latest))
@@ -71,7 +76,11 @@ class ProgressBar(Callback):
         if trainer.is_global_zero and trainer.state.fn == "fit":
             numbers = {key: float(value) for key, value in trainer.callback_metrics.items()}
             shown = {key: numbers[key] for key in sorted(numbers) if key.startswith("eval/")}
-            log.info("step %d  %s", trainer.global_step, _describe(shown))
+            line = f"step {trainer.global_step}  {_describe(shown)}"
+            if self._progress is None:
+                log.info("%s", line)
+            else:  # above the bar, not into it
+                self._progress.console.print(line, markup=False, highlight=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()
@@ -80,6 +89,15 @@ class ProgressBar(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self._stop()
+
+    def _fresh_numbers(self, module: LightningModule, step: int) -> str:
+        """The numbers beside the bar: those of the log line, else of the window so far."""
+        now = time.monotonic()
+        if self.metrics.logged_at == step:
+            self._numbers, self._refreshed_at = _describe(self.metrics.latest), now
+        elif now - self._refreshed_at > REFRESH:
+            self._numbers, self._refreshed_at = _describe(self.metrics.running(module)), now
+        return self._numbers
 
     def _stop(self) -> None:
         if self._progress is not None:

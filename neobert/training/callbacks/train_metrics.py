@@ -76,6 +76,16 @@ class TrainMetrics(Callback):
         if step > self._last_step and due:
             self._log(trainer, pl_module, step)
 
+    def running(self, module: LightningModule) -> dict[str, float]:
+        """Metrics of this rank since the last log line, for the eye; a copy from the device."""
+        sums = {name: float(value) for name, value in self._sums.items()}
+        if not sums:
+            return self.latest
+        seconds = time.perf_counter() - self._last_time
+        speed = (sums["tokens"] - self._carried_tokens) / max(seconds, 1e-9)
+        found = cast(ReportsSums, module).train_metrics(sums)
+        return {**self.latest, **found, "train/tokens_per_sec": speed}
+
     def _log(self, trainer: Trainer, module: LightningModule, step: int) -> None:
         sums = self._over_ranks(trainer)
         seconds = time.perf_counter() - self._last_time
