@@ -108,7 +108,8 @@ def finish(
         summary = summarize(config, folder, start, module, parts)
         summary |= {"after": after, "objective": objective}
         write_json(summary, folder.summary_file)
-        plot_losses(folder.metrics_file, folder.plot_file, {})
+        if summary["pairs"] or after:  # else nothing but pretraining steps, whose loss is apart
+            plot_losses(folder.metrics_file, folder.plot_file, {})
         show_report(summary, str(folder.path))
     return objective
 
@@ -161,7 +162,8 @@ def show_report(summary: dict[str, object], run: str) -> None:
         shown = "" if was is None else f"{was:.4f}"
         table.add_row(name.removeprefix("eval/"), shown, f"{value:.4f}")
     console = Console(stderr=True)
-    console.print(table)
+    if after:
+        console.print(table)
     console.print(f"{summary['pairs_per_sec']:,.0f} pairs/s in {summary['seconds']:.0f} s")
 
 

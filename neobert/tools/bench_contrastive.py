@@ -1,0 +1,258 @@
+"""Contrastive training measured: ``python -m neobert.tools.bench_contrastive MODEL PAIRS``.
+
+MODEL is a folder of ``python -m neobert.export``, PAIRS a file of JSON lines with ``query`` and
+``positive``. This package and sentence-transformers train the same weights on the same pairs with
+the same batch, loss, optimizer and precision, in turns, each time in a process of its own; then the
+peak memory of one large batch is measured with and without GradCache. Writes a JSON file.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from neobert.console import get_logger, show_messages
+
+log = get_logger("neobert.tools.bench_contrastive")
+
+WARM_UP = 2
+"""Steps of the short run, whose time is taken off that of the long one: start-up, first batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One process of the benchmark."""
+
+    kind: str
+    model: str
+    pairs: str
+    batch: int
+    steps: int
+    max_length: int
+    chunk: int | None = None
+    keep: str | None = None
+    """Where sentence-transformers' weights go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Seconds of the steps beyond the warm-up."""
+
+    wall: float
+    cpu: float
+    peak_mib: float
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The program; with ``--job`` one process of it."""
+    options = _options().parse_args(argv)
+    if options.job is not None:
+        job = Job(**json.loads(options.job))
+        sys.stdout.write(json.dumps(asdict(JOBS[job.kind](job))) + "\n")
+        return 0
+    show_messages()
+    common = {"model": options.model, "pairs": options.pairs, "max_length": options.max_length}
+    found: dict[str, object] = {"settings": {**common, "batch": options.batch}}
+    found["speed"] = _speed(options, common)
+    if options.large:
+        found["memory"] = _memory(options, common)
+    text = json.dumps(found, indent=1) + "\n"
+    options.output.write_text(text)
+    log.info("%s", text)
+    return 0
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m neobert.tools.bench_contrastive")
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("pairs", nargs="?")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--large", type=int, default=0, help="pairs of the batch for GradCache")
+    parser.add_argument("--chunk", type=int, default=128, help="texts at a time with GradCache")
+    parser.add_argument("--keep", help="folder for the weights that sentence-transformers ends on")
+    parser.add_argument("--output", type=Path, default=Path("bench_contrastive.json"))
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    return parser
+
+
+def _speed(options: argparse.Namespace, common: dict[str, object]) -> dict[str, object]:
+    rounds: dict[str, list[Measured]] = {"ours": [], "sentence_transformers": []}
+    for _ in range(options.rounds):
+        for kind, measured in rounds.items():
+            job = Job(kind, batch=options.batch, steps=options.steps, keep=options.keep, **common)  # type: ignore[arg-type]
+            measured.append(_in_a_process(job))
+            log.info("%s: %s", kind, measured[-1])
+    pairs = options.batch * options.steps
+    found: dict[str, object] = {
+        kind: {
+            "pairs_per_sec": [pairs / one.wall for one in measured],
+            "pairs_per_cpu_sec": [pairs / one.cpu for one in measured],
+        }
+        for kind, measured in rounds.items()
+    }
+    ours, theirs = rounds.values()
+    for clock in ("wall", "cpu"):
+        ratios = [getattr(b, clock) / getattr(a, clock) for a, b in zip(ours, theirs, strict=True)]
+        found[f"times_as_fast_{clock}"] = statistics.median(ratios)
+    return found
+
+
+def _memory(options: argparse.Namespace, common: dict[str, object]) -> dict[str, object]:
+    found: dict[str, object] = {"pairs": options.large, "chunk": options.chunk}
+    for name, chunk in (("direct", None), ("gradcache", options.chunk)):
+        job = Job("memory", batch=options.large, steps=1, chunk=chunk, **common)  # type: ignore[arg-type]
+        measured = _in_a_process(job)
+        found[f"{name}_mib"], found[f"{name}_cpu_seconds"] = measured.peak_mib, measured.cpu
+        log.info("%s: %s", name, measured)
+    return found
+
+
+def _in_a_process(job: Job) -> Measured:
+    command = [sys.executable, "-m", "neobert.tools.bench_contrastive", "--job"]
+    done = subprocess.run(
+        [*command, json.dumps(asdict(job))], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _steps_alone(train: Callable[[int], None], steps: int) -> Measured:
+    """Time of ``steps`` steps: a long run less a short one, after one that warms all caches."""
+    from neobert.training.summary import peak_memory_mib
+
+    spent = []
+    for count in (1, WARM_UP, WARM_UP + steps):
+        before = time.perf_counter(), time.process_time()
+        train(count)
+        spent.append((time.perf_counter() - before[0], time.process_time() - before[1]))
+    return Measured(spent[2][0] - spent[1][0], spent[2][1] - spent[1][1], peak_memory_mib())
+
+
+def _ours(job: Job) -> Measured:
+    from neobert.config.compose import compose_config
+    from neobert.tasks import run
+    from neobert.training.cpu import tune_cpu
+
+    tune_cpu()
+    with tempfile.TemporaryDirectory() as folder:
+        words = [
+            "task=contrastive",
+            "dataset.name=bench",
+            f"contrastive.sources={{bench:{{path:{job.pairs},query:query,positive:positive}}}}",
+            f"contrastive.pretrained_model_path={job.model}",
+            f"dataset.path={folder}/pairs",
+            f"dataset.max_seq_length={job.max_length}",
+            "dataset.pretraining_prob=0",
+            "model.dropout_prob=0",
+            f"trainer.per_device_train_batch_size={job.batch}",
+            "trainer.eval_strategy=no",
+            "trainer.save_strategy=no",
+            "trainer.mixed_precision=no",
+            "trainer.logging_steps=1000",
+            f"trainer.output_dir={folder}/run",
+        ]
+        return _steps_alone(
+            lambda steps: _ignored(run(compose_config([*words, f"trainer.max_steps={steps}"]))),
+            job.steps,
+        )
+
+
+def _ignored(value: object) -> None:
+    """What a run returns is of no interest here."""
+
+
+def _sentence_transformers(job: Job) -> Measured:
+    from datasets import load_dataset
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    data = load_dataset("json", data_files=job.pairs, split="train")
+    data = data.select_columns(["query", "positive"]).shuffle(seed=0)
+    width = json.loads((Path(job.model) / "config.json").read_text())["hidden_size"]
+
+    def train(steps: int) -> None:
+        trusted = {"trust_remote_code": True}
+        transformer = Transformer(
+            job.model,
+            max_seq_length=job.max_length,
+            model_kwargs=trusted,
+            config_kwargs=trusted,
+        )
+        pooling = Pooling(width, "mean")
+        model = SentenceTransformer(modules=[transformer, pooling], device="cpu")
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = SentenceTransformerTrainingArguments(
+                output_dir=folder,
+                per_device_train_batch_size=job.batch,
+                max_steps=steps,
+                learning_rate=5e-5,
+                lr_scheduler_type="cosine",
+                warmup_steps=max(1, steps // 10),
+                max_grad_norm=1.0,
+                dataloader_drop_last=True,
+                save_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                use_cpu=True,
+            )
+            loss = MultipleNegativesRankingLoss(model)  # scale 20: a temperature of 0.05
+            SentenceTransformerTrainer(model, arguments, data, loss=loss).train()
+        if job.keep:
+            model.save(job.keep)
+
+    return _steps_alone(train, job.steps)
+
+
+def _one_step(job: Job) -> Measured:
+    """Peak memory that one step adds to what the process holds before it."""
+    from itertools import islice
+
+    import torch
+
+    from neobert.config.compose import compose_config
+    from neobert.data.saved_tokenizer import saved_tokenizer
+    from neobert.data.tokenizer import describe
+    from neobert.model.pretrained import load_encoder
+    from neobert.tasks.contrastive.batches import Texts
+    from neobert.tasks.contrastive.gradcache import encode_texts
+    from neobert.tasks.contrastive.prepare import encode, recipe_of
+    from neobert.training.summary import peak_memory_mib
+
+    encoder = load_encoder(job.model).train()
+    tokenizer = describe(saved_tokenizer(Path(job.model)), job.model)
+    length = f"dataset.max_seq_length={job.max_length}"
+    recipe = recipe_of(compose_config(["task=contrastive", length]), tokenizer)
+    with Path(job.pairs).open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in islice(lines, job.batch)]
+    texts = [row[side] for side in ("query", "positive") for row in rows]
+    batch = Texts.of(encode(texts, recipe), job.chunk)
+    before, start = peak_memory_mib(), (time.perf_counter(), time.process_time())
+    vectors = torch.nn.functional.normalize(encode_texts(encoder, batch, "avg"))
+    queries, documents = vectors.split(len(rows))
+    targets = torch.arange(len(rows))
+    torch.nn.functional.cross_entropy(queries @ documents.T / 0.05, targets).backward()
+    spent = time.perf_counter() - start[0], time.process_time() - start[1]
+    return Measured(*spent, peak_memory_mib() - before)
+
+
+JOBS: dict[str, Callable[[Job], Measured]] = {
+    "ours": _ours,
+    "sentence_transformers": _sentence_transformers,
+    "memory": _one_step,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
