@@ -169,6 +169,13 @@ def _load(config: TokenizerConfig, name: str) -> PreTrainedTokenizerFast:
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "trust_remote_code" in str(error):
+            raise ConfigError(
+                [
+                    f"{key}={name} comes with code of its own: read it, then allow it to run with "
+                    "tokenizer.trust_remote_code=true"
+                ]
+            ) from error
         raise ConfigError(
             [
                 f"{key}={name} could not be loaded ({reason}); name a hub id that can be reached, "
