@@ -7,7 +7,7 @@ EXTRAS ?= dev,eval,sweep
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-gpu venv-transformers4 test-transformers4 check format docs clean
+.PHONY: help setup quickstart glue test test-fast test-gpu venv-transformers4 test-transformers4 check bench bench-gpu format docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 quickstart: setup ## Train a small NeoBERT on the World Factbook: ten minutes on two cores
 	$(BIN)/python -m neobert.train experiment=quickstart
+
+TASKS ?= factbook_sections
+ENCODER ?= output/quickstart
+glue: setup ## Fine-tune the quickstart's encoder and report: make glue TASKS=cola,rte ENCODER=RUN
+	$(BIN)/python -m neobert.train -m experiment=glue_tutorial glue.task_name=$(TASKS) \
+		glue.pretrained_model_path=$(ENCODER) seed=0,1
+	$(BIN)/python -m neobert.tools.glue_report output/glue
 
 test: setup ## Lint, types and the whole test suite
 	$(MAKE) --no-print-directory check
@@ -62,6 +69,12 @@ check: setup ## ruff, format, mypy, import-linter, codespell
 	$(BIN)/mypy neobert
 	$(BIN)/lint-imports
 	$(BIN)/codespell neobert conf tests docs README.md CONTRIBUTING.md CHANGELOG.md
+
+bench: setup ## Our training against HF Trainer on this CPU: docs/benchmarks/cpu.md, under ten minutes
+	$(BIN)/python -m neobert.tools.bench
+
+bench-gpu: setup ## The same on one NVIDIA GPU: docs/benchmarks/gpu.md, under ten minutes
+	$(BIN)/python -m neobert.tools.bench --gpu
 
 format: setup ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
