@@ -1,0 +1,231 @@
+"""Speed of an exported model beside transformers' ModernBertModel of equal size, and its loading.
+
+``python -m neobert.tools.bench_export`` writes ``<folder>/export.json`` and ``export.md``. The two
+models take turns on the same batches, so that whatever else the machine does slows both; a round's
+ratio is of neighbours in time, and medians over the rounds are reported. Loading is measured in a
+process of its own per way.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import ModernBertConfig, ModernBertModel, PreTrainedModel
+
+import neobert
+from neobert.console import get_logger, show_messages
+from neobert.export import modeling_neobert
+from neobert.export.convert import CLASSES, MODULE, write_json
+from neobert.export.modeling_neobert import NeoBERT, NeoBERTConfig
+from neobert.model.pretrained import load_encoder
+from neobert.ops.swiglu import swiglu_width
+
+log = get_logger("neobert.tools.bench_export")
+
+ROWS, LONGEST, VOCABULARY = 16, 128, 8192
+SHAPE: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6}
+INNER = 1536
+LARGE: dict[str, Any] = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+"""What is loaded: large enough for the weights to be most of the memory."""
+
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """One batch, both models."""
+
+    batch: str
+    """``full``: all rows of the longest length; ``varying``: padded rows of 8 tokens and more."""
+
+    dtype: str
+    exported: float
+    """Sentences per second, median over the rounds; so below."""
+
+    modernbert: float
+    ratio: float
+    """Median of the rounds' ratios, above 1 where the exported model is faster."""
+
+    rounds: int
+
+
+def models() -> tuple[PreTrainedModel, PreTrainedModel]:
+    """The exported encoder and its peer: equal width, depth, heads, matrices and vocabulary."""
+    ours = NeoBERT(
+        NeoBERTConfig(
+            **SHAPE, intermediate_size=INNER, vocab_size=VOCABULARY, max_position_embeddings=LONGEST
+        )
+    )
+    peer = ModernBertModel(
+        ModernBertConfig(
+            **SHAPE,
+            intermediate_size=swiglu_width(INNER),
+            vocab_size=VOCABULARY,
+            max_position_embeddings=LONGEST,
+            pad_token_id=0,
+        )
+    )
+    return ours.eval(), peer.eval()
+
+
+def batches() -> dict[str, dict[str, Tensor]]:
+    """Ids and masks. The varying lengths are uniform between 8 and the longest."""
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, VOCABULARY, (ROWS, LONGEST), generator=draw)
+    lengths = torch.randint(8, LONGEST + 1, (ROWS,), generator=draw)
+    lengths[0] = LONGEST
+    mask = (torch.arange(LONGEST) < lengths[:, None]).long()
+    full = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {"full": full, "varying": {"input_ids": ids * mask, "attention_mask": mask}}
+
+
+def measure(rounds: int) -> list[Speed]:
+    """Every batch in every type, the models taking turns."""
+    found = []
+    for dtype, kind in TYPES.items():
+        ours, peer = models()
+        ours.to(dtype=kind)  # type: ignore[call-arg]  # transformers' wrapper loses the signature
+        peer.to(dtype=kind)  # type: ignore[call-arg]
+        for name, batch in batches().items():
+            seconds = [(_seconds(ours, batch), _seconds(peer, batch)) for _ in range(rounds + 1)]
+            del seconds[0]  # warms up
+            exported, modernbert = (
+                ROWS / statistics.median(times) for times in zip(*seconds, strict=True)
+            )
+            ratio = statistics.median(theirs / own for own, theirs in seconds)
+            found.append(Speed(name, dtype, exported, modernbert, ratio, rounds))
+            log.info("%s", found[-1])
+    return found
+
+
+@torch.inference_mode()
+def _seconds(model: PreTrainedModel, batch: dict[str, Tensor]) -> float:
+    start = time.perf_counter()
+    model(**batch)
+    return time.perf_counter() - start
+
+
+def _load_exported(folder: Path) -> object:
+    return transformers.AutoModel.from_pretrained(folder, trust_remote_code=True)
+
+
+WAYS: dict[str, Callable[[Path], object]] = {
+    "transformers": _load_exported,
+    "neobert": load_encoder,
+}
+
+
+def measure_loading() -> dict[str, dict[str, float]]:
+    """Seconds and peak memory of loading, by the way of loading."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "model"
+        config = NeoBERTConfig(**LARGE, vocab_size=30592, max_position_embeddings=512)
+        config.auto_map = {auto: f"{MODULE}.{name}" for auto, name in CLASSES.items()}
+        NeoBERT(config).save_pretrained(folder)
+        (folder / f"{MODULE}.py").write_bytes(Path(modeling_neobert.__file__).read_bytes())
+        command = [sys.executable, "-m", "neobert.tools.bench_export", "--folder", str(folder)]
+        found = {}
+        for way in WAYS:
+            done = subprocess.run(
+                [*command, "--load", way], capture_output=True, text=True, check=True
+            )
+            found[way] = json.loads(done.stdout.splitlines()[-1])
+            log.info("loading by %s: %s", way, found[way])
+    return found
+
+
+def load_and_measure(way: str, folder: Path) -> dict[str, float]:
+    """Load here; memory is what the process grew by at its peak, next to the weights' size."""
+    before = _peak()
+    start = time.perf_counter()
+    model = WAYS[way](folder)
+    seconds = time.perf_counter() - start
+    assert isinstance(model, torch.nn.Module)
+    # Mapped weights take memory when they are read.
+    checksum = sum(float(parameter.double().sum()) for parameter in model.parameters())
+    weights = (folder / "model.safetensors").stat().st_size
+    return {
+        "seconds": round(seconds, 3),
+        "weights_mib": round(weights / MIB, 1),
+        "peak_mib": round((_peak() - before) / MIB, 1),
+        "peak_over_weights": round((_peak() - before) / weights, 3),
+        "checksum": checksum,
+    }
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def report(speeds: list[Speed], loading: dict[str, dict[str, float]]) -> str:
+    """The page for docs/benchmarks."""
+    ours, peer = (sum(p.numel() for p in model.parameters()) / 1e6 for model in models())
+    lines = [
+        "# An exported model beside ModernBertModel",
+        "",
+        f"`python -m neobert.tools.bench_export` on {platform.machine()}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, transformers "
+        f"{transformers.__version__}, neobert {neobert.__version__}; `attn_implementation` sdpa.",
+        f"Width {SHAPE['hidden_size']}, {SHAPE['num_hidden_layers']} layers, {ours:.1f} and "
+        f"{peer:.1f} million parameters, random weights, {ROWS} rows of at most {LONGEST} tokens.",
+        "The models take turns on each batch; medians over the rounds. Other programs ran on the "
+        "same cores: the ratios say more than the rates.",
+        "",
+        "| batch | type | exported, sentences/s | ModernBertModel | ratio |",
+        "|---|---|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {s.batch} | {s.dtype} | {s.exported:.1f} | {s.modernbert:.1f} | {s.ratio:.2f} |"
+        for s in speeds
+    ]
+    lines += [
+        "",
+        "Loading fp32 weights in a new process (imports not counted), and by how much the process "
+        "grew at its peak, every weight read once:",
+        "",
+        "| way | weights, MiB | seconds | peak, MiB | peak / weights |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {way} | {r['weights_mib']} | {r['seconds']} | {r['peak_mib']} | "
+        f"{r['peak_over_weights']} |"
+        for way, r in loading.items()
+    ]
+    return "\n".join([*lines, "", "On a GPU: not measured.", ""])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and write the page."""
+    arguments = argparse.ArgumentParser(prog="python -m neobert.tools.bench_export")
+    arguments.add_argument("--folder", type=Path, default=Path("docs/benchmarks"))
+    arguments.add_argument("--rounds", type=int, default=9)
+    arguments.add_argument("--load", choices=WAYS, help=argparse.SUPPRESS)
+    options = arguments.parse_args(argv)
+    if options.load is not None:
+        sys.stdout.write(json.dumps(load_and_measure(options.load, options.folder)) + "\n")
+        return 0
+    show_messages()
+    speeds, loading = measure(options.rounds), measure_loading()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    speeds_json = [{name: getattr(s, name) for name in Speed.__slots__} for s in speeds]
+    write_json({"speeds": speeds_json, "loading": loading}, options.folder / "export.json")
+    (options.folder / "export.md").write_text(report(speeds, loading))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
