@@ -116,7 +116,19 @@ class ZeRO(DeepSpeedStrategy):
         )
         self._inner = optimizer
         self._places = find_places(wrapped, optimizer, self._before)
+        self._undo_first_step()
         return engine, wrapped
+
+    @torch.no_grad()
+    def _undo_first_step(self) -> None:
+        """Stage 0 in bf16 or fp16 makes a step of zero gradients while it is set up.
+
+        That would decay the weights and put Adam's count of steps one ahead.
+        """
+        self._inner.state.clear()
+        for place in self._places:
+            if place.part is None and place.master is not place.parameter:
+                place.master.copy_(place.parameter)
 
     def init_deepspeed(self) -> None:
         with warnings.catch_warnings():
@@ -176,8 +188,10 @@ class ZeRO(DeepSpeedStrategy):
         states: dict[int, Plain] = {}
         for number, place in enumerate(self._places):
             state = self._inner.state.get(place.master, {})
+            # Copies, also of the count of steps, which the parameters of a flat tensor share: the
+            # fused AdamW of another strategy would count one step as many.
             states[number] = {
-                key: gather(place, value).cpu().clone() if key in MOVED else value
+                key: (gather(place, value).cpu() if key in MOVED else value).clone()
                 for key, value in state.items()
             }
         groups, first = [], 0
