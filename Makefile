@@ -7,7 +7,7 @@ EXTRAS ?= dev,eval,sweep
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart glue test test-fast test-gpu venv-transformers4 test-transformers4 check bench bench-gpu format docs clean
+.PHONY: help setup quickstart glue test test-fast test-gpu test-liger venv-transformers4 test-transformers4 check bench bench-gpu format docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,8 +39,9 @@ glue: setup ## Fine-tune the quickstart's encoder and report: make glue TASKS=co
 		glue.pretrained_model_path=$(ENCODER) seed=0,1
 	$(BIN)/python -m neobert.tools.glue_report output/glue
 
-test: setup ## Lint, types and the whole test suite
+test: setup ## Lint, types and the whole test suite, what is exported on transformers 4 too
 	$(MAKE) --no-print-directory check
+	$(MAKE) --no-print-directory test-transformers4
 	$(BIN)/python -m pytest
 
 test-fast: setup ## The tests that take under 20 s each
@@ -62,6 +63,14 @@ venv-transformers4: .venv-transformers4/.installed ## A second environment: that
 
 test-transformers4: venv-transformers4 ## What is exported, on transformers 4
 	.venv-transformers4/bin/python -m pytest tests/export/test_modeling_neobert.py
+
+# Beside .venv, since Triton takes a gigabyte that nothing else on a CPU needs.
+.venv-liger/.installed: $(VENV)/.installed
+	$(PIP) --no-deps --target .venv-liger/packages liger-kernel triton
+	@touch $@
+
+test-liger: .venv-liger/.installed ## Liger's kernels against ours, in Triton's interpreter: no GPU needed
+	PYTHONPATH=.venv-liger/packages $(BIN)/python -m pytest tests/ops/test_liger.py
 
 check: setup ## ruff, format, mypy, import-linter, codespell
 	$(BIN)/ruff check .

@@ -21,6 +21,8 @@ from neobert.export.verify import CHECKS
 from neobert.export.write import export
 from neobert.model.pretrained import PretrainedError, load_encoder
 
+DOCS = Path(__file__).parents[2] / "docs/export.md"
+
 MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "default": ("pretraining", {}),
     "learned positions, LayerNorm, GELU": (
@@ -61,17 +63,20 @@ def test_every_architecture_exports_and_passes_its_checks(exported, name) -> Non
     assert not list(folder.parent.glob(".*")), "the temporary folder is gone"
 
 
-def run_snippets(folder: Path) -> str:
-    """Execute the Python of a model card as a reader would, in a process without this package."""
-    card = (folder / "README.md").read_text()
-    code = "\n".join(re.findall(r"```python\n(.*?)```", card, re.DOTALL))
-    assert "from_pretrained" in code
+def snippets(page: Path) -> list[str]:
+    """The blocks of Python on a page."""
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def run_snippets(code: list[str], folder: Path) -> str:
+    """Execute code as a reader would, in ``folder`` and in a process without this package."""
     block = "import sys\nsys.modules['neobert'] = None\n"
     done = subprocess.run(
-        [sys.executable, "-W", "error::FutureWarning", "-I", "-c", block + code],
+        [sys.executable, "-W", "error::FutureWarning", "-I", "-c", "\n".join([block, *code])],
         capture_output=True,
         text=True,
-        env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder.parent / "cache"), "PATH": "/usr/bin"},
+        cwd=folder,
+        env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "PATH": "/usr/bin"},
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -79,15 +84,28 @@ def run_snippets(folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_the_snippets_of_the_card_run_with_transformers(exported) -> None:
-    assert re.search(r"^\S+ 0\.\d+$", run_snippets(exported("default")), re.MULTILINE)
+def test_the_snippets_of_card_and_docs_run(exported, make_run, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("sentence_transformers")
+    folder = exported("default")
+    (tmp_path / "my-model").symlink_to(folder)
+    ours = [code for code in snippets(DOCS) if "import neobert" in code]
+    theirs = [code for code in snippets(DOCS) if code not in ours]
+    assert (len(ours), len(theirs)) == (1, 3)
+    printed = run_snippets([*snippets(folder / "README.md"), *theirs], tmp_path)
+    assert re.search(r"^\S+ 0\.\d+$", printed, re.MULTILINE)
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output/my-run").symlink_to(make_run())
+    monkeypatch.chdir(tmp_path)
+    exec(ours[0], {})
 
 
 @pytest.mark.slow
-def test_the_snippets_of_the_card_run_with_sentence_transformers(exported) -> None:
+def test_the_snippets_of_an_embedding_model_s_card_run(exported, tmp_path) -> None:
     pytest.importorskip("sentence_transformers")
-    assert "`Query: `" in (exported("encoder") / "README.md").read_text()
-    assert re.search(r"tensor\(\[\[-?0\.\d+, +-?0\.\d+\]\]", run_snippets(exported("encoder")))
+    card = exported("encoder") / "README.md"
+    assert "`Query: `" in card.read_text()
+    printed = run_snippets(snippets(card), tmp_path)
+    assert re.search(r"tensor\(\[\[-?0\.\d+, +-?0\.\d+\]\]", printed)
 
 
 @pytest.mark.slow
