@@ -22,6 +22,7 @@ from neobert.training.metrics_file import read_metrics
 from neobert.training.plot import plot_losses
 from neobert.training.resume import check_same_run, resume_command, resume_point
 from neobert.training.run_folder import RunFolder, open_run_folder, write_json
+from neobert.training.strategy import runs_deepspeed
 from neobert.training.summary import command_line, origin, peak_memory_mib
 from neobert.training.trainer import ModelCard, Parts, Plan, build_trainer, runs_on_cuda
 
@@ -63,7 +64,7 @@ def build_module(
     """The encoder and how it is trained."""
     start.encoder.gradient_checkpointing = config.trainer.gradient_checkpointing
     on_cuda = runs_on_cuda(config.trainer)
-    compile_if_asked(start.encoder, config.trainer, deepspeed=False, on_cuda=on_cuda)
+    compile_if_asked(start.encoder, config.trainer, runs_deepspeed(config, on_cuda), on_cuda)
     settings = ContrastiveSettings(
         pooling=config.contrastive.pooling,
         loss_type=config.contrastive.loss_type,
