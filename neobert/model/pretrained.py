@@ -185,7 +185,10 @@ def _read_config(folder: Path) -> tuple[ModelConfig, int]:
     if (folder / "config.json").is_file():
         published = read_json(folder / "config.json")
         return _made(published, folder), _integer(published.get("pad_token_id") or 0, folder)
-    for parent in (folder, *folder.parents[:2]):  # a run of the reference keeps it above
+    pieces = zero_folder(folder)
+    # DeepSpeed's pieces may lie with it one folder further down; a run of the reference keeps it
+    # above.
+    for parent in (folder, *([pieces] if pieces else []), *folder.parents[:2]):
         if (parent / "config.yaml").is_file():
             section = _model_section(parent / "config.yaml")
             pad_token_id = section.get("pad_token_id") or 0

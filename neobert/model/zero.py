@@ -9,8 +9,9 @@ The files are pickles; they are read as plain data, so that no code in them can 
 import importlib
 import os
 import pickle
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -53,7 +54,7 @@ def read_zero(pieces: Path) -> dict[str, Tensor]:
             f"pip install 'neobert[deepspeed]' ({error})"
         ) from error
     try:
-        with _plain_data_only():
+        with _plain_data_only(), redirect_stdout(sys.stderr):
             return get_fp32_state_dict_from_zero_checkpoint(str(pieces.parent), tag=pieces.name)
     except pickle.UnpicklingError as error:
         raise PretrainedError(
