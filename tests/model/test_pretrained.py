@@ -88,6 +88,58 @@ def test_a_decoder_that_differs_from_the_embedding_is_loaded_untied(tmp_path) ->
     assert not model.config.tie_word_embeddings
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model."])
+def test_prefixes_of_what_wrapped_the_model_are_taken_off(tmp_path, prefix) -> None:
+    weights, values, config = golden(FILES[0])
+    wrapped = {f"{prefix}{name}": tensor for name, tensor in weights.items()}
+    assert_golden(write(tmp_path, wrapped, config), values)
+
+
+def test_two_weights_that_have_one_name_without_their_prefixes_are_refused(tmp_path) -> None:
+    weights, _, config = golden(FILES[0])
+    weights["module.model.layer_norm.weight"] = weights["model.layer_norm.weight"].clone()
+    with pytest.raises(ValueError, match="two weights have one name"):
+        neobert.load(write(tmp_path, weights, config))
+
+
+def test_a_run_of_the_reference_is_read(tmp_path) -> None:
+    """Its settings in ``config.yaml``, its pad id beside it, the tied decoder stored as a copy."""
+    weights, values, config = golden(FILES[0])
+    weights["decoder.weight"] = weights["model.encoder.weight"].clone()
+    folder = write(tmp_path / "run" / "checkpoints" / "500", weights, config)
+    (folder / "config.json").unlink()
+    shape = {name: config[name] for name in ("hidden_size", "num_hidden_layers", "vocab_size")}
+    shape |= {name: config[name] for name in ("num_attention_heads", "intermediate_size")}
+    section = {**shape, "max_position_embeddings": 64, "norm_eps": "1e-6"}
+    section |= {"attn_backend": "flash_attn_varlen", "dropout_prob": 0.1, "from_hub": False}
+    (folder / "config.yaml").write_text(json.dumps({"task": "pretraining", "model": section}))
+    information = {"pad_token_id": config.get("pad_token_id", 0), "vocab_size": 96}
+    (folder / "tokenizer_info.json").write_text(json.dumps(information))
+    assert_golden(tmp_path / "run", values)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_in_half_precision_become_fp32(tmp_path, dtype) -> None:
+    weights, _, config = golden(FILES[0])
+    half = {name: tensor.to(dtype) for name, tensor in weights.items()}
+    model = neobert.load(write(tmp_path, half, config))
+    assert all(tensor.dtype == torch.float32 for tensor in model.parameters())
+    assert_close(model.model.encoder.weight, half["model.encoder.weight"].float())
+
+
+def test_shards_are_put_together(tmp_path) -> None:
+    weights, values, config = golden(FILES[1])
+    write(tmp_path, weights, config)
+    (tmp_path / "model.safetensors").unlink()
+    places = {}
+    for number, names in enumerate((sorted(weights)[::2], sorted(weights)[1::2])):
+        file = f"model-{number}.safetensors"
+        save_file({name: weights[name].contiguous() for name in names}, tmp_path / file)
+        places |= dict.fromkeys(names, file)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    assert_golden(tmp_path, values)
+
+
 def test_every_weight_that_does_not_fit_is_listed(tmp_path) -> None:
     weights, _, config = golden(FILES[0])
     del weights["model.layer_norm.weight"]
