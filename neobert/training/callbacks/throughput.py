@@ -111,7 +111,8 @@ class Throughput(Callback):
         return found
 
     def _count(self, module: nn.Module, inputs: tuple[PackedBatch]) -> None:
-        if module.training:
+        recomputes = torch._C._current_graph_task_id() != -1  # within a backward pass: GradCache
+        if module.training and not recomputes:
             self._tokens += inputs[0].num_tokens
             # Stays on the device until a line is logged.
             self._pairs = self._pairs + inputs[0].lengths.double().square().sum()

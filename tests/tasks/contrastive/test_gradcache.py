@@ -10,6 +10,8 @@ from neobert.model.encoder import Encoder
 from neobert.ops.pooling import pool
 from neobert.tasks.contrastive.batches import Texts
 from neobert.tasks.contrastive.gradcache import encode_texts
+from neobert.training.callbacks.throughput import Throughput
+from neobert.training.callbacks.train_metrics import TrainMetrics
 from tests.tasks.contrastive.conftest import small_config
 
 
@@ -77,25 +79,25 @@ def test_each_text_gets_the_vector_it_has_alone(pooling):
             assert_close(pool(encoder(alone), alone.cu_seqlens, pooling)[0], vector)
 
 
-def test_only_one_chunk_is_kept_at_a_time():
+def test_encoding_in_chunks_keeps_almost_nothing_for_the_backward_pass():
     encoder = Encoder(small_config(), 128, 0).train()
-    alive, most = 0, []
-
-    def forward(module, inputs, output):
-        nonlocal alive
-        alive += torch.is_grad_enabled()
-
-    # What autograd keeps for the backward pass: bytes held by saved tensors.
-    kept = {}
-
-    def pack(tensor):
-        kept[id(tensor)] = tensor.numel()
-        return tensor
-
+    most = []
     for size in (None, 2):
-        kept.clear()
+        kept: dict[int, int] = {}
+
+        def pack(tensor, kept=kept):
+            kept[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = loss_of(encoder, size)
-            most.append(sum(kept.values()))
-        loss.backward()
+            loss_of(encoder, size).backward()
+        most.append(sum(kept.values()))
     assert most[1] < most[0] / 5
+
+
+def test_the_second_pass_counts_as_no_further_work():
+    encoder = Encoder(small_config(), 128, 0).train()
+    throughput = Throughput(TrainMetrics(1))
+    encoder.register_forward_pre_hook(throughput._count)
+    loss_of(encoder, 4).backward()
+    assert throughput._tokens == sum(map(len, texts()))
