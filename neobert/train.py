@@ -63,8 +63,12 @@ def _run(config: Config, words: Sequence[str]) -> int:
     from neobert.training.cpu import tune_cpu_if_asked
     from neobert.training.kernels import check_kernels
     from neobert.training.ranks import LostRank
+    from neobert.training.strategy import resolve_strategy
+    from neobert.training.trainer import runs_on_cuda
 
     check_kernels(config)
+    if config.task != "mteb":
+        resolve_strategy(config, runs_on_cuda(config.trainer))  # refused before any work is done
     tune_cpu_if_asked(config.trainer)
     try:
         run(config)

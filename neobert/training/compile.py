@@ -30,6 +30,8 @@ def compile_if_asked(
 def _obstacle(settings: TrainerConfig, deepspeed: bool, on_cuda: bool) -> str | None:
     if deepspeed:
         return "DeepSpeed is active"
+    if settings.strategy == "fsdp2":
+        return "FSDP2 gathers each block's weights when it runs, which one graph cannot hold"
     if settings.torch_compile_backend != "inductor":
         return None
     if sys.platform == "win32":

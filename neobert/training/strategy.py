@@ -5,13 +5,13 @@ process where there is one device, DeepSpeed where ``use_deepspeed`` is on and i
 otherwise. What is named explicitly runs or is refused, never replaced.
 """
 
-import importlib.util
 import inspect
 import os
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,6 +19,12 @@ from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.training.ranks import own_launcher
+from neobert.training.strategy_checks import (
+    deepspeed_obstacle,
+    deepspeed_problems,
+    precision_problems,
+    single_problems,
+)
 from neobert.training.strategy_deepspeed import ZeRO
 from neobert.training.strategy_fsdp2 import FSDP2
 
@@ -77,15 +83,25 @@ def num_devices(devices: int | str, on_cuda: bool) -> int:
 
 def obstacles(config: Config, choice: StrategyChoice, on_cuda: bool) -> list[str]:
     """Why the chosen strategy cannot run; empty if it can. Each with what to do instead."""
-    found: list[str] = []
-    if choice.name == "single" and choice.processes > 1:
-        found.append(
-            f"trainer.strategy=single runs one process, trainer.devices asks for "
-            f"{choice.processes}: set trainer.devices=1 or trainer.strategy=ddp"
-        )
-    if config.trainer.mixed_precision == "fp16" and not on_cuda:
-        found.append("trainer.mixed_precision=fp16 needs a GPU: use bf16 or no (fp32) on a CPU")
+    found = precision_problems(config.trainer, choice.name, on_cuda)
+    if choice.name == "single":
+        found += single_problems(choice.processes)
+    if choice.is_deepspeed:
+        found += deepspeed_problems(config, zero_stage(choice.name))
     return found
+
+
+def runs_deepspeed(config: Config, on_cuda: bool) -> bool:
+    """Whether DeepSpeed is what :func:`resolve_strategy` chooses."""
+    return resolve_strategy(config, on_cuda).is_deepspeed
+
+
+def holds_whole_model(trainer: Trainer) -> bool:
+    """Whether one process alone can run the model after training: no weight lies elsewhere."""
+    strategy = trainer.strategy
+    return not isinstance(strategy, FSDP2 | ZeRO) or (
+        isinstance(strategy, ZeRO) and not strategy.zero_stage_3
+    )
 
 
 def build_strategy(config: Config, choice: StrategyChoice, on_cuda: bool) -> Strategy:
@@ -124,13 +140,6 @@ def zero_stage(name: str) -> int:
     return int(name.removeprefix(DEEPSPEED))
 
 
-def deepspeed_obstacle() -> str | None:
-    """Why DeepSpeed cannot run at all on this machine; ``None`` if it can."""
-    if importlib.util.find_spec("deepspeed") is None:
-        return "the package is not installed (pip install 'neobert[deepspeed]')"
-    return None
-
-
 def _chosen(config: Config, on_cuda: bool, processes: int) -> tuple[str, str | None]:
     several = "ddp" if processes > 1 else "single"
     if not config.use_deepspeed:
@@ -140,6 +149,8 @@ def _chosen(config: Config, on_cuda: bool, processes: int) -> tuple[str, str | N
         obstacle = "there is no GPU"
     elif processes == 1:
         obstacle = "there is one device"
+    elif config.model.ngpt:
+        obstacle = "model.ngpt=true normalises weights after every step"
     if obstacle is None:
         return f"{DEEPSPEED}{config.deepspeed.stage}", None
     what = "DDP" if several == "ddp" else "one process"

@@ -14,6 +14,7 @@ from neobert.tasks.glue.hub import load_hub_model
 from neobert.tasks.glue.start import Start
 from neobert.tasks.glue.tasks import GlueTask
 from neobert.training.compile import compile_if_asked
+from neobert.training.strategy import runs_deepspeed
 from neobert.training.trainer import runs_on_cuda
 
 
@@ -45,5 +46,6 @@ def build_classifier(config: Config, start: Start, task: GlueTask, num_labels: i
     except PretrainedError as error:
         raise ConfigError([f"glue: {error}"]) from error
     encoder.gradient_checkpointing = config.trainer.gradient_checkpointing
-    compile_if_asked(encoder, config.trainer, deepspeed=False, on_cuda=runs_on_cuda(config.trainer))
+    on_cuda = runs_on_cuda(config.trainer)
+    compile_if_asked(encoder, config.trainer, runs_deepspeed(config, on_cuda), on_cuda)
     return Classifier(classifier, start.model.num_attention_heads)

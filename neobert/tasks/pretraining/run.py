@@ -18,6 +18,7 @@ from neobert.training.fit import evaluation_at, fit, load_best, optimization_fin
 from neobert.training.plot import plot_losses
 from neobert.training.resume import check_same_run, resume_point
 from neobert.training.run_folder import RunFolder, open_run_folder, write_json
+from neobert.training.strategy import holds_whole_model, runs_deepspeed
 from neobert.training.summary import command_line, origin, peak_memory_mib
 from neobert.training.trainer import ModelCard, Parts, Plan, build_trainer, runs_on_cuda
 
@@ -69,9 +70,8 @@ def build_module(
         shape = replace(shape, init_from=str(resume))
     model = initial_model(shape, data.tokenizer)
     model.model.gradient_checkpointing = config.trainer.gradient_checkpointing
-    compile_if_asked(
-        model.model, config.trainer, deepspeed=False, on_cuda=runs_on_cuda(config.trainer)
-    )
+    on_cuda = runs_on_cuda(config.trainer)
+    compile_if_asked(model.model, config.trainer, runs_deepspeed(config, on_cuda), on_cuda)
     settings = PretrainingSettings(
         accumulation=config.trainer.gradient_accumulation_steps,
         masked_logits_only=config.trainer.masked_logits_only_loss,
@@ -96,7 +96,9 @@ def finish(
         summary |= {"after": after, "objective": after.get("eval/loss")}
         write_json(summary, folder.summary_file)
         plot_losses(folder.metrics_file, folder.plot_file, {"unigram": data.unigram_loss})
-        guesses = guess_masked_words(module.model, data.tokenizer, data.example_batches())
+        # One process alone cannot run a model whose weights lie elsewhere too.
+        examples = data.example_batches() if holds_whole_model(parts.trainer) else []
+        guesses = guess_masked_words(module.model, data.tokenizer, examples)
         show_report(summary, guesses, str(folder.path))
     return after.get("eval/loss")
 

@@ -203,8 +203,6 @@ def save_plan(config: TrainerConfig, steps_per_epoch: int, score: str | None = N
 
 
 def load_weights_of(trainer: Trainer, module: torch.nn.Module, folder: Path) -> None:
-    """Put the weights of a checkpoint into ``module``, strictly."""
+    """Put the weights of a checkpoint into ``module``, the trainer's own, strictly."""
     checkpoint = trainer.strategy.load_checkpoint(folder)
-    weights = checkpoint["state_dict"]
-    assert isinstance(weights, dict)
-    module.load_state_dict(weights, strict=True)
+    trainer.strategy.load_model_state_dict(checkpoint, strict=True)

@@ -1,0 +1,113 @@
+"""What cannot run together with a strategy: each with the reason, and what to do instead."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+from neobert.config.checks import ConfigError, require
+from neobert.config.root import Config
+from neobert.config.trainer import TrainerConfig
+
+SET_ELSEWHERE = {
+    "optimizer": "optimizer.*",
+    "scheduler": "scheduler.*",
+    "gradient_accumulation_steps": "trainer.gradient_accumulation_steps",
+    "gradient_clipping": "trainer.gradient_clipping",
+    "train_batch_size": "trainer.per_device_train_batch_size",
+    "bf16": "trainer.mixed_precision",
+    "fp16": "trainer.mixed_precision",
+}
+"""Keys of a DeepSpeed JSON that settings of this project decide."""
+
+
+def single_problems(processes: int) -> list[str]:
+    """``trainer.strategy=single``."""
+    return require(
+        processes == 1,
+        f"trainer.strategy=single runs one process, and {processes} are asked for: set "
+        "trainer.devices=1 or trainer.strategy=ddp",
+    )
+
+
+def precision_problems(settings: TrainerConfig, name: str, on_cuda: bool) -> list[str]:
+    """``trainer.mixed_precision=fp16``."""
+    if settings.mixed_precision != "fp16":
+        return []
+    found = require(
+        on_cuda, "trainer.mixed_precision=fp16 needs a GPU: use bf16, or no (fp32), on a CPU"
+    )
+    return found + require(
+        name != "fsdp2",
+        "trainer.mixed_precision=fp16 with trainer.strategy=fsdp2: the gradient scaler does not "
+        "see the other ranks' overflows; use bf16, or trainer.strategy=ddp",
+    )
+
+
+def deepspeed_problems(config: Config, stage: int) -> list[str]:
+    """DeepSpeed at all, and what ZeRO's flat pieces make impossible."""
+    obstacle = deepspeed_obstacle()
+    found = require(
+        obstacle is None,
+        f"trainer.strategy=deepspeed_zero{stage} cannot run: {obstacle}; trainer.strategy=ddp and "
+        "fsdp2 need no package",
+    )
+    found += require(
+        not config.model.ngpt,
+        "model.ngpt=true with DeepSpeed: its weights are normalised after every step, and ZeRO "
+        "keeps the weights that count in pieces; use trainer.strategy=ddp or fsdp2",
+    )
+    muon = config.optimizer.muon_config
+    found += require(
+        muon is None or not muon.detect_anomalies,
+        "optimizer.muon_config.detect_anomalies=true with DeepSpeed: ZeRO updates one group of "
+        "parameters after the other, so a step cannot be skipped as a whole; use "
+        "trainer.strategy=ddp or fsdp2, or set it to false",
+    )
+    found += require(
+        stage == 3 or not config.deepspeed.offload_parameters,
+        f"deepspeed.offload_parameters=true needs stage 3, and this is {stage}: use "
+        "trainer.strategy=deepspeed_zero3, or deepspeed.offload_optimizer",
+    )
+    found += require(
+        stage > 0 or not config.deepspeed.offload_optimizer,
+        "deepspeed.offload_optimizer=true needs stage 1 or more: use "
+        "trainer.strategy=deepspeed_zero2",
+    )
+    return found + own_file_problems(config.deepspeed.config_file, stage)
+
+
+def own_file_problems(file: str | None, stage: int) -> list[str]:
+    """``deepspeed.config_file``: readable, of this stage, and silent about what is set here."""
+    if file is None:
+        return []
+    values = read_deepspeed_file(file)
+    zero = values.get("zero_optimization")
+    said = zero.get("stage", 0) if isinstance(zero, dict) else 0
+    found = require(
+        said == stage,
+        f"deepspeed.config_file={file} is for stage {said}: use "
+        f"trainer.strategy=deepspeed_zero{said}",
+    )
+    for key, place in SET_ELSEWHERE.items():
+        found += require(
+            key not in values, f"deepspeed.config_file={file}: {key} is decided by {place}; remove"
+        )
+    return found
+
+
+def read_deepspeed_file(file: str) -> dict[str, object]:
+    """An own DeepSpeed JSON."""
+    try:
+        values = json.loads(Path(file).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"deepspeed.config_file={file}: cannot be read ({error})"]) from error
+    if not isinstance(values, dict):
+        raise ConfigError([f"deepspeed.config_file={file}: must hold an object"])
+    return values
+
+
+def deepspeed_obstacle() -> str | None:
+    """Why DeepSpeed cannot run at all on this machine; ``None`` if it can."""
+    if importlib.util.find_spec("deepspeed") is None:
+        return "the package is not installed (pip install 'neobert[deepspeed]')"
+    return None
