@@ -37,10 +37,12 @@ from neobert.tools.bench_report import (
     OUR_RUNS,
     PEER_RUNS,
     CpuTimes,
+    Machine,
     Row,
     markdown,
-    read_rows,
+    read_report,
     replaced,
+    with_best_rates,
     write_report,
 )
 from neobert.training.cpu import available_cores
@@ -164,9 +166,11 @@ def main() -> None:
         parser.error("--gpu: there is no NVIDIA GPU here")
     setting = choose_setting(arguments.gpu, arguments.by_cpu_time, arguments.smoke)
     name = "gpu" if arguments.gpu else "cpu"
-    machine = describe_machine(setting)
+    machine, rows = describe_machine(setting), list[Row]()
+    if arguments.only:
+        earlier, rows = read_report(arguments.output / f"{name}.json")
+        machine = with_best_rates(machine, earlier)
     log.info("%s", json.dumps(machine, indent=2))
-    rows = read_rows(arguments.output / f"{name}.json") if arguments.only else []
     with tempfile.TemporaryDirectory(prefix="neobert-bench-") as scratch:
         for row in measure_all(Path(scratch), setting, re.compile(arguments.only)):
             rows = replaced(rows, row)
@@ -175,7 +179,7 @@ def main() -> None:
     log.info("%s\nwritten to %s/%s.{json,md,png}", markdown(machine, rows), arguments.output, name)
 
 
-def describe_machine(setting: Setting) -> dict[str, object]:
+def describe_machine(setting: Setting) -> Machine:
     """Hardware, versions and the rate of matrix products that it reaches."""
     device = torch.device("cuda" if setting.on_gpu else "cpu")
     clock = time.process_time if setting.by_cpu_time else time.perf_counter
@@ -183,7 +187,7 @@ def describe_machine(setting: Setting) -> dict[str, object]:
         round(gemm_rate(dtype, device=device, clock=clock) / 1e9, 1)
         for dtype in (torch.float32, torch.bfloat16)
     )
-    found: dict[str, object] = {
+    found: dict[str, str | int | float | None] = {
         "cpu": _cpu_name(),
         "cores": available_cores(),
         "torch": torch.__version__,

@@ -16,7 +16,7 @@ OUR_RUNS, PEER_RUNS = "ours", "peers"
 GEMM_FP32, GEMM_BF16 = "gemm_gflops_fp32", "gemm_gflops_bf16"
 """Names of the measured rates of matrix products in what is said of the machine."""
 
-Machine = Mapping[str, object]
+Machine = Mapping[str, str | int | float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +94,22 @@ def write_report(folder: Path, name: str, machine: Machine, rows: Sequence[Row])
     plot(rows, folder / f"{name}.png")
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of an earlier report, none if there is none."""
+def read_report(path: Path) -> tuple[Machine, list[Row]]:
+    """The machine and the rows of an earlier report; both empty if there is none."""
     if not path.is_file():
-        return []
-    return [Row(**row) for row in json.loads(path.read_text())["rows"]]
+        return {}, []
+    found = json.loads(path.read_text())
+    return found["machine"], [Row(**row) for row in found["rows"]]
+
+
+def with_best_rates(machine: Machine, earlier: Machine) -> Machine:
+    """``machine``, its matrix rates the best of both: a limit, which a busy moment lowers."""
+    rates = {
+        key: max(value, earlier.get(key, 0.0))
+        for key, value in machine.items()
+        if key in (GEMM_FP32, GEMM_BF16)
+    }
+    return {**machine, **rates}
 
 
 def replaced(rows: Sequence[Row], row: Row) -> list[Row]:
@@ -138,7 +149,7 @@ def markdown(machine: Machine, rows: Sequence[Row]) -> str:
     ]
     peak = machine.get(GEMM_BF16 if machine.get("precision") == "bf16" else GEMM_FP32)
     assert isinstance(peak, float | int)
-    lines += [_line(row, best, float(peak)) for row in rows]
+    lines += [_line(row, best, peak) for row in rows]
     lines += ["", *(f"- {key}: {value:.2f}" for key, value in ratios(rows).items()), ""]
     return "\n".join(lines)
 

@@ -62,7 +62,17 @@ def test_classifier_scores_are_those_of_the_published_model(tiny, fill) -> None:
     assert_close(scores, torch.tensor(CLASSIFIER), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("changes", [{}, OTHER])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        OTHER,
+        {"num_attention_heads": 4, "rope_theta": 100.0, "norm_eps": 0.1},
+        {"attn_backend": "flash_attn_varlen", "kernel_backend": "torch"},
+        {"ngpt": True, "base_scale": 0.1},
+        {"tie_word_embeddings": True, "num_hidden_layers": 3, "intermediate_size": 40},
+    ],
+)
 def test_a_document_in_a_packed_row_is_computed_as_if_alone(tiny, fill, changes) -> None:
     model = fill(build_masked_lm(tiny(**changes), 11, 0))
     lengths = torch.tensor([4, 6, 2])  # the last document is padding

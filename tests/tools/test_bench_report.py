@@ -1,5 +1,3 @@
-import json
-
 import pytest
 
 from neobert.tools.bench_report import (
@@ -11,8 +9,9 @@ from neobert.tools.bench_report import (
     Row,
     markdown,
     ratios,
-    read_rows,
+    read_report,
     replaced,
+    with_best_rates,
     write_report,
 )
 
@@ -51,11 +50,16 @@ def test_the_share_of_the_peak_is_that_of_the_precision_used() -> None:
 
 
 def test_a_report_reads_back(tmp_path) -> None:
-    assert read_rows(tmp_path / "cpu.json") == []
+    assert read_report(tmp_path / "cpu.json") == ({}, [])
     write_report(tmp_path, "cpu", MACHINE, ROWS)
-    assert read_rows(tmp_path / "cpu.json") == ROWS
-    assert json.loads((tmp_path / "cpu.json").read_text())["machine"] == MACHINE
+    assert read_report(tmp_path / "cpu.json") == (MACHINE, ROWS)
     assert (tmp_path / "cpu.png").stat().st_size > 1000
+
+
+def test_the_machines_limit_is_the_best_rate_seen() -> None:
+    assert with_best_rates(MACHINE, {}) == MACHINE
+    seen = {GEMM_FP32: 210.0, GEMM_BF16: 9.0, "precision": "bf16"}
+    assert with_best_rates(MACHINE, seen) == MACHINE | {GEMM_FP32: 210.0}
 
 
 def test_a_row_measured_anew_takes_its_place() -> None:
