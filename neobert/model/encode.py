@@ -77,16 +77,25 @@ class TextEncoder:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], prefix: str = "") -> Float[Tensor, "S E"]:
-        """A row per text, in fp32, not normalised; ``prefix`` is put before each text."""
+        """A row per text, in fp32, not normalised; ``prefix`` is put before each text.
+
+        Equal texts among ``TEXTS_AT_ONCE`` are computed once.
+        """
         vectors = torch.empty(len(texts), self.width)
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             part = texts[start : start + TEXTS_AT_ONCE]
-            documents = self._tokenized([prefix + text for text in part] if prefix else part)
-            with self._precision():
-                lengths = [len(ids) for ids in documents]
-                for rows in by_length(lengths, self.settings.tokens_per_batch):
-                    pooled = self._pooled([documents[row] for row in rows])
-                    vectors[[start + row for row in rows]] = pooled.float().cpu()
+            row_of = {text: row for row, text in enumerate(dict.fromkeys(part))}
+            different = self._encode_different([prefix + text for text in row_of])
+            vectors[start : start + len(part)] = different[[row_of[text] for text in part]]
+        return vectors
+
+    def _encode_different(self, texts: Sequence[str]) -> Float[Tensor, "S E"]:
+        documents = self._tokenized(texts)
+        vectors = torch.empty(len(texts), self.width)
+        with self._precision():
+            lengths = [len(ids) for ids in documents]
+            for rows in by_length(lengths, self.settings.tokens_per_batch):
+                vectors[rows] = self._pooled([documents[row] for row in rows]).float().cpu()
         return vectors
 
     def _tokenized(self, texts: Sequence[str]) -> list[list[int]]:

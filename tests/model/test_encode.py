@@ -83,6 +83,15 @@ def test_a_corpus_is_encoded_in_parts_that_join_to_the_whole(
     assert texts.encode([]).shape == (0, 16)
 
 
+def test_equal_texts_are_computed_once(encoder, tokenizer) -> None:
+    tokens = []
+    encoder.register_forward_pre_hook(lambda _, inputs: tokens.append(len(inputs[0].input_ids)))
+    vectors = TextEncoder(encoder, tokenizer).encode(["a river", "the sea", "a river", "a river"])
+    assert tokens == [2 * 4]
+    assert torch.equal(vectors[[0, 0]], vectors[[2, 3]])
+    assert not torch.equal(vectors[0], vectors[1])
+
+
 def test_bf16_turns_the_vectors_by_less_than_a_thousandth(encoder, tokenizer) -> None:
     exact = one_by_one(encoder, TEXTS, "avg")
     rounded = TextEncoder(encoder, tokenizer, EncodeSettings(bf16=True)).encode(TEXTS)

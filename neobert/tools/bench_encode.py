@@ -1,0 +1,248 @@
+"""Sentences per second, packed against padded: ``python -m neobert.tools.bench_encode RUN``.
+
+The same weights encode the same texts of varying lengths in four ways: by
+:class:`neobert.model.encode.TextEncoder`; by ``SentenceTransformer.encode`` from the folder that
+``neobert.export`` writes, whose model leaves padding out by itself; by the same with the padding
+computed, as most models do; and so in batches as the texts come, as the reference does.
+Rounds alternate, and one thread's CPU time is counted, so that a busy machine changes little.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain, repeat
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from neobert.console import get_logger, show_messages
+from neobert.data.corpora import read_corpus
+from neobert.data.saved_tokenizer import saved_tokenizer
+from neobert.export.write import export
+from neobert.model.encode import EncodeSettings, TextEncoder
+from neobert.model.pretrained import find_weights, load_encoder
+from neobert.training.cpu import keep_freed_memory
+from neobert.training.summary import origin, peak_memory_mib
+
+log = get_logger("neobert.tools.bench_encode")
+
+PACKED = "packed (TextEncoder)"
+EXPORTED = "sentence-transformers, exported folder"
+PADDED = "the same, padding computed"
+IN_ORDER = "the same, batches in order"
+
+Encode = Callable[[Sequence[str]], Float[Tensor, "S E"]]
+
+
+@dataclass(slots=True)
+class Speed:
+    """One way of encoding."""
+
+    name: str
+    sentences_per_sec: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Of the rounds."""
+        return statistics.median(self.sentences_per_sec)
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a run of this program found."""
+
+    model: str
+    texts: int
+    words: list[int]
+    """Shortest, median, longest text."""
+
+    threads: int
+    speeds: list[Speed]
+    ratios: dict[str, float]
+    """Median over rounds of packed / another way, by its name."""
+
+    smallest_cosine: float
+    """Of packed to padded fp32."""
+
+    smallest_cosine_bf16: float
+    peak_mib: list[float]
+    """Peak memory of the process after streaming the texts once, and then four times more."""
+
+
+def measure(source: Path, texts: Sequence[str], rounds: int, batch_size: int) -> Findings:
+    """Encode ``texts`` both ways, ``rounds`` times in turn."""
+    folder = find_weights(source)
+    encoder, tokenizer = load_encoder(folder), saved_tokenizer(folder)
+    packed = TextEncoder(encoder, tokenizer, EncodeSettings(tokens_per_batch=4096))
+    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        padded = _padded(folder, Path(place) / "exported", batch_size)
+        ways: dict[str, Encode] = {PACKED: packed.encode, **padded}
+        found = {name: encode(texts) for name, encode in ways.items()}  # also warms up
+        speeds = {name: Speed(name) for name in ways}
+        for number in range(rounds):
+            for name, encode in ways.items():
+                speeds[name].sentences_per_sec.append(_speed(encode, texts))
+            shown = ", ".join(
+                f"{one.name} {one.sentences_per_sec[-1]:.0f}" for one in speeds.values()
+            )
+            log.info("round %d/%d, sentences/s: %s", number + 1, rounds, shown)
+    reference = found[PADDED]
+    few = texts[:: max(1, len(texts) // 100)]
+    rounded = TextEncoder(encoder, tokenizer, EncodeSettings(bf16=True)).encode(few)
+    lengths = sorted(len(text.split()) for text in texts)
+    return Findings(
+        model=str(source),
+        texts=len(texts),
+        words=[lengths[0], lengths[len(lengths) // 2], lengths[-1]],
+        threads=torch.get_num_threads(),
+        speeds=list(speeds.values()),
+        ratios=_ratios(speeds),
+        smallest_cosine=_smallest_cosine(found[PACKED], reference),
+        smallest_cosine_bf16=_smallest_cosine(rounded, reference[:: max(1, len(texts) // 100)]),
+        peak_mib=[_peak(packed, texts, times) for times in (1, 4)],
+    )
+
+
+def sample(count: int) -> list[str]:
+    """Texts of the Factbook as they come: a few words to some hundred."""
+    texts = read_corpus("factbook")["train"]
+    return texts[:: max(1, len(texts) // count)][:count]
+
+
+def markdown(found: Findings) -> str:
+    """The findings as a table."""
+    lines = [
+        "# Encoding: packed against padded",
+        "",
+        f"{found.model}: {found.texts} texts of {found.words[0]} to {found.words[2]} words (median "
+        f"{found.words[1]}), {found.threads} thread(s), fp32, rounds in turn.",
+        "",
+        "| way | sentences per CPU second, median | rounds | packed is faster by |",
+        "|---|--:|---|--:|",
+    ]
+    for one in found.speeds:
+        rounds = ", ".join(f"{speed:.0f}" for speed in one.sentences_per_sec)
+        lines.append(
+            f"| {one.name} | {one.median:.0f} | {rounds} | {found.ratios[one.name]:.2f} × |"
+        )
+    first, last = found.peak_mib
+    lines += [
+        "",
+        f"Smallest cosine to the padded fp32 vectors: {found.smallest_cosine:.6f} (fp32), "
+        f"{found.smallest_cosine_bf16:.6f} (bf16).",
+        f"Peak memory after encoding the texts once: {first:.0f} MiB; after four times more: "
+        f"{last:.0f} MiB.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _padded(folder: Path, exported: Path, batch_size: int) -> dict[str, Encode]:
+    from sentence_transformers import SentenceTransformer
+
+    export(folder, exported, None, False)
+    longest = load_encoder(folder).config.max_position_embeddings
+
+    def way(attention: str, in_order: bool) -> Encode:
+        model = SentenceTransformer(
+            str(exported),
+            trust_remote_code=True,
+            device="cpu",
+            model_kwargs={"attn_implementation": attention},
+        )
+        model.max_seq_length = longest
+
+        def encode(texts: Sequence[str]) -> Tensor:
+            return model.encode(
+                list(texts),
+                batch_size=batch_size,
+                show_progress_bar=False,
+                convert_to_tensor=True,
+            )
+
+        def encode_in_order(texts: Sequence[str]) -> Tensor:
+            starts = range(0, len(texts), batch_size)
+            return torch.cat([encode(texts[start : start + batch_size]) for start in starts])
+
+        return encode_in_order if in_order else encode
+
+    return {
+        EXPORTED: way("sdpa", in_order=False),
+        PADDED: way("eager", in_order=False),
+        IN_ORDER: way("eager", in_order=True),
+    }
+
+
+def _speed(encode: Encode, texts: Sequence[str]) -> float:
+    start = time.process_time()
+    encode(texts)
+    return len(texts) / (time.process_time() - start)
+
+
+def _ratios(speeds: dict[str, Speed]) -> dict[str, float]:
+    ours = speeds[PACKED].sentences_per_sec
+    return {
+        one.name: statistics.median(
+            mine / other for mine, other in zip(ours, one.sentences_per_sec, strict=True)
+        )
+        for one in speeds.values()
+    }
+
+
+def _smallest_cosine(one: Float[Tensor, "S E"], two: Float[Tensor, "S E"]) -> float:
+    return float(torch.cosine_similarity(one.float(), two.float()).min())
+
+
+def _peak(encoder: TextEncoder, texts: Sequence[str], times: int) -> float:
+    """Vectors are dropped as they come, so what stays is what encoding itself needs."""
+    stream: Iterator[str] = chain.from_iterable(repeat(texts, times))
+    for _ in encoder.encode_parts(stream):
+        pass
+    return round(peak_memory_mib(), 1)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m neobert.tools.bench_encode",
+        description="Packed encoding against SentenceTransformer.encode with the same weights.",
+    )
+    arguments.add_argument("model", type=Path, help="a run or one of its checkpoints")
+    arguments.add_argument("--texts", type=int, default=1000)
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument(
+        "--batch-size", type=int, default=32, help="of sentence-transformers, whose default it is"
+    )
+    arguments.add_argument("--output", type=Path, help="written with .md and .json")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and report; 1 if the model cannot be used."""
+    options = parser().parse_args(argv)
+    show_messages()
+    keep_freed_memory()
+    try:
+        found = measure(options.model, sample(options.texts), options.rounds, options.batch_size)
+    except (ValueError, OSError) as error:
+        log.error("%s", error)
+        return 1
+    log.info("%s", markdown(found))
+    if options.output is not None:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.with_suffix(".md").write_text(markdown(found))
+        everything = {**asdict(found), **origin(sys.argv)}
+        options.output.with_suffix(".json").write_text(json.dumps(everything, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
