@@ -92,7 +92,7 @@ class RowPlan:
         """Map what :meth:`save` has written into memory."""
         numbers = json.loads((folder / "plan.json").read_text())
         document, start, length, order, bounds = (
-            np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS
+            np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in ARRAYS
         )
         pieces = Pieces(document, start, length, numbers["cut_tokens"])
         return cls(pieces, order, bounds, numbers["row_length"], numbers["tokens"])

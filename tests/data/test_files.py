@@ -1,8 +1,10 @@
 """Bad files: the error says which file, which line, which key; sound ones beside them are read."""
 
+import bz2
 import gc
 import gzip
 import json
+import lzma
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +51,9 @@ GOOD = {
     "json": ("a.json", b'[{"text": "one"}, {"text": "two"}]', ["one", "two"]),
     "csv": ("a.csv", b'text,x\n"one, two",1\n', ["one, two"]),
     "tsv": ("a.tsv", b"text\tx\none, two\t1\n", ["one, two"]),
-    "compressed": ("a.jsonl.gz", gzip.compress(b'{"text": "one"}\n'), ["one"]),
+    "gzip": ("a.jsonl.gz", gzip.compress(b'{"text": "one"}\n'), ["one"]),
+    "xz": ("a.txt.xz", lzma.compress(b"one\ntwo\n"), ["one", "two"]),
+    "bzip2": ("a.csv.bz2", bz2.compress(b"text\none\n"), ["one"]),
     "other columns": ("a.jsonl", b'{"n": 1, "content": "c"}\n', ["c"]),
 }
 

@@ -269,7 +269,7 @@ class PretrainingDataModule(LightningDataModule):
             documents=self.source.train,
             column=self.source.column,
             tokenizer=self.tokenizer,
-            masking=self._masking(self.config.seed),
+            masking=self.masking(self.config.seed),
             packing=self.packing,
             window=self.config.dataset.shuffle_buffer_size,
         )
@@ -279,11 +279,12 @@ class PretrainingDataModule(LightningDataModule):
             store=self.train_store if train else self.eval_store,
             plan=self.train_plan if train else self.eval_plan,
             tokenizer=self.tokenizer,
-            masking=self._masking(self.config.seed if train else EVALUATION_SEED),
+            masking=self.masking(self.config.seed if train else EVALUATION_SEED),
             packing=self.packing,
         )
 
-    def _masking(self, seed: int) -> Masking:
+    def masking(self, seed: int) -> Masking:
+        """How tokens are chosen and replaced."""
         settings = self.config.datacollator
         return Masking(
             probability=settings.mlm_probability,

@@ -1,0 +1,230 @@
+"""How fast the data stream is, and what it costs: ``python -m neobert.tools.bench_data``.
+
+Each measurement runs in a process of its own and prints one line of JSON:
+
+- ``pack``: fill of packed rows on real text at 512 and 1024 tokens;
+- ``loader``: masked tokens per second out of a store, packed, from one background process;
+- ``tokenise``: tokens per second from text;
+- ``resume``: seconds from the settings to the first batch, amid a run over many documents;
+- ``memory``: resident memory that reading a large store adds to the process.
+
+Times are wall times, the best of several; where other programs share the machine, the time of the
+processor (``cpu``) is the steadier number.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from neobert.config.compose import compose_config
+from neobert.console import show_messages
+from neobert.data.corpora import read_corpus
+from neobert.data.encode import Encoded, encode
+from neobert.data.loader import MicroBatches, Order, Rows, Share, StepLoader, Steps, Workers
+from neobert.data.packing import Packing, RowPlan
+from neobert.data.store import TokenStore, write_store
+from neobert.data.tokenizer import text_tokenizer
+from neobert.tasks.pretraining.data import PretrainingDataModule
+
+MEASUREMENTS = ("pack", "loader", "tokenise", "resume", "memory")
+VOCABULARY = 8192
+ROUNDS = 7
+Figures = dict[str, float | str]
+
+
+def main() -> None:
+    """Run the measurements that are asked for, each in a fresh process, and print their figures."""
+    parser = argparse.ArgumentParser(prog="python -m neobert.tools.bench_data")
+    parser.add_argument("--only", choices=MEASUREMENTS, action="append")
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/neobert-bench-data"))
+    parser.add_argument("--documents", type=int, default=1_000_000, help="of resume")
+    parser.add_argument("--tokens", type=int, default=500_000_000, help="of memory, 2 bytes each")
+    parser.add_argument("--here", action="store_true", help="in this process, no new one")
+    options = parser.parse_args()
+    show_messages()
+    for name in options.only or MEASUREMENTS:
+        if options.here:
+            sys.stdout.write(json.dumps({name: measure(name, options)}) + "\n")
+        else:
+            words = [word for word in sys.argv[1:] if word not in ("--only", *MEASUREMENTS)]
+            command = [sys.executable, "-m", "neobert.tools.bench_data", "--here", "--only", name]
+            subprocess.run([*command, *words], check=True)
+        sys.stdout.flush()
+
+
+def measure(name: str, options: argparse.Namespace) -> Figures:
+    """The figures of one measurement."""
+    match name:
+        case "pack":
+            return measure_packing(options.folder)
+        case "loader":
+            return measure_loader(options.folder)
+        case "tokenise":
+            return measure_tokenising(options.folder)
+        case "resume":
+            return measure_resume(options.folder, options.documents)
+        case _:
+            return measure_memory(options.folder, options.tokens)
+
+
+def measure_packing(folder: Path) -> Figures:
+    """Share of the places of packed rows that hold text, by corpus and length."""
+    found: Figures = {}
+    for corpus in ("factbook", "imdb"):
+        for length in (512, 1024):
+            data = real_data(folder, corpus, length)
+            found[f"{corpus} {length}"] = round(data.train_plan.fill, 5)
+    return found
+
+
+def measure_loader(folder: Path) -> Figures:
+    """Tokens per second from one background process, and per second of processor here."""
+    data = real_data(folder, "factbook", 512)
+    batches = data.micro_batches()
+    steps = range(40)
+    batches[0]
+    started = time.process_time()
+    cpu_tokens = sum(batches[number].inputs.num_tokens for number in steps)
+    cpu = time.process_time() - started
+    loader = iter(StepLoader(batches, len(steps) * (ROUNDS + 1), Workers(1, 4)))
+    rates = []
+    for _ in range(ROUNDS + 1):  # the first one starts the process
+        started = time.perf_counter()
+        tokens = sum(next(loader).inputs.num_tokens for _ in steps)
+        rates.append(tokens / (time.perf_counter() - started))
+    return {"tokens_per_sec": round(max(rates[1:])), "tokens_per_cpu_sec": round(cpu_tokens / cpu)}
+
+
+def measure_tokenising(folder: Path) -> Figures:
+    """Tokens per second from text by one thread: what training on the fly would wait for."""
+    core = text_tokenizer(real_data(folder, "factbook", 512).tokenizer.tokenizer)
+    texts = read_corpus("factbook")["train"][:4000]
+    rates, cpu_rates = [], []
+    for _ in range(ROUNDS):
+        wall, cpu = time.perf_counter(), time.process_time()
+        tokens = len(encode(core, texts)[0])
+        rates.append(tokens / (time.perf_counter() - wall))
+        cpu_rates.append(tokens / (time.process_time() - cpu))
+    return {"tokens_per_sec": round(max(rates)), "tokens_per_cpu_sec": round(max(cpu_rates))}
+
+
+def measure_resume(folder: Path, documents: int) -> Figures:
+    """Seconds until the first batch of a resumed run whose tokens are cached, imports apart."""
+    source = folder / f"documents-{documents}"
+    if not source.exists():
+        write_ids(source, documents)
+    tokenizer = real_data(folder, "factbook", 512).tokenizer.tokenizer
+    tokenizer.save_pretrained(folder / "tokenizer")
+    words = [
+        f"dataset.path={source}",
+        "dataset.streaming=false",
+        f"dataset.cache_dir={folder}",
+        f"tokenizer.path={folder / 'tokenizer'}",
+        "datacollator.pack_sequences=true",
+        "dataset.num_workers=0",
+    ]
+    PretrainingDataModule(compose_config(words)).setup("fit")  # fills the cache
+    times, cpu_times = [], []
+    for _ in range(3):
+        wall, cpu = time.perf_counter(), time.process_time()
+        data = PretrainingDataModule(compose_config(words))
+        data.setup("fit")
+        loader = data.train_dataloader()
+        assert isinstance(loader, StepLoader)
+        loader.load_state_dict(Steps(data.share).state(3000))
+        next(iter(loader))
+        times.append(time.perf_counter() - wall)
+        cpu_times.append(time.process_time() - cpu)
+    return {"seconds": round(min(times), 2), "cpu_seconds": round(min(cpu_times), 2)}
+
+
+def measure_memory(folder: Path, tokens: int) -> Figures:
+    """MiB of resident memory that a loader over a store of ``tokens`` adds to its process."""
+    store = folder / f"store-{tokens}"
+    plan = folder / f"plan-{tokens}"
+    info = real_data(folder, "factbook", 512).tokenizer
+    packing = Packing(512, 512, info.wrapping, packed=True, truncate=False)
+    if not store.exists():
+        store.mkdir(parents=True)
+        write_store(store, random_documents(tokens), VOCABULARY)
+        plan.mkdir()
+        packing.plan(TokenStore.open(store).lengths).save(plan)
+        return measure_in_fresh_process(folder, tokens)
+    masking = real_data(folder, "factbook", 512).masking(seed=0)
+    before = resident()
+    rows = Rows(TokenStore.open(store), RowPlan.load(plan), info, masking, packing)
+    order = Order(rows.plan.num_rows, 0, 16)
+    batches = MicroBatches(rows, order, Steps(Share(16, 1)))
+    after_open = resident()
+    seen = sum(batches[number].inputs.num_tokens for number in range(3000))
+    return {
+        "store_mb": round((store / "tokens.npy").stat().st_size / 1e6),
+        "documents": len(rows.store.offsets) - 1,
+        "added_mib_open": round(after_open - before, 1),
+        "added_mib": round(resident() - before, 1),
+        "tokens_read": seen,
+    }
+
+
+def measure_in_fresh_process(folder: Path, tokens: int) -> Figures:
+    """:func:`measure_memory` once more, where making the store has left nothing in memory."""
+    command = [sys.executable, "-m", "neobert.tools.bench_data", "--here", "--only", "memory"]
+    command += ["--folder", str(folder), "--tokens", str(tokens)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    figures: Figures = json.loads(done.stdout.splitlines()[-1])["memory"]
+    return figures
+
+
+def real_data(folder: Path, corpus: str, length: int) -> PretrainingDataModule:
+    """A packaged corpus, tokenised and packed into rows of ``length``."""
+    words = [
+        f"dataset={corpus}",
+        f"dataset.cache_dir={folder}",
+        f"dataset.max_seq_length={length}",
+        f"model.max_position_embeddings={length}",
+        f"tokenizer.train_vocab_size={VOCABULARY}",
+        "tokenizer.truncation=false",
+        "datacollator.pack_sequences=true",
+        "datacollator.mlm_probability=0.2",
+        "datacollator.mask_all=true",
+    ]
+    data = PretrainingDataModule(compose_config(words))
+    data.setup("fit")
+    return data
+
+
+def random_documents(tokens: int, size: int = 4_000_000) -> Iterator[Encoded]:
+    """Documents of random ids, 500 tokens each on average, as many as give ``tokens``."""
+    draw = np.random.default_rng(0)
+    for _ in range(0, tokens, size):
+        lengths = draw.geometric(1 / 500, size // 500)
+        yield draw.integers(5, VOCABULARY, int(lengths.sum()), dtype=np.uint32), lengths
+
+
+def write_ids(folder: Path, documents: int) -> None:
+    """A folder of parquet with ``documents`` lists of about 60 ids."""
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    offsets = np.concatenate([[0], np.cumsum(draw.geometric(1 / 60, documents))]).astype(np.int32)
+    ids = draw.integers(5, 5000, int(offsets[-1]), dtype=np.int32)
+    column = pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids))
+    parquet.write_table(pa.table({"input_ids": column}), folder / "ids.parquet")
+
+
+def resident() -> float:
+    """MiB of this process that are in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+if __name__ == "__main__":
+    main()
