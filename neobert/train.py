@@ -60,12 +60,14 @@ def _run(config: Config, words: Sequence[str]) -> int:
         # milliseconds. Else a second busy program makes two threads ten times slower than one.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from neobert.tasks import Interrupted, run
+    from neobert.training.accelerate_file import with_accelerate_file
     from neobert.training.cpu import tune_cpu_if_asked
     from neobert.training.kernels import check_kernels
     from neobert.training.ranks import LostRank
     from neobert.training.strategy import resolve_strategy
     from neobert.training.trainer import runs_on_cuda
 
+    config = with_accelerate_file(config)
     check_kernels(config)
     if config.task != "mteb":
         resolve_strategy(config, runs_on_cuda(config.trainer))  # refused before any work is done

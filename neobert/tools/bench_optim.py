@@ -1,0 +1,136 @@
+"""Cost of an optimizer step: ours against looping ``torch.optim.Muon``, on a model's matrices.
+
+``python -m neobert.tools.bench_optim --output docs/benchmarks/optimizers.json``
+
+No training: random gradients, the step alone, the variants in turn so that a busy machine hits all.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from neobert.config.model import ModelConfig
+from neobert.config.optimizer import MuonConfig, OptimizerConfig
+from neobert.console import get_logger, show_messages
+from neobert.model.heads import build_masked_lm
+from neobert.optim.build import build_optimizer
+from neobert.optim.groups import MUON, owner_of
+from neobert.training.cpu import tune_cpu
+from neobert.training.run_folder import write_json
+
+log = get_logger("neobert.tools.bench_optim")
+
+VOCABULARY = 1024
+"""Small: embeddings are AdamW's business, which all variants share."""
+
+Named = list[tuple[str, nn.Parameter]]
+
+
+def main() -> None:
+    """The program."""
+    show_messages()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hidden-size", type=int, default=768)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, help="write the figures here, as JSON")
+    asked = parser.parse_args()
+    tune_cpu()
+    found = measure(asked.hidden_size, asked.layers, asked.rounds)
+    log.info("%s", json.dumps(found, indent=2))
+    if asked.output is not None:
+        asked.output.parent.mkdir(parents=True, exist_ok=True)
+        write_json(found, asked.output)
+
+
+def measure(hidden_size: int, layers: int, rounds: int) -> dict[str, object]:
+    """Median seconds of a step of each variant, and their ratios to torch's loop."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    named = parameters_of(hidden_size, layers, device)
+    steps = variants(named)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds + 1):
+        for name, step in steps.items():
+            seconds[name].append(timed(step, device))
+    medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
+    loop = medians["torch.optim.Muon + AdamW"]
+    return {
+        "matrices": sum(is_muons(name, parameter) for name, parameter in named),
+        "numbers": sum(parameter.numel() for _, parameter in named),
+        "model": f"{hidden_size} x {layers}",
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "rounds": rounds,
+        "seconds": {name: round(value, 4) for name, value in medians.items()},
+        "ratio to torch.optim.Muon": {name: round(v / loop, 3) for name, v in medians.items()},
+    }
+
+
+def parameters_of(hidden_size: int, layers: int, device: torch.device) -> Named:
+    """A model's parameters, with random gradients."""
+    config = ModelConfig(
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, hidden_size // 64),
+        intermediate_size=4 * hidden_size,
+    )
+    model = build_masked_lm(config, VOCABULARY, 0).to(device)
+    named = list(model.named_parameters())
+    for _, parameter in named:
+        parameter.grad = torch.randn_like(parameter)
+    return named
+
+
+def variants(named: Named) -> dict[str, Callable[[], object]]:
+    """What is measured: the step of each, all with their default settings."""
+    heads = named[0][1].shape[1] // 64 or 1
+    ours = {
+        method: build_optimizer(
+            OptimizerConfig(name="muonclip", muon_config=MuonConfig(orthogonalization=method)),
+            named,
+            heads,
+        )
+        for method in ("polar_express", "newton_schulz")
+    }
+    adamw = build_optimizer(OptimizerConfig(), named, heads)
+    muon = torch.optim.Muon(
+        [one for name, one in named if is_muons(name, one)], adjust_lr_fn="match_rms_adamw"
+    )
+    rest = torch.optim.AdamW([one for name, one in named if not is_muons(name, one)])
+
+    def torchs() -> None:
+        muon.step()
+        rest.step()
+
+    return {
+        "torch.optim.Muon + AdamW": torchs,
+        "muonclip, polar_express": ours["polar_express"].step,
+        "muonclip, newton_schulz": ours["newton_schulz"].step,
+        "adamw": adamw.step,
+    }
+
+
+def is_muons(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon updates this parameter."""
+    return owner_of(OptimizerConfig(name="muonclip"), name, parameter) == MUON
+
+
+def timed(step: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one step."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""``accelerate_config_file``: an Accelerate YAML in this project's settings.
+
+Taken over are processes, machines, precision, CPU and the strategy; what has no counterpart is
+named in one line. A setting of the run's own configuration that differs is an error, not a guess.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from neobert.config.checks import ConfigError
+from neobert.config.root import Config
+from neobert.console import get_logger
+
+log = get_logger(__name__)
+
+KINDS = {
+    "NO": "single",
+    "MULTI_GPU": "ddp",
+    "MULTI_CPU": "ddp",
+    "FSDP": "fsdp2",
+    "DEEPSPEED": "deepspeed",
+}
+"""``distributed_type`` and the strategy it means; DeepSpeed's stage is another key."""
+
+LAUNCHING = (
+    "compute_environment",
+    "debug",
+    "machine_rank",
+    "main_process_ip",
+    "main_process_port",
+    "main_training_function",
+    "rdzv_backend",
+    "same_network",
+    "enable_cpu_affinity",
+    "gpu_ids",
+    "fsdp_config",
+    "downcast_bf16",
+    "tpu_env",
+    "tpu_use_cluster",
+    "tpu_use_sudo",
+)
+"""About starting processes, which torchrun or Lightning does here, or about the first FSDP."""
+
+DEEPSPEED_KEYS = (
+    "zero_stage",
+    "deepspeed_config_file",
+    "offload_optimizer_device",
+    "offload_param_device",
+    "gradient_clipping",
+    "gradient_accumulation_steps",
+)
+
+
+def with_accelerate_file(config: Config) -> Config:
+    """``config`` with what its ``accelerate_config_file`` says; itself if it names none."""
+    if config.accelerate_config_file is None:
+        return config
+    path = config.accelerate_config_file
+    found, ignored = translate(read(path), path)
+    merged = merge(config, found, path)
+    if ignored:
+        log.warning("%s: no counterpart here, ignored: %s", path, ", ".join(sorted(ignored)))
+    if problems := merged.problems():
+        raise ConfigError([f"{path}: {problem}" for problem in problems])
+    return merged
+
+
+def read(path: str) -> Mapping[str, object]:
+    """The YAML. Raises ``ConfigError`` if it cannot be read or is something else."""
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError([f"accelerate_config_file={path}: cannot be read ({error})"]) from error
+    if not isinstance(values, dict):
+        raise ConfigError([f"accelerate_config_file={path}: must hold keys and values"])
+    return values
+
+
+def translate(values: Mapping[str, object], path: str) -> tuple[dict[str, object], set[str]]:
+    """Settings by dotted key, and the entries that have no counterpart."""
+    kind = str(values.get("distributed_type", "NO")).upper()
+    if kind not in KINDS:
+        raise ConfigError([f"{path}: distributed_type={kind}: must be one of {', '.join(KINDS)}"])
+    machines = int(str(values.get("num_machines", 1)))
+    processes = int(str(values.get("num_processes", 1)))
+    if processes % machines:
+        raise ConfigError([f"{path}: {processes} processes on {machines} machines: not the same"])
+    found: dict[str, object] = {
+        "trainer.devices": processes // machines,
+        "trainer.num_nodes": machines,
+    }
+    ignored = {key for key in LAUNCHING if values.get(key) not in (None, {}, False)}
+    if "mixed_precision" in values:
+        found["trainer.mixed_precision"] = str(values["mixed_precision"]).lower()
+    if values.get("use_cpu"):
+        found["trainer.use_cpu"] = True
+    if kind == "DEEPSPEED":
+        found |= _deepspeed(values.get("deepspeed_config"), ignored)
+    else:
+        found["trainer.strategy"] = KINDS[kind]
+    known = {"distributed_type", "num_machines", "num_processes", "mixed_precision", "use_cpu"}
+    return found, ignored | ({*values} - known - {*LAUNCHING, "deepspeed_config"})
+
+
+def merge(config: Config, found: Mapping[str, object], path: str) -> Config:
+    """Put ``found`` in; a setting that has another value than its default stays and must agree."""
+    usual, problems = Config(), []
+    sections = {"trainer": config.trainer, "deepspeed": config.deepspeed}
+    changes: dict[str, dict[str, object]] = {name: {} for name in sections}
+    for dotted, value in found.items():
+        section, _, key = dotted.partition(".")
+        here = getattr(sections[section], key)
+        default = getattr(getattr(usual, section), key)
+        if here not in (default, value):
+            problems.append(f"{path} says {dotted}={value}, this run {dotted}={here}: keep one")
+        changes[section][key] = value
+    if problems:
+        raise ConfigError(problems)
+    return replace(
+        config,
+        trainer=replace(config.trainer, **changes["trainer"]),  # type: ignore[arg-type]
+        deepspeed=replace(config.deepspeed, **changes["deepspeed"]),  # type: ignore[arg-type]
+    )
+
+
+def _deepspeed(values: object, ignored: set[str]) -> dict[str, object]:
+    settings = values if isinstance(values, dict) else {}
+    ignored |= {f"deepspeed_config.{key}" for key in settings if key not in DEEPSPEED_KEYS}
+    found: dict[str, object] = {
+        "trainer.strategy": f"deepspeed_zero{settings.get('zero_stage', 2)}"
+    }
+    if settings.get("deepspeed_config_file"):
+        found["deepspeed.config_file"] = str(settings["deepspeed_config_file"])
+    for key, name in (
+        ("offload_optimizer_device", "offload_optimizer"),
+        ("offload_param_device", "offload_parameters"),
+    ):
+        if settings.get(key) == "cpu":
+            found[f"deepspeed.{name}"] = True
+    for key in ("gradient_clipping", "gradient_accumulation_steps"):
+        if settings.get(key) not in (None, "auto"):
+            kind = float if key == "gradient_clipping" else int
+            found[f"trainer.{key}"] = kind(str(settings[key]))
+    return found
