@@ -21,7 +21,12 @@ def select_checkpoint(run: Path, selector: str, key: str) -> Path:
     """
     there = list_checkpoints(run / "checkpoints")
     if not there:
-        raise ConfigError([f"{key}={run}: there is no complete checkpoint in {run}/checkpoints"])
+        raise ConfigError(
+            [
+                f"{key}={run}: there is no complete checkpoint in {run}/checkpoints (one of the "
+                "reference has no manifest.json: name its folder itself)"
+            ]
+        )
     if selector == "latest":
         found = latest_checkpoint(run / "checkpoints")
         if found is None:

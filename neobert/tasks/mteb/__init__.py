@@ -1,0 +1,9 @@
+"""Evaluation of embeddings with mteb, which is an optional dependency."""
+
+from importlib.util import find_spec
+
+from neobert.config.checks import ConfigError
+
+for package in ("mteb", "sentence_transformers"):
+    if find_spec(package) is None:
+        raise ConfigError([f"task=mteb needs the package {package}: pip install 'neobert[eval]'"])

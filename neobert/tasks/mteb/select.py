@@ -42,7 +42,7 @@ def select_tasks(asked: str, local: Sequence[LocalTask]) -> tuple[list[AbsTask],
     """
     names = [one.strip() for one in COMMA.split(asked) if one.strip()]
     found: dict[str, AbsTask] = {}
-    problems: list[str] = []
+    problems = [] if names else [f"mteb_task_type={asked}: names no task"]
     own = {spec.name.lower(): spec for spec in local}
     for name in names:
         tasks = _tasks_of(name, own)

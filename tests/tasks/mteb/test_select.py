@@ -59,6 +59,8 @@ def test_all_unknown_names_are_told_together() -> None:
         select_tasks("sts,nonsense,STSBenchmrk", [])
     assert len(error.value.problems) == 2
     assert "did you mean STSBenchmark" in error.value.problems[1]
+    with pytest.raises(ConfigError, match="names no task"):
+        select_tasks(" , ", [])
 
 
 def test_prompts_belong_to_something() -> None:
