@@ -1,7 +1,6 @@
 """Fine-tuning from settings to a run folder: the table of contents of the task."""
 
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import WandbLogger
@@ -17,10 +16,9 @@ from neobert.tasks.glue.module import GlueModule, GlueSettings, Predictions, gat
 from neobert.tasks.glue.predictions import write_examples, write_submission
 from neobert.tasks.glue.report import label_of, scores_by_step, show_report, warn_of_labels
 from neobert.tasks.glue.start import Start, find_start
-from neobert.training.callbacks.checkpointer import load_weights_of
-from neobert.training.callbacks.interrupt import Interrupted
+from neobert.training.fit import fit, load_best, optimization_fingerprint
 from neobert.training.logger import log_metrics
-from neobert.training.resume import check_same_run, resume_command, resume_point
+from neobert.training.resume import check_same_run, resume_point
 from neobert.training.run_folder import RunFolder, open_run_folder, write_json
 from neobert.training.summary import command_line, origin, peak_memory_mib
 from neobert.training.trainer import ModelCard, Parts, Plan, build_trainer
@@ -34,16 +32,17 @@ def run(config: Config) -> float | None:
     """Fine-tune and predict; return the official score of the final model on the dev set."""
     resume = resume_point(config.trainer)
     start = find_start(config)
-    folder = open_run_folder(config, resuming=resume is not None)
     seed_everything(config.seed, verbose=False)
     data = _data(config, start)
     warn_of_labels(config.glue, data.num_labels)
     check_metric(config.trainer, data.task)
-    config = _as_run(config, start, data)
+    asked, config = config, _as_run(config, start, data)
     plan = Plan(data.total_steps, data.steps_per_epoch, score=SCORE)
     card = _card(config, data, start, plan)
     if resume is not None:
         check_same_run(resume, card.fingerprint, config.trainer.accept_changes)
+    # Not before: what is refused leaves the folder as it is.
+    folder = open_run_folder(asked, resuming=resume is not None)
     module = build_module(config, start, data, plan)
     step = int(resume.name) if resume is not None else None
     parts = build_trainer(config, folder, plan, card, step)
@@ -52,7 +51,7 @@ def run(config: Config) -> float | None:
         parts.trainer.validate(module, datamodule=data, verbose=False)
     fit(parts.trainer, module, data, resume)
     if config.trainer.load_best_model_at_end:
-        _load_best(parts, module, folder)
+        load_best(parts, module, folder)
     return finish(config, folder, data, module, parts, start)
 
 
@@ -68,15 +67,6 @@ def build_module(config: Config, start: Start, data: GlueDataModule, plan: Plan)
     )
     schedule = resolve_schedule(replace(config.scheduler, total_steps=None), plan.total_steps)
     return GlueModule(classifier.model, config.optimizer, schedule, settings)
-
-
-def fit(trainer: Trainer, module: GlueModule, data: GlueDataModule, resume: Path | None) -> None:
-    """Train to the end, or say how to resume when interrupted."""
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=resume)
-    except Interrupted as stop:
-        log.warning("stopped after step %d; to resume:\n  %s", stop.step, resume_command())
-        raise
 
 
 def finish(
@@ -218,24 +208,8 @@ def _card(config: Config, data: GlueDataModule, start: Start, plan: Plan) -> Mod
             "pad_token_id": data.tokenizer.pad_token_id,
             "labels": list(data.task.labels),
         },
-        fingerprint={
-            **data.fingerprint(),
-            "optimizer.name": config.optimizer.name,
-            "trainer.gradient_accumulation_steps": config.trainer.gradient_accumulation_steps,
-            "total steps (trainer.max_steps, trainer.num_train_epochs)": plan.total_steps,
-            **{f"scheduler.{key}": value for key, value in asdict(config.scheduler).items()},
-        },
+        fingerprint={**data.fingerprint(), **optimization_fingerprint(config, plan)},
     )
-
-
-def _load_best(parts: Parts, module: GlueModule, folder: RunFolder) -> None:
-    """``trainer.load_best_model_at_end``: go on with the weights of the best evaluation."""
-    best = parts.checkpointer.best
-    if best.step is None:
-        log.warning("trainer.load_best_model_at_end: nothing was evaluated; the last weights stay")
-        return
-    load_weights_of(parts.trainer, module, folder.checkpoints / str(best.step))
-    log.info("best model: step %d, %s %.4f", best.step, best.metric, best.value)
 
 
 def _metadata(config: Config) -> dict[str, object]:

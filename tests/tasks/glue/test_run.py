@@ -217,6 +217,7 @@ def test_a_run_of_other_data_is_not_resumed(settings: Settings, start: str) -> N
         )
 
 
+@pytest.mark.proves("glue.transfer_from_task", "glue.transfer_dir")
 def test_a_task_starts_from_the_run_of_its_source(
     settings: Settings, start: str, tmp_path: Path
 ) -> None:
