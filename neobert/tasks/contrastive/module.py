@@ -122,7 +122,9 @@ class ContrastiveModule(LightningModule):
         vectors = torch.as_tensor(self.trainer.strategy.reduce(self._vectors, reduce_op="sum"))
         metrics = self.evaluation.metrics(vectors, self.settings.similarity.temperature)
         self._vectors = torch.zeros(())
-        self.log_dict(metrics, logger=False, sync_dist=True)  # for early stopping and the best model
+        self.log_dict(
+            metrics, logger=False, sync_dist=True
+        )  # for early stopping and the best model
         log_metrics(self.trainer, metrics)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

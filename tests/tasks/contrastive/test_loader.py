@@ -12,6 +12,7 @@ from neobert.batch import IGNORE, MaskedBatch
 from neobert.data.loader import Share
 from neobert.data.masking import Masking
 from neobert.tasks.contrastive.batches import PairBatch, Texts, TwiceBatch
+from neobert.tasks.contrastive.data import held_out_rows
 from neobert.tasks.contrastive.loader import Batches, Draws, Making, PairLoader, PairRows
 from neobert.training.callbacks.batch_digest import digest
 
@@ -73,6 +74,21 @@ def test_a_step_is_a_pretraining_step_with_that_probability(probability):
     kinds = Counter(type(loaded[number]) for number in range(40))
     assert kinds[TwiceBatch] == draws.is_pretraining[:40].sum()
     assert kinds[PairBatch] == 40 - kinds[TwiceBatch]
+
+
+@pytest.mark.proves("dataset.validation_split")
+def test_held_out_are_the_rows_that_say_so_and_a_fraction_of_the_other_queries():
+    hashes = np.random.default_rng(0).integers(-(2**63), 2**63, 5000)
+    split = np.repeat(np.array([0, 1, 2], np.int8), [100, 100, 4800])
+    table = Dataset.from_dict({"split": split, "query_text": hashes})
+    held = held_out_rows(table, 0.2)
+    assert not held[:100].any()
+    assert held[100:200].all()
+    assert float(held[200:].mean()) == pytest.approx(0.2, abs=0.02)
+    shuffled = np.random.default_rng(1).permutation(5000)
+    moved = held_out_rows(Dataset.from_dict(table[shuffled]), 0.2)
+    assert (moved == held[shuffled]).all()
+    assert held_out_rows(table, None).sum() == 100
 
 
 def test_an_epoch_sees_every_pair_once_and_the_next_in_another_order():
