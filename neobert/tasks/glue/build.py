@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from neobert.config.checks import ConfigError
+from neobert.config.glue import GlueConfig
+from neobert.config.model import ModelConfig
 from neobert.config.root import Config
 from neobert.model.encoder import Encoder
 from neobert.model.heads import SequenceClassifier
@@ -33,7 +35,7 @@ def build_classifier(config: Config, start: Start, task: GlueTask, num_labels: i
         return Classifier(model, num_heads)
     encoder = Encoder(start.model, start.vocab_size, start.pad_token_id)
     classifier = SequenceClassifier(
-        encoder, num_labels, config.glue.classifier_dropout, config.glue.classifier_init_range
+        encoder, num_labels, config.glue.classifier_dropout, _init_range(config.glue, start.model)
     )
     try:
         if start.kind == "transfer":
@@ -49,3 +51,9 @@ def build_classifier(config: Config, start: Start, task: GlueTask, num_labels: i
     on_cuda = runs_on_cuda(config.trainer)
     compile_if_asked(encoder, config.trainer, runs_deepspeed(config, on_cuda), on_cuda)
     return Classifier(classifier, start.model.num_attention_heads)
+
+
+def _init_range(glue: GlueConfig, model: ModelConfig) -> float:
+    """The ``glue`` key where it is set, else ``model.classifier_init_range``."""
+    own = glue.classifier_init_range
+    return own if own != GlueConfig().classifier_init_range else model.classifier_init_range

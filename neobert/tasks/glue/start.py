@@ -188,6 +188,7 @@ def _encoder(config: Config, kind: str, folder: Path, more: dict[str, object]) -
         replace(
             found.config,
             dropout_prob=config.model.dropout_prob,
+            classifier_init_range=config.model.classifier_init_range,
             attn_backend=config.model.attn_backend,
             kernel_backend=config.model.kernel_backend,
             vocab_size=found.vocab_size,

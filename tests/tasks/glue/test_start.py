@@ -114,6 +114,17 @@ def test_the_head_is_as_asked_for(settings: Settings, encoder_folder: Path) -> N
     assert 0.4 < model.dense.weight.std().item() < 0.6
 
 
+@pytest.mark.proves("model.classifier_init_range")
+def test_the_head_s_spread_is_the_model_s_where_glue_sets_none(
+    settings: Settings, encoder_folder: Path
+) -> None:
+    words = [f"glue.pretrained_model_path={encoder_folder}", "model.classifier_init_range=0.3"]
+    config = settings(*words)
+    model = build_classifier(config, find_start(config), TASKS["mnli"], 3).model
+    assert isinstance(model, SequenceClassifier)
+    assert 0.25 < model.dense.weight.std().item() < 0.35
+
+
 def spoil_weight(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights["model.layer_norm.bias"] = torch.zeros(32)
