@@ -70,6 +70,7 @@ class ZeRO(DeepSpeedStrategy):
         self.grad_norm = torch.zeros(())
         """L2 norm of all gradients in the latest step, before clipping: filled in by the step."""
 
+        self._engine: nn.Module | None = None
         self._places: list[Place] = []
         self._before: list[Described] = []
 
@@ -115,6 +116,7 @@ class ZeRO(DeepSpeedStrategy):
             dist_init_required=False,
         )
         self._inner = optimizer
+        self._engine = engine
         self._places = find_places(wrapped, optimizer, self._before)
         self._undo_first_step()
         return engine, wrapped
@@ -134,6 +136,17 @@ class ZeRO(DeepSpeedStrategy):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*handles gradient clipping internally.*")
             super().init_deepspeed()
+
+    def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
+        """Before training the plain module evaluates, after it the engine that has the weights."""
+        self.model = self._engine if self._engine is not None else model.to(self.root_device)
+
+    def teardown(self) -> None:
+        """Leave the weights where the engine keeps them: the evaluation at the end needs them."""
+        self.precision_plugin.teardown()
+        assert self.accelerator is not None
+        self.accelerator.teardown()
+        self.checkpoint_io.teardown()
 
     def optimizer_step(
         self,

@@ -158,6 +158,8 @@ def quiet_libraries() -> None:
         r".*smaller than the logging interval.*",
         r".*`srun` command is available.*",
         r".*anonymous setting has no effect.*",
+        r".*torch\.distributed\..* is deprecated.*",  # DeepSpeed's calls
+        r".*sync_dist=True.*",  # what is logged are sums over all ranks already
     ):
         warnings.filterwarnings("ignore", message=message)
 
