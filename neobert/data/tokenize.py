@@ -4,11 +4,14 @@ The order of the documents is that of the source, however many processes work on
 """
 
 import multiprocessing
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 import numpy as np
@@ -73,11 +76,27 @@ def tokenized(texts: Iterable[str], info: TokenizerInfo, num_proc: int) -> Itera
     with ProcessPoolExecutor(num_proc, context, start, (core.to_str(),)) as pool:
         running: deque[Future[Encoded]] = deque()
         for batch in chain(first, batches):
-            running.append(pool.submit(encode_here, batch))
+            with _no_main():  # a task may start a process
+                running.append(pool.submit(encode_here, batch))
             if len(running) > WAITING * num_proc:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
+
+
+@contextmanager
+def _no_main() -> Iterator[None]:
+    """Processes that are started within do not run the program's main module once more.
+
+    Else each imports all that the program has imported, and a script without a ``__main__`` guard
+    starts over.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def checked_ids(

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -78,3 +80,25 @@ def test_an_id_outside_the_vocabulary_is_named_by_its_row(info: TokenizerInfo, w
 def test_a_text_among_ids_is_named_by_its_row(info: TokenizerInfo, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="row 1 is no list of ids but str"):
         token_store(tmp_path, documents([[9, 10], "river"], tokenized=True), info, 1)
+
+
+SCRIPT = """
+from neobert.data import tokenize
+from neobert.data.tokenizer import describe
+from neobert.data.wordpiece import train_wordpiece
+
+print("started")
+tokenize.BATCH = 10
+texts = ["river oil"] * 400
+info = describe(train_wordpiece(lambda: texts, 64), "tiny")
+print(sum(len(lengths) for _, lengths in tokenize.tokenized(texts, info, 2)))
+"""
+
+
+def test_a_script_without_a_guard_is_not_started_over(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.split() == ["started", "400"]
