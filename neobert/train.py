@@ -85,6 +85,14 @@ def _run(config: Config, words: Sequence[str]) -> int:
 def chosen(config: Config, words: Sequence[str]) -> str:
     """One line: what runs, and how to choose otherwise."""
     model = config.model
+    if config.task == "glue":
+        glue = config.glue
+        start = glue.pretrained_model_path or glue.pretrained_checkpoint_dir or model.name
+        other = "a run of another task" if glue.transfer_from_task else "random weights"
+        return (
+            f"glue: {glue.task_name} from {start or other}, {config.optimizer.name}, into "
+            f"{config.trainer.output_dir} (all settings: --help)"
+        )
     if config.task == "mteb":
         name = model.name if model.from_hub else config.mteb_model or config.trainer.output_dir
         return f"mteb: {config.mteb_task_type} with {name} (all settings: --help)"

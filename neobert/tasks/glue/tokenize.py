@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -20,6 +21,7 @@ ROWS_PER_PROCESS = 20_000
 """Fewer are tokenised faster than a process starts."""
 
 IDS, TYPES = "input_ids", "token_type_ids"
+NUMBER = "idx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,7 @@ def build_encoder(
     return Encoder(core.to_str(), columns)
 
 
-def tokenize(
-    part: Labelled, encoder: Encoder, cache: Path, processes: int, name_column: str = "idx"
-) -> Examples:
+def tokenize(part: Labelled, encoder: Encoder, cache: Path, processes: int) -> Examples:
     """The examples of a split; ids are kept in ``cache`` under a key of texts and tokenizer."""
     recipe = {
         "data": part.data._fingerprint,
@@ -74,15 +74,21 @@ def tokenize(
         _write(part, encoder, processes, target)
 
     publish(folder, make)
-    names = part.data[name_column] if name_column in part.data.column_names else None
-    count = len(part.labels)
     return Examples(
         ids=np.load(folder / "ids.npy", mmap_mode="r"),
         types=np.load(folder / "types.npy", mmap_mode="r"),
         bounds=np.load(folder / "bounds.npy"),
         labels=part.labels,
-        names=np.arange(count) if names is None else np.array(names, dtype=np.int64),
+        names=_names(part),
     )
+
+
+def _names(part: Labelled) -> NDArray[np.int64]:
+    """GLUE's own numbers of the examples, where there are such, else their places."""
+    feature = part.data.features.get(NUMBER)
+    if feature is None or not str(getattr(feature, "dtype", "")).startswith("int"):
+        return np.arange(len(part.labels), dtype=np.int64)
+    return np.array(part.data[NUMBER], dtype=np.int64)
 
 
 def _write(part: Labelled, encoder: Encoder, processes: int, target: Path) -> None:

@@ -16,7 +16,7 @@ from tests.tasks.glue.conftest import SPECIAL, make_tokenizer
 PAD, UNK, CLS, SEP, MASK, GOOD, BAD, FILM = range(8)
 
 
-def labelled(**columns: list[str]) -> Labelled:
+def labelled(**columns: list[object]) -> Labelled:
     data = Dataset.from_dict(columns)
     return Labelled("train", data, np.zeros(len(data)))
 
@@ -85,6 +85,15 @@ def test_ids_are_kept_and_not_made_again(
         again = tokenize(texts, build_encoder(tokenizer, ("a",), 8, own=True), tmp_path, 0)
     np.testing.assert_array_equal(first.ids, again.ids)
     assert len(tokenize(texts, short, tmp_path, 0).ids) == 3  # another length, another key
+
+
+@pytest.mark.parametrize(("idx", "names"), [([7, 3], [7, 3]), (["x", "y"], [0, 1]), (None, [0, 1])])
+def test_examples_keep_glues_numbers(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, idx: list[object] | None, names: list[int]
+) -> None:
+    columns = {"a": ["good", "bad"]} | ({} if idx is None else {"idx": idx})
+    encoder = build_encoder(tokenizer, ("a",), 8, own=True)
+    assert tokenize(labelled(**columns), encoder, tmp_path, 0).names.tolist() == names
 
 
 @pytest.mark.parametrize(
