@@ -4,7 +4,9 @@ Everything in it is read from the run; what the run does not say is left out, no
 """
 
 from dataclasses import asdict
+from pathlib import Path
 
+from neobert.config.dataset import DatasetConfig
 from neobert.config.root import Config
 from neobert.export.source import Source
 
@@ -172,7 +174,7 @@ def _recipe(config: Config) -> dict[str, object]:
     trainer, optimizer = config.trainer, config.optimizer
     rows: dict[str, object] = {
         "task": config.task,
-        "data": " ".join(filter(None, (config.dataset.name, config.dataset.config))),
+        "data": _data(config.dataset),
         "sequence length": config.dataset.max_seq_length,
         "batch per device": trainer.per_device_train_batch_size,
         "accumulated batches": trainer.gradient_accumulation_steps,
@@ -191,6 +193,12 @@ def _recipe(config: Config) -> dict[str, object]:
     if config.task == "contrastive":
         rows |= {name: value for name, value in asdict(config.contrastive).items() if value}
     return rows
+
+
+def _data(dataset: DatasetConfig) -> str:
+    """Name and configuration; of local files their name, but not where they lay."""
+    file = Path(dataset.path).name if dataset.path else None
+    return " ".join(filter(None, (dataset.name, dataset.config, file)))
 
 
 def _counts(source: Source) -> dict[str, object]:

@@ -35,7 +35,7 @@ from neobert.ops.swiglu import swiglu_width
 
 log = get_logger("neobert.tools.bench_export")
 
-ROWS, LONGEST, VOCABULARY = 16, 128, 8192
+ROWS, LONGEST, VOCABULARY = 8, 128, 8192
 SHAPE: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6}
 INNER = 1536
 LARGE: dict[str, Any] = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -156,7 +156,7 @@ def load_and_measure(way: str, folder: Path) -> dict[str, float]:
     seconds = time.perf_counter() - start
     assert isinstance(model, torch.nn.Module)
     # Mapped weights take memory when they are read.
-    checksum = sum(float(parameter.double().sum()) for parameter in model.parameters())
+    checksum = sum(float(parameter.detach().sum()) for parameter in model.parameters())
     weights = (folder / "model.safetensors").stat().st_size
     return {
         "seconds": round(seconds, 3),
@@ -212,7 +212,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measure and write the page."""
     arguments = argparse.ArgumentParser(prog="python -m neobert.tools.bench_export")
     arguments.add_argument("--folder", type=Path, default=Path("docs/benchmarks"))
-    arguments.add_argument("--rounds", type=int, default=9)
+    arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--load", choices=WAYS, help=argparse.SUPPRESS)
     options = arguments.parse_args(argv)
     if options.load is not None:
