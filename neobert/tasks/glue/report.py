@@ -15,9 +15,9 @@ log = get_logger(__name__)
 
 
 def label_of(config: Config, start: Start) -> str:
-    """What a report calls the model: ``model.name``, else the folder that its weights lie in."""
+    """What a report calls the model: the end of ``model.name``, else the folder of its weights."""
     if config.model.name:
-        return Path(config.model.name).name
+        return "/".join(Path(config.model.name).parts[-2:])
     shape = f"{start.model.hidden_size}x{start.model.num_hidden_layers}"
     if start.folder is None:
         return f"random-{shape}"
