@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -59,11 +59,13 @@ def main(argv: list[str] | None = None) -> int:
     show_messages()
     common = {"model": options.model, "pairs": options.pairs, "max_length": options.max_length}
     found: dict[str, object] = {"settings": {**common, "batch": options.batch}}
-    found["speed"] = _speed(options, common)
+    if options.rounds:
+        found["speed"] = _speed(options, common)
     if options.large:
         found["memory"] = _memory(options, common)
     text = json.dumps(found, indent=1) + "\n"
     options.output.write_text(text)
+    plot(found, options.output.with_suffix(".svg"))
     log.info("%s", text)
     return 0
 
@@ -114,6 +116,26 @@ def _memory(options: argparse.Namespace, common: dict[str, object]) -> dict[str,
         found[f"{name}_mib"], found[f"{name}_cpu_seconds"] = measured.peak_mib, measured.cpu
         log.info("%s: %s", name, measured)
     return found
+
+
+def plot(found: Mapping[str, object], picture: Path) -> None:
+    """Draw pairs per second of processor time, and the memory of a large batch if measured."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    FigureCanvasAgg(figure)  # no display, no global state of pyplot
+    left, right = figure.subplots(1, 2)
+    speed, memory = found.get("speed"), found.get("memory")
+    if isinstance(speed, dict):
+        names = ("sentence_transformers", "ours")
+        rates = [statistics.median(speed[name]["pairs_per_cpu_sec"]) for name in names]
+        left.barh(["sentence-transformers", "neobert"], rates)
+        left.set_xlabel("pairs per second of processor time")
+    if isinstance(memory, dict):
+        right.barh(["at once", "GradCache"], [memory["direct_mib"], memory["gradcache_mib"]])
+        right.set_xlabel(f"peak MiB of a step of {memory['pairs']} pairs")
+    figure.savefig(picture)
 
 
 def _in_a_process(job: Job) -> Measured:
