@@ -140,8 +140,9 @@ def test_missing_and_unreadable_files_are_told(tmp_path) -> None:
         local_task(spec(tmp_path, "sts"))
     with pytest.raises(ConfigError, match="is no task of mteb; for one of your own say which type"):
         local_task(spec(tmp_path, None, "Nonsense"))
-    with pytest.raises(ConfigError, match="its type BitextMining takes no local data"):
-        local_task(spec(tmp_path, None, "BornholmBitextMining"))
+    for name, kind in (("BornholmBitextMining", "BitextMining"), ("SciDocsRR", "Reranking")):
+        with pytest.raises(ConfigError, match=f"its type {kind} takes no local data"):
+            local_task(spec(tmp_path, None, name))
 
 
 @pytest.mark.parametrize(
