@@ -197,6 +197,14 @@ def _load(config: DatasetConfig, cache: Path) -> tuple[Loaded, str, Explain]:
     except Exception as error:  # the hub's client raises dozens of kinds
         if no_room(error):
             raise cache_is_full(error) from error
+        if "script" in str(error):
+            raise ConfigError(
+                [
+                    f"dataset.name={config.name} comes with loading code, which datasets no longer "
+                    "runs: download its repository, read the code, then dataset.path=FOLDER "
+                    "dataset.trust_remote_code=true"
+                ]
+            ) from error
         raise ConfigError(
             [
                 f"dataset.name={config.name} could not be loaded from the hub "

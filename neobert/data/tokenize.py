@@ -110,9 +110,10 @@ def checked_ids(
     at_ends = [one for one in special if one is not None]
     done = 0
     for batch in _batches(documents):
-        trimmed = [_trimmed(np.asarray(ids, dtype=np.int64), at_ends) for ids in batch]
-        tokens = np.concatenate(trimmed)
-        lengths = np.array([len(ids) for ids in trimmed], dtype=np.int64)
+        tokens, lengths = _end_to_end(batch)
+        if np.isin(tokens, at_ends).any():
+            each = np.split(tokens, np.cumsum(lengths)[:-1])
+            tokens, lengths = _end_to_end([_trimmed(ids, at_ends).tolist() for ids in each])
         wrong = np.flatnonzero((tokens < 0) | (tokens >= info.real_vocab_size))
         if len(wrong):
             row = done + int(np.searchsorted(np.cumsum(lengths), wrong[0], side="right"))
@@ -125,6 +126,12 @@ def checked_ids(
             )
         done += len(batch)
         yield tokens.astype(np.uint32), lengths
+
+
+def _end_to_end(documents: list[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    lengths = np.array([len(ids) for ids in documents], dtype=np.int64)
+    tokens = np.fromiter(chain.from_iterable(documents), np.int64, int(lengths.sum()))
+    return tokens, lengths
 
 
 def _trimmed(ids: np.ndarray, at_ends: list[int]) -> np.ndarray:

@@ -129,6 +129,7 @@ def measure_resume(folder: Path, documents: int) -> Figures:
         "dataset.streaming=false",
         f"dataset.cache_dir={folder}",
         f"tokenizer.path={folder / 'tokenizer'}",
+        "tokenizer.train_vocab_size=null",
         "datacollator.pack_sequences=true",
         "dataset.num_workers=0",
     ]
