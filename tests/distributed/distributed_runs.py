@@ -6,10 +6,12 @@ imports done.
 
 import multiprocessing
 import os
+import signal
 import socket
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import torch
@@ -65,6 +67,9 @@ class Run:
     poisoned_at: int | None = None
     """A step whose gradient is made NaN on the last rank."""
 
+    dies_at: int | None = None
+    """A step in which the last rank is killed."""
+
 
 def config_of(run: Run) -> Config:
     muon = MuonConfig(**run.muon) if run.optimizer == "muonclip" else None  # type: ignore[arg-type]
@@ -99,6 +104,7 @@ class Module(PretrainingModule):
     """Orthogonalises in fp32 on every CPU: in bf16, rounding would blur what is compared."""
 
     poisoned_at: int | None = None
+    dies_at: int | None = None
 
     def configure_optimizers(self):
         found = super().configure_optimizers()
@@ -110,6 +116,8 @@ class Module(PretrainingModule):
     def training_step(self, batch, batch_idx):
         found = super().training_step(batch, batch_idx)
         last = self.trainer.global_rank == self.trainer.world_size - 1
+        if self.trainer.global_step == self.dies_at and last:
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.trainer.global_step == self.poisoned_at and last:
             found["loss"] = found["loss"] * torch.nan
         return found
@@ -122,7 +130,7 @@ def build_module(run: Run) -> Module:
     settings = PretrainingSettings(accumulation=run.accumulation, log_grad_norm=True)
     schedule = resolve_schedule(SchedulerConfig(warmup_steps=2), STEPS)
     module = Module(model, config.optimizer, schedule, settings)
-    module.poisoned_at = run.poisoned_at
+    module.poisoned_at, module.dies_at = run.poisoned_at, run.dies_at
     return module
 
 
@@ -321,8 +329,8 @@ def rank_main(rank: int, port: int, folder: Path, cases: Cases) -> None:
         torch.save(found, folder / f"{name}-{rank}.pt")
 
 
-def run_on_two_ranks(folder: Path, cases: Cases) -> dict[str, Result]:
-    """The first rank's result of every case; fails with the traceback of a rank that failed."""
+def start_ranks(folder: Path, cases: Cases) -> list[ForkServerProcess]:
+    """Two processes that run ``cases``; they find each other through a free port."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["neobert.training.trainer", "distributed_runs"])
     with socket.socket() as probe:
@@ -331,7 +339,12 @@ def run_on_two_ranks(folder: Path, cases: Cases) -> dict[str, Result]:
     ranks = [context.Process(target=rank_main, args=(r, port, folder, cases)) for r in (0, 1)]
     for process in ranks:
         process.start()
-    for process in ranks:
+    return ranks
+
+
+def run_on_two_ranks(folder: Path, cases: Cases) -> dict[str, Result]:
+    """The first rank's result of every case; fails with the traceback of a rank that failed."""
+    for process in start_ranks(folder, cases):
         process.join(LIMIT)
         process.kill()
     found: dict[str, Result] = {}

@@ -5,6 +5,7 @@ import changes the process. The table of docs/distributed.md is made of their re
 """
 
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from distributed_runs import (
     weights_of,
 )
 
+PAGE = Path(__file__).parents[2] / "docs" / "distributed.md"
+START, END = "<!-- table: written by the tests -->\n", "<!-- end of table -->"
 OPTIMIZERS = ("adamw", "adam", "muonclip")
 TORCH = ("ddp", "fsdp2")
 ZERO = tuple(f"deepspeed_zero{stage}" for stage in range(4))
@@ -233,3 +236,40 @@ def test_bf16_true_keeps_weights_in_bf16(torch_ranks: Together) -> None:
 @pytest.mark.parametrize("case", ["offloaded", "all offloaded"])
 def test_offloading_changes_nothing(zero_ranks: Together, alone: Alone, case: str) -> None:
     assert difference(zero_ranks[case], alone(Run())) < FP32
+
+
+@pytest.mark.slow
+@needs_deepspeed
+def test_the_table_of_the_documentation_says_what_was_measured_here(
+    torch_ranks: Together, zero_ranks: Together, alone: Alone
+) -> None:
+    """``NEOBERT_WRITE_DOCS=1`` writes it anew."""
+    table = "| strategy | " + " | ".join(f"{one}, fp32" for one in OPTIMIZERS)
+    table += " | adamw, bf16 | muonclip, bf16 | resumes |\n" + "|---" * 7 + "|\n"
+    for strategy in (*TORCH, *ZERO):
+        found = torch_ranks if strategy in TORCH else zero_ranks
+        cells = [
+            _cell(difference(found[f"{strategy} {one}"], alone(Run(optimizer=one))) < FP32)
+            for one in OPTIMIZERS
+        ]
+        cells += [
+            _cell(_distance(found[f"{strategy} {one} bf16"], alone(Run(optimizer=one))) < BF16)
+            for one in ("adamw", "muonclip")
+        ]
+        resumed = difference(found[f"{strategy} resumed"], found[f"{strategy} muonclip"]) == 0
+        table += f"| `{strategy}` | " + " | ".join([*cells, _cell(resumed)]) + " |\n"
+    before, _, rest = PAGE.read_text().partition(START)
+    written, _, after = rest.partition(END)
+    if os.environ.get("NEOBERT_WRITE_DOCS"):
+        PAGE.write_text(f"{before}{START}{table}{END}{after}")
+        written = table
+    assert written == table
+
+
+def _cell(works: bool) -> str:
+    return "yes" if works else "no"
+
+
+def _distance(one: Result, two: Result) -> float:
+    left, right = weights_of(one), weights_of(two)
+    return max(float((left[name] - right[name]).norm() / right[name].norm()) for name in left)
