@@ -140,7 +140,7 @@ def ratios(rows: Sequence[Row]) -> dict[str, float]:
 def markdown(machine: Machine, rows: Sequence[Row]) -> str:
     """The machine, the table, the ratios."""
     best = max((row.median for row in rows if row.group == PEER_RUNS), default=0.0)
-    lines = [f"- {key}: {value}" for key, value in machine.items()]
+    lines = ["# Training speed", "", *(f"- {key}: {value}" for key, value in machine.items())]
     lines += [
         "",
         "| run | model, tokens of a step | useful tokens/s (median) | slowest to fastest step "
