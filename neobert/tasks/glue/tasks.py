@@ -1,8 +1,9 @@
 """The tasks, as rows of one table: columns, labels, metrics, official score, source.
 
 GLUE: Wang et al. 2019 (arXiv 1804.07461). The score is what its leaderboard averages: a task's only
-metric, or the mean of its metrics. A new task is a new row; a task of one's own needs no row, only
-``glue.text_columns`` (:func:`task_of`).
+metric, or the mean of its metrics. A new task is a new row, and its name in
+``neobert/config/glue.py``; a task of one's own needs no row, only ``glue.text_columns``
+(:func:`task_of`).
 """
 
 from collections.abc import Mapping
