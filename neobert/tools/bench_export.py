@@ -31,6 +31,7 @@ from neobert.export import modeling_neobert
 from neobert.export.convert import CLASSES, MODULE, write_json
 from neobert.export.modeling_neobert import NeoBERT, NeoBERTConfig
 from neobert.model.pretrained import load_encoder
+from neobert.ops.kernels import cpu_has_bf16
 from neobert.ops.swiglu import swiglu_width
 
 log = get_logger("neobert.tools.bench_export")
@@ -94,9 +95,11 @@ def batches() -> dict[str, dict[str, Tensor]]:
 
 
 def measure(rounds: int) -> list[Speed]:
-    """Every batch in every type, the models taking turns."""
+    """Every batch in every type that this CPU has instructions for, the models taking turns."""
     found = []
     for dtype, kind in TYPES.items():
+        if dtype == "bf16" and not cpu_has_bf16():
+            continue  # emulated it is slower than fp32, and nobody would use it
         ours, peer = models()
         ours.to(dtype=kind)  # type: ignore[call-arg]  # transformers' wrapper loses the signature
         peer.to(dtype=kind)  # type: ignore[call-arg]
@@ -182,8 +185,8 @@ def report(speeds: list[Speed], loading: dict[str, dict[str, float]]) -> str:
         f"{transformers.__version__}, neobert {neobert.__version__}; `attn_implementation` sdpa.",
         f"Width {SHAPE['hidden_size']}, {SHAPE['num_hidden_layers']} layers, {ours:.1f} and "
         f"{peer:.1f} million parameters, random weights, {ROWS} rows of at most {LONGEST} tokens.",
-        "The models take turns on each batch; medians over the rounds. Other programs ran on the "
-        "same cores: the ratios say more than the rates.",
+        f"The models take turns on each batch; medians over {speeds[0].rounds} rounds. Where other "
+        "programs ran on the same cores, the ratios say more than the rates.",
         "",
         "| batch | type | exported, sentences/s | ModernBertModel | ratio |",
         "|---|---|--:|--:|--:|",
@@ -192,6 +195,8 @@ def report(speeds: list[Speed], loading: dict[str, dict[str, float]]) -> str:
         f"| {s.batch} | {s.dtype} | {s.exported:.1f} | {s.modernbert:.1f} | {s.ratio:.2f} |"
         for s in speeds
     ]
+    if not any(speed.dtype == "bf16" for speed in speeds):
+        lines += ["", "bf16: not measured, since this CPU has no instructions for it."]
     lines += [
         "",
         "Loading fp32 weights in a new process (imports not counted), and by how much the process "
