@@ -131,7 +131,7 @@ def plot(results: Sequence[Result], path: Path) -> None:
     models = sorted({one.model for one in results})
     found = {one.task for one in results}
     tasks = [task for task in GLUE_8 if task in found] + sorted(found - set(GLUE_8))
-    figure, axes = pyplot.subplots(figsize=(2 + 1.2 * len(tasks), 4), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(4 + 1.2 * len(tasks), 4), layout="constrained")
     width = 0.8 / len(models)
     for number, model in enumerate(models):
         mine = {one.task: one for one in results if one.model == model}
@@ -141,7 +141,7 @@ def plot(results: Sequence[Result], path: Path) -> None:
             [place - 0.4 + (number + 0.5) * width for place in places],
             [bar.mean for bar in bars],
             width,
-            yerr=[bar.sd or 0.0 for bar in bars],
+            yerr=[float("nan") if bar.sd is None else bar.sd for bar in bars],
             capsize=3,
             label=model,
         )
@@ -152,7 +152,7 @@ def plot(results: Sequence[Result], path: Path) -> None:
             axes.plot(places, heights, mark, color="black", label=f"{row.model}, published")
     axes.set_xticks(range(len(tasks)), tasks)
     axes.set_ylabel("official score, %")
-    axes.legend(fontsize="x-small", loc="lower right")
+    figure.legend(fontsize="x-small", loc="outside right upper")
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=120)
     pyplot.close(figure)
