@@ -104,12 +104,11 @@ def read_report(path: Path) -> tuple[Machine, list[Row]]:
 
 def with_best_rates(machine: Machine, earlier: Machine) -> Machine:
     """``machine``, its matrix rates the best of both: a limit, which a busy moment lowers."""
-    rates = {
-        key: max(value, earlier.get(key, 0.0))
-        for key, value in machine.items()
-        if key in (GEMM_FP32, GEMM_BF16)
-    }
-    return {**machine, **rates}
+    known = [
+        {key: rate for key in (GEMM_FP32, GEMM_BF16) if isinstance(rate := found.get(key), float)}
+        for found in (machine, earlier)
+    ]
+    return {**machine, **{key: max(rate, known[1].get(key, 0.0)) for key, rate in known[0].items()}}
 
 
 def replaced(rows: Sequence[Row], row: Row) -> list[Row]:
