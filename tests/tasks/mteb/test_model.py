@@ -121,7 +121,7 @@ def test_batches_hold_as_many_tokens_as_full_texts(make_run, compose, monkeypatc
     sizes = []
     model = evaluated.encoder.model.encoder
     model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0].input_ids)))
-    encode(evaluated, ["river city sea of the north"] * 7)
+    encode(evaluated, [f"river city sea of the north {number}" for number in range(7)])
     assert sizes == [12, 12, 4]
 
 
