@@ -164,8 +164,8 @@ def markdown(report: Report) -> str:
         figures = [percent[name] / 100 if name in percent else None for name in report.columns]
         lines.append(_line(f"{one.model} (published)", figures))
     sources = dict.fromkeys(one.source for one in report.published)
-    for one in sources:
-        lines += ["", f"Published figures: {one}."]
+    for source in sources:
+        lines += ["", f"Published figures: {source}."]
     labels = list(report.scores)
     lines += [
         "",
