@@ -1,15 +1,15 @@
 """Speed of an exported model beside transformers' ModernBertModel of equal size, and its loading.
 
 ``python -m neobert.tools.bench_export`` writes ``<folder>/export.json`` and ``export.md``. The two
-models take turns on the same batches, so that whatever else the machine does slows both; a round's
-ratio is of neighbours in time, and medians over the rounds are reported. Loading is measured in a
-process of its own per way.
+models take turns on the same batches with one thread, and the time is that of the CPU spent, which
+other programs on the machine change little. Medians over the rounds are reported. Loading is
+measured in a process of its own per way.
 """
 
 import argparse
 import json
 import platform
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -55,7 +55,7 @@ class Speed:
 
     dtype: str
     exported: float
-    """Sentences per second, median over the rounds; so below."""
+    """Sentences per second of CPU time, median over the rounds; so below."""
 
     modernbert: float
     ratio: float
@@ -97,6 +97,7 @@ def batches() -> dict[str, dict[str, Tensor]]:
 def measure(rounds: int) -> list[Speed]:
     """Every batch in every type that this CPU has instructions for, the models taking turns."""
     found = []
+    torch.set_num_threads(1)
     for dtype, kind in TYPES.items():
         if dtype == "bf16" and not cpu_has_bf16():
             continue  # emulated it is slower than fp32, and nobody would use it
@@ -117,9 +118,9 @@ def measure(rounds: int) -> list[Speed]:
 
 @torch.inference_mode()
 def _seconds(model: PreTrainedModel, batch: dict[str, Tensor]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     model(**batch)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def _load_exported(folder: Path) -> object:
@@ -153,7 +154,7 @@ def measure_loading() -> dict[str, dict[str, float]]:
 
 def load_and_measure(way: str, folder: Path) -> dict[str, float]:
     """Load here; memory is what the process grew by at its peak, next to the weights' size."""
-    before = _peak()
+    before = _memory("VmRSS")
     start = time.perf_counter()
     model = WAYS[way](folder)
     seconds = time.perf_counter() - start
@@ -161,17 +162,24 @@ def load_and_measure(way: str, folder: Path) -> dict[str, float]:
     # Mapped weights take memory when they are read.
     checksum = sum(float(parameter.detach().sum()) for parameter in model.parameters())
     weights = (folder / "model.safetensors").stat().st_size
+    grown = _memory("VmHWM") - before
     return {
         "seconds": round(seconds, 3),
         "weights_mib": round(weights / MIB, 1),
-        "peak_mib": round((_peak() - before) / MIB, 1),
-        "peak_over_weights": round((_peak() - before) / weights, 3),
+        "peak_mib": round(grown / MIB, 1),
+        "peak_over_weights": round(grown / weights, 3),
         "checksum": checksum,
     }
 
 
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _memory(what: str) -> int:
+    """Bytes of this process: ``VmRSS`` now, ``VmHWM`` at its peak.
+
+    Not ``ru_maxrss``, which a process inherits from the one that started it.
+    """
+    found = re.search(rf"{what}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 def report(speeds: list[Speed], loading: dict[str, dict[str, float]]) -> str:
@@ -181,12 +189,12 @@ def report(speeds: list[Speed], loading: dict[str, dict[str, float]]) -> str:
         "# An exported model beside ModernBertModel",
         "",
         f"`python -m neobert.tools.bench_export` on {platform.machine()}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, transformers "
+        f"one thread, torch {torch.__version__}, transformers "
         f"{transformers.__version__}, neobert {neobert.__version__}; `attn_implementation` sdpa.",
         f"Width {SHAPE['hidden_size']}, {SHAPE['num_hidden_layers']} layers, {ours:.1f} and "
         f"{peer:.1f} million parameters, random weights, {ROWS} rows of at most {LONGEST} tokens.",
-        f"The models take turns on each batch; medians over {speeds[0].rounds} rounds. Where other "
-        "programs ran on the same cores, the ratios say more than the rates.",
+        f"The models take turns on each batch; sentences per second of CPU time, medians over "
+        f"{speeds[0].rounds} rounds.",
         "",
         "| batch | type | exported, sentences/s | ModernBertModel | ratio |",
         "|---|---|--:|--:|--:|",
