@@ -1,9 +1,8 @@
 """Contrastive training from settings to a run folder: the table of contents of the task."""
 
 from dataclasses import asdict
-from pathlib import Path
 
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
 from rich.console import Console
 from rich.table import Table
 
@@ -15,12 +14,11 @@ from neobert.optim.schedule import Schedule, resolve_schedule
 from neobert.tasks.contrastive.data import ContrastiveDataModule
 from neobert.tasks.contrastive.module import ContrastiveModule, ContrastiveSettings
 from neobert.tasks.contrastive.start import Start, open_start
-from neobert.training.callbacks.checkpointer import load_weights_of
-from neobert.training.callbacks.interrupt import Interrupted
 from neobert.training.compile import compile_if_asked
+from neobert.training.fit import evaluation_at, fit, load_best, optimization_fingerprint
 from neobert.training.metrics_file import read_metrics
 from neobert.training.plot import plot_losses
-from neobert.training.resume import check_same_run, resume_command, resume_point
+from neobert.training.resume import check_same_run, resume_point
 from neobert.training.run_folder import RunFolder, open_run_folder, write_json
 from neobert.training.strategy import runs_deepspeed
 from neobert.training.summary import command_line, origin, peak_memory_mib
@@ -37,13 +35,13 @@ def run(config: Config) -> float | None:
     config = start.config
     data = ContrastiveDataModule(config, start.tokenizer)
     data.setup("fit")
-    folder = open_run_folder(config, resuming=resume is not None)
     plan = Plan(data.total_steps, data.steps_per_epoch)
     schedule = resolve_schedule(config.scheduler, plan.total_steps)
-    fingerprint = _fingerprint(config, data, plan)
+    fingerprint = {**data.fingerprint(), **optimization_fingerprint(config, plan)}
     card = ModelCard(start.tokenizer.tokenizer, start.tokenizer.info(), fingerprint)
     if resume is not None:
         check_same_run(resume, card.fingerprint, config.trainer.accept_changes)
+    folder = open_run_folder(config, resuming=resume is not None)
     module = build_module(config, start, data, schedule)
     log.info("%s", owners_table(owners(config.optimizer, module.model.named_parameters())))
     step = int(resume.name) if resume is not None else None
@@ -74,27 +72,6 @@ def build_module(
         log_grad_norm=config.trainer.log_grad_norm,
     )
     return ContrastiveModule(start.model, data.evaluation, config.optimizer, schedule, settings)
-
-
-def fit(
-    trainer: Trainer, module: ContrastiveModule, data: ContrastiveDataModule, resume: Path | None
-) -> None:
-    """Train to the end, or say how to resume when interrupted."""
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=resume)
-    except Interrupted as stop:
-        log.warning("stopped after step %d; to resume:\n  %s", stop.step, resume_command())
-        raise
-
-
-def load_best(parts: Parts, module: ContrastiveModule, folder: RunFolder) -> None:
-    """``trainer.load_best_model_at_end``: end with the weights of the best evaluation."""
-    best = parts.checkpointer.best
-    if best.step is None:
-        log.warning("trainer.load_best_model_at_end: nothing was evaluated; the last weights stay")
-        return
-    load_weights_of(parts.trainer, module, folder.checkpoints / str(best.step))
-    log.info("best model: step %d, %s %.4f", best.step, best.metric, best.value)
 
 
 def finish(
@@ -166,26 +143,3 @@ def show_report(summary: dict[str, object], run: str) -> None:
     if after:
         console.print(table)
     console.print(f"{summary['pairs_per_sec']:,.0f} pairs/s in {summary['seconds']:.0f} s")
-
-
-def evaluation_at(folder: RunFolder, step: int) -> dict[str, float]:
-    """The evaluation metrics that ``metrics.csv`` has for ``step``; empty if there are none."""
-    for row in read_metrics(folder.metrics_file):
-        if int(row["step"]) == step:
-            return {
-                name: float(value)
-                for name, value in row.items()
-                if name.startswith("eval/") and value
-            }
-    return {}
-
-
-def _fingerprint(config: Config, data: ContrastiveDataModule, plan: Plan) -> dict[str, object]:
-    """The settings that a resumed run must share, by their names."""
-    return {
-        **data.fingerprint(),
-        "optimizer.name": config.optimizer.name,
-        "trainer.gradient_accumulation_steps": config.trainer.gradient_accumulation_steps,
-        "total steps (trainer.max_steps, trainer.num_train_epochs)": plan.total_steps,
-        **{f"scheduler.{key}": value for key, value in asdict(config.scheduler).items()},
-    }
