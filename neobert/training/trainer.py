@@ -84,18 +84,13 @@ def build_trainer(
     saving = save_plan(settings, plan.steps_per_epoch, plan.score)
     checkpointer = Checkpointer(saving, run.checkpoints, interrupt)
     on_cuda = runs_on_cuda(settings)
-    if on_cuda:
-        set_tf32(settings.tf32)
-    precision = resolve_precision(settings, on_cuda)
-    if precision.reason:
-        log.info(precision.reason)
     strategy = resolve_strategy(config, on_cuda)
     trainer = Trainer(
         accelerator="cuda" if on_cuda else "cpu",
         strategy=build_strategy(config, strategy, on_cuda),
         devices=strategy.devices,
         num_nodes=strategy.num_nodes,
-        precision=precision.lightning,  # type: ignore[arg-type]
+        precision=_precision(settings, on_cuda),  # type: ignore[arg-type]
         max_steps=plan.total_steps,
         max_epochs=-1,
         accumulate_grad_batches=settings.gradient_accumulation_steps,
@@ -162,6 +157,16 @@ def quiet_libraries() -> None:
         r".*sync_dist=True.*",  # what is logged are sums over all ranks already
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def _precision(settings: TrainerConfig, on_cuda: bool) -> str:
+    """What Lightning calls the numbers to compute with; says so where others were asked for."""
+    if on_cuda:
+        set_tf32(settings.tf32)
+    precision = resolve_precision(settings, on_cuda)
+    if precision.reason:
+        log.info(precision.reason)
+    return precision.lightning
 
 
 def _early_stopping(settings: TrainerConfig, checkpointer: Checkpointer) -> list[Callback]:

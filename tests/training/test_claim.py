@@ -58,9 +58,11 @@ def test_a_killed_run_holds_nothing_although_its_loader_lives_on(
     other_run: "tuple[Path, subprocess.Popen[str], int]",
 ) -> None:
     folder, process, _ = other_run
+    with pytest.raises(ConfigError, match="another run is writing"):
+        claim(folder)
     process.kill()
     process.wait()
-    claim(folder)
+    claim(folder)  # is no error any more
 
 
 def test_a_process_may_claim_its_folder_again_also_after_it_was_moved(tmp_path: Path) -> None:
