@@ -17,12 +17,16 @@ log = get_logger("neobert.train")  # __name__ is __main__ here
 
 WRONG_SETTINGS = 2
 LOST_RANK = 1
+NOT_STARTED = 130
+"""What a shell reports of a program that Ctrl-C ended."""
+
 INTERRUPTED = 75
 """Exit code EX_TEMPFAIL of sysexits.h: a scheduler can requeue the run, which resumes."""
 
 
 def main() -> None:
-    """The program. Exits with 0, 2 (wrong settings) or 75 (interrupted, saved)."""
+    """The program. Exits with 0, 2 (wrong settings), 75 (interrupted, saved) or 130 (interrupted
+    before training or after it)."""
     words = sys.argv[1:]
     show_messages()
     try:
@@ -31,6 +35,9 @@ def main() -> None:
         for problem in error.problems:
             log.error("error: %s", problem)
         code = WRONG_SETTINGS
+    except KeyboardInterrupt:
+        log.warning("interrupted outside training, or twice: no checkpoint was written")
+        code = NOT_STARTED
     sys.exit(code)
 
 

@@ -7,6 +7,7 @@ SIGTERM or SIGINT, saves and exits with 75. CI runs the short form; the long one
     NEOBERT_KILLS=20 pytest tests/tasks/pretraining/test_kill_and_resume.py
 """
 
+import json
 import multiprocessing
 import os
 import random
@@ -25,7 +26,7 @@ from safetensors.torch import load_file
 
 LONG = "NEOBERT_KILLS" in os.environ
 KILLS = int(os.environ.get("NEOBERT_KILLS", "2"))
-STEPS = max(12, 3 * KILLS)
+STEPS = max(30, 5 * KILLS)
 WAIT = 300.0
 TINY = [
     "dataset=local",
@@ -208,8 +209,8 @@ def start(server: ForkServerContext, case: Case, overrides: list[str]) -> Traini
     return Training(forked if case.ranks == 1 else started)
 
 
-def wait_for_progress(run: Training, output: Path, draw: random.Random) -> None:
-    """Let a batch more pass than the run had at its start, then a random moment more."""
+def wait_for_progress(run: Training, output: Path, more: float) -> None:
+    """Let a batch more pass than the run had at its start, then ``more`` seconds."""
     digests = output / "batches-0.csv"
 
     def lines() -> int:
@@ -218,7 +219,7 @@ def wait_for_progress(run: Training, output: Path, draw: random.Random) -> None:
     limit, before = time.monotonic() + WAIT, lines()
     while run.code is None and lines() <= before and time.monotonic() < limit:
         time.sleep(0.005)
-    time.sleep(draw.random() * 0.5)
+    time.sleep(more)
 
 
 def wait_for_saving(run: Training, output: Path) -> None:
@@ -231,19 +232,22 @@ def wait_for_saving(run: Training, output: Path) -> None:
 
 
 def kill_again_and_again(
-    server: ForkServerContext, case: Case, overrides: list[str], output: Path
+    server: ForkServerContext, case: Case, overrides: list[str], output: Path, pace: float
 ) -> int:
-    """Kill the run again and again, stop it once, let it end; return how often it was killed."""
+    """Kill the run again and again, stop it once, let it end; return how often it was killed.
+
+    ``pace`` is the seconds of a step, so that a fast machine has not ended before it is killed.
+    """
     kills, draw = 0, random.Random(str(case))
     for attempt in range(KILLS):
         run = start(server, case, [*overrides, RESUME])
         if attempt % 2:
             wait_for_saving(run, output)
         else:
-            wait_for_progress(run, output, draw)
+            wait_for_progress(run, output, draw.random() * 3 * pace)
         kills += run.kill() == -signal.SIGKILL
     run = start(server, case, [*overrides, RESUME])
-    wait_for_progress(run, output, draw)
+    wait_for_progress(run, output, 0.0)
     assert run.signal(case.stop) == 75
     assert start(server, case, [*overrides, RESUME]).wait() == 0
     return kills
@@ -299,7 +303,8 @@ def test_a_killed_run_ends_as_the_undisturbed_one(
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     assert start(server, case, [*common, f"trainer.output_dir={undisturbed}"]).wait() == 0
     output = f"trainer.output_dir={killed}"
-    kills = kill_again_and_again(server, case, [*common, output], killed)
+    pace = json.loads((undisturbed / "summary.json").read_text())["seconds"] / STEPS
+    kills = kill_again_and_again(server, case, [*common, output], killed, pace)
     assert kills >= KILLS // 2
     assert len(list(undisturbed.glob("batches-*.csv"))) == case.ranks
     assert_same_end(undisturbed, killed)
