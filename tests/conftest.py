@@ -16,8 +16,9 @@ import pytest
 import torch
 
 
-@pytest.fixture(autouse=True)
-def _fixed_seed() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Before every fixture: those of the session too shall not hang on what ran before."""
     torch.manual_seed(0)
 
 
