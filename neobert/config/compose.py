@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from neobert.config.checks import ConfigError
 from neobert.config.legacy import Flat, translate
 from neobert.config.root import Config
-from neobert.config.store import build_config, flat, nested, read_yaml, section_of
+from neobert.config.store import build_config, flat, free_form, nested, read_yaml, section_of
 from neobert.console import get_logger
 
 log = get_logger(__name__)
@@ -206,15 +206,30 @@ def _group_layers(groups: Mapping[str, str]) -> dict[str, Flat]:
 
 
 def _put_over(merged: Flat, layer: Flat) -> None:
-    """Set the keys of ``layer``. An empty section says nothing; a ``null`` setting does."""
+    """Set the keys of ``layer``. An empty section says nothing; a ``null`` setting does.
+
+    A key within a mapping of the user's own making changes that entry of a weaker layer's mapping.
+    """
     for key, value in layer.items():
         if value in (None, {}) and key in SECTIONS:
+            continue
+        mapping = next((one for one in free_form() if key.startswith(f"{one}.")), None)
+        if mapping is not None and isinstance(merged.get(mapping), dict):
+            path = key.removeprefix(f"{mapping}.").split(".")
+            merged[mapping] = _with(merged[mapping], path, value)
             continue
         for below in [one for one in merged if one.startswith(f"{key}.")]:
             del merged[below]
         for above in [one for one in merged if key.startswith(f"{one}.")]:
             del merged[above]  # a null section of a weaker layer
         merged[key] = value
+
+
+def _with(values: object, path: Sequence[str], value: object) -> dict[str, object]:
+    """A copy of the mapping ``values`` with one entry, at any depth, set; the others stay."""
+    key, *rest = path
+    copy = {str(one): kept for one, kept in values.items()} if isinstance(values, dict) else {}
+    return copy | {key: _with(copy.get(key), rest, value) if rest else value}
 
 
 def _sets(layer: Flat, key: str) -> bool:

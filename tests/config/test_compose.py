@@ -112,6 +112,18 @@ def test_a_wandb_section_turns_logging_on(text: str, enabled: bool, tmp_path: Pa
     assert compose_config([f"config_path={tmp_path / 'c.yaml'}"]).wandb.enabled is enabled
 
 
+def test_one_entry_of_a_file_s_own_mapping_can_be_changed(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    task = {"type": "retrieval", "path": "faq.jsonl", "columns": {"query": "q", "document": "d"}}
+    file.write_text(yaml.safe_dump({"task": "mteb", "mteb_local": {"One": task, "Two": task}}))
+    words = [f"config_path={file}", "mteb_local.One.path=x.jsonl", "mteb_local.Two.columns.query=a"]
+    assert compose_config(words).mteb_local == {
+        "One": {**task, "path": "x.jsonl"},
+        "Two": {**task, "columns": {"query": "a", "document": "d"}},
+    }
+    assert compose_config([f"config_path={file}", "mteb_local={}"]).mteb_local == {}
+
+
 def test_an_unknown_key_of_a_file_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("trainer:\n  max_stepz: 3\n")
     (problem,) = problems_of(f"config_path={tmp_path / 'c.yaml'}")

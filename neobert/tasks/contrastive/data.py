@@ -34,6 +34,9 @@ from neobert.tasks.contrastive.prepare import (
 
 log = get_logger(__name__)
 
+HALF = np.uint64(0xFFFFFFFF)
+"""Selects the lower half of a hash."""
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationBatch:
@@ -82,6 +85,7 @@ class ContrastiveDataModule(LightningDataModule):
     def _open(self, prepared: Prepared) -> None:
         table = ArrowDataset.from_file(str(prepared.folder / PAIRS))
         held = held_out_rows(table, self.config.dataset.validation_split)
+        places = sample_of(table, np.flatnonzero(held), self.config.dataset.eval_samples)
         rows = np.flatnonzero(~held)
         together = min(self.share.batch_size, len(rows) // self.share.ranks) * self.share.ranks
         if together < 2:
@@ -94,7 +98,6 @@ class ContrastiveDataModule(LightningDataModule):
                 ]
             )
         self.sources.append(PairRows(prepared.name, table, rows, self.config.seed))
-        places = np.flatnonzero(held)[: self.config.dataset.eval_samples]
         if len(places) > 1:
             self.evaluation.add_pairs(prepared.name, table.select(places).to_list())
         log.info(
@@ -210,8 +213,20 @@ def held_out_rows(table: ArrowDataset, fraction: float | None) -> NDArray[np.boo
     """
     # The table itself: a column of `datasets` is read row by row, a minute for 100,000 rows.
     split, hashes = (table.data.column(name).to_numpy() for name in ("split", "query_text"))
-    low = (hashes.view(np.uint64) & np.uint64(0xFFFFFFFF)).astype(np.float64) / 2**32
+    low = (hashes.view(np.uint64) & HALF).astype(np.float64) / 2**32
     return (split == HELD_OUT) | ((split != TRAIN) & (low < (fraction or 0.0)))
+
+
+def sample_of(table: ArrowDataset, rows: NDArray[np.int64], count: int | None) -> NDArray[np.int64]:
+    """At most ``count`` of ``rows``, in their order: a file may be sorted, so not its first ones.
+
+    Decided by the other half of the query's hash, whose first half held the rows out.
+    """
+    if count is None or len(rows) <= count:
+        return rows
+    hashes = table.data.column("query_text").to_numpy()[rows]
+    high = hashes.view(np.uint64) >> np.uint64(32)
+    return np.sort(rows[np.argsort(high, kind="stable")[:count]])
 
 
 def planned_ranks(config: Config) -> int:

@@ -12,7 +12,7 @@ from neobert.batch import IGNORE, MaskedBatch
 from neobert.data.loader import Share
 from neobert.data.masking import Masking
 from neobert.tasks.contrastive.batches import PairBatch, Texts, TwiceBatch
-from neobert.tasks.contrastive.data import held_out_rows
+from neobert.tasks.contrastive.data import held_out_rows, sample_of
 from neobert.tasks.contrastive.loader import Batches, Draws, Making, PairLoader, PairRows
 from neobert.training.callbacks.batch_digest import digest
 
@@ -89,6 +89,21 @@ def test_held_out_are_the_rows_that_say_so_and_a_fraction_of_the_other_queries()
     moved = held_out_rows(Dataset.from_dict(table[shuffled]), 0.2)
     assert (moved == held[shuffled]).all()
     assert held_out_rows(table, None).sum() == 100
+
+
+@pytest.mark.proves("dataset.eval_samples")
+def test_evaluation_takes_a_sample_of_the_held_out_pairs_wherever_they_stand_in_the_file():
+    hashes = np.random.default_rng(0).integers(-(2**63), 2**63, 20_000)
+    table = Dataset.from_dict({"split": np.full(20_000, 2, np.int8), "query_text": hashes})
+    held = np.flatnonzero(held_out_rows(table, 0.1))
+    chosen = sample_of(table, held, 1000)
+    assert len(set(chosen.tolist())) == 1000
+    assert set(chosen.tolist()) <= set(held.tolist())
+    assert float(chosen.mean()) == pytest.approx(10_000, rel=0.1)
+    backwards = Dataset.from_dict(table[np.arange(20_000)[::-1]])
+    same = sample_of(backwards, np.flatnonzero(held_out_rows(backwards, 0.1)), 1000)
+    assert sorted(hashes[chosen]) == sorted(hashes[::-1][same])
+    assert (sample_of(table, held, None) == held).all()
 
 
 def test_an_epoch_sees_every_pair_once_and_the_next_in_another_order():
