@@ -47,9 +47,6 @@ class Group(TypedDict, total=False):
     eps: float
 
 
-BATCH_NUMBERS = 2**26
-"""Matrices are orthogonalised together up to this many numbers: it bounds the working memory."""
-
 MAX_SKIPPED_IN_A_ROW = 10
 """Updates with a non-finite gradient, one after the other, before ``detect_anomalies`` stops."""
 
@@ -67,6 +64,9 @@ class MuonSettings:
     """What the iteration computes in; ``None`` lets the device decide."""
 
     detect_anomalies: bool = False
+    batch_numbers: int = 2**26
+    """Matrices of one shape are orthogonalised together up to this many numbers: it bounds the
+    working memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class MuonClip(torch.optim.Optimizer):
         return [Piece(*both, -lr * scale) for both in zip(updates, targets, strict=True)]
 
     def _descend(self, pieces: list[Piece]) -> None:
-        for batch in batches(pieces):
+        for batch in batches(pieces, self.settings.batch_numbers):
             stacked = torch.stack([piece.update.reshape(piece.shape) for piece in batch])
             dtype = self._dtype(stacked.device)
             settings = self.settings
@@ -265,13 +265,13 @@ def update_scale(rule: str, rows: int, columns: int) -> float:
             raise ValueError(f"no update scale called {rule!r}")
 
 
-def batches(pieces: list[Piece]) -> Iterator[list[Piece]]:
-    """Pieces of one shape together, as many as ``BATCH_NUMBERS`` allows."""
+def batches(pieces: list[Piece], numbers: int) -> Iterator[list[Piece]]:
+    """Pieces of one shape together, as many as have no more than ``numbers``, but at least one."""
     by_shape: dict[tuple[int, int], list[Piece]] = {}
     for piece in pieces:
         by_shape.setdefault(piece.shape, []).append(piece)
     for (rows, columns), alike in by_shape.items():
-        size = max(1, BATCH_NUMBERS // (rows * columns))
+        size = max(1, numbers // (rows * columns))
         for start in range(0, len(alike), size):
             yield alike[start : start + size]
 

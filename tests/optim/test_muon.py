@@ -158,7 +158,12 @@ def test_default_scale_gives_adamws_root_mean_square() -> None:
 def test_matrices_of_one_shape_share_a_chain_within_the_memory_bound() -> None:
     big = [Piece(torch.empty(8192, 4096, device="meta"), torch.empty(0), 1.0) for _ in range(5)]
     small = [Piece(torch.empty(4, 3), torch.empty(0), 1.0) for _ in range(3)]
-    assert [len(batch) for batch in batches([*big, *small])] == [2, 2, 1, 3]
+    assert [len(batch) for batch in batches([*big, *small], MuonSettings().batch_numbers)] == [
+        2,
+        2,
+        1,
+        3,
+    ]
 
 
 def test_resume_is_exact_to_the_bit_and_loads_as_plain_data() -> None:

@@ -1,0 +1,148 @@
+"""Cost of QK-clip in the steps that look: ``python -m neobert.tools.bench_qk_clip --output FILE``.
+
+Trains on random documents with the product's own loop, AdamW and ``clipping_interval=2``: every
+other step measures all attention logits and clips. AdamW's step is the cheapest there is, and each
+row is one document, so that the share found is an upper bound. Seconds are of the processor on a
+CPU, of the clock on a GPU.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from neobert.batch import MaskedBatch, PackedBatch
+from neobert.config.model import ModelConfig
+from neobert.config.optimizer import MuonConfig, OptimizerConfig
+from neobert.config.scheduler import SchedulerConfig
+from neobert.console import get_logger, show_messages
+from neobert.model.heads import build_masked_lm
+from neobert.optim.schedule import resolve_schedule
+from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSettings
+from neobert.training.callbacks.qk_clip import QKClip
+from neobert.training.cpu import tune_cpu
+from neobert.training.precision import take_batches_as_they_are
+from neobert.training.run_folder import write_json
+from neobert.training.trainer import quiet_libraries
+
+log = get_logger("neobert.tools.bench_qk_clip")
+
+VOCABULARY = 8192
+MASKED = 0.2
+WARM_UP = 4
+"""Steps that are not counted."""
+
+
+class Stopwatch(Callback):
+    """Seconds of each step; stands last among the callbacks, so that theirs are counted."""
+
+    def __init__(self, on_cuda: bool) -> None:
+        self.on_cuda = on_cuda
+        self.seconds: list[float] = []
+        self._since = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since = self._now()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        now = self._now()
+        self.seconds.append(now - self._since)
+        self._since = now
+
+    def _now(self) -> float:
+        if not self.on_cuda:
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The program."""
+    show_messages()
+    parser = argparse.ArgumentParser(prog="neobert.tools.bench_qk_clip", description=__doc__)
+    parser.add_argument("--shapes", default="192x4,256x6,768x2", help="WIDTHxLAYERS, …")
+    parser.add_argument("--row-length", type=int, default=128)
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--pairs", type=int, default=12, help="steps with, and as many without")
+    parser.add_argument("--output", type=Path, help="write the figures here, as JSON")
+    asked = parser.parse_args(argv)
+    tune_cpu()
+    found = {}
+    for shape in asked.shapes.split(","):
+        found[shape] = measure(shape, asked.rows, asked.row_length, asked.pairs)
+        log.info("%s: %s", shape, json.dumps(found[shape]))
+    if asked.output is not None:
+        settings = {"rows": asked.rows, "row_length": asked.row_length, "pairs": asked.pairs}
+        write_json({"threads": torch.get_num_threads(), **settings, "shapes": found}, asked.output)
+
+
+def measure(shape: str, rows: int, row_length: int, pairs: int) -> dict[str, float]:
+    """Median seconds of a step with and without a look, and what the look adds, in percent."""
+    quiet_libraries()
+    width, layers = (int(number) for number in shape.split("x"))
+    on_cuda = torch.cuda.is_available()
+    watch = Stopwatch(on_cuda)
+    steps = WARM_UP + 2 * pairs
+    trainer = Trainer(
+        accelerator="cuda" if on_cuda else "cpu",
+        devices=1,
+        precision="bf16-mixed" if on_cuda else "32-true",
+        max_steps=steps,
+        max_epochs=-1,
+        gradient_clip_val=1.0,
+        callbacks=[QKClip(MuonConfig(clipping_interval=2), log_every=steps), watch],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    take_batches_as_they_are(trainer)
+    batches = [_batch(rows, row_length, number) for number in range(steps)]
+    loader: DataLoader[MaskedBatch] = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+    trainer.fit(_module(width, layers, row_length), loader)
+    counted = watch.seconds[WARM_UP:]
+    with_look, without = statistics.median(counted[::2]), statistics.median(counted[1::2])
+    return {
+        "seconds without": round(without, 6),
+        "seconds with": round(with_look, 6),
+        "percent": round(100 * (with_look / without - 1), 2),
+    }
+
+
+def _module(width: int, layers: int, row_length: int) -> PretrainingModule:
+    config = ModelConfig(
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, width // 64),
+        intermediate_size=4 * width,
+        max_position_embeddings=row_length,
+    )
+    model = build_masked_lm(config, VOCABULARY, 0)
+    schedule = resolve_schedule(SchedulerConfig(warmup_steps=10), 1000)
+    settings = PretrainingSettings(accumulation=1)
+    return PretrainingModule(model, OptimizerConfig(), schedule, settings)
+
+
+def _batch(rows: int, row_length: int, number: int) -> MaskedBatch:
+    draw = torch.Generator().manual_seed(number)
+    ids = torch.randint(5, VOCABULARY, (rows, row_length), generator=draw)
+    inputs = PackedBatch.from_documents(ids.tolist())
+    targets = int(MASKED * ids.numel())
+    positions = torch.randperm(ids.numel(), generator=draw)[:targets].sort().values
+    return MaskedBatch(inputs, positions, inputs.input_ids[positions], targets, targets)
+
+
+if __name__ == "__main__":
+    main()

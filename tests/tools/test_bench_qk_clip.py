@@ -1,0 +1,31 @@
+"""The benchmark of QK-clip times steps that look and steps that do not."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from neobert.model.attention import SelfAttention
+from neobert.tools.bench_qk_clip import main
+
+
+def test_steps_with_and_without_a_look_are_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[torch.Tensor] = []
+    record = SelfAttention._record
+
+    def counted(self: SelfAttention, *args: object) -> None:
+        looks.append(self.max_logits)
+        record(self, *args)
+
+    monkeypatch.setattr(SelfAttention, "_record", counted)
+    output = tmp_path / "found.json"
+    words = ["--shapes", "32x1", "--rows", "2", "--row-length", "16", "--pairs", "3"]
+    main([*words, "--output", str(output)])
+    found = json.loads(output.read_text())["shapes"]["32x1"]
+    assert len(looks) == 5  # steps 0, 2 of the warm-up; 4, 6, 8
+    assert found["seconds without"] > 0
+    expected = 100 * (found["seconds with"] / found["seconds without"] - 1)
+    assert found["percent"] == pytest.approx(expected, abs=5)
