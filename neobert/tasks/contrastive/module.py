@@ -6,8 +6,6 @@ The loss is a mean over the pairs of a micro-batch, whose queries meet the docum
 from dataclasses import dataclass
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from neobert.batch import MaskedBatch
@@ -24,14 +22,13 @@ from neobert.losses.contrastive import (
 from neobert.losses.mlm import masked_lm_loss
 from neobert.model.encoder import Encoder
 from neobert.model.heads import MaskedLM
-from neobert.optim.build import build_optimizer
-from neobert.optim.schedule import Schedule, build_scheduler
+from neobert.optim.schedule import Schedule
 from neobert.tasks.contrastive.batches import PairBatch, TwiceBatch
 from neobert.tasks.contrastive.data import EvaluationBatch
 from neobert.tasks.contrastive.evaluation import EvaluationSet
 from neobert.tasks.contrastive.gradcache import encode_texts
 from neobert.training.logger import log_metrics
-from neobert.training.optimization import clip_gradients
+from neobert.training.module import OptimizedModule
 
 LOSSES = {"simcse": simcse_loss, "supcon": supcon_loss}
 
@@ -46,8 +43,10 @@ class ContrastiveSettings:
     log_grad_norm: bool = False
 
 
-class ContrastiveModule(LightningModule):
+class ContrastiveModule(OptimizedModule):
     """An encoder that learns which texts belong together."""
+
+    model: Encoder | MaskedLM
 
     def __init__(
         self,
@@ -57,16 +56,20 @@ class ContrastiveModule(LightningModule):
         schedule: Schedule,
         settings: ContrastiveSettings,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            optimizer_config,
+            schedule,
+            encoder_of(model).config.num_attention_heads,
+            settings.log_grad_norm,
+        )
         self.model = model
         self.evaluation = evaluation
-        self.optimizer_config, self.schedule, self.settings = optimizer_config, schedule, settings
+        self.settings = settings
         self._vectors = torch.zeros(())
-        self._grad_norm = torch.zeros(())
 
     @property
     def encoder(self) -> Encoder:
-        return self.model.model if isinstance(self.model, MaskedLM) else self.model
+        return encoder_of(self.model)
 
     def training_step(
         self, batch: PairBatch | TwiceBatch | MaskedBatch, batch_idx: int
@@ -105,9 +108,7 @@ class ContrastiveModule(LightningModule):
         if "pretraining_loss" in sums:
             mean = sums["pretraining_loss"] / sums["pretraining_batches"]
             metrics["train/pretraining_loss"] = mean
-        if self.settings.log_grad_norm:
-            metrics["train/grad_norm"] = float(self._grad_norm)
-        return metrics
+        return metrics | self.gradient_norm()
 
     def on_validation_epoch_start(self) -> None:
         shape = len(self.evaluation.texts), self.encoder.config.hidden_size
@@ -126,24 +127,6 @@ class ContrastiveModule(LightningModule):
             metrics, logger=False, sync_dist=True
         )  # for early stopping and the best model
         log_metrics(self.trainer, metrics)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        heads = self.encoder.config.num_attention_heads
-        optimizer = build_optimizer(self.optimizer_config, self.model.named_parameters(), heads)
-        scheduler = build_scheduler(optimizer, self.schedule)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | int | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        if gradient_clip_val or self.settings.log_grad_norm:
-            self._grad_norm = clip_gradients(self, gradient_clip_val)
 
     def _pairs(self, batch: PairBatch) -> ContrastiveLoss:
         vectors = encode_texts(self.encoder, batch.texts, self.settings.pooling)
@@ -196,6 +179,11 @@ class ContrastiveModule(LightningModule):
         inside = {id(parameter) for parameter in self.encoder.parameters()}
         own = [one for one in self.model.parameters() if id(one) not in inside]
         return 0.0 * sum((one.sum() for one in own), start=torch.zeros((), device=self.device))
+
+
+def encoder_of(model: Encoder | MaskedLM) -> Encoder:
+    """The encoder of a model with or without a head."""
+    return model.model if isinstance(model, MaskedLM) else model
 
 
 def _first(count: int, like: Tensor) -> Tensor:

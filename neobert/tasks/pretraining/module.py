@@ -9,17 +9,14 @@ import math
 from dataclasses import dataclass
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from neobert.batch import MaskedBatch
 from neobert.config.optimizer import OptimizerConfig
 from neobert.losses.mlm import MaskedLMLoss, full_logits_loss, masked_lm_loss
 from neobert.model.heads import MaskedLM
-from neobert.optim.build import build_optimizer
-from neobert.optim.schedule import Schedule, build_scheduler
+from neobert.optim.schedule import Schedule
 from neobert.training.logger import log_metrics
-from neobert.training.optimization import clip_gradients
+from neobert.training.module import OptimizedModule
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +29,10 @@ class PretrainingSettings:
     log_grad_norm: bool = False
 
 
-class PretrainingModule(LightningModule):
+class PretrainingModule(OptimizedModule):
     """An encoder that learns to fill in masked tokens."""
+
+    model: MaskedLM
 
     def __init__(
         self,
@@ -42,13 +41,12 @@ class PretrainingModule(LightningModule):
         schedule: Schedule,
         settings: PretrainingSettings,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            optimizer_config, schedule, model.config.num_attention_heads, settings.log_grad_norm
+        )
         self.model = model
-        self.optimizer_config = optimizer_config
-        self.schedule = schedule
         self.settings = settings
         self._evaluation = torch.zeros(4, dtype=torch.float64)
-        self._grad_norm = torch.zeros(())
 
     def training_step(self, batch: MaskedBatch, batch_idx: int) -> dict[str, object]:
         found = self._loss(batch)
@@ -69,9 +67,7 @@ class PretrainingModule(LightningModule):
         metrics = {"train/loss": loss, "train/perplexity": perplexity(loss)}
         if "correct" in sums:
             metrics["train/accuracy"] = sums["correct"] / max(1.0, sums["targets"])
-        if self.settings.log_grad_norm:
-            metrics["train/grad_norm"] = float(self._grad_norm)
-        return metrics
+        return metrics | self.gradient_norm()
 
     def on_validation_epoch_start(self) -> None:
         self._evaluation = torch.zeros(4, dtype=torch.float64, device=self.device)
@@ -94,24 +90,6 @@ class PretrainingModule(LightningModule):
         }
         self.log_dict(metrics, logger=False)  # for early stopping and the best model
         log_metrics(self.trainer, metrics)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        heads = self.model.config.num_attention_heads
-        optimizer = build_optimizer(self.optimizer_config, self.model.named_parameters(), heads)
-        scheduler = build_scheduler(optimizer, self.schedule)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | int | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        if gradient_clip_val or self.settings.log_grad_norm:
-            self._grad_norm = clip_gradients(self, gradient_clip_val)
 
     def _loss(self, batch: MaskedBatch) -> MaskedLMLoss:
         hidden = self.model.hidden(batch.inputs)  # (T, E)
