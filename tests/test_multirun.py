@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from neobert.config.store import load_config_file
+
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
     "dataset=local",
@@ -53,6 +55,26 @@ def test_a_failed_job_is_listed_and_loses_no_other(tmp_path: Path) -> None:
         summary = json.loads((Path(tmp_path / job["folder"]) / "summary.json").read_text())
         assert summary["objective"] == job["objective"] > 0
     assert len({job["folder"] for job in found}) == 3
+
+
+def test_each_job_of_a_sweep_starts_its_own_processes(tmp_path: Path) -> None:
+    """Lightning's launcher would start the sweep anew on the second process of each job."""
+    devices = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.use_cpu=true"]
+    done = sweep(tmp_path, "optimizer.lr=1e-3,2e-3", "trainer.max_steps=2", *devices)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = jobs(tmp_path)
+    assert [job["code"] for job in found] == [0, 0]
+    assert sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()) == [
+        "0",
+        "1",
+    ]
+    for job in found:
+        folder = tmp_path / job["folder"]
+        summary = json.loads((folder / "summary.json").read_text())
+        assert (summary["steps"], summary["derived"]["devices"]) == (2, 2)
+        rate = {"0": 1e-3, "1": 2e-3}[folder.name]
+        assert load_config_file(folder / "config.yaml").optimizer.lr == rate
+        assert done.stderr.count(f"job {job['number']}: dataset=local") == 1
 
 
 def test_optuna_searches_where_the_sweep_file_says(tmp_path: Path) -> None:
