@@ -21,8 +21,8 @@ from neobert.console import get_logger, show_messages
 
 log = get_logger("neobert.tools.bench_contrastive")
 
-WARM_UP = 2
-"""Steps of the short run, whose time is taken off that of the long one: start-up, first batches."""
+WARM_UP = 3
+"""Steps before the clock starts: first batches, memory that is taken for the first time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,6 @@ class Job:
     steps: int
     max_length: int
     chunk: int | None = None
-    keep: str | None = None
-    """Where sentence-transformers' weights go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,6 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--large", type=int, default=0, help="pairs of the batch for GradCache")
     parser.add_argument("--chunk", type=int, default=128, help="texts at a time with GradCache")
-    parser.add_argument("--keep", help="folder for the weights that sentence-transformers ends on")
     parser.add_argument("--output", type=Path, default=Path("bench_contrastive.json"))
     parser.add_argument("--job", help=argparse.SUPPRESS)
     return parser
@@ -90,7 +87,7 @@ def _speed(options: argparse.Namespace, common: dict[str, object]) -> dict[str, 
     rounds: dict[str, list[Measured]] = {"ours": [], "sentence_transformers": []}
     for _ in range(options.rounds):
         for kind, measured in rounds.items():
-            job = Job(kind, batch=options.batch, steps=options.steps, keep=options.keep, **common)  # type: ignore[arg-type]
+            job = Job(kind, batch=options.batch, steps=options.steps, **common)  # type: ignore[arg-type]
             measured.append(_in_a_process(job))
             log.info("%s: %s", kind, measured[-1])
     pairs = options.batch * options.steps
@@ -146,16 +143,22 @@ def _in_a_process(job: Job) -> Measured:
     return Measured(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _steps_alone(train: Callable[[int], None], steps: int) -> Measured:
-    """Time of ``steps`` steps: a long run less a short one, after one that warms all caches."""
+def _steps_alone(train: Callable[[int], object], steps: int) -> Measured:
+    """Time of ``steps`` steps after ``WARM_UP`` others, told by PyTorch after each update."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
     from neobert.training.summary import peak_memory_mib
 
-    spent = []
-    for count in (1, WARM_UP, WARM_UP + steps):
-        before = time.perf_counter(), time.process_time()
-        train(count)
-        spent.append((time.perf_counter() - before[0], time.process_time() - before[1]))
-    return Measured(spent[2][0] - spent[1][0], spent[2][1] - spent[1][1], peak_memory_mib())
+    ends: list[tuple[float, float]] = []
+
+    def note(*_: object) -> None:
+        ends.append((time.perf_counter(), time.process_time()))
+
+    hook = register_optimizer_step_post_hook(note)
+    train(WARM_UP + steps)
+    hook.remove()
+    (wall, cpu), (last_wall, last_cpu) = ends[WARM_UP - 1], ends[-1]
+    return Measured(last_wall - wall, last_cpu - cpu, peak_memory_mib())
 
 
 def _ours(job: Job) -> Measured:
@@ -182,60 +185,25 @@ def _ours(job: Job) -> Measured:
             f"trainer.output_dir={folder}/run",
         ]
         return _steps_alone(
-            lambda steps: _ignored(run(compose_config([*words, f"trainer.max_steps={steps}"]))),
-            job.steps,
+            lambda steps: run(compose_config([*words, f"trainer.max_steps={steps}"])), job.steps
         )
-
-
-def _ignored(value: object) -> None:
-    """What a run returns is of no interest here."""
 
 
 def _sentence_transformers(job: Job) -> Measured:
     from datasets import load_dataset
-    from sentence_transformers import (
-        SentenceTransformer,
-        SentenceTransformerTrainer,
-        SentenceTransformerTrainingArguments,
-    )
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    from neobert.tools.sentence_transformers_training import Training, train
 
     data = load_dataset("json", data_files=job.pairs, split="train")
     data = data.select_columns(["query", "positive"]).shuffle(seed=0)
-    width = json.loads((Path(job.model) / "config.json").read_text())["hidden_size"]
 
-    def train(steps: int) -> None:
-        trusted = {"trust_remote_code": True}
-        transformer = Transformer(
-            job.model,
-            max_seq_length=job.max_length,
-            model_kwargs=trusted,
-            config_kwargs=trusted,
+    def run(steps: int) -> None:
+        how = Training(
+            batch=job.batch, steps=steps, warmup=max(1, steps // 10), max_length=job.max_length
         )
-        pooling = Pooling(width, "mean")
-        model = SentenceTransformer(modules=[transformer, pooling], device="cpu")
-        with tempfile.TemporaryDirectory() as folder:
-            arguments = SentenceTransformerTrainingArguments(
-                output_dir=folder,
-                per_device_train_batch_size=job.batch,
-                max_steps=steps,
-                learning_rate=5e-5,
-                lr_scheduler_type="cosine",
-                warmup_steps=max(1, steps // 10),
-                max_grad_norm=1.0,
-                dataloader_drop_last=True,
-                save_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-                use_cpu=True,
-            )
-            loss = MultipleNegativesRankingLoss(model)  # scale 20: a temperature of 0.05
-            SentenceTransformerTrainer(model, arguments, data, loss=loss).train()
-        if job.keep:
-            model.save(job.keep)
+        train(Path(job.model), data, how)
 
-    return _steps_alone(train, job.steps)
+    return _steps_alone(run, job.steps)
 
 
 def _one_step(job: Job) -> Measured:

@@ -75,6 +75,7 @@ class ContrastiveDataModule(LightningDataModule):
         self.prepared = prepare_sources(config, recipe)
         self.sources: list[PairRows] = []
         self.evaluation = EvaluationSet()
+        self.held_out: dict[str, NDArray[np.int64]] = {}  # rows of the tables, by source
         for one in self.prepared:
             self._open(one)
         if config.contrastive.eval_sts is not None:
@@ -97,6 +98,7 @@ class ContrastiveDataModule(LightningDataModule):
                     "needed"
                 ]
             )
+        self.held_out[prepared.name] = places
         self.sources.append(PairRows(prepared.name, table, rows, self.config.seed))
         if len(places) > 1:
             self.evaluation.add_pairs(prepared.name, table.select(places).to_list())

@@ -193,7 +193,7 @@ def _write(file: Path, examples: Iterator[Example], recipe: Recipe) -> dict[str,
     pairs = tokens = negatives = 0
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
         while batch := list(islice(examples, BATCH)):
-            kept = list(_cleaned(batch, left_out))
+            kept = list(cleaned(batch, left_out))
             table = _table(kept, recipe)
             writer.write_batch(table)
             pairs += len(kept)
@@ -207,7 +207,7 @@ def _write(file: Path, examples: Iterator[Example], recipe: Recipe) -> dict[str,
     }
 
 
-def _cleaned(batch: Iterable[Example], left_out: Counter[str]) -> Iterator[Example]:
+def cleaned(batch: Iterable[Example], left_out: Counter[str]) -> Iterator[Example]:
     """Drop what teaches nothing or the wrong thing, and count it.
 
     Pairs with an empty side; negatives that are empty, or the query or the positive itself.
