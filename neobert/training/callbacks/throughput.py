@@ -70,10 +70,14 @@ class Throughput(Callback):
         if encoders:
             self._cost = training_flops(encoders[0])
             encoders[0].register_forward_pre_hook(self._count)
-        self._seconds = self.metrics.seconds
-        self._processor = time.process_time()
         if self.peak is None:
             log.info("MFU is not shown: the peak rate of this device is not known")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not before: FSDP2 and DeepSpeed restore a checkpoint, with the seconds so far, after
+        # `on_fit_start`.
+        self._seconds = self.metrics.seconds
+        self._processor = time.process_time()
 
     def on_train_batch_end(
         self,
@@ -115,7 +119,7 @@ class Throughput(Callback):
         if module.training and not recomputes:
             self._tokens += inputs[0].num_tokens
             # Stays on the device until a line is logged.
-            self._pairs = self._pairs + inputs[0].lengths.double().square().sum()
+            self._pairs = self._pairs + pairs_of_text(inputs[0], cast(int, module.pad_token_id))
 
     def _log(self, trainer: Trainer) -> None:
         seconds = self.metrics.seconds - self._seconds
@@ -141,6 +145,15 @@ class Throughput(Callback):
         self._tokens = self._targets = self._pairs = 0.0
         self.metrics.latest.update(metrics)
         log_metrics(trainer, metrics)
+
+
+def pairs_of_text(batch: PackedBatch, pad_token_id: int) -> Tensor | float:
+    """Pairs of tokens of one document; the documents of pad ids do not count."""
+    if not batch.num_tokens:
+        return 0.0
+    first = batch.cu_seqlens[:-1].clamp(max=len(batch.input_ids) - 1)
+    is_text = batch.input_ids[first] != pad_token_id  # (S,)
+    return (batch.lengths.double().square() * is_text).sum()
 
 
 def _memory(trainer: Trainer) -> float:
