@@ -62,6 +62,7 @@ class Throughput(Callback):
         self._pairs: Tensor | float = 0.0
         self._logged_at = -1
         self._seconds = self._waited = self._processor = self._pause = 0.0
+        self._peak_memory = 0.0
         self._all_flops = self._all_tokens = self._all_seconds = self._all_waited = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -107,6 +108,7 @@ class Throughput(Callback):
             "flops_per_token": self._all_flops / max(self._all_tokens, 1.0),
             "tflops_per_sec": self._all_flops / seconds / 1e12,
             "data_wait": self._all_waited / seconds,
+            "peak_memory_mib": round(self._peak_memory, 1),
         }
         if self.peak is not None:
             found["mfu"] = self._all_flops / seconds / self.peak.flops
@@ -125,11 +127,11 @@ class Throughput(Callback):
         seconds = self.metrics.seconds - self._seconds
         waited = self.wait.seconds - self._waited
         processor = time.process_time() - self._processor
-        flops = 0.0
+        flops, self._peak_memory = 0.0, _memory(trainer)
         metrics = {
             "train/data_wait": waited / seconds,
             "train/cores_busy": processor / seconds,
-            "train/peak_memory_mib": _memory(trainer),
+            "train/peak_memory_mib": self._peak_memory,
         }
         if self._cost is not None and self._tokens:
             flops = self._cost.of(self._tokens, float(self._pairs), self._targets)

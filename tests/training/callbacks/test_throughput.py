@@ -119,6 +119,8 @@ def test_the_cores_at_work_are_counted(run) -> None:
         assert 0 < float(row["train/cores_busy"]) < 1.1 - float(row["train/data_wait"])
 
 
-def test_memory_is_in_the_log(run) -> None:
-    _, rows, _ = run
-    assert float(rows[-1]["train/peak_memory_mib"]) > 50
+def test_memory_is_in_the_log_and_the_summary(run) -> None:
+    throughput, rows, _ = run
+    logged = float(rows[-1]["train/peak_memory_mib"])
+    assert logged > 50
+    assert throughput.summary()["peak_memory_mib"] == pytest.approx(logged, abs=0.1)
