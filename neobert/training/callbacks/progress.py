@@ -13,6 +13,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from neobert.console import get_logger
 from neobert.training.callbacks.train_metrics import TrainMetrics
@@ -24,7 +25,7 @@ REFRESH = 3.0
 
 
 class ProgressBar(Callback):
-    """Steps, time left, and the latest loss and tokens/s."""
+    """Steps, time left, the latest loss, and how fast the run is."""
 
     def __init__(self, metrics: TrainMetrics, bar: bool) -> None:
         """``bar=False`` (``trainer.disable_tqdm``, or no terminal) writes lines instead."""
@@ -40,12 +41,13 @@ class ProgressBar(Callback):
             return
         self._progress = Progress(
             TextColumn("training"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(elapsed_when_finished=False),
+            # Goes on in the next line where the terminal is narrow; the others would be cut off.
+            TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=False)),
             console=Console(stderr=True),
         )
         self._task = self._progress.add_task(
@@ -110,6 +112,9 @@ SHOWN = {
     "train/accuracy": "accuracy {:.1%}",
     "train/tokens_per_sec": "{:,.0f} tokens/s",
     "train/mfu": "MFU {:.1%}",
+    "train/flops_per_token": "{:.3g} FLOP/token",
+    "train/data_wait": "data wait {:.0%}",
+    "train/peak_memory_mib": "{:,.0f} MiB",
     "train/grad_norm": "grad norm {:.3f}",
     "eval/loss": "eval loss {:.4f}",
     "eval/accuracy": "eval accuracy {:.1%}",

@@ -1,0 +1,70 @@
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from neobert.training.callbacks.progress import ProgressBar
+from neobert.training.callbacks.train_metrics import TrainMetrics
+from neobert.training.trainer import quiet_libraries
+
+NUMBERS = {
+    "train/loss": 5.1234,
+    "train/tokens_per_sec": 6823.0,
+    "train/mfu": 0.701,
+    "train/flops_per_token": 3.21e7,
+    "train/data_wait": 0.02,
+    "train/peak_memory_mib": 1060.0,
+}
+SHOWN = ("5.1234", "6,823 tokens/s", "MFU 70.1%", "3.21e+07 FLOP/token", "data wait 2%", "1,060 MiB")
+
+
+class Module(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def training_step(self, batch: object, batch_idx: int) -> torch.Tensor:
+        return self.weight * 1.0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def show(tmp_path) -> None:
+    """Two steps, the second of which logs."""
+    quiet_libraries()
+    metrics = TrainMetrics(every=2)
+    metrics.latest, metrics.logged_at = NUMBERS, 2
+    Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[ProgressBar(metrics, bar=True)],
+    ).fit(Module(), DataLoader(range(2)))
+
+
+def test_without_a_terminal_a_line_says_how_fast_the_run_is(tmp_path, caplog) -> None:
+    with caplog.at_level("INFO", "neobert"):
+        show(tmp_path)
+    (line,) = [record.message for record in caplog.records if record.name.startswith("neobert")]
+    assert line.startswith("step 2/2 ")
+    for shown in SHOWN:
+        assert shown in line
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_bar_shows_all_of_it_however_narrow_the_terminal(
+    tmp_path, monkeypatch, capsys, width
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    show(tmp_path)
+    written = capsys.readouterr().err.split()
+    for word in (*" ".join(SHOWN).split(), "2/2", "ETA"):
+        assert word in written
