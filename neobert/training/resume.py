@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
 from neobert.config.checks import ConfigError
 from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
 from neobert.training.checkpoint import FINGERPRINT, find_checkpoint, remove_leftovers
+from neobert.training.claim import claim
 from neobert.training.summary import command_line
 
 log = get_logger(__name__)
@@ -19,12 +22,17 @@ DELIBERATE = ("dataset.skip_steps",)
 
 
 def resume_point(settings: TrainerConfig) -> Path | None:
-    """The checkpoint to continue from; ``None`` starts anew."""
+    """The checkpoint to continue from; ``None`` starts anew.
+
+    Raises ``ConfigError`` if another run writes into the folder, whose half-written checkpoint
+    would look like a leftover.
+    """
     selector = settings.resume_from_checkpoint
     if selector is None or selector.lower() in ("", "false", "none", "null"):
         return None
     run = Path(settings.output_dir)
-    if (run / "checkpoints").is_dir():
+    if (run / "checkpoints").is_dir() and getattr(rank_zero_only, "rank", 0) == 0:
+        claim(run)
         remove_leftovers(run / "checkpoints")
     found = find_checkpoint(run, selector)
     if found is not None and not found.name.isdigit():

@@ -10,6 +10,7 @@ from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.config.trainer import TrainerConfig
 from neobert.training.claim import claim
+from neobert.training.resume import resume_point
 from neobert.training.run_folder import open_run_folder
 
 HOLDER = """
@@ -52,6 +53,18 @@ def test_a_folder_that_another_run_writes_into_is_refused_and_left_alone(
     with pytest.raises(ConfigError, match=r"trainer\.output_dir=.*another run is writing"):
         open_run_folder(config, resuming)
     assert (folder / "metrics.csv").read_text() == "of the other run"
+
+
+def test_a_checkpoint_that_another_run_is_writing_is_no_leftover(
+    other_run: "tuple[Path, subprocess.Popen[str], int]",
+) -> None:
+    folder, _, _ = other_run
+    writing = folder / "checkpoints" / ".incomplete-20-1"
+    writing.mkdir(parents=True)
+    settings = TrainerConfig(output_dir=str(folder), resume_from_checkpoint="latest")
+    with pytest.raises(ConfigError, match="another run is writing"):
+        resume_point(settings)
+    assert writing.is_dir()
 
 
 def test_a_killed_run_holds_nothing_although_its_loader_lives_on(
