@@ -26,7 +26,7 @@ from torch import Tensor
 
 from neobert.config.checks import ConfigError
 from neobert.console import get_logger
-from neobert.training.run_folder import write_json
+from neobert.training.run_folder import move_aside, write_json
 
 log = get_logger(__name__)
 
@@ -171,6 +171,19 @@ def remove_leftovers(checkpoints: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:  # killed between the two renames of _publish
             path.rename(name)
+
+
+def set_aside_later(checkpoints: Path, step: int) -> None:
+    """Rename the checkpoints after ``step``, where a run goes on that trains their steps anew.
+
+    Else ``latest`` would go on with them, and retention would keep them as the newest.
+    """
+    for folder in _numbered(checkpoints):
+        if int(folder.name) > step:
+            log.warning(
+                "%s is of steps that are trained anew from step %d on; it lies in %s now",
+                *(folder, step, move_aside(folder)),
+            )
 
 
 def _numbered(checkpoints: Path) -> list[Path]:

@@ -81,7 +81,7 @@ def open_run_folder(config: Config, resuming: bool) -> RunFolder:
     if run.path.is_dir():
         claim(run.path)
     if earlier:
-        _move_aside(run.path)
+        log.warning("%s held an earlier run, which lies in %s now", run.path, move_aside(run.path))
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     claim(run.path)
     save_config(config, run.config_file)
@@ -95,9 +95,10 @@ def write_json(values: object, path: Path) -> None:
     temporary.replace(path)
 
 
-def _move_aside(path: Path) -> None:
+def move_aside(path: Path) -> Path:
+    """Rename a folder to ``<name>.old-1``, or the next number that is free; the new name."""
     number = 1
     while (old := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
     path.rename(old)
-    log.warning("%s held an earlier run, which lies in %s now", path, old)
+    return old

@@ -16,6 +16,7 @@ from neobert.training.checkpoint import (
     find_checkpoint,
     list_checkpoints,
     remove_leftovers,
+    set_aside_later,
 )
 
 
@@ -82,6 +83,17 @@ def test_latest_passes_over_a_damaged_checkpoint_and_names_the_damage(
         found = find_checkpoint(tmp_path, "latest")
     assert found == tmp_path / "checkpoints" / "10"
     assert "model.safetensors: its SHA-256" in caplog.text
+
+
+def test_checkpoints_after_the_one_that_is_resumed_are_set_aside_and_kept(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    for _ in range(2):
+        save(tmp_path, 10, 20, 30)
+        set_aside_later(checkpoints, 20)
+    names = {folder.name for folder in checkpoints.iterdir()}
+    assert names == {"10", "20", "30.old-1", "30.old-2"}
+    assert not damages(checkpoints / "30.old-1")
+    assert find_checkpoint(tmp_path, "latest") == checkpoints / "20"
 
 
 @pytest.mark.parametrize("selector", ["latest", "auto", "true"])

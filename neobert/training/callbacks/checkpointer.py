@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
 from neobert.training.callbacks.interrupt import Interrupt, Interrupted
-from neobert.training.checkpoint import damages, list_checkpoints
+from neobert.training.checkpoint import damages, list_checkpoints, set_aside_later
 from neobert.training.resume import realign
 
 log = get_logger(__name__)
@@ -70,6 +70,11 @@ class Checkpointer(Callback):
         self.interrupt = interrupt
         self._saved_step = -1
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            set_aside_later(self.checkpoints, trainer.global_step)
+        self._forget_lost_best()
+
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -110,6 +115,17 @@ class Checkpointer(Callback):
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
         self.best.value = state_dict["best_value"]  # type: ignore[assignment]
         self.best.step = state_dict["best_step"]  # type: ignore[assignment]
+
+    def _forget_lost_best(self) -> None:
+        """After a resume the best one may be gone: deleted for a later one, or in another run."""
+        if self.best.step is None or (self.checkpoints / str(self.best.step)).is_dir():
+            return
+        if self.plan.at_best:
+            log.warning(
+                "the best checkpoint, of step %d, is not in %s: the best from here on counts",
+                *(self.best.step, self.checkpoints),
+            )
+            self.best.value = self.best.step = None
 
     def _is_due(self, trainer: Trainer) -> bool:
         step = trainer.global_step

@@ -183,6 +183,24 @@ def test_the_best_model_is_that_of_the_best_evaluation(tiny_run: TinyRun) -> Non
     assert best in steps_saved(run)  # kept beside the newest
 
 
+def test_a_run_that_goes_on_from_an_earlier_step_or_elsewhere_knows_its_own_checkpoints(
+    tiny_run: TinyRun,
+) -> None:
+    # The rate ruins the model, so the best checkpoint is an early one.
+    words = ("optimizer.lr=5", "trainer.load_best_model_at_end=true", "trainer.save_total_limit=1")
+    run = tiny_run(*words, "trainer.max_steps=8")
+    best = summary(run)["best"]["step"]
+    tiny_run(*words, "trainer.max_steps=8", f"trainer.resume_from_checkpoint={best}")
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {str(best), "8", "8.old-1"}
+    elsewhere = tiny_run(  # where that best checkpoint is not
+        *(*words, "trainer.max_steps=9", "trainer.eval_steps=100", "trainer.accept_changes=[all]"),
+        f"trainer.resume_from_checkpoint={run}",
+        folder="elsewhere",
+    )
+    assert steps_saved(elsewhere) == [9]
+    assert summary(elsewhere)["best"]["step"] is None
+
+
 @pytest.mark.proves("trainer.early_stopping", "trainer.greater_is_better")
 @pytest.mark.parametrize("greater", [False, True])
 def test_early_stopping_counts_evaluations_without_a_better_one(
