@@ -3,8 +3,10 @@
 The same weights encode the same texts of varying lengths in four ways: by
 :class:`neobert.model.encode.TextEncoder`; by ``SentenceTransformer.encode`` from the folder that
 ``neobert.export`` writes, whose model leaves padding out by itself; by the same with the padding
-computed, as most models do; and so in batches as the texts come, as the reference does.
-Rounds alternate, and one thread's CPU time is counted, so that a busy machine changes little.
+computed, as most models do; and so in batches as the texts come, as the reference does. Beside
+them ``SentenceTransformer.encode`` with a BERT and a ModernBERT of the same size, of random
+weights. Rounds alternate, and one thread's CPU time is counted, so that a busy machine changes
+little. Then a stream of short texts shows whether memory grows with the corpus.
 """
 
 import argparse
@@ -16,13 +18,16 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
+from neobert.config.model import ModelConfig
 from neobert.console import get_logger, show_messages
 from neobert.data.corpora import read_corpus
 from neobert.data.saved_tokenizer import saved_tokenizer
@@ -32,12 +37,20 @@ from neobert.model.pretrained import find_weights, load_encoder
 from neobert.training.cpu import keep_freed_memory
 from neobert.training.summary import origin, peak_memory_mib
 
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
 log = get_logger("neobert.tools.bench_encode")
 
 PACKED = "packed (TextEncoder)"
 EXPORTED = "sentence-transformers, exported folder"
 PADDED = "the same, padding computed"
 IN_ORDER = "the same, batches in order"
+BERT = "sentence-transformers, BERT of the same size"
+MODERNBERT = "sentence-transformers, ModernBERT of the same size"
+
+WARM_UP = 500
+"""Short texts that are encoded before memory is looked at."""
 
 Encode = Callable[[Sequence[str]], Float[Tensor, "S E"]]
 
@@ -73,19 +86,24 @@ class Findings:
     """Of packed to padded fp32."""
 
     smallest_cosine_bf16: float
-    peak_mib: list[float]
-    """Peak memory of the process after streaming the texts once, and then four times more."""
+    added_mib: dict[int, float]
+    """Number of short texts in a stream → what encoding it added to the peak memory of a process
+    that had encoded :data:`WARM_UP` of them."""
 
 
-def measure(source: Path, texts: Sequence[str], rounds: int, batch_size: int) -> Findings:
-    """Encode ``texts`` both ways, ``rounds`` times in turn."""
+def measure(
+    source: Path, texts: Sequence[str], rounds: int, batch_size: int, streams: Sequence[int]
+) -> Findings:
+    """Encode ``texts`` in all ways, ``rounds`` times in turn, and streams of so many texts."""
     folder = find_weights(source)
     encoder, tokenizer = load_encoder(folder), saved_tokenizer(folder)
     packed = TextEncoder(encoder, tokenizer, EncodeSettings(tokens_per_batch=4096))
+    added = {count: _added(packed, count) for count in streams}  # first: later peaks hide it
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         padded = _padded(folder, Path(place) / "exported", batch_size)
-        ways: dict[str, Encode] = {PACKED: packed.encode, **padded}
+        others = _others(encoder.config, tokenizer, Path(place), batch_size)
+        ways: dict[str, Encode] = {PACKED: packed.encode, **padded, **others}
         found = {name: encode(texts) for name, encode in ways.items()}  # also warms up
         speeds = {name: Speed(name) for name in ways}
         for number in range(rounds):
@@ -108,7 +126,7 @@ def measure(source: Path, texts: Sequence[str], rounds: int, batch_size: int) ->
         ratios=_ratios(speeds),
         smallest_cosine=_smallest_cosine(found[PACKED], reference),
         smallest_cosine_bf16=_smallest_cosine(rounded, reference[:: max(1, len(texts) // 100)]),
-        peak_mib=[_peak(packed, texts, times) for times in (1, 4)],
+        added_mib=added,
     )
 
 
@@ -134,15 +152,21 @@ def markdown(found: Findings) -> str:
         lines.append(
             f"| {one.name} | {one.median:.0f} | {rounds} | {found.ratios[one.name]:.2f} × |"
         )
-    first, last = found.peak_mib
+    grown = ", ".join(f"{mib:.0f} MiB by {count:,}" for count, mib in found.added_mib.items())
     lines += [
         "",
         f"Smallest cosine to the padded fp32 vectors: {found.smallest_cosine:.6f} (fp32), "
         f"{found.smallest_cosine_bf16:.6f} (bf16).",
-        f"Peak memory after encoding the texts once: {first:.0f} MiB; after four times more: "
-        f"{last:.0f} MiB.",
+        f"Added to the peak memory by a stream of short texts: {grown} of them.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def short_texts(count: int) -> Iterator[str]:
+    """``count`` different texts of 8 words, made as they are asked for."""
+    texts = chain.from_iterable(repeat(read_corpus("factbook")["train"]))
+    words = chain.from_iterable(text.split() for text in texts)
+    return (f"{number} {' '.join(islice(words, 7))}" for number in range(count))
 
 
 def _padded(folder: Path, exported: Path, batch_size: int) -> dict[str, Encode]:
@@ -151,7 +175,7 @@ def _padded(folder: Path, exported: Path, batch_size: int) -> dict[str, Encode]:
     export(folder, exported, None, False)
     longest = load_encoder(folder).config.max_position_embeddings
 
-    def way(attention: str, in_order: bool) -> Encode:
+    def way(attention: str) -> Encode:
         model = SentenceTransformer(
             str(exported),
             trust_remote_code=True,
@@ -159,26 +183,56 @@ def _padded(folder: Path, exported: Path, batch_size: int) -> dict[str, Encode]:
             model_kwargs={"attn_implementation": attention},
         )
         model.max_seq_length = longest
+        return _encode(model, batch_size)
 
-        def encode(texts: Sequence[str]) -> Tensor:
-            return model.encode(
-                list(texts),
-                batch_size=batch_size,
-                show_progress_bar=False,
-                convert_to_tensor=True,
-            )
+    padding = way("eager")
 
-        def encode_in_order(texts: Sequence[str]) -> Tensor:
-            starts = range(0, len(texts), batch_size)
-            return torch.cat([encode(texts[start : start + batch_size]) for start in starts])
+    def in_order(texts: Sequence[str]) -> Tensor:
+        starts = range(0, len(texts), batch_size)
+        return torch.cat([padding(texts[start : start + batch_size]) for start in starts])
 
-        return encode_in_order if in_order else encode
+    return {EXPORTED: way("sdpa"), PADDED: padding, IN_ORDER: in_order}
 
-    return {
-        EXPORTED: way("sdpa", in_order=False),
-        PADDED: way("eager", in_order=False),
-        IN_ORDER: way("eager", in_order=True),
+
+def _others(
+    shape: ModelConfig, tokenizer: PreTrainedTokenizerFast, place: Path, batch_size: int
+) -> dict[str, Encode]:
+    """Models of others with as many numbers in each of as many layers, and the same tokens."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel
+
+    size = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": shape.hidden_size,
+        "num_hidden_layers": shape.num_hidden_layers,
+        "num_attention_heads": shape.num_attention_heads,
+        "max_position_embeddings": shape.max_position_embeddings,
+        "pad_token_id": tokenizer.pad_token_id,
     }
+    gated = -(-shape.intermediate_size * 2 // 3 // 8) * 8  # three matrices where BERT has two
+    models = {
+        BERT: BertModel(BertConfig(intermediate_size=shape.intermediate_size, **size)),
+        MODERNBERT: ModernBertModel(ModernBertConfig(intermediate_size=gated, **size)),
+    }
+    ways: dict[str, Encode] = {}
+    for name, model in models.items():
+        folder = place / type(model).__name__
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        transformer = Transformer(str(folder), max_seq_length=shape.max_position_embeddings)
+        modules = [transformer, Pooling(shape.hidden_size, "mean")]
+        ways[name] = _encode(SentenceTransformer(modules=modules, device="cpu"), batch_size)
+    return ways
+
+
+def _encode(model: "SentenceTransformer", batch_size: int) -> Encode:
+    def encode(texts: Sequence[str]) -> Tensor:
+        return model.encode(
+            list(texts), batch_size=batch_size, show_progress_bar=False, convert_to_tensor=True
+        )
+
+    return encode
 
 
 def _speed(encode: Encode, texts: Sequence[str]) -> float:
@@ -201,12 +255,13 @@ def _smallest_cosine(one: Float[Tensor, "S E"], two: Float[Tensor, "S E"]) -> fl
     return float(torch.cosine_similarity(one.float(), two.float()).min())
 
 
-def _peak(encoder: TextEncoder, texts: Sequence[str], times: int) -> float:
+def _added(encoder: TextEncoder, count: int) -> float:
     """Vectors are dropped as they come, so what stays is what encoding itself needs."""
-    stream: Iterator[str] = chain.from_iterable(repeat(texts, times))
-    for _ in encoder.encode_parts(stream):
-        pass
-    return round(peak_memory_mib(), 1)
+    for number in (WARM_UP, count):
+        before = peak_memory_mib()
+        for _ in encoder.encode_parts(short_texts(number)):
+            pass
+    return round(peak_memory_mib() - before, 1)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -221,6 +276,9 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--batch-size", type=int, default=32, help="of sentence-transformers, whose default it is"
     )
+    arguments.add_argument(
+        "--streams", type=int, nargs="*", default=[2000, 40000], help="numbers of short texts"
+    )
     arguments.add_argument("--output", type=Path, help="written with .md and .json")
     return arguments
 
@@ -231,7 +289,10 @@ def main(argv: list[str] | None = None) -> int:
     show_messages()
     keep_freed_memory()
     try:
-        found = measure(options.model, sample(options.texts), options.rounds, options.batch_size)
+        texts = sample(options.texts)
+        found = measure(
+            options.model, texts, options.rounds, options.batch_size, sorted(options.streams)
+        )
     except (ValueError, OSError) as error:
         log.error("%s", error)
         return 1

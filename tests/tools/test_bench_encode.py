@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from neobert.tools.bench_encode import EXPORTED, IN_ORDER, PACKED, PADDED, main, sample
+from neobert.tools.bench_encode import (
+    BERT,
+    EXPORTED,
+    IN_ORDER,
+    MODERNBERT,
+    PACKED,
+    PADDED,
+    main,
+    sample,
+    short_texts,
+)
 
 
 @pytest.mark.filterwarnings("default")  # of sentence-transformers
@@ -14,12 +24,22 @@ def test_packed_and_padded_ways_agree_and_are_timed(
 ) -> None:
     output = tmp_path / "bench"
     words = ["--texts", "12", "--rounds", "2", "--batch-size", "4", "--output", str(output)]
+    words += ["--streams", "1000", "9000"]
     assert main([str(model_folder), *words]) == 0
     found = json.loads((tmp_path / "bench.json").read_text())
     assert found["texts"] == 12
-    assert [one["name"] for one in found["speeds"]] == [PACKED, EXPORTED, PADDED, IN_ORDER]
+    assert [one["name"] for one in found["speeds"]] == [
+        PACKED,
+        EXPORTED,
+        PADDED,
+        IN_ORDER,
+        BERT,
+        MODERNBERT,
+    ]
     assert all(len(one["sentences_per_sec"]) == 2 for one in found["speeds"])
     assert found["ratios"][PACKED] == 1
+    assert 0 <= found["added_mib"]["1000"] < 50
+    assert 0 <= found["added_mib"]["9000"] < 50
     assert found["smallest_cosine"] > 0.99999
     assert found["smallest_cosine_bf16"] > 0.999
     assert "| packed (TextEncoder) |" in (tmp_path / "bench.md").read_text()
@@ -28,6 +48,12 @@ def test_packed_and_padded_ways_agree_and_are_timed(
 def test_a_folder_without_a_model_is_named(tmp_path: Path, capsys) -> None:
     assert main([str(tmp_path), "--texts", "2"]) == 1
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_short_texts_are_all_different() -> None:
+    texts = list(short_texts(5000))
+    assert len(set(texts)) == 5000
+    assert {len(text.split()) for text in texts} == {8}
 
 
 def test_texts_are_spread_over_the_corpus() -> None:
