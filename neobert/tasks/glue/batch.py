@@ -37,6 +37,29 @@ class PaddedBatch:
             token_type_ids=None if types is None else types.to(device, non_blocking=non_blocking),
         )
 
+    def by_length(self, size: int) -> "list[tuple[Int[Tensor, ' rows'], PaddedBatch]]":
+        """Groups of ``size`` documents of like length, each without the columns that it pads whole.
+
+        With each group come its rows in this batch. A model says the same of a document in its
+        group as in the batch, for less: two of three tokens of an SST-2 batch of 32 are padding,
+        in groups of eight it is one of four.
+        """
+        lengths = self.attention_mask.sum(1)
+        return [
+            (rows, self._cut(rows, int(lengths[rows].max())))
+            for rows in lengths.argsort().split(size)
+        ]
+
+    def _cut(self, rows: Int[Tensor, " rows"], length: int) -> "PaddedBatch":
+        types = self.token_type_ids
+        mask = self.attention_mask[rows, :length]
+        return PaddedBatch(
+            input_ids=self.input_ids[rows, :length],
+            attention_mask=mask,
+            token_type_ids=None if types is None else types[rows, :length],
+            num_tokens=int(mask.sum()),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LabelledBatch:

@@ -9,20 +9,21 @@ from typing import NamedTuple, cast
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from neobert.batch import PackedBatch
 from neobert.config.optimizer import OptimizerConfig
 from neobert.losses.classification import classification_loss, regression_loss
-from neobert.optim.build import build_optimizer
-from neobert.optim.schedule import Schedule, build_scheduler
-from neobert.tasks.glue.batch import LabelledBatch
+from neobert.optim.schedule import Schedule
+from neobert.tasks.glue.batch import LabelledBatch, PaddedBatch
 from neobert.tasks.glue.metrics import compute, official_score
 from neobert.tasks.glue.tasks import GlueTask
 from neobert.training.logger import log_metrics
-from neobert.training.optimization import clip_gradients
+from neobert.training.module import OptimizedModule
+
+GROUP = 8
+"""Documents of a padded batch that a CPU computes together: fewer leave less padding, but each
+group costs a gradient of all weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Predictions(NamedTuple):
     rows: Tensor
 
 
-class GlueModule(LightningModule):
+class GlueModule(OptimizedModule):
     """A classifier of documents that learns a task."""
 
     def __init__(
@@ -56,13 +57,10 @@ class GlueModule(LightningModule):
         schedule: Schedule,
         settings: GlueSettings,
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer_config, schedule, settings.num_heads, settings.log_grad_norm)
         self.model = model
-        self.optimizer_config = optimizer_config
-        self.schedule = schedule
         self.settings = settings
         self._found: dict[int, list[Predictions]] = {}
-        self._grad_norm = torch.zeros(())
 
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> dict[str, object]:
         scores = self.scores(batch)
@@ -83,9 +81,7 @@ class GlueModule(LightningModule):
         metrics = {"train/loss": sums["loss"] / examples}
         if "correct" in sums:
             metrics["train/accuracy"] = sums["correct"] / examples
-        if self.settings.log_grad_norm:
-            metrics["train/grad_norm"] = float(self._grad_norm)
-        return metrics
+        return metrics | self.gradient_norm()
 
     def on_validation_epoch_start(self) -> None:
         self._found = {}
@@ -125,32 +121,22 @@ class GlueModule(LightningModule):
         inputs = batch.inputs
         if isinstance(inputs, PackedBatch):
             scores = self.model(inputs)
+        elif inputs.input_ids.device.type == "cpu":
+            # Fewer tokens are less time here; a GPU would rather have one large batch.
+            groups = inputs.by_length(GROUP)
+            rows = torch.cat([rows for rows, _ in groups])
+            scores = torch.cat([self._padded(group) for _, group in groups])[rows.argsort()]
         else:
-            types = inputs.token_type_ids
-            segments = {} if types is None else {"token_type_ids": types}
-            output = self.model(
-                input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **segments
-            )
-            scores = output.logits
+            scores = self._padded(inputs)
         return scores[: batch.num_examples]
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        parameters = self.model.named_parameters()
-        optimizer = build_optimizer(self.optimizer_config, parameters, self.settings.num_heads)
-        scheduler = build_scheduler(optimizer, self.schedule)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | int | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        if gradient_clip_val or self.settings.log_grad_norm:
-            self._grad_norm = clip_gradients(self, gradient_clip_val)
+    def _padded(self, inputs: PaddedBatch) -> Tensor:
+        types = inputs.token_type_ids
+        segments = {} if types is None else {"token_type_ids": types}
+        output = self.model(
+            input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **segments
+        )
+        return output.logits
 
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
         if self.settings.task.regression:

@@ -19,9 +19,10 @@ def label_of(config: Config, start: Start) -> str:
     if config.model.name:
         return "/".join(Path(config.model.name).parts[-2:])
     shape = f"{start.model.hidden_size}x{start.model.num_hidden_layers}"
-    if start.folder is None:
+    source = start.record.get("folder")
+    if source is None:
         return f"random-{shape}"
-    folder = start.folder.resolve()
+    folder = Path(str(source))
     run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
     step = f"-{folder.name}" if folder.parent.name == "checkpoints" else ""
     return f"{run.name}{step}"

@@ -31,7 +31,7 @@ SCORE = "eval/score"
 def run(config: Config) -> float | None:
     """Fine-tune and predict; return the official score of the final model on the dev set."""
     resume = resume_point(config.trainer)
-    start = find_start(config)
+    start = find_start(config, resume)
     seed_everything(config.seed, verbose=False)
     data = _data(config, start)
     warn_of_labels(config.glue, data.num_labels)
@@ -207,6 +207,7 @@ def _card(config: Config, data: GlueDataModule, start: Start, plan: Plan) -> Mod
             "vocab_size": start.vocab_size or len(data.tokenizer),
             "pad_token_id": data.tokenizer.pad_token_id,
             "labels": list(data.task.labels),
+            "weights": start.record,
         },
         fingerprint={**data.fingerprint(), **optimization_fingerprint(config, plan)},
     )

@@ -17,7 +17,7 @@ from neobert.config.root import Config
 from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.data.tokenizer import load_tokenizer, text_tokenizer
 from neobert.model.pretrained import find_weights, read_pretrained
-from neobert.model.weight_files import WEIGHTS, PretrainedError, has_weights
+from neobert.model.weight_files import WEIGHTS, PretrainedError, has_weights, read_json
 from neobert.tasks.glue.tasks import TASKS
 from neobert.tasks.glue.transfer import source_run
 from neobert.training.checkpoint import MANIFEST, damages
@@ -40,6 +40,9 @@ ARCHITECTURE = (
 )
 """Settings that belong to the weights. The others are the run's own: dropout, backends."""
 
+INFORMATION = "tokenizer_info.json"
+"""File of a checkpoint; under ``weights`` it tells what the run started from."""
+
 FROM_NOTHING = (
     "glue starts from no weights: set glue.pretrained_model_path=RUN_OR_FOLDER, or "
     "glue.pretrained_checkpoint_dir=RUN, or model.from_hub=true with model.name, or "
@@ -52,7 +55,8 @@ class Start:
     """Where the weights come from, and what is known before they are read."""
 
     kind: str
-    """``random``, ``encoder``, ``transfer`` (encoder and dense layer), or ``hub``."""
+    """``random``, ``encoder``, ``transfer`` (encoder and dense layer), ``hub``, or ``resumed``
+    (the checkpoint's, which the Trainer reads)."""
 
     tokenizer: PreTrainedTokenizerFast | None
     """``None`` for models of the hub, which bring their own."""
@@ -61,16 +65,23 @@ class Start:
     vocab_size: int
     pad_token_id: int
     folder: Path | None = None
-    """The checkpoint or published folder; ``None`` for random weights and the hub's."""
+    """The checkpoint or published folder to read; ``None`` where there is nothing to read."""
 
     record: dict[str, object] = field(default_factory=dict)
     """For ``summary.json``: which weights these are."""
 
 
-def find_start(config: Config) -> Start:
-    """What ``config`` starts from. Raises ``ConfigError`` where it cannot."""
+def find_start(config: Config, resume: Path | None = None) -> Start:
+    """What ``config`` starts from. Raises ``ConfigError`` where it cannot.
+
+    A run that goes on at the checkpoint ``resume`` has all it needs there. Models of the hub still
+    need their folder, which alone knows their architecture.
+    """
     glue = config.glue
     try:
+        record = None if resume is None else read_json(resume / INFORMATION).get("weights")
+        if resume is not None and isinstance(record, dict) and record.get("kind") != "hub":
+            return _resumed(config, resume, record)
         if glue.transfer_from_task:
             return _transfer(config)
         if config.model.from_hub:
@@ -152,6 +163,12 @@ def _from_path(config: Config, path: Path) -> Start:
         return _encoder(config, "encoder", folder, {})
     start = _encoder(config, "random", folder, {})
     return replace(start, folder=None, record={"kind": "random", "architecture": str(path)})
+
+
+def _resumed(config: Config, checkpoint: Path, record: dict[str, object]) -> Start:
+    """The run's own checkpoint; what it once started from may have moved, or be another by now."""
+    config = replace(config, tokenizer=replace(config.tokenizer, path=None))
+    return replace(_encoder(config, "resumed", checkpoint, {}), folder=None, record=record)
 
 
 def _transfer(config: Config) -> Start:

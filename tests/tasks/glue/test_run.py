@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -181,11 +182,22 @@ def test_nothing_of_an_earlier_run_is_deleted(
 
 @pytest.mark.usefixtures("sst2")
 @pytest.mark.proves("trainer.resume_from_checkpoint")
-def test_a_resumed_run_ends_with_the_same_weights(
-    settings: Settings, start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["encoder", "random"])
+def test_a_resumed_run_ends_with_the_same_weights_though_its_source_is_gone(
+    settings: Settings,
+    encoder_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
 ) -> None:
-    words = [start, "trainer.num_train_epochs=2", "trainer.save_strategy=steps"]
+    source = shutil.copytree(encoder_folder, tmp_path / "source")
+    words = ["trainer.num_train_epochs=2", "trainer.save_strategy=steps"]
     words += ["trainer.save_steps=5", "glue.classifier_dropout=0.3"]
+    if kind == "encoder":
+        words.append(f"glue.pretrained_model_path={source}")
+    else:
+        words += ["glue.allow_random_weights=true", f"tokenizer.path={source}"]
+        words += ["model=neobert_tiny", "model.hidden_size=32", "model.num_attention_heads=2"]
     whole = settings(*words, f"trainer.output_dir={tmp_path / 'whole'}")
     expected = run(whole)
 
@@ -195,6 +207,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
     with pytest.raises(Interrupted):
         run(settings(*words))
     monkeypatch.undo()
+    shutil.rmtree(source)
     score = run(settings(*words, "trainer.resume_from_checkpoint=latest"))
     assert score == expected
     assert read_metrics(tmp_path / "run/metrics.csv")[-1]["step"] == "12"
@@ -203,6 +216,10 @@ def test_a_resumed_run_ends_with_the_same_weights(
         for name in ("run", "whole")
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    resumed, uninterrupted = summary(tmp_path / "run"), summary(tmp_path / "whole")
+    for key in ("weights", "model", "score", "derived"):
+        assert resumed[key] == uninterrupted[key]
+    assert resumed["weights"]["kind"] == kind
 
 
 @pytest.mark.usefixtures("sst2")
