@@ -15,7 +15,7 @@ NUMBERS = {
     "train/data_wait": 0.02,
     "train/peak_memory_mib": 1060.0,
 }
-SHOWN = ("5.1234", "6,823 tokens/s", "MFU 70.1%", "3.21e+07 FLOP/token", "data wait 2%", "1,060 MiB")
+WORDS = "5.1234  6,823 tokens/s  MFU 70.1%  3.21e+07 FLOP/token  data wait 2%  1,060 MiB"
 
 
 class Module(LightningModule):
@@ -52,7 +52,7 @@ def test_without_a_terminal_a_line_says_how_fast_the_run_is(tmp_path, caplog) ->
         show(tmp_path)
     (line,) = [record.message for record in caplog.records if record.name.startswith("neobert")]
     assert line.startswith("step 2/2 ")
-    for shown in SHOWN:
+    for shown in WORDS.split("  "):
         assert shown in line
 
 
@@ -66,5 +66,5 @@ def test_the_bar_shows_all_of_it_however_narrow_the_terminal(
     monkeypatch.setenv("NO_COLOR", "1")
     show(tmp_path)
     written = capsys.readouterr().err.split()
-    for word in (*" ".join(SHOWN).split(), "2/2", "ETA"):
+    for word in (*WORDS.split(), "2/2", "ETA"):
         assert word in written
