@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
@@ -28,7 +29,13 @@ from neobert.data.splits import split_data
 log = get_logger(__name__)
 
 TEXT_COLUMNS = ("text", "sentence", "content")
+REFINEDWEB = {"refinedweb": "tiiuae/falcon-refinedweb"}
+"""The reference's default name of its corpus, and the corpus's id on the hub."""
+
 TOKEN_COLUMN = "input_ids"
+STREAM_SAMPLE = 2048
+"""Documents of a stream whose word frequencies stand for all of it, and by which it is known
+again."""
 
 Data: TypeAlias = Dataset | IterableDataset
 Loaded: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
@@ -74,6 +81,13 @@ class Documents:
         return replace(
             self, key={**self.key, "documents": count}, read=partial(_head, self.read, count)
         )
+
+    def known_by_text(self) -> "Documents":
+        """The same with its text in the key: reads all of it."""
+        running = sha256()
+        for value in self._values():
+            running.update(repr(value).encode("utf-8", "backslashreplace"))
+        return replace(self, key={**self.key, "text": running.hexdigest()})
 
     def _values(self) -> Iterator[object]:
         values = iter(self.read())
@@ -132,8 +146,12 @@ def open_source(config: DatasetConfig, cache: Path, seed: int) -> Source:
         return Documents(origin, key, read, explain, tokenized=column == TOKEN_COLUMN)
 
     held_out = None if evaluation is None else documents(evaluation)
-    stream = train if isinstance(train, IterableDataset) else None
-    return Source(documents(train), held_out, stream, column)
+    if not isinstance(train, IterableDataset):
+        return Source(documents(train), held_out, None, column)
+    # What datasets keeps of a stream does not tell its text: look, each time.
+    asked["files"] = _sizes(Path(config.path).expanduser()) if config.path else None
+    asked["first documents"] = documents(train).head(STREAM_SAMPLE).known_by_text().key["text"]
+    return Source(documents(train), held_out, train, column)
 
 
 def text_of(value: object, where: str) -> str:
@@ -190,9 +208,10 @@ def _load(config: DatasetConfig, cache: Path) -> tuple[Loaded, str, Explain]:
         return _load_local(path, config, cache)
     if config.name == "local":
         raise ConfigError(["dataset=local needs dataset.path=FILE_OR_FOLDER"])
+    hub_id = REFINEDWEB.get(config.name, config.name)
     try:
         loaded = datasets.load_dataset(
-            config.name, config.config, streaming=config.streaming, cache_dir=str(cache / "hub")
+            hub_id, config.config, streaming=config.streaming, cache_dir=str(cache / "hub")
         )
     except Exception as error:  # the hub's client raises dozens of kinds
         if no_room(error):
@@ -271,6 +290,11 @@ def _head(read: Callable[[], Iterable[object]], count: int) -> Iterator[object]:
 
 def _packaged_texts(name: str, split: str) -> list[str]:
     return read_corpus(name)[split]
+
+
+def _sizes(path: Path) -> list[list[object]]:
+    files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
+    return [[str(one.relative_to(path.parent)), one.stat().st_size] for one in files]
 
 
 def _values(data: Data, column: str) -> Iterator[object]:

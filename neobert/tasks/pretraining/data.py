@@ -30,7 +30,7 @@ from neobert.data.loader import (
 from neobert.data.masking import Masking
 from neobert.data.packing import Packing, RowPlan
 from neobert.data.pretokenized import check_tokenizer, pre_tokenized
-from neobert.data.sources import Documents, Source, open_source
+from neobert.data.sources import STREAM_SAMPLE, Documents, Source, open_source
 from neobert.data.store import TokenStore
 from neobert.data.stream import StreamBatches, StreamLoader, StreamRows
 from neobert.data.tokenize import token_store
@@ -45,10 +45,6 @@ EVALUATION_SEED = 0x5EED
 
 PLAN_VERSION = 2
 EXAMPLE_ROWS = 64
-STREAM_SAMPLE = 2048
-"""Documents of a stream whose word frequencies stand for all of it, and by which it is known
-again."""
-
 VOCABULARY_SAMPLE = 500_000
 """Documents that a vocabulary is trained on at most."""
 
@@ -128,7 +124,10 @@ class PretrainingDataModule(LightningDataModule):
                     ]
                 )
             budget = batches * self.config.trainer.per_device_eval_batch_size
-        return replace(source, evaluation=source.evaluation.head(budget))
+        held_out = source.evaluation.head(budget)
+        if source.stream is not None:
+            held_out = held_out.known_by_text()
+        return replace(source, evaluation=held_out)
 
     @property
     def vocab_size(self) -> int:

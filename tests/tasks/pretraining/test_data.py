@@ -180,6 +180,23 @@ def test_changed_text_makes_new_tokens_and_another_fingerprint(make: Make, tmp_p
     assert second["dataset (tokens)"] != first["dataset (tokens)"]
 
 
+@pytest.mark.parametrize("key", ["train", "validation"])
+def test_a_stream_whose_text_changed_is_read_anew_and_known_as_another(
+    make: Make, tmp_path: Path, key: str
+) -> None:
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.txt").write_text("river oil coal\n" * 30)
+    words = ("dataset.streaming=true", "dataset.eval_samples=20")
+    first = make(*words, path=tmp_path)
+    assert make(*words, path=tmp_path).fingerprint() == first.fingerprint()
+    (tmp_path / f"{key}.txt").write_text("river coal oil\n" * 30)  # as many bytes
+    second = make(*words, path=tmp_path)
+    names = ("dataset (stream)", "dataset (tokens)")
+    changed = [second.fingerprint()[name] != first.fingerprint()[name] for name in names]
+    assert changed == [key == "train"] * 2
+    assert (second.eval_store.info != first.eval_store.info) == (key == "validation")
+
+
 LAST_STAGE = (
     "dataset.max_seq_length=64",
     "model.max_position_embeddings=64",
