@@ -212,16 +212,22 @@ class Steps:
         return {
             "micro_batches": micro_batches,
             "accumulation": self.share.accumulation,
-            "rows_per_step": self.share.rows_per_step,
-            "offset": self.offset,
+            "next_row": self._row_after(micro_batches // self.share.accumulation),
         }
 
     def resumed(self, state: Mapping[str, int]) -> tuple["Steps", int]:
-        """Go on from ``state``, with its very next row: the steps, and micro-batches done."""
+        """Go on from ``state``, with its very next row: the steps, and micro-batches done.
+
+        Spans that are skipped move what lies ahead; what lies behind is as it was.
+        """
         done = state["micro_batches"] // state["accumulation"]
-        shift = state["rows_per_step"] - self.share.rows_per_step
-        offset = state["offset"] + self.data_step(done) * shift
+        offset = self.offset + state["next_row"] - self._row_after(done)
         return replace(self, offset=offset), done * self.share.accumulation
+
+    def _row_after(self, done: int) -> int:
+        """The row number after those of the first ``done`` steps; a span may be skipped there."""
+        last = self.data_step(done - 1)
+        return self.offset + (last + 1) * self.share.rows_per_step
 
 
 class MicroBatches(Dataset[MaskedBatch]):

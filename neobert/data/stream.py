@@ -70,9 +70,9 @@ class StreamRows:
             documents = iter(stream)
             empty_epoch = here["upstream"] is None
             while values := self._read(documents):
-                empty_epoch = False
                 after = deepcopy(stream.state_dict())
                 rows = self._rows(values, int(str(here["documents"])))
+                empty_epoch = empty_epoch and rows.plan.num_rows == 0
                 order = self._order(rows.plan.num_rows, int(str(here["window"])))
                 yield here, rows, order
                 here = {
@@ -83,8 +83,10 @@ class StreamRows:
                     "rows": int(str(here["rows"])) + rows.plan.num_rows,
                 }
             if empty_epoch:
+                name, shortest = self.documents.name, self.packing.shortest
+                longer = f" of {shortest} tokens or more (dataset.min_length)" if shortest else ""
                 raise ConfigError(
-                    [f"dataset: the stream {self.documents.name} has no document to train on"]
+                    [f"dataset: the stream {name} has no document to train on{longer}"]
                 )
             epoch = int(str(here["epoch"])) + 1
             here = {**here, "epoch": epoch, "upstream": None, "documents": 0}

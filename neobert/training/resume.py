@@ -17,8 +17,8 @@ from neobert.training.summary import command_line
 
 log = get_logger(__name__)
 
-DELIBERATE = ("dataset.skip_steps",)
-"""Settings that exist to be changed on resume: told, not refused."""
+SKIPPED = "dataset.skip_steps"
+"""Exists to be changed on resume: told, and refused only where the span is behind already."""
 
 
 def resume_point(settings: TrainerConfig) -> Path | None:
@@ -62,7 +62,9 @@ def check_same_run(
     saved = json.loads((checkpoint / FINGERPRINT).read_text())
     here = json.loads(json.dumps(fingerprint))
     changed = [key for key in sorted({*saved, *here}) if saved.get(key) != here.get(key)]
-    accepted = [*accepted, *DELIBERATE]
+    step = int(checkpoint.name) if checkpoint.name.isdigit() else 0
+    if _begun(saved.get(SKIPPED), step) == _begun(here.get(SKIPPED), step):
+        accepted = [*accepted, SKIPPED]
     refused = [key for key in changed if key not in accepted and "all" not in accepted]
     for key in sorted(set(changed) - set(refused)):
         log.warning("%s changed on resume, as accepted: %s", key, _change(saved, here, key))
@@ -92,6 +94,18 @@ def realign(checkpoint: dict[str, object], accumulation: int) -> None:
         shift = counts["ready"] // before * accumulation - counts["ready"]
         for name in counts:
             counts[name] += shift
+
+
+def _begun(spans: object, step: int) -> list[str]:
+    """The spans of steps to skip that lie, with their beginning, before the data of ``step``."""
+    begun, last = [], step - 1
+    ordered = sorted(cast(list[str], spans or []), key=lambda span: int(span.partition("-")[0]))
+    for span in ordered:
+        first, _, end = span.partition("-")
+        if last >= int(first):
+            begun.append(span)
+            last += int(end) - int(first) + 1
+    return begun
 
 
 def _change(saved: Mapping[str, object], here: Mapping[str, object], key: str) -> str:

@@ -168,3 +168,21 @@ def test_a_stream_without_a_document_is_refused(stream_rows: StreamRows, tmp_pat
     empty = replace(stream_rows, stream=stream_rows.stream.take(0))
     with pytest.raises(ConfigError, match="no document to train on"):
         digests(loader(empty, Share(2, 2)))
+
+
+def test_a_stream_of_none_but_short_documents_is_refused(stream_rows: StreamRows) -> None:
+    longer = replace(stream_rows, packing=replace(stream_rows.packing, shortest=10_000))
+    with pytest.raises(ConfigError, match=r"no document .* 10000 tokens or more .*min_length"):
+        digests(loader(longer, Share(2, 2)))
+
+
+@pytest.mark.parametrize("spans", [(), (range(1, 3),)])
+def test_a_span_that_is_behind_moves_nothing_any_more(
+    stream_rows: StreamRows, spans: tuple[range, ...]
+) -> None:
+    plain = digests(loader(stream_rows, Share(2, 1)))
+    before = loader(stream_rows, Share(2, 1), skipped=(range(2, 5),))
+    list(islice(iter(before), 15))
+    after = loader(stream_rows, Share(2, 1), skipped=spans)
+    after.load_state_dict(before.state_dict())
+    assert [digest(batch) for batch in islice(iter(after), 5)] == plain[18:23]

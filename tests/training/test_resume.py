@@ -57,6 +57,29 @@ def test_skipped_steps_are_told_and_not_refused(
     assert "dataset.skip_steps changed on resume" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("saved", "here", "step", "refused"),
+    [
+        ([], ["1200-1300"], 1200, False),
+        ([], ["1200-1300"], 1201, True),
+        (["10-19"], ["10-19", "1200-1300"], 1190, False),  # whose last step had the data of 1199
+        (["10-19"], ["10-19", "1200-1300"], 1191, True),
+        (["10-19"], [], 10, False),
+        (["10-19"], [], 11, True),
+    ],
+)
+def test_a_span_that_is_behind_cannot_be_changed(
+    tmp_path: Path, saved: list[str], here: list[str], step: int, refused: bool
+) -> None:
+    checkpoint = tmp_path / str(step)
+    checkpoint.mkdir()
+    (checkpoint / "fingerprint.json").write_text(json.dumps({"dataset.skip_steps": saved}))
+    if refused:
+        with pytest.raises(ConfigError, match=r"dataset\.skip_steps differs"):
+            check_same_run(checkpoint, {"dataset.skip_steps": here}, [])
+    check_same_run(checkpoint, {"dataset.skip_steps": here}, ["all"] if refused else [])
+
+
 def test_a_renamed_checkpoint_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     FolderCheckpointIO(lambda folder: None).save_checkpoint({"state_dict": {}}, tmp_path / "final")
     settings = TrainerConfig(resume_from_checkpoint=str(tmp_path / "final"))
