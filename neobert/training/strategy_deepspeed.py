@@ -17,7 +17,7 @@ from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -175,9 +175,10 @@ class ZeRO(DeepSpeedStrategy):
 
     # Checkpoints of whole tensors
 
-    @property
-    def lightning_restore_optimizer(self) -> bool:
-        return True
+    # As for replicas: the first rank writes, every rank reads.
+    save_checkpoint = Strategy.save_checkpoint
+    load_checkpoint = Strategy.load_checkpoint
+    lightning_restore_optimizer = Strategy.lightning_restore_optimizer
 
     def lightning_module_state_dict(self) -> dict[str, Tensor]:
         """Whole fp32 weights, by name; gathered together, kept by the first rank."""
@@ -213,19 +214,6 @@ class ZeRO(DeepSpeedStrategy):
             first += len(described)
             groups.append({**group, "params": numbers})
         return {"state": states, "param_groups": groups}
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, object], filepath: object, storage_options: object = None
-    ) -> None:
-        """The first rank writes; the others have taken part in gathering."""
-        if self.is_global_zero:
-            self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)  # type: ignore[arg-type]
-
-    def load_checkpoint(
-        self, checkpoint_path: object, weights_only: bool | None = None
-    ) -> dict[str, object]:
-        """Every rank reads the whole and keeps its part."""
-        return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)  # type: ignore[arg-type]
 
     def load_model_state_dict(self, checkpoint: Mapping[str, object], strict: bool = True) -> None:
         weights = cast(Mapping[str, Tensor], checkpoint["state_dict"])

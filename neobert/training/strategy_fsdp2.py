@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -43,9 +43,10 @@ class FSDP2(ModelParallelStrategy):
     def _configure_launcher(self) -> None:
         self._launcher = own_launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
-    @property
-    def lightning_restore_optimizer(self) -> bool:
-        return True
+    # As for replicas: the first rank writes whole tensors, every rank reads them.
+    save_checkpoint = Strategy.save_checkpoint
+    load_checkpoint = Strategy.load_checkpoint
+    lightning_restore_optimizer = Strategy.lightning_restore_optimizer
 
     def setup(self, trainer: Trainer) -> None:
         """As Lightning's, but the sharding is done here and not by the task."""
@@ -110,19 +111,6 @@ class FSDP2(ModelParallelStrategy):
                 for number, values in cast(dict[int, dict[str, Tensor]], whole["state"]).items()
             }
             optimizer.load_state_dict({**whole, "state": parts})
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, object], filepath: object, storage_options: object = None
-    ) -> None:
-        """The first rank writes; the others have taken part in gathering."""
-        if self.is_global_zero:
-            self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)  # type: ignore[arg-type]
-
-    def load_checkpoint(
-        self, checkpoint_path: object, weights_only: bool | None = None
-    ) -> dict[str, object]:
-        """Every rank reads the whole and keeps its rows."""
-        return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)  # type: ignore[arg-type]
 
     @property
     def _module(self) -> LightningModule:

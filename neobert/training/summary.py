@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from torch import nn
+
 import neobert
 
 PACKAGES = (
@@ -50,6 +52,11 @@ def peak_memory_mib() -> float:
     """Largest resident memory of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Numbers in all weights of ``model``, also where ZeRO's stage 3 holds them elsewhere."""
+    return sum(int(getattr(one, "ds_numel", one.numel())) for one in model.parameters())
 
 
 def git_commit() -> str | None:

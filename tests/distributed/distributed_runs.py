@@ -36,6 +36,7 @@ from neobert.training.callbacks.qk_clip import qk_clip_callbacks
 from neobert.training.checkpoint import FolderCheckpointIO
 from neobert.training.precision import resolve_precision, take_batches_as_they_are
 from neobert.training.strategy import build_strategy, resolve_strategy
+from neobert.training.summary import num_parameters
 from neobert.training.trainer import quiet_libraries
 
 VOCABULARY = 50
@@ -276,6 +277,7 @@ def train(run: Run, folder: Path, resume: Path | None = None) -> dict[str, objec
         "norms": norms.found,
         "skipped": _skipped(trainer),
         "step": trainer.global_step,
+        "parameters": num_parameters(module.model),
     }
 
 

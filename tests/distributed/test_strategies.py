@@ -5,6 +5,7 @@ import changes the process. The table of docs/distributed.md is made of their re
 """
 
 import importlib.util
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -97,7 +98,13 @@ def zero_ranks(tmp_path_factory: pytest.TempPathFactory) -> Together:
     cases["offloaded"] = (Run(ZERO[2], deepspeed={"offload_optimizer": True}), None)
     everything = {"offload_optimizer": True, "offload_parameters": True}
     cases["all offloaded"] = (Run(ZERO[3], deepspeed=everything), None)
-    return run_on_two_ranks(tmp_path_factory.mktemp("zero"), cases)
+    folder = tmp_path_factory.mktemp("zero")
+    # Else parameters as small as these stay whole on every rank between two steps.
+    zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
+    (folder / "ds.json").write_text(json.dumps({"zero_optimization": zero}))
+    own = {"config_file": str(folder / "ds.json")}
+    cases["nothing kept whole"] = (Run(ZERO[3], deepspeed=own), None)
+    return run_on_two_ranks(folder, cases)
 
 
 @pytest.fixture
@@ -210,6 +217,21 @@ def test_a_run_of_two_processes_resumes_in_one(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "case"),
+    [
+        ("fsdp2", "fsdp2 muonclip"),
+        pytest.param("deepspeed_zero3", "nothing kept whole", marks=needs_deepspeed),
+    ],
+)
+def test_the_summary_counts_all_parameters_wherever_they_lie(
+    ranks: Together, alone: Alone, case: str
+) -> None:
+    expected = sum(weight.numel() for weight in weights_of(alone(Run())).values())
+    assert ranks[case]["parameters"] == expected
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", TORCH)
 def test_a_non_finite_gradient_of_one_rank_is_skipped_by_all(
     ranks: Together, alone: Alone, strategy: str
@@ -233,8 +255,8 @@ def test_bf16_true_keeps_weights_in_bf16(torch_ranks: Together) -> None:
 
 @pytest.mark.slow
 @needs_deepspeed
-@pytest.mark.parametrize("case", ["offloaded", "all offloaded"])
-def test_offloading_changes_nothing(zero_ranks: Together, alone: Alone, case: str) -> None:
+@pytest.mark.parametrize("case", ["offloaded", "all offloaded", "nothing kept whole"])
+def test_where_weights_lie_changes_nothing(zero_ranks: Together, alone: Alone, case: str) -> None:
     assert difference(zero_ranks[case], alone(Run())) < FP32
 
 

@@ -21,7 +21,7 @@ from neobert.training.plot import plot_losses
 from neobert.training.resume import check_same_run, resume_point
 from neobert.training.run_folder import RunFolder, open_run_folder, write_json
 from neobert.training.strategy import runs_deepspeed
-from neobert.training.summary import command_line, origin, peak_memory_mib
+from neobert.training.summary import command_line, num_parameters, origin, peak_memory_mib
 from neobert.training.trainer import ModelCard, Parts, Plan, build_trainer, runs_on_cuda
 
 log = get_logger(__name__)
@@ -116,7 +116,7 @@ def summarize(
             "total_steps": parts.trainer.max_steps,
             "vocab_size": start.encoder.vocab_size,
             "pad_token_id": start.encoder.pad_token_id,
-            "parameters": sum(one.numel() for one in module.model.parameters()),
+            "parameters": num_parameters(module.model),
             "precision": str(parts.trainer.precision),
             "devices": parts.trainer.world_size,
             "schedule": asdict(module.schedule),

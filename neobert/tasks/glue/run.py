@@ -20,7 +20,7 @@ from neobert.training.fit import fit, load_best, optimization_fingerprint
 from neobert.training.logger import log_metrics
 from neobert.training.resume import check_same_run, resume_point
 from neobert.training.run_folder import RunFolder, open_run_folder, write_json
-from neobert.training.summary import command_line, origin, peak_memory_mib
+from neobert.training.summary import command_line, num_parameters, origin, peak_memory_mib
 from neobert.training.trainer import ModelCard, Parts, Plan, build_trainer
 
 log = get_logger(__name__)
@@ -165,7 +165,7 @@ def summarize(
             "total_steps": data.total_steps,
             "steps_per_epoch": data.steps_per_epoch,
             "num_labels": data.num_labels,
-            "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
+            "parameters": num_parameters(module.model),
             "precision": str(parts.trainer.precision),
             "devices": parts.trainer.world_size,
             "schedule": asdict(module.schedule),

@@ -19,7 +19,7 @@ from neobert.training.plot import plot_losses
 from neobert.training.resume import check_same_run, resume_point
 from neobert.training.run_folder import RunFolder, open_run_folder, write_json
 from neobert.training.strategy import holds_whole_model, runs_deepspeed
-from neobert.training.summary import command_line, origin, peak_memory_mib
+from neobert.training.summary import command_line, num_parameters, origin, peak_memory_mib
 from neobert.training.trainer import ModelCard, Parts, Plan, build_trainer, runs_on_cuda
 
 log = get_logger(__name__)
@@ -128,7 +128,7 @@ def summarize(
             "steps_per_epoch": data.steps_per_epoch,
             "vocab_size": module.model.vocab_size,
             "pad_token_id": data.pad_token_id,
-            "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
+            "parameters": num_parameters(module.model),
             "precision": str(parts.trainer.precision),
             "devices": parts.trainer.world_size,
             "schedule": asdict(module.schedule),
