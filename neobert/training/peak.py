@@ -3,6 +3,7 @@
 The datasheet's on GPUs that are known, the measured rate on a CPU.
 """
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 
 DATASHEET = {
     # name: TFLOP/s, dense: bf16/fp16, TF32, fp32
+    "GH200": (989.4, 494.7, 66.9),
     "H200": (989.4, 494.7, 66.9),
     "H100 NVL": (835.5, 417.7, 60.0),
     "H100 PCIe": (756.5, 378.0, 51.2),
@@ -19,11 +21,13 @@ DATASHEET = {
     "A10G": (70.0, 35.0, 31.2),
     "A10": (125.0, 62.5, 31.2),
     "L40S": (362.0, 183.0, 91.6),
+    "L40": (181.0, 90.5, 90.5),
     "L4": (121.0, 60.0, 30.3),
     "V100": (125.0, 15.7, 15.7),
     "T4": (65.0, 8.1, 8.1),
 }
-"""NVIDIA's datasheets, without sparsity. The first name that the device's name contains counts."""
+"""NVIDIA's datasheets, without sparsity. The first name that is a word of the device's
+counts: an RTX A1000 is no A100."""
 
 GEMM = (2048, 1024, 2048)
 """Rows, inner width, columns of the product that is timed on a CPU: 8.6 GFLOP."""
@@ -48,9 +52,10 @@ def find_peak(device: torch.device, precision: str) -> Peak | None:
     name = torch.cuda.get_device_name(device)
     tf32 = torch.get_float32_matmul_precision() != "highest"
     for known, rates in DATASHEET.items():
-        if known in name:
-            rate, kind = (rates[0], "bf16") if half else (rates[1 if tf32 else 2], "fp32")
-            return Peak(rate * 1e12, f"datasheet of {known}, {'TF32' if tf32 else kind}")
+        if re.search(rf"\b{known}\b", name):
+            place = 0 if half else 1 if tf32 else 2
+            kind = ("bf16 and fp16", "TF32", "fp32")[place]
+            return Peak(rates[place] * 1e12, f"datasheet of {known}, {kind}")
     return None
 
 
