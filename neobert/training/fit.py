@@ -5,8 +5,11 @@ from pathlib import Path
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
+from neobert.config.model import ModelConfig
+from neobert.config.optimizer import MuonConfig
 from neobert.config.root import Config
 from neobert.console import get_logger
+from neobert.optim.groups import MUONCLIP
 from neobert.training.callbacks.checkpointer import load_weights_of
 from neobert.training.callbacks.interrupt import Interrupted
 from neobert.training.metrics_file import read_metrics
@@ -15,6 +18,12 @@ from neobert.training.run_folder import RunFolder
 from neobert.training.trainer import Parts, Plan
 
 log = get_logger(__name__)
+
+NO_SHAPE = (
+    *("name", "from_hub", "init_from"),
+    *("attn_backend", "kernel_backend", "vocab_size", "pad_token_id"),
+)
+"""Keys of ``model`` that a resumed run may change, or that something else decides."""
 
 
 def fit(
@@ -50,10 +59,20 @@ def evaluation_at(folder: RunFolder, step: int) -> dict[str, float]:
     return {}
 
 
+def model_fingerprint(config: ModelConfig) -> dict[str, object]:
+    """The shape of a model, by setting; what the tokenizer or the machine says is left out."""
+    shape = asdict(config)
+    return {f"model.{key}": shape[key] for key in shape if key not in NO_SHAPE}
+
+
 def optimization_fingerprint(config: Config, plan: Plan) -> dict[str, object]:
     """How a run steps: what a resumed one must share beside its data, by setting."""
+    rule = asdict(config.optimizer)
+    del rule["muon_config"]
+    muon = asdict(config.optimizer.muon_config or MuonConfig()) if rule["name"] == MUONCLIP else {}
     return {
-        "optimizer.name": config.optimizer.name,
+        **{f"optimizer.{key}": value for key, value in rule.items()},
+        **{f"optimizer.muon_config.{key}": value for key, value in muon.items()},
         "trainer.gradient_accumulation_steps": config.trainer.gradient_accumulation_steps,
         "total steps (trainer.max_steps, trainer.num_train_epochs)": plan.total_steps,
         **{f"scheduler.{key}": value for key, value in asdict(config.scheduler).items()},

@@ -1,5 +1,7 @@
 """What the modules of all tasks share: optimizer and schedule, clipping, the gradient norm."""
 
+from typing import cast
+
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -9,6 +11,9 @@ from neobert.config.optimizer import OptimizerConfig
 from neobert.optim.build import build_optimizer
 from neobert.optim.schedule import Schedule, build_scheduler
 from neobert.training.optimization import clip_gradients
+
+RULES = ("lr", "weight_decay", "betas", "eps")
+"""What an optimizer's groups of parameters have from the settings."""
 
 
 class OptimizedModule(LightningModule):
@@ -32,15 +37,39 @@ class OptimizedModule(LightningModule):
         self.num_heads = num_heads
         self.log_grad_norm = log_grad_norm
         self._grad_norm: Tensor = torch.zeros(())
+        self._groups: list[dict[str, object]] = []
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        parameters = self.model.named_parameters()
-        optimizer = build_optimizer(self.optimizer_config, parameters, self.num_heads)
+        optimizer = self._optimizer()
         scheduler = build_scheduler(optimizer, self.schedule)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        parameters = self.model.named_parameters()
+        optimizer = build_optimizer(self.optimizer_config, parameters, self.num_heads)
+        self._groups = [
+            {key: group[key] for key in RULES if key in group} for group in optimizer.param_groups
+        ]
+        return optimizer
+
+    def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Let the settings decide the rule; an optimizer's state would bring back the old one."""
+        if not self._groups:  # some strategies build the optimizer only after this
+            self._optimizer()
+        states = cast(list[dict[str, list[dict[str, object]]]], checkpoint["optimizer_states"])
+        saved = states[0]["param_groups"]
+        if len(saved) != len(self._groups):
+            return  # of another optimizer, which refuses it
+        for group, rule in zip(saved, self._groups, strict=True):
+            group.update(rule)
+        (schedule,) = cast(list[dict[str, object]], checkpoint["lr_schedulers"])
+        factor = self.schedule.factor(cast(int, schedule["last_epoch"]))
+        for group in saved:
+            group["initial_lr"], group["lr"] = group["lr"], cast(float, group["lr"]) * factor
+        schedule["base_lrs"] = [group["initial_lr"] for group in saved]
 
     def configure_gradient_clipping(
         self,

@@ -14,7 +14,13 @@ from neobert.tasks.pretraining.initial import initial_model
 from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSettings
 from neobert.tasks.pretraining.report import guess_masked_words, show_report
 from neobert.training.compile import compile_if_asked
-from neobert.training.fit import evaluation_at, fit, load_best, optimization_fingerprint
+from neobert.training.fit import (
+    evaluation_at,
+    fit,
+    load_best,
+    model_fingerprint,
+    optimization_fingerprint,
+)
 from neobert.training.plot import plot_losses
 from neobert.training.resume import check_same_run, resume_point
 from neobert.training.run_folder import RunFolder, open_run_folder, write_json
@@ -37,7 +43,11 @@ def run(config: Config) -> float | None:
     card = ModelCard(
         data.tokenizer.tokenizer,
         data.tokenizer.info(),
-        {**data.fingerprint(), **optimization_fingerprint(config, plan)},
+        {
+            **data.fingerprint(),
+            **model_fingerprint(config.model),
+            **optimization_fingerprint(config, plan),
+        },
     )
     if resume is not None:
         check_same_run(resume, card.fingerprint, config.trainer.accept_changes)

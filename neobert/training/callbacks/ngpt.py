@@ -17,7 +17,7 @@ class UnitNorm(Callback):
     skipped can be missed.
     """
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model = pl_module.model
         assert isinstance(model, torch.nn.Module)
         decayed = False

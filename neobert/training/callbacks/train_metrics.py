@@ -105,7 +105,8 @@ class TrainMetrics(Callback):
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the training loss is {loss} at step {step}; resume from an earlier checkpoint "
-                "with a lower optimizer.lr or trainer.gradient_clipping=1.0"
+                "with trainer.gradient_clipping=1.0, or with a lower optimizer.lr and "
+                "trainer.accept_changes=[optimizer.lr]"
             )
 
     def _over_ranks(self, trainer: Trainer) -> dict[str, float]:

@@ -201,6 +201,25 @@ def test_a_run_that_goes_on_from_an_earlier_step_or_elsewhere_knows_its_own_chec
     assert summary(elsewhere)["best"]["step"] is None
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muonclip"])
+def test_a_changed_optimizer_or_model_is_refused_on_resume_and_counts_where_it_is_accepted(
+    tiny_run: TinyRun, optimizer: str
+) -> None:
+    words = ("trainer.logging_steps=1", f"optimizer={optimizer}", "optimizer.lr=1e-2")
+    run = tiny_run(*words)
+    before = column(run, "train/learning_rate")
+    others = (*words, "trainer.resume_from_checkpoint=2", "optimizer.lr=1e-3")
+    with pytest.raises(ConfigError) as error:
+        tiny_run(*others, "optimizer.weight_decay=0.5", "model.hidden_size=32")
+    for key in ("optimizer.lr", "optimizer.weight_decay", "model.hidden_size"):
+        assert f"{key} differs" in str(error.value)
+    tiny_run(*others, "trainer.accept_changes=[optimizer.lr]")
+    after = column(run, "train/learning_rate")
+    assert after == pytest.approx(
+        {1: before[1], 2: before[2], 3: before[3] / 10, 4: before[4] / 10}
+    )
+
+
 @pytest.mark.proves("trainer.early_stopping", "trainer.greater_is_better")
 @pytest.mark.parametrize("greater", [False, True])
 def test_early_stopping_counts_evaluations_without_a_better_one(
