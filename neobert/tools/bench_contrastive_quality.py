@@ -28,6 +28,7 @@ from neobert.tasks.contrastive.packaged import Example
 from neobert.tasks.contrastive.prepare import cleaned
 from neobert.tasks.contrastive.sources import select_sources
 from neobert.tasks.contrastive.start import open_start
+from neobert.training.cpu import keep_freed_memory
 from neobert.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args(argv)
     show_messages()
+    keep_freed_memory()
     try:
         train_twin(load_config_file(RunFolder(options.run).config_file), options.output)
     except ConfigError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from neobert.export.write import export
-from neobert.tools.bench_contrastive import JOBS, Job, main
+from neobert.tools.bench_contrastive import JOBS, OURS, THEIRS, TUNED, Job, main
 from tests.tools.conftest import WORDS
 
 
@@ -33,10 +33,15 @@ def test_both_trainers_are_timed_on_the_same_pairs(
     words += ["--output", str(output)]
     assert main([str(tmp_path / "exported"), str(pairs_file), *words]) == 0
     speed = json.loads(output.read_text())["speed"]
-    for clock, rate in (("wall", "pairs_per_sec"), ("cpu", "pairs_per_cpu_sec")):
-        (ours,), (theirs,) = speed["ours"][rate], speed["sentence_transformers"][rate]
-        assert min(ours, theirs) > 0
-        assert speed[f"times_as_fast_{clock}"] == pytest.approx(ours / theirs)
+    assert list(speed) == [OURS, THEIRS, TUNED]
+    for found in speed.values():
+        for rate, ratio in (
+            ("pairs_per_sec", "ours_is_faster_by"),
+            ("pairs_per_cpu_sec", "ours_is_faster_by_cpu"),
+        ):
+            (ours,), (theirs,) = speed[OURS][rate], found[rate]
+            assert min(ours, theirs) > 0
+            assert found[ratio] == pytest.approx(ours / theirs)
     assert "<svg" in output.with_suffix(".svg").read_text()
 
 
