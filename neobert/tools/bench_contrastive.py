@@ -1,14 +1,16 @@
-"""Contrastive training measured: ``python -m neobert.tools.bench_contrastive MODEL PAIRS``.
+"""Contrastive training measured: ``python -m neobert.tools.bench_contrastive MODEL [PAIRS]``.
 
 MODEL is a folder of ``python -m neobert.export``, PAIRS a file of JSON lines with ``query`` and
-``positive``. This package and sentence-transformers train the same weights on the same pairs with
-the same batch, loss, optimizer and precision, in turns, each time in a process of its own;
-sentence-transformers once more with our settings of the memory allocator. Then the peak memory of
-one large batch is measured with and without GradCache. Writes a JSON file and a plot.
+``positive``; without it, the pairs of the World Factbook are taken. This package and
+sentence-transformers train the same weights on the same pairs with the same batch, loss, optimizer
+and precision, in turns, each time in a process of its own; sentence-transformers once more with our
+settings of the memory allocator. Then the peak memory of one large batch is measured with and
+without GradCache. Writes a JSON file and a plot.
 """
 
 import argparse
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from neobert.console import get_logger, show_messages
+from neobert.training.summary import origin, peak_memory_mib
 
 log = get_logger("neobert.tools.bench_contrastive")
 
@@ -64,17 +67,33 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.write(json.dumps(asdict(JOBS[job.kind](job))) + "\n")
         return 0
     show_messages()
-    common = {"model": options.model, "pairs": options.pairs, "max_length": options.max_length}
-    found: dict[str, object] = {"settings": {**common, "batch": options.batch}}
-    if options.rounds:
-        found["speed"] = _speed(options, common)
-    if options.large:
-        found["memory"] = _memory(options, common)
-    text = json.dumps(found, indent=1) + "\n"
+    with tempfile.TemporaryDirectory() as scratch:
+        pairs = options.pairs or str(_factbook(Path(scratch) / "factbook.jsonl"))
+        common = {"model": options.model, "pairs": pairs, "max_length": options.max_length}
+        settings = {**common, "pairs": options.pairs or "factbook", "batch": options.batch}
+        found: dict[str, object] = {"settings": settings}
+        if options.rounds:
+            found["speed"] = _speed(options, common)
+        if options.large:
+            found["memory"] = _memory(options, common)
+    text = json.dumps({**found, **origin(sys.argv)}, indent=1) + "\n"
     options.output.write_text(text)
     plot(found, options.output.with_suffix(".svg"))
     log.info("%s", text)
     return 0
+
+
+def _factbook(file: Path) -> Path:
+    from neobert.tasks.contrastive.packaged import factbook_pairs
+
+    rows = [
+        {"query": one.query, "positive": one.positive}
+        for one in factbook_pairs()
+        if not one.held_out
+    ]
+    random.Random(0).shuffle(rows)  # neighbours speak of one country
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
 
 
 def _options() -> argparse.ArgumentParser:
@@ -158,8 +177,6 @@ def _steps_alone(train: Callable[[int], object], steps: int) -> Measured:
     """Time of ``steps`` steps after ``WARM_UP`` others, told by PyTorch after each update."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    from neobert.training.summary import peak_memory_mib
-
     ends: list[tuple[float, float]] = []
 
     def note(*_: object) -> None:
@@ -230,7 +247,6 @@ def _one_step(job: Job) -> Measured:
     from neobert.tasks.contrastive.batches import Texts
     from neobert.tasks.contrastive.gradcache import encode_texts
     from neobert.tasks.contrastive.prepare import encode, recipe_of
-    from neobert.training.summary import peak_memory_mib
 
     encoder = load_encoder(job.model).train()
     tokenizer = describe(saved_tokenizer(Path(job.model)), job.model)
