@@ -102,7 +102,8 @@ class Encoder(nn.Module):
         autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else self.encoder.weight.dtype
         dropout = self.training and self.config.dropout_prob > 0
-        choice = resolve_attention(self.config.attn_backend, device, dtype, dropout)
+        backend, head_dim = self.config.attn_backend, self._head_dim
+        choice = resolve_attention(backend, device, dtype, dropout, head_dim)
         if self.config.attn_backend != "sdpa" and choice.reason not in self._told:
             self._told.add(choice.reason)
             log.info(choice.reason)

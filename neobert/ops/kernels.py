@@ -18,6 +18,9 @@ HAS_LIGER = find_spec("liger_kernel") is not None
 FLASH_CAPABILITY = (8, 0)
 """Compute capability that the flash kernels need: Ampere."""
 
+FLASH_WIDTH = 256
+"""Widest head that the flash kernels take. PyTorch's needs a multiple of 8; flash-attn pads."""
+
 
 class KernelError(RuntimeError):
     """A kernel was demanded that cannot run here."""
@@ -34,7 +37,7 @@ class AttentionChoice:
 
 @cache
 def resolve_attention(
-    backend: str, device: torch.device, dtype: torch.dtype, dropout: bool
+    backend: str, device: torch.device, dtype: torch.dtype, dropout: bool, head_dim: int
 ) -> AttentionChoice:
     """Choose the attention for tensors of ``dtype`` on ``device`` under ``model.attn_backend``.
 
@@ -45,11 +48,11 @@ def resolve_attention(
     portable: AttentionKernel = "documents" if device.type == "cpu" else "dense"
     if backend == "sdpa":
         return AttentionChoice(portable, f"attention: {DESCRIPTIONS[portable]}")
-    obstacle = _flash_obstacle(device, dtype)
+    obstacle = _flash_obstacle(device, dtype, head_dim)
     if obstacle is None and find_spec("flash_attn") is not None:
         return AttentionChoice("flash_attn", f"attention: {DESCRIPTIONS['flash_attn']}")
     if obstacle is None:
-        obstacle = _torch_varlen_obstacle(dropout)
+        obstacle = _torch_varlen_obstacle(dropout, head_dim)
     if obstacle is None:
         return AttentionChoice("torch_varlen", f"attention: {DESCRIPTIONS['torch_varlen']}")
     return AttentionChoice(
@@ -108,19 +111,23 @@ def cpu_has_bf16() -> bool:
     return bool(supported and supported())
 
 
-def _flash_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+def _flash_obstacle(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
     if device.type != "cuda":
         return "needs an NVIDIA GPU"
     if torch.cuda.get_device_capability(device) < FLASH_CAPABILITY:
         return "needs a GPU of compute capability 8.0 (Ampere) or newer"
     if dtype not in (torch.bfloat16, torch.float16):
         return "needs half precision (trainer.mixed_precision=bf16)"
+    if head_dim > FLASH_WIDTH:
+        return f"needs heads of a width of at most {FLASH_WIDTH}, not {head_dim}"
     return None
 
 
-def _torch_varlen_obstacle(dropout: bool) -> str | None:
+def _torch_varlen_obstacle(dropout: bool, head_dim: int) -> str | None:
     if find_spec("torch.nn.attention.varlen") is None:
         return "needs the package flash-attn with this version of PyTorch"
     if dropout:
         return "needs the package flash-attn for model.dropout_prob > 0"
+    if head_dim % 8:
+        return f"needs the package flash-attn for heads of width {head_dim}, no multiple of 8"
     return None

@@ -7,6 +7,7 @@ from neobert.ops import kernels
 from neobert.ops.kernels import KernelError, liger_runs, resolve_attention
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+FLASH = "flash_attn_varlen"
 
 
 @pytest.fixture
@@ -19,25 +20,25 @@ def ampere(monkeypatch) -> None:
 
 @pytest.mark.proves("model.attn_backend")
 @pytest.mark.parametrize(
-    ("backend", "device", "dtype", "dropout", "kernel", "words"),
+    ("asked", "kernel", "words"),
     [
-        ("sdpa", CPU, torch.float32, False, "documents", "document by document"),
-        ("sdpa", CUDA, torch.bfloat16, False, "dense", "SDPA"),
-        ("flash_attn_varlen", CPU, torch.bfloat16, False, "documents", "needs an NVIDIA GPU"),
-        ("flash_attn_varlen", CUDA, torch.float32, False, "dense", "mixed_precision=bf16"),
-        ("flash_attn_varlen", CUDA, torch.bfloat16, False, "torch_varlen", "torch.nn.attention"),
-        ("flash_attn_varlen", CUDA, torch.float16, True, "dense", "dropout_prob > 0"),
+        (("sdpa", CPU, torch.float32, False, 64), "documents", "document by document"),
+        (("sdpa", CUDA, torch.bfloat16, False, 64), "dense", "SDPA"),
+        ((FLASH, CPU, torch.bfloat16, False, 64), "documents", "needs an NVIDIA GPU"),
+        ((FLASH, CUDA, torch.float32, False, 64), "dense", "mixed_precision=bf16"),
+        ((FLASH, CUDA, torch.bfloat16, False, 64), "torch_varlen", "torch.nn.attention"),
+        ((FLASH, CUDA, torch.float16, True, 64), "dense", "dropout_prob > 0"),
+        ((FLASH, CUDA, torch.bfloat16, False, 12), "dense", "width 12, no multiple of 8"),
+        ((FLASH, CUDA, torch.bfloat16, False, 320), "dense", "at most 256, not 320"),
     ],
 )
 @pytest.mark.usefixtures("ampere")
-def test_without_flash_attn_the_best_that_runs_is_taken(  # noqa: PLR0917
-    monkeypatch, backend, device, dtype, dropout, kernel, words
-) -> None:
+def test_without_flash_attn_the_best_that_runs_is_taken(monkeypatch, asked, kernel, words) -> None:
     found = kernels.find_spec
     monkeypatch.setattr(
         kernels, "find_spec", lambda name: None if name == "flash_attn" else found(name)
     )
-    choice = resolve_attention(backend, device, dtype, dropout)
+    choice = resolve_attention(*asked)
     assert choice.kernel == kernel
     assert words in choice.reason
 
@@ -45,14 +46,14 @@ def test_without_flash_attn_the_best_that_runs_is_taken(  # noqa: PLR0917
 @pytest.mark.usefixtures("ampere")
 def test_flash_attn_comes_first_where_it_is_installed(monkeypatch) -> None:
     monkeypatch.setattr(kernels, "find_spec", lambda _: object())
-    choice = resolve_attention("flash_attn_varlen", CUDA, torch.bfloat16, dropout=True)
+    choice = resolve_attention(FLASH, CUDA, torch.bfloat16, dropout=True, head_dim=12)
     assert choice.kernel == "flash_attn"
 
 
 def test_an_older_gpu_is_named(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     resolve_attention.cache_clear()
-    choice = resolve_attention("flash_attn_varlen", CUDA, torch.float16, dropout=False)
+    choice = resolve_attention(FLASH, CUDA, torch.float16, dropout=False, head_dim=64)
     resolve_attention.cache_clear()
     assert choice.kernel == "dense"
     assert "Ampere" in choice.reason
