@@ -26,7 +26,7 @@ from neobert.export.source import Model, Source, read_source
 from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.model.heads import MaskedLM
 from neobert.model.pretrained import PretrainedError
-from neobert.model.weight_files import read_json
+from neobert.model.weight_files import read_json, read_text
 
 log = get_logger(__name__)
 
@@ -40,6 +40,8 @@ TEXTS = (
     "lower UPPER mIxEd   spaces\tand\nlines",
 )
 MINUTES = 30
+KNOWN_MODULES = re.compile(r"sentence_transformers(\.\w+)*\.(Transformer|Pooling|Normalize)")
+"""What ``modules.json`` may name: others are not written here, and can bring code of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +77,47 @@ def check_code(folder: Path, trust_remote_code: bool) -> None:
         raise PretrainedError(f"{folder} has no auto_map with a {MODULE}.py: export it first")
     own_module = re.compile(rf"{MODULE}\.\w+")
     own = file.read_bytes() == Path(modeling_neobert.__file__).read_bytes()
-    if own and all(own_module.fullmatch(str(target)) for target in targets.values()):
+    named = all(own_module.fullmatch(str(target)) for target in targets.values())
+    found = other_code(folder) if own and named else file if not own else folder / "config.json"
+    if found is None:
         return
     if not trust_remote_code:
         raise PretrainedError(
-            f"{folder} comes with code that is not this package's {MODULE}.py; look at it, and if "
-            "you trust it, give --trust-remote-code"
+            f"{folder} comes with code that is not this package's {MODULE}.py, or asks for it "
+            f"({found.relative_to(folder)}); look at it, and if you trust it, give "
+            "--trust-remote-code"
         )
     log.warning("running the code that comes with %s, as --trust-remote-code allows", folder)
+
+
+def other_code(folder: Path) -> Path | None:
+    """What in ``folder`` is code, or has the libraries run some, beside our module and its name.
+
+    A tokenizer's or a module's JSON can name code as ``config.json`` does, and an adapter a model
+    elsewhere. In folders that are links nobody looks, so they count as well.
+    """
+    paths = sorted(folder.rglob("*"))
+    for path in paths:
+        if path.is_symlink() and path.is_dir():
+            return path
+        if path.suffix == ".py" and path != folder / f"{MODULE}.py":
+            return path
+        if path.suffix == ".json" and path.name != "tokenizer.json" and _names_code(path, folder):
+            return path
+    return None
+
+
+def _names_code(path: Path, folder: Path) -> bool:
+    if path.name == "modules.json":
+        try:
+            modules = json.loads(read_text(path))
+            return not all(KNOWN_MODULES.fullmatch(module["type"]) for module in modules)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return True
+    named = {"auto_map", "custom_pipelines"} & read_json(path).keys()
+    return path.name == "adapter_config.json" or bool(
+        named - ({"auto_map"} if path == folder / "config.json" else set())
+    )
 
 
 def run_checks(folder: Path, source: Source, python: str = sys.executable) -> list[Finding]:

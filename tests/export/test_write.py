@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import neobert
 from neobert.config.store import load_config_file
 from neobert.export.__main__ import main
-from neobert.export.check import ExportError, run_checks
+from neobert.export.check import ExportError, check_code, run_checks
 from neobert.export.source import read_source
 from neobert.export.verify import CHECKS
 from neobert.export.write import export
@@ -236,6 +236,44 @@ def test_other_code_in_a_folder_runs_only_when_it_is_trusted(exported, tmp_path,
     (folder / "config.json").write_text(json.dumps(config))
     shutil.copy(exported("default") / "modeling_neobert.py", folder)
     assert main(["--check", str(folder)]) == 1
+
+
+def add_to(name: str, **values: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        known = json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
+        (folder / name).write_text(json.dumps({**known, **values}))
+
+    return change
+
+
+def link_a_folder(folder: Path) -> None:
+    (folder / "0_Transformer").symlink_to(folder.parent)
+
+
+OTHER_CODE: dict[str, Callable[[Path], object]] = {
+    "other.py": lambda folder: (folder / "other.py").write_text(""),
+    "tokenizer_config.json": add_to(
+        "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "/tmp/x--other.Tokenizer"]}
+    ),
+    "config.json": add_to("config.json", custom_pipelines={"fill-mask": {"impl": "x--other.Fill"}}),
+    "modules.json": lambda folder: (folder / "modules.json").write_text(
+        '[{"idx": 0, "name": "0", "path": "", "type": "other.Module"}]'
+    ),
+    "adapter_config.json": add_to("adapter_config.json", base_model_name_or_path="/tmp/x"),
+    "0_Transformer": link_a_folder,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHER_CODE)
+def test_code_is_not_smuggled_in_beside_our_own(exported, tmp_path, name) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(exported("encoder"), folder)
+    check_code(folder, trust_remote_code=False)
+    OTHER_CODE[name](folder)
+    with pytest.raises(PretrainedError, match=rf"code that is not this package's .*\({name}\)"):
+        check_code(folder, trust_remote_code=False)
+    check_code(folder, trust_remote_code=True)
 
 
 def change_config(folder: Path, **values: object) -> None:
