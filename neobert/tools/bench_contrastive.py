@@ -4,8 +4,9 @@ MODEL is a folder of ``python -m neobert.export``, PAIRS a file of JSON lines wi
 ``positive``; without it, the pairs of the World Factbook are taken. This package and
 sentence-transformers train the same weights on the same pairs with the same batch, loss, optimizer
 and precision, in turns, each time in a process of its own; sentence-transformers once more with our
-settings of the memory allocator. Then the peak memory of one large batch is measured with and
-without GradCache. Writes a JSON file and a plot.
+settings of the memory allocator, and then with padding computed, which our exported model leaves
+out by itself. At last the peak memory of one large batch is measured with and without GradCache.
+Writes a JSON file and a plot.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from neobert.console import get_logger, show_messages
@@ -25,8 +27,10 @@ from neobert.training.summary import origin, peak_memory_mib
 
 log = get_logger("neobert.tools.bench_contrastive")
 
-OURS, THEIRS, TUNED = "ours", "sentence_transformers", "sentence_transformers_tuned"
+OURS, THEIRS = "ours", "sentence_transformers"
+TUNED, PADDED = "sentence_transformers_tuned", "sentence_transformers_padded"
 NAMES = {
+    PADDED: "the same, padding computed",
     TUNED: "the same, our allocator",
     THEIRS: "sentence-transformers",
     OURS: "neobert",
@@ -103,6 +107,8 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
+    peers = [THEIRS, TUNED, PADDED]
+    parser.add_argument("--peers", nargs="+", choices=peers, default=peers)
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--large", type=int, default=0, help="pairs of the batch for GradCache")
     parser.add_argument("--chunk", type=int, default=128, help="texts at a time with GradCache")
@@ -112,7 +118,7 @@ def _options() -> argparse.ArgumentParser:
 
 
 def _speed(options: argparse.Namespace, common: dict[str, object]) -> dict[str, object]:
-    rounds: dict[str, list[Measured]] = {kind: [] for kind in (OURS, THEIRS, TUNED)}
+    rounds: dict[str, list[Measured]] = {kind: [] for kind in (OURS, *options.peers)}
     for _ in range(options.rounds):
         for kind, measured in rounds.items():
             job = Job(kind, batch=options.batch, steps=options.steps, **common)  # type: ignore[arg-type]
@@ -156,8 +162,9 @@ def plot(found: Mapping[str, object], picture: Path) -> None:
     left, right = figure.subplots(1, 2)
     speed, memory = found.get("speed"), found.get("memory")
     if isinstance(speed, dict):
-        rates = [statistics.median(speed[name]["pairs_per_sec"]) for name in NAMES]
-        left.barh(list(NAMES.values()), rates)
+        names = [name for name in NAMES if name in speed]
+        rates = [statistics.median(speed[name]["pairs_per_sec"]) for name in names]
+        left.barh([NAMES[name] for name in names], rates)
         left.set_xlabel("pairs per second")
     if isinstance(memory, dict):
         right.barh(["at once", "GradCache"], [memory["direct_mib"], memory["gradcache_mib"]])
@@ -217,7 +224,7 @@ def _ours(job: Job) -> Measured:
         )
 
 
-def _sentence_transformers(job: Job) -> Measured:
+def _sentence_transformers(job: Job, attention: str = "sdpa") -> Measured:
     from datasets import load_dataset
 
     from neobert.tools.sentence_transformers_training import Training, train
@@ -227,7 +234,11 @@ def _sentence_transformers(job: Job) -> Measured:
 
     def run(steps: int) -> None:
         how = Training(
-            batch=job.batch, steps=steps, warmup=max(1, steps // 10), max_length=job.max_length
+            batch=job.batch,
+            steps=steps,
+            warmup=max(1, steps // 10),
+            max_length=job.max_length,
+            attention=attention,
         )
         train(Path(job.model), data, how)
 
@@ -265,17 +276,18 @@ def _one_step(job: Job) -> Measured:
     return Measured(*spent, peak_memory_mib() - before)
 
 
-def _tuned(job: Job) -> Measured:
+def _tuned(job: Job, attention: str = "sdpa") -> Measured:
     from neobert.training.cpu import tune_cpu
 
     tune_cpu()
-    return _sentence_transformers(job)
+    return _sentence_transformers(job, attention)
 
 
 JOBS: dict[str, Callable[[Job], Measured]] = {
     OURS: _ours,
     THEIRS: _sentence_transformers,
     TUNED: _tuned,
+    PADDED: partial(_tuned, attention="eager"),
     "memory": _one_step,
 }
 

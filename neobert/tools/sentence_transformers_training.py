@@ -49,26 +49,28 @@ class Training:
 
     temperature: float = 0.05
     pooling: str = "avg"
+    attention: str = "sdpa"
+    """``sdpa``, with which an exported model leaves padding out; ``eager`` computes it."""
 
 
-def load(folder: Path, max_length: int, pooling: str) -> SentenceTransformer:
-    """The encoder in an exported folder with ``pooling`` over it."""
+def load(folder: Path, how: Training) -> SentenceTransformer:
+    """The encoder in an exported folder, with pooling over it."""
     width = json.loads((folder / "config.json").read_text())["hidden_size"]
     trusted = {"trust_remote_code": True}
     transformer = Transformer(
         str(folder),
-        max_seq_length=max_length,
-        model_kwargs=trusted,
+        max_seq_length=how.max_length,
+        model_kwargs={**trusted, "attn_implementation": how.attention},
         config_kwargs=trusted,
         processor_kwargs=trusted,
     )
-    modules = [transformer, Pooling(width, POOLINGS[pooling])]
+    modules = [transformer, Pooling(width, POOLINGS[how.pooling])]
     return SentenceTransformer(modules=modules, device="cpu")
 
 
 def train(folder: Path, pairs: Dataset, how: Training) -> SentenceTransformer:
     """Train the encoder in ``folder`` on ``pairs`` (query, positive), in their order."""
-    model = load(folder, how.max_length, how.pooling)
+    model = load(folder, how)
     with tempfile.TemporaryDirectory() as scratch:
         arguments = SentenceTransformerTrainingArguments(
             output_dir=scratch,
