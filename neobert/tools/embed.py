@@ -22,6 +22,7 @@ from neobert.console import get_logger, show_messages
 from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.model.pretrained import find_weights, load_encoder
+from neobert.tools.arguments import SHORTEST, at_least, check_length
 
 log = get_logger("neobert.tools.embed")
 
@@ -121,8 +122,10 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--pooling", choices=POOLING, default="avg")
     arguments.add_argument("--prefix", default="", help="put before every text")
     arguments.add_argument("--normalize", action="store_true", help="to unit length")
-    arguments.add_argument("--max-length", type=int, help="tokens (default: the model's)")
-    arguments.add_argument("--tokens-per-batch", type=int, default=16384)
+    arguments.add_argument(
+        "--max-length", type=at_least(SHORTEST), help="tokens (default: the model's)"
+    )
+    arguments.add_argument("--tokens-per-batch", type=at_least(1), default=16384)
     arguments.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return arguments
@@ -141,6 +144,7 @@ def main(argv: list[str] | None = None) -> int:
             bf16=options.bf16,
         )
         model = load_encoder(folder).to(options.device)
+        check_length(model.config, options.max_length)
         encoder = TextEncoder(model, saved_tokenizer(folder), settings)
         rows = embed_file(encoder, options.texts, options.output, options.prefix, options.normalize)
     except (ValueError, OSError) as error:

@@ -18,6 +18,7 @@ from neobert.console import get_logger, show_messages
 from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.model.heads import MaskedLM
 from neobert.model.pretrained import find_weights, load
+from neobert.tools.arguments import at_least
 
 log = get_logger("neobert.tools.mlm_predict")
 
@@ -101,7 +102,9 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument("model", help="a run, a checkpoint, an exported folder or a hub id")
     arguments.add_argument("texts", nargs="*", help="with [MASK] in them; none: standard input")
-    arguments.add_argument("--top-k", type=int, default=5, help="tokens per mask (default 5)")
+    arguments.add_argument(
+        "--top-k", type=at_least(1), default=5, help="tokens per mask (default 5)"
+    )
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return arguments
 

@@ -31,6 +31,7 @@ from neobert.console import get_logger, show_messages
 from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.model.heads import MaskedLM
 from neobert.model.pretrained import find_weights, load
+from neobert.tools.arguments import SHORTEST, at_least, check_length
 
 log = get_logger("neobert.tools.pseudo_perplexity")
 
@@ -165,6 +166,7 @@ def _resume(output: Path, identity: dict[str, object]) -> int:
     """Number of texts that ``output`` has; a last line that was cut short is taken off."""
     beside = output.with_suffix(".json")
     if not output.is_file():
+        _check_unused(output, identity)
         beside.write_text(json.dumps(identity, indent=2) + "\n")
         return 0
     known = json.loads(beside.read_text()) if beside.is_file() else {}
@@ -176,6 +178,19 @@ def _resume(output: Path, identity: dict[str, object]) -> int:
     complete = output.read_text().rpartition("\n")[0]
     output.write_text(complete + "\n" if complete else "")
     return max(0, len(complete.splitlines()) - 1)
+
+
+def _check_unused(output: Path, identity: dict[str, object]) -> None:
+    """Refuse to write over a file of somebody else's that has the name of one of ours."""
+    beside, picture = output.with_suffix(".json"), output.with_suffix(".png")
+    try:
+        known = json.loads(beside.read_text()) if beside.is_file() else identity
+    except ValueError:
+        known = None
+    ours = isinstance(known, dict) and known.keys() == identity.keys()
+    taken = picture if picture.exists() else None if ours else beside
+    if taken is not None:
+        raise ValueError(f"{taken} is there, but not {output}: name another file with --output")
 
 
 def read_scores(path: Path) -> list[Score]:
@@ -235,8 +250,10 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("model", help="a run, a checkpoint, an exported folder or a hub id")
     arguments.add_argument("texts", type=Path, help="UTF-8, a text per line")
     arguments.add_argument("--output", type=Path, required=True, help="*.csv; resumed if there")
-    arguments.add_argument("--max-length", type=int, help="tokens (default: the model's)")
-    arguments.add_argument("--tokens-per-batch", type=int, default=8192)
+    arguments.add_argument(
+        "--max-length", type=at_least(SHORTEST), help="tokens (default: the model's)"
+    )
+    arguments.add_argument("--tokens-per-batch", type=at_least(1), default=8192)
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return arguments
 
@@ -248,6 +265,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         folder = find_weights(options.model)
         model = load(folder).to(options.device)
+        check_length(model.config, options.max_length)
         scorer = Scorer(
             model, saved_tokenizer(folder), options.max_length, options.tokens_per_batch
         )
@@ -270,7 +288,8 @@ def report(scores: list[Score], picture: Path) -> None:
         log.info("%9s tokens: %6d texts, %.4g", name, count, bucket.pseudo_perplexity)
     whole = total(scores)
     log.info("all: %d texts, %d tokens, %.4g", len(scores), whole.tokens, whole.pseudo_perplexity)
-    plot(scores, picture)
+    if whole.tokens:  # else there is nothing on a logarithmic axis
+        plot(scores, picture)
 
 
 def weights_digest(folder: Path) -> str:

@@ -55,6 +55,13 @@ def test_a_text_that_cannot_be_answered_is_named(model_folder, capsys, text, mes
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("number", ["0", "-1", "x"])
+def test_fewer_than_one_guess_is_refused(model_folder, capsys, number) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(model_folder), "[MASK]", "--top-k", number])
+    assert "--top-k" in capsys.readouterr().err
+
+
 def test_a_folder_without_a_model_is_named(tmp_path, capsys) -> None:
     assert main([str(tmp_path), "[MASK]"]) == 1
     assert str(tmp_path) in capsys.readouterr().err

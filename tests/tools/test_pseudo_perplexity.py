@@ -77,6 +77,24 @@ def test_scores_of_two_models_are_not_mixed(
     assert "other max_length" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "content"), [("s.json", "[1]"), ("s.json", "{"), ("s.png", "")])
+def test_files_of_others_are_not_written_over(
+    model_folder, texts, tmp_path, capsys, name, content
+) -> None:
+    (tmp_path / name).write_text(content)
+    assert main([str(model_folder), str(texts), "--output", str(tmp_path / "s.csv")]) == 1
+    assert f"{name} is there" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == content
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_a_file_without_a_word_is_scored(model_folder, tmp_path, capsys) -> None:
+    (tmp_path / "empty.txt").write_text("\n")
+    output = tmp_path / "s.csv"
+    assert main([str(model_folder), str(tmp_path / "empty.txt"), "--output", str(output)]) == 0
+    assert read_scores(output) == [Score(0, 0, 0.0)]
+
+
 def test_texts_are_put_together_by_length() -> None:
     scores = [
         Score(0, 1, 1.0),
