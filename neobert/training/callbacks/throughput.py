@@ -90,9 +90,11 @@ class Throughput(Callback):
     ) -> None:
         sums = cast(dict[str, Mapping[str, Tensor | float]], outputs)["sums"]
         self._targets += float(cast(float, sums.get("targets", 0)))
-        if self.metrics.logged_at == trainer.global_step != self._logged_at:
-            self._logged_at = trainer.global_step
-            self._log(trainer)
+        self._log_if_due(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that is stopped early ends amid a window."""
+        self._log_if_due(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pause = time.process_time()
@@ -122,6 +124,11 @@ class Throughput(Callback):
             self._tokens += inputs[0].num_tokens
             # Stays on the device until a line is logged.
             self._pairs = self._pairs + pairs_of_text(inputs[0], cast(int, module.pad_token_id))
+
+    def _log_if_due(self, trainer: Trainer) -> None:
+        if self.metrics.logged_at == trainer.global_step != self._logged_at:
+            self._logged_at = trainer.global_step
+            self._log(trainer)
 
     def _log(self, trainer: Trainer) -> None:
         seconds = self.metrics.seconds - self._seconds

@@ -76,6 +76,11 @@ class TrainMetrics(Callback):
         if step > self._last_step and due:
             self._log(trainer, pl_module, step)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that is stopped early ends amid a window."""
+        if trainer.global_step > self._last_step and self._sums:
+            self._log(trainer, pl_module, trainer.global_step)
+
     def running(self, module: LightningModule) -> dict[str, float]:
         """Metrics of this rank since the last log line, for the eye; a copy from the device."""
         sums = {name: float(value) for name, value in self._sums.items()}

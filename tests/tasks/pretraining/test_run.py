@@ -225,21 +225,27 @@ def test_a_changed_optimizer_or_model_is_refused_on_resume_and_counts_where_it_i
 def test_early_stopping_counts_evaluations_without_a_better_one(
     greater: bool, tiny_run: TinyRun
 ) -> None:
-    # At this rate the loss rises at first: "smaller is better" stops at the second evaluation.
+    # At this rate the model gets worse at first: "larger is better" stops at the second one.
     run = tiny_run(
         "optimizer.lr=5",
         "trainer.eval_steps=1",
         "trainer.max_steps=6",
         "trainer.early_stopping=1",
-        "trainer.metric_for_best_model=eval/loss",
+        "trainer.metric_for_best_model=eval/accuracy",
         f"trainer.greater_is_better={greater}",
+        "trainer.logging_steps=100",
     )
-    losses = list(column(run, "eval/loss").values())
-    assert losses[1] > losses[0]
-    better = [(new > old) == greater for old, new in pairwise(losses)]
+    right = list(column(run, "eval/accuracy").values())
+    assert right[1] < right[0]
+    better = [(new > old) == greater for old, new in pairwise(right)]
     assert all(better[:-1])
-    assert summary(run)["steps"] == len(losses)
-    assert len(losses) == 2 or greater
+    assert summary(run)["steps"] == len(right)
+    assert len(right) == 2 or not greater
+    # The log line of the last window comes early too.
+    assert list(column(run, "train/tokens")) == [len(right)]
+    assert summary(run)["tokens"] == column(run, "train/tokens")[len(right)] > 0
+    assert summary(run)["tokens_per_sec"] > 0
+    assert summary(run)["throughput"]["flops_per_token"] > 0
 
 
 @pytest.mark.proves("trainer.report_to")
