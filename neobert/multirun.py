@@ -21,7 +21,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from neobert.config.checks import ConfigError
-from neobert.config.compose import compose_config, conf_dir, group_names, hydra_form
+from neobert.config.compose import (
+    compose_config,
+    conf_dir,
+    group_names,
+    hydra_form,
+    unreadable,
+)
 from neobert.config.store import field_types, load_config_file, nearest, to_plain
 from neobert.console import get_logger
 
@@ -89,7 +95,7 @@ def _sorted_out(words: Sequence[str]) -> tuple[list[str], list[str]]:
         try:
             override = parser.parse_override(word)
         except HydraException:
-            problems.append(f"command line: {word!r} is not of the form key=value")
+            problems.append(unreadable(word))
             continue
         key = override.key_or_group
         if override.is_sweep_override() or key.startswith("hydra") or key == "sweep":

@@ -30,6 +30,9 @@ SECTIONS = tuple(one.name for one in fields(Config) if section_of(one.type) is n
 REFERENCE = "reference"
 """Group option that adds nothing to the dataclass's defaults, which are the reference's."""
 
+SHOWN = 3
+"""Settings that a warning names."""
+
 Values = dict[str, object]
 
 
@@ -86,7 +89,9 @@ def compose_config(overrides: Sequence[str]) -> Config:
     def origin(key: str) -> str:
         return next((name for name, layer in layers.items() if _sets(layer, key)), "conf/")
 
-    return build_config(nested(merged), origin)
+    config = build_config(nested(merged), origin)
+    _warn_of_no_effect(config, layers, request)
+    return config
 
 
 def read_overrides(overrides: Sequence[str]) -> Request:
@@ -103,7 +108,7 @@ def read_overrides(overrides: Sequence[str]) -> Request:
         try:
             override = parser.parse_override(word)
         except HydraException:
-            problems.append(f"command line: {word!r} is not of the form key=value")
+            problems.append(unreadable(word))
             continue
         key = override.key_or_group
         if override.is_delete():
@@ -112,6 +117,8 @@ def read_overrides(overrides: Sequence[str]) -> Request:
             problems.append(f"command line: {word!r} names several values; add -m for a sweep")
         elif key in groups:
             request.groups[key] = str(override.value())
+            if key == "task":  # a root key too, and what the command line says is strongest
+                raw[key] = override.value()
         elif key.startswith("hydra"):
             problems.append(f"command line: {word!r}: hydra's own settings are for sweeps (-m)")
         else:
@@ -140,6 +147,35 @@ def hydra_form(words: Sequence[str]) -> list[str]:
         found.append(f"{key}={value}")
         log.warning("%s is accepted; in Hydra's form it is %s=%s", word, key, value)
     return found
+
+
+def unreadable(word: str) -> str:
+    """What is wrong with a word that Hydra's grammar does not take, and how to write it."""
+    key, given, value = word.partition("=")
+    if given:
+        quoted = f"{key}='{value}'"
+        return f'command line: {word!r}: a value with such signs takes quotes twice, "{quoted}"'
+    hint = f"; a file of settings is config_path={word}" if word.endswith((".yaml", ".yml")) else ""
+    return f"command line: {word!r} is not of the form key=value{hint}"
+
+
+def _warn_of_no_effect(config: Config, layers: Mapping[str, Flat], request: Request) -> None:
+    """Say what was asked for and is not used: it is legal, but hardly what was meant."""
+    optimizer = config.optimizer
+    if optimizer.muon_config is not None and optimizer.name != "muonclip":
+        log.warning(
+            "optimizer.muon_config has no effect: it is for optimizer=muonclip, this is %s",
+            optimizer.name,
+        )
+    file = layers.get(str(request.file), {})
+    for group, option in request.groups.items():
+        chosen = layers.get(f"conf/{group}/{option}.yaml", {})
+        lost = [key for key in chosen if file.get(key) not in (None, chosen[key])]
+        lost = [key for key in lost if key not in request.values]
+        shown = ", ".join(f"{key}={file[key]}" for key in lost[:SHOWN])
+        if lost:
+            more = ", …" if lost[SHOWN:] else ""
+            log.warning("%s is stronger than %s=%s: %s%s", request.file, group, option, shown, more)
 
 
 def _plain(value: object) -> object:

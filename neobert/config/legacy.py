@@ -83,6 +83,9 @@ RENAMED = {
 }
 """Old key → today's. Two keys of the reference that are older names of others stand here too."""
 
+LOG_INTERVAL, LOGGING_STEPS = "wandb.log_interval", "trainer.logging_steps"
+"""Nothing is logged more often than every ``logging_steps``, so the one alone sets both."""
+
 OLD_SECTION = "optimizer.hparams"
 """Its keys have moved up, into ``optimizer``."""
 
@@ -105,6 +108,9 @@ SPELLINGS: dict[str, Mapping[str, str]] = {
 }
 """Other spellings of a value, without a warning: YAML reads a bare ``no`` as false."""
 
+NULLS: Flat = {"dataset.path": "", "dataset.num_proc": 0, "trainer.max_steps": -1}
+"""What ``null`` means for keys of another type, where the reference takes it."""
+
 ANY_CASE = (
     "model.hidden_act",
     "model.attn_backend",
@@ -126,6 +132,9 @@ def translate(values: Flat, origin: str) -> Flat:
     translated: Flat = {}
     sources: dict[str, str] = {}
     problems = []
+    if LOG_INTERVAL in values and LOGGING_STEPS not in values:
+        log.warning("%s: %s sets %s too, unless that is set", origin, LOG_INTERVAL, LOGGING_STEPS)
+        values = {**values, LOGGING_STEPS: values[LOG_INTERVAL]}
     for key, value in _moved_up(values, origin).items():
         old = RENAMED.get(key)
         if old is not None and value in old.unset:
@@ -152,6 +161,8 @@ def translate(values: Flat, origin: str) -> Flat:
 
 def spelled(key: str, value: object) -> object:
     """The spelling that the checks know of a value."""
+    if value is None:
+        return NULLS.get(key)
     if not isinstance(value, str | bool):
         return value
     spellings = SPELLINGS.get(key, {})

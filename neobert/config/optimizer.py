@@ -116,7 +116,8 @@ class OptimizerConfig:
     """Added to Adam's denominator."""
 
     muon_config: MuonConfig | None = None
-    """Settings of ``muonclip``; ``null`` takes their defaults."""
+    """Settings of ``muonclip``; ``null`` takes their defaults. Of no effect, with a warning, beside
+    another optimizer."""
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
@@ -126,11 +127,4 @@ class OptimizerConfig:
         found += above("optimizer.eps", self.eps, 0)
         good = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         found += require(good, f"optimizer.betas={self.betas}: must be two numbers in [0, 1)")
-        if self.muon_config is None:
-            return found
-        found += require(
-            self.name == "muonclip",
-            f"optimizer.muon_config is for optimizer.name=muonclip, this is {self.name}: "
-            "remove it, or choose optimizer=muonclip",
-        )
-        return found + self.muon_config.problems()
+        return found + ([] if self.muon_config is None else self.muon_config.problems())

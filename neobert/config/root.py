@@ -19,6 +19,11 @@ from neobert.config.wandb import WandbConfig
 
 TASKS = ("pretraining", "glue", "contrastive", "mteb")
 MTEB_POOLINGS = ("mean", "avg", "cls", "max")
+PRETRAINING_METRICS = ("loss", "perplexity", "accuracy")
+"""What an evaluation of pretraining can be called best by."""
+
+LARGEST_SEED = 2**32 - 1
+"""NumPy's limit."""
 
 
 @dataclass(kw_only=True)
@@ -102,7 +107,9 @@ class Config:
         found += at_least("mteb_max_length", self.mteb_max_length, 3)
         found += require(bool(self.mteb_task_type.strip()), "mteb_task_type: must name a task")
         found += read_local_tasks(self.mteb_local)[1]
-        found += at_least("seed", self.seed, 0)
+        found += require(
+            0 <= self.seed <= LARGEST_SEED, f"seed={self.seed}: must be from 0 to {LARGEST_SEED}"
+        )
         for section in (
             self.model,
             self.dataset,
@@ -117,7 +124,7 @@ class Config:
             self.deepspeed,
         ):
             found += section.problems()
-        return found + self._lengths() + self._combinations()
+        return found + self._lengths() + self._combinations() + self._best_model()
 
     def row_length(self) -> int:
         """Tokens of a packed row, or of the longest document."""
@@ -161,3 +168,18 @@ class Config:
                 "model.ngpt=true needs model.rope=true: it has no learned positions",
             )
         return found
+
+    def _best_model(self) -> list[str]:
+        metric = self.trainer.metric_for_best_model
+        if metric is None:
+            return []
+        name = metric.removeprefix("eval/").removeprefix("eval_")
+        found = []
+        if self.task == "pretraining":
+            found = one_of("trainer.metric_for_best_model", name, PRETRAINING_METRICS)
+        falls = name in ("loss", "perplexity")
+        return found + require(
+            not (falls and self.trainer.greater_is_better),
+            f"trainer.metric_for_best_model={metric} is better when smaller: set "
+            "trainer.greater_is_better=false",
+        )

@@ -215,6 +215,14 @@ class TrainerConfig:
         found += require(
             bool(self.output_dir.strip()), "trainer.output_dir: must name a folder, it is empty"
         )
+        asked = {
+            "early_stopping": self.early_stopping > 0,
+            "save_strategy=best": self.save_strategy == "best" and self.save_model,
+            "load_best_model_at_end": self.load_best_model_at_end,
+        }
+        if self.eval_strategy == "no":
+            for name in (one for one, wanted in asked.items() if wanted):
+                found.append(f"trainer.{name} needs evaluations, but trainer.eval_strategy=no")
         return found
 
     def _device_problems(self) -> list[str]:

@@ -32,7 +32,8 @@ class WandbConfig:
     """``online``, ``offline`` or ``disabled``."""
 
     log_interval: int = 100
-    """Training metrics go to W&B every so many steps."""
+    """Training metrics go to W&B at the log lines (``trainer.logging_steps``) whose step is a
+    multiple of this; where it is set alone, it sets ``trainer.logging_steps`` too."""
 
     resume: str = "never"
     """``never``, ``allow``, ``must`` or ``auto``; the run id is kept in the run folder."""

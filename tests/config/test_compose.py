@@ -130,6 +130,68 @@ def test_an_unknown_key_of_a_file_names_the_file(tmp_path: Path) -> None:
     assert problem.startswith(f"{tmp_path / 'c.yaml'}: unknown key trainer.max_stepz")
 
 
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("dataset.train_split=train[:90%]", "\"dataset.train_split='train[:90%]'\""),
+        ("wandb.name=a=b", "\"wandb.name='a=b'\""),
+        ("configs/old.yaml", "config_path=configs/old.yaml"),
+    ],
+)
+def test_a_word_that_cannot_be_read_is_shown_as_it_can_be(word: str, hint: str) -> None:
+    (problem,) = problems_of(word)
+    assert problem.endswith(hint)
+    compose_config(["dataset.train_split='train[:90%]'", "wandb.name='a=b'"])
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["seed=5000000000"], "seed=5000000000"),
+        (["trainer.metric_for_best_model=f1"], "must be one of loss, perplexity, accuracy"),
+        (["trainer.metric_for_best_model=eval_loss"], "trainer.greater_is_better=false"),
+        (["trainer.eval_strategy=no", "trainer.early_stopping=1"], "trainer.early_stopping"),
+        (["trainer.eval_strategy=no", "trainer.save_strategy=best"], "trainer.save_strategy"),
+        (
+            ["trainer.eval_strategy=no", "trainer.load_best_model_at_end=true"],
+            "trainer.load_best_model_at_end",
+        ),
+    ],
+)
+def test_what_would_fail_or_mislead_late_in_a_run_is_refused_at_once(
+    words: list[str], problem: str
+) -> None:
+    (found,) = problems_of(*words)
+    assert problem in found
+
+
+def test_muon_s_settings_beside_another_optimizer_are_ignored_aloud(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert compose_config(["experiment=quickstart"]).optimizer.name == "muonclip"
+    assert not caplog.records
+    assert compose_config(["experiment=quickstart", "optimizer=adamw"]).optimizer.name == "adamw"
+    assert "optimizer.muon_config has no effect" in caplog.text
+
+
+def test_a_task_on_the_command_line_is_the_root_key_too(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("task: pretraining\n")
+    config = compose_config([f"config_path={tmp_path / 'c.yaml'}", "task=glue"])
+    assert config.task == "glue"
+    assert config.trainer.eval_strategy == "epoch"
+
+
+def test_a_group_that_a_file_overrules_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "c.yaml").write_text("optimizer:\n  name: adamw\n")
+    file = f"config_path={tmp_path / 'c.yaml'}"
+    assert compose_config([file, "optimizer=adamw", "model=neobert_tiny"]).optimizer.lr == 1e-4
+    assert not caplog.records
+    assert compose_config([file, "optimizer=muonclip"]).optimizer.name == "adamw"
+    assert "c.yaml is stronger than optimizer=muonclip: optimizer.name=adamw" in caplog.text
+
+
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "trainer: 3\n"])
 def test_a_file_of_another_kind_is_one_clear_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(text)

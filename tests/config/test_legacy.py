@@ -55,6 +55,28 @@ def test_null_does_not_count_as_set_where_the_reference_says_so() -> None:
     assert translate(values, "x") == {"trainer.per_device_train_batch_size": 4}
 
 
+def test_null_means_what_it_means_in_the_reference(tmp_path: Path) -> None:
+    (tmp_path / "old.yaml").write_text(
+        "dataset: {path: null, num_proc: null, name: x}\ntrainer: {max_steps: null}\n"
+    )
+    config = compose_config([f"config_path={tmp_path / 'old.yaml'}"])
+    assert config.dataset.path == ""
+    assert config.dataset.num_proc == 0
+    assert config.trainer.max_steps == -1
+    assert compose_config(["dataset.path=null"]).dataset.path == ""
+
+
+def test_the_interval_of_wandb_alone_is_that_of_all_logging(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trainer = compose_config(["wandb.log_interval=7"]).trainer
+    assert trainer.logging_steps == 7
+    assert len(caplog.records) == 1
+    both = compose_config(["wandb.log_interval=7", "trainer.logging_steps=3"])
+    assert (both.wandb.log_interval, both.trainer.logging_steps) == (7, 3)
+    assert len(caplog.records) == 1
+
+
 def test_hparams_move_up(caplog: pytest.LogCaptureFixture) -> None:
     assert translate({"optimizer.hparams.lr": 0.1}, "x") == {"optimizer.lr": 0.1}
     with pytest.raises(ConfigError, match="differ"):
