@@ -43,7 +43,7 @@ def publish(folder: Path, make: Callable[[Path], None]) -> None:
         return
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
             if not folder.is_dir():
                 _make(folder, make)
     except Exception as error:
@@ -76,12 +76,24 @@ def cache_is_full(error: BaseException, folder: Path | str = "the cache") -> Con
 
 
 def _make(folder: Path, make: Callable[[Path], None]) -> None:
-    temporary = folder.with_name(f"{folder.name}.tmp")
+    temporary = folder.with_name(f".incomplete-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed process; the lock is ours
     temporary.mkdir()
     try:
         make(temporary)
+        for file in (one for one in temporary.rglob("*") if one.is_file()):
+            _to_disk(file)
         temporary.rename(folder)
+        _to_disk(folder.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _to_disk(path: Path) -> None:
+    """Else a power failure can leave a complete name and zeros in the file, unnoticed."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -1,3 +1,4 @@
+import os
 import resource
 import signal
 import subprocess
@@ -39,10 +40,37 @@ def test_a_folder_appears_only_when_complete(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_made_anew(tmp_path: Path) -> None:
-    (tmp_path / "made.tmp").mkdir()
-    (tmp_path / "made.tmp" / "half").write_text("half")
+    (tmp_path / ".incomplete-made").mkdir()
+    (tmp_path / ".incomplete-made" / "half").write_text("half")
     publish(tmp_path / "made", lambda target: (target / "whole").write_text("all"))
     assert [file.name for file in (tmp_path / "made").iterdir()] == ["whole"]
+
+
+def test_files_of_others_with_a_like_name_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "made.tmp").mkdir()
+    (tmp_path / "made.lock").write_text("mine")
+    publish(tmp_path / "made", lambda target: (target / "whole").write_text("all"))
+    assert (tmp_path / "made.tmp").is_dir()
+    assert (tmp_path / "made.lock").read_text() == "mine"
+
+
+def test_what_has_its_name_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: dict[int, bool] = {}
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda file: synced.update({os.fstat(file).st_ino: (tmp_path / "made").exists()}),
+    )
+
+    def make(target: Path) -> None:
+        (target / "below").mkdir()
+        for name in ("one", "below/two"):
+            (target / name).write_text(name)
+
+    publish(tmp_path / "made", make)
+    for name in ("one", "below/two"):
+        assert synced[(tmp_path / "made" / name).stat().st_ino] is False  # before it had its name
+    assert synced[tmp_path.stat().st_ino] is True
 
 
 def test_a_full_disk_is_told_with_the_key_to_change_and_leaves_nothing(tmp_path: Path) -> None:
