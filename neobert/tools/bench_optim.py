@@ -4,7 +4,8 @@
 
 No training: random gradients, the step alone, the variants in turn so that a busy machine hits all.
 torch's loop visits one matrix after the other, so where it takes too long (bf16 on a CPU that has
-no instructions for it) ``--torch-layers 1`` measures it on fewer layers and scales its seconds up.
+no instructions for it) ``--torch-layers 1`` measures it on fewer layers and scales its seconds up;
+no step is a warm-up then.
 """
 
 import argparse
@@ -65,12 +66,11 @@ def measure(hidden_size: int, layers: int, torch_layers: int, rounds: int) -> di
         **variants(named),
     }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds + 1):
+    warm_up = torch_layers == layers  # where a step takes minutes, none is spent on it
+    for _ in range(rounds + warm_up):
         for name, step in steps.items():
-            is_long = name == TORCH and torch_layers < layers
-            if number or not is_long:  # where a step takes minutes, none is spent on warming up
-                seconds[name].append(timed(step, device))
-                log.info("%s: %.2f s", name, seconds[name][-1])
+            seconds[name].append(timed(step, device))
+            log.info("%s: %.2f s", name, seconds[name][-1])
     medians = {name: statistics.median(times[-rounds:]) for name, times in seconds.items()}
     medians[TORCH] *= layers / torch_layers
     loop = medians[TORCH]
@@ -144,13 +144,15 @@ def is_muons(name: str, parameter: nn.Parameter) -> bool:
 
 
 def timed(step: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one step."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    """Seconds of one step: of the clock on a GPU; else of the processor, all threads together."""
+    if device.type != "cuda":
+        start = time.process_time()
+        step()
+        return time.process_time() - start
+    torch.cuda.synchronize()
     start = time.perf_counter()
     step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
