@@ -79,6 +79,8 @@ def find_files(path: Path) -> LocalFiles:
     """The files at ``path``. Empty ones are named and left out; all empty is an error."""
     files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
     files = [one for one in files if not one.name.startswith((".", "_"))]
+    # Folders of tools: .git, .ipynb_checkpoints with a copy of what was looked at.
+    files = [one for one in files if not _is_hidden(one.relative_to(path).parent)]
     kinds = {_format(one)[1] for one in files} - {None}
     if len(kinds) != 1:
         found = ", ".join(sorted({one.suffix or one.name for one in files})) or "nothing"
@@ -97,6 +99,10 @@ def find_files(path: Path) -> LocalFiles:
     for one in empty:
         log.warning("%s is empty and left out", one)
     return LocalFiles(path, kind, [one for one in chosen if one not in empty])
+
+
+def _is_hidden(below: Path) -> bool:
+    return any(part.startswith(".") for part in below.parts)
 
 
 def _format(file: Path) -> tuple[str, str | None]:

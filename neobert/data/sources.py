@@ -125,7 +125,7 @@ def open_source(config: DatasetConfig, cache: Path, seed: int) -> Source:
     logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # says it again
     if not config.path and is_packaged(config.name):
         return _packaged(config, seed)
-    loaded, origin, explain = _load(config, cache)
+    loaded, origin, explain, files = _load(config, cache)
     train, evaluation = split_data(_parts(loaded), config, origin, seed)
     try:
         columns = train.column_names or list(next(iter(train), {}))
@@ -149,7 +149,7 @@ def open_source(config: DatasetConfig, cache: Path, seed: int) -> Source:
     if not isinstance(train, IterableDataset):
         return Source(documents(train), held_out, None, column)
     # What datasets keeps of a stream does not tell its text: look, each time.
-    asked["files"] = _sizes(Path(config.path).expanduser()) if config.path else None
+    asked["files"] = [[str(file), file.stat().st_size] for file in files]
     asked["first documents"] = documents(train).head(STREAM_SAMPLE).known_by_text().key["text"]
     return Source(documents(train), held_out, train, column)
 
@@ -199,8 +199,8 @@ def _packaged(config: DatasetConfig, seed: int) -> Source:
     return Source(train, evaluation)
 
 
-def _load(config: DatasetConfig, cache: Path) -> tuple[Loaded, str, Explain]:
-    """Data, its name, and how its errors are explained."""
+def _load(config: DatasetConfig, cache: Path) -> tuple[Loaded, str, Explain, list[Path]]:
+    """Data, its name, how its errors are explained, and the local files it is read from."""
     if config.path:
         path = Path(config.path).expanduser()
         if not path.exists():
@@ -232,23 +232,25 @@ def _load(config: DatasetConfig, cache: Path) -> tuple[Loaded, str, Explain]:
             ]
         ) from error
     name = config.name if config.config is None else f"{config.name}/{config.config}"
-    return loaded, name, _plain_error
+    return loaded, name, _plain_error, []
 
 
-def _load_local(path: Path, config: DatasetConfig, cache: Path) -> tuple[Loaded, str, Explain]:
+def _load_local(
+    path: Path, config: DatasetConfig, cache: Path
+) -> tuple[Loaded, str, Explain, list[Path]]:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         try:
-            return datasets.load_from_disk(str(path)), str(path), _plain_error
+            return datasets.load_from_disk(str(path)), str(path), _plain_error, []
         except Exception as error:  # pyarrow's, and whatever a damaged JSON file leads to
             raise ConfigError(
                 [f"dataset.path={path}: this save_to_disk folder is damaged ({root_cause(error)})"]
             ) from error
     script = loading_code(path)
     if script is not None:
-        return run_loading_code(script, config, cache), str(path), _plain_error
+        return run_loading_code(script, config, cache), str(path), _plain_error, [script]
     files = find_files(path)
     try:
-        return files.load(config.streaming, cache), str(path), files.explain
+        return files.load(config.streaming, cache), str(path), files.explain, files.files
     except Exception as error:  # pyarrow, pandas and json each have their own
         raise files.explain(error) from error
 
@@ -290,11 +292,6 @@ def _head(read: Callable[[], Iterable[object]], count: int) -> Iterator[object]:
 
 def _packaged_texts(name: str, split: str) -> list[str]:
     return read_corpus(name)[split]
-
-
-def _sizes(path: Path) -> list[list[object]]:
-    files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
-    return [[str(one.relative_to(path.parent)), one.stat().st_size] for one in files]
 
 
 def _values(data: Data, column: str) -> Iterator[object]:

@@ -110,7 +110,10 @@ def checked_ids(
     at_ends = [one for one in special if one is not None]
     done = 0
     for batch in _batches(documents):
-        tokens, lengths = _end_to_end(batch)
+        try:
+            tokens, lengths = _end_to_end(batch)
+        except (TypeError, ValueError, OverflowError) as error:  # of numpy, which names no row
+            raise _no_ids(batch, done, name) from error
         if np.isin(tokens, at_ends).any():
             each = np.split(tokens, np.cumsum(lengths)[:-1])
             tokens, lengths = _end_to_end([_trimmed(ids, at_ends).tolist() for ids in each])
@@ -128,7 +131,17 @@ def checked_ids(
         yield tokens.astype(np.uint32), lengths
 
 
-def _end_to_end(documents: list[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+def _no_ids(batch: Sequence[Sequence[object]], done: int, name: str) -> ConfigError:
+    odd = [
+        f"{name}: row {row} holds {value!r}, which is no id"
+        for row, ids in enumerate(batch, done)
+        for value in ids
+        if not isinstance(value, int) or abs(value) >> 62
+    ]
+    return ConfigError(odd[:1] or [f"{name}: the rows from {done} on hold other things than ids"])
+
+
+def _end_to_end(documents: Sequence[Sequence[object]]) -> tuple[np.ndarray, np.ndarray]:
     lengths = np.array([len(ids) for ids in documents], dtype=np.int64)
     tokens = np.fromiter(chain.from_iterable(documents), np.int64, int(lengths.sum()))
     return tokens, lengths

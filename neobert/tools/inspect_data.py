@@ -22,6 +22,7 @@ from neobert.data.loader import MicroBatches, Share, Steps
 from neobert.data.stream import Failure, StreamBatches
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.tasks.pretraining.data import PretrainingDataModule
+from neobert.tools.arguments import at_least
 from neobert.training.callbacks.batch_digest import digest
 
 log = get_logger("neobert.tools.inspect_data")
@@ -49,9 +50,13 @@ def read_command(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         description=__doc__.partition("\n")[0] if __doc__ else None,
         epilog="All other words are settings, as for python -m neobert.train.",
     )
-    parser.add_argument("--step", type=int, default=0, help="optimizer step, 0 is the first")
+    parser.add_argument(
+        "--step", type=at_least(0), default=0, help="optimizer step, 0 is the first"
+    )
     parser.add_argument("--rank", type=int, default=0, help="of which process")
-    parser.add_argument("--rows", type=int, default=2, help="packed rows or documents to show")
+    parser.add_argument(
+        "--rows", type=at_least(0), default=2, help="packed rows or documents to show"
+    )
     return parser.parse_known_args(words)
 
 

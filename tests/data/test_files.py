@@ -130,6 +130,13 @@ def test_an_empty_file_among_others_is_named_and_left_out(
     assert "b.txt is empty" in caplog.text
 
 
+def test_files_in_hidden_folders_are_no_text(tmp_path: Path) -> None:
+    for folder in ("data", "data/.ipynb_checkpoints", "data/more"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text(f"{folder}\n")
+    assert read(tmp_path / "data", tmp_path / "cache", streaming=False) == ["data", "data/more"]
+
+
 def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"dataset\.path=.*nowhere: there is no such"):
         read(tmp_path / "nowhere", tmp_path / "cache")

@@ -77,6 +77,14 @@ def test_an_id_outside_the_vocabulary_is_named_by_its_row(info: TokenizerInfo, w
         joined(checked_ids([[9], [10, 11], [12, wrong]], info, "mine"))
 
 
+@pytest.mark.parametrize("odd", [None, "river", 1 << 70, [1]])
+def test_what_is_no_id_is_named_by_its_row(
+    info: TokenizerInfo, tmp_path: Path, odd: object
+) -> None:
+    with pytest.raises(ConfigError, match=r": row 1 holds .*, which is no id"):
+        token_store(tmp_path, documents([[9], [10, odd]], tokenized=True), info, 1)
+
+
 def test_a_text_among_ids_is_named_by_its_row(info: TokenizerInfo, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="row 1 is no list of ids but str"):
         token_store(tmp_path, documents([[9, 10], "river"], tokenized=True), info, 1)

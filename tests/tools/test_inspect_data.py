@@ -67,6 +67,13 @@ def test_a_rank_sees_its_own_rows_of_the_same_step(words: list[str]) -> None:
         shown(*several, "--rank", "2")
 
 
+@pytest.mark.parametrize("option", ["--step", "--rows"])
+def test_a_number_below_zero_is_refused(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        shown(option, "-1")
+    assert option in capsys.readouterr().err
+
+
 def test_other_tasks_are_refused() -> None:
     with pytest.raises(ConfigError, match="only the data of pretraining"):
         shown("task=glue", "glue.task_name=sst2")

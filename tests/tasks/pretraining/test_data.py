@@ -188,6 +188,7 @@ def test_a_stream_whose_text_changed_is_read_anew_and_known_as_another(
         (tmp_path / f"{name}.txt").write_text("river oil coal\n" * 30)
     words = ("dataset.streaming=true", "dataset.eval_samples=20")
     first = make(*words, path=tmp_path)
+    (tmp_path / "README").write_text("is no text of the data set")
     assert make(*words, path=tmp_path).fingerprint() == first.fingerprint()
     (tmp_path / f"{key}.txt").write_text("river coal oil\n" * 30)  # as many bytes
     second = make(*words, path=tmp_path)
