@@ -1,20 +1,26 @@
 """Attention of packed documents on a CPU: explicit products, one document after the other.
 
 A document of n tokens costs n^2 scores and nothing else, where a dense mask costs the square of its
-row. Both passes are one opaque operator each, so ``torch.compile`` neither unrolls the loop nor
-recompiles when documents change. The weights are recomputed in the backward pass: kept, they would
-be the largest thing in memory.
+row. Neighbours of equal length are computed together, since the calls of a short document cost more
+than its products; batches sorted by length consist of them. Both passes are one opaque operator
+each, so ``torch.compile`` neither unrolls the loop nor recompiles when documents change. The
+weights are recomputed in the backward pass: kept, they would be the largest thing in memory.
 
-Letters: T tokens, H heads, D width of a head, n tokens of one document.
+Letters: T tokens, H heads, D width of a head, n tokens of one document, B = H times the documents
+that are computed together.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from neobert.ops.kernels import cpu_has_bf16
+
+TOGETHER = 2**18
+"""Weights of attention that are computed together at most: 1 MB in fp32, the size of a cache."""
 
 
 def document_attention(
@@ -56,12 +62,12 @@ def _attend(  # noqa: PLR0913, PLR0917  an operator takes tensors and numbers, n
     out = torch.empty_like(v, memory_format=torch.contiguous_format)
     lengths, compute = cu_seqlens.diff().tolist(), _compute_type(q.dtype)
     generator = _generator(seed, dropout)
-    documents = _documents(lengths, (q * scale).to(compute), k.to(compute), v.to(compute), out)
-    for q_n, k_n, v_n, out_n in documents:
-        weights = _weights(q_n, k_n)  # (H, n, n)
+    inputs = (q * scale).to(compute), k.to(compute), v.to(compute)
+    for (q_n, k_n, v_n), (out_n,) in _runs(lengths, inputs, [out]):
+        weights = _weights(q_n, k_n)  # (B, n, n)
         if generator is not None:
             weights *= _kept(weights, dropout, generator)
-        out_n.copy_(torch.bmm(weights, v_n))
+        _put(out_n, torch.bmm(weights, v_n))
     return out
 
 
@@ -83,20 +89,20 @@ def _attend_backward(  # noqa: PLR0913, PLR0917
 ) -> tuple[Tensor, Tensor, Tensor]:
     dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
     lengths, compute = cu_seqlens.diff().tolist(), _compute_type(q.dtype)
-    q, k, v, d_out = (q * scale).to(compute), k.to(compute), v.to(compute), d_out.to(compute)
+    inputs = (q * scale).to(compute), k.to(compute), v.to(compute), d_out.to(compute)
     generator = _generator(seed, dropout)
-    documents = _documents(lengths, q, k, v, d_out, dq, dk, dv)
-    for q_n, k_n, v_n, d_out_n, dq_n, dk_n, dv_n in documents:
+    for (q_n, k_n, v_n, d_out_n), gradients in _runs(lengths, inputs, [dq, dk, dv]):
+        dq_n, dk_n, dv_n = gradients
         weights = _weights(q_n, k_n)
-        d_weights = torch.bmm(d_out_n, v_n.mT)  # (H, n, n)
+        d_weights = torch.bmm(d_out_n, v_n.mT)  # (B, n, n)
         used = weights
         if generator is not None:
             kept = _kept(weights, dropout, generator)
             used, d_weights = weights * kept, d_weights * kept
-        dv_n.copy_(torch.bmm(used.mT, d_out_n))
+        _put(dv_n, torch.bmm(used.mT, d_out_n))
         d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, compute)
-        dq_n.copy_(torch.bmm(d_scores, k_n))
-        dk_n.copy_(torch.bmm(d_scores.mT, q_n))
+        _put(dq_n, torch.bmm(d_scores, k_n))
+        _put(dk_n, torch.bmm(d_scores.mT, q_n))
     return dq.mul_(scale), dk, dv
 
 
@@ -157,8 +163,46 @@ def _documents(lengths: list[int], *tensors: Tensor) -> Iterator[tuple[Tensor, .
     return (views for views in zip(*parts, strict=True) if views[0].shape[1])
 
 
+def _runs(
+    lengths: list[int], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> Iterator[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
+    """Neighbours of equal length: ``inputs`` as (B, n, D), ``outputs`` as views for :func:`_put`.
+
+    Of a document alone all are views; of several the inputs are copies, which cost little for texts
+    so short that several are computed together.
+    """
+    runs = _run_lengths(lengths, inputs[0].shape[1])
+    sizes = [number * length for number, length in runs]
+    given, made = (
+        zip(*(tensor.transpose(0, 1).split(sizes, dim=1) for tensor in tensors), strict=True)
+        for tensors in (inputs, outputs)
+    )
+    for (number, length), these, those in zip(runs, given, made, strict=True):
+        if number == 1:
+            yield these, those
+            continue
+        shape = (number, length)  # (H, number n, D) -> (H, number, n, D)
+        together = tuple(view.unflatten(1, shape).flatten(0, 1) for view in these)
+        yield together, tuple(view.unflatten(1, shape) for view in those)
+
+
+def _run_lengths(lengths: list[int], heads: int) -> list[tuple[int, int]]:
+    """(how many documents, of which length) to compute together; empty documents are left out."""
+    runs = []
+    for length, equal in groupby(lengths):
+        left = len(list(equal)) if length else 0
+        most = max(1, TOGETHER // (heads * length**2)) if length else 1
+        runs += [(min(most, left - done), length) for done in range(0, left, most)]
+    return runs
+
+
+def _put(place: Tensor, values: Tensor) -> None:
+    """Write (B, n, D) to a view of the documents it belongs to."""
+    place.copy_(values if place.ndim == values.ndim else values.view(place.shape))
+
+
 def _weights(q: Tensor, k: Tensor) -> Tensor:
-    """Softmax of the scores of one document, (H, n, D) twice -> (H, n, n)."""
+    """Softmax of the scores, (B, n, D) twice -> (B, n, n)."""
     return torch.softmax(torch.bmm(q, k.mT), dim=-1)
 
 

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from neobert.batch import PackedBatch, bounds_of, positions_within
 from neobert.ops.attention import attend, document_of_token, lay_out, max_attention_logits
+from neobert.ops.document_attention import TOGETHER, _run_lengths
 
 SCALE = 0.3
 KERNELS = ("documents", "dense")
@@ -39,6 +40,7 @@ BATCHES = {
     "unpacked": unpacked([3, 1, 7]),
     "with an empty document": unpacked([3, 0, 7]),
     "one token": unpacked([1]),
+    "neighbours of equal length": unpacked([2, 2, 2, 5, 5, 0, 0, 1, 1, 5]),
 }
 
 
@@ -73,6 +75,19 @@ def test_values_and_gradients_are_those_of_the_definition(batch, kernel) -> None
     assert_close(out, expected)
     ours = torch.autograd.grad((out * weight).sum(), (q, k, v))
     assert_close(ours, torch.autograd.grad((expected * weight).sum(), (q, k, v)))
+
+
+def test_equal_documents_are_computed_together_up_to_a_number_of_weights() -> None:
+    heads, length = 3, 64
+    most = TOGETHER // (heads * length**2)
+    assert _run_lengths([length] * (2 * most + 1), heads) == [(most, 64), (most, 64), (1, 64)]
+    assert _run_lengths([4, 4, 0, 0, 4, 2, 512, 512], heads) == [
+        (2, 4),
+        (1, 4),
+        (1, 2),
+        (1, 512),
+        (1, 512),
+    ]
 
 
 def test_both_ways_agree_in_bf16(batch) -> None:
