@@ -282,10 +282,22 @@ class StepLoader:
 
     def state_dict(self) -> dict[str, int]:
         """Where the run is in its data."""
-        return self.batches.steps.state(self._done)
+        order = self.batches.order
+        epoch = {"num_rows": order.num_rows, "rows_per_epoch": order.rows_per_epoch}
+        return {**self.batches.steps.state(self._done), **epoch}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.batches.steps, self._done = self.batches.steps.resumed(state_dict)
+        state = self._renumbered(state_dict)
+        self.batches.steps, self._done = self.batches.steps.resumed(state)
+
+    def _renumbered(self, state: dict[str, int]) -> dict[str, int]:
+        """With another batch, epochs that are filled up have another number of empty rows."""
+        order = self.batches.order
+        if state["num_rows"] != order.num_rows:
+            return state  # rows are made otherwise: the same place in a new order
+        epoch, place = divmod(state["next_row"], state["rows_per_epoch"])
+        first = epoch * order.rows_per_epoch
+        return {**state, "next_row": first + min(place, order.num_rows)}
 
 
 def build_loader(

@@ -134,6 +134,27 @@ def test_after_a_change_of_batch_the_very_next_row_follows(
     assert seen == undisturbed[: len(seen)]
 
 
+@pytest.mark.parametrize("stop", [2, 3, 5])
+def test_after_a_change_of_batch_rows_follow_also_where_epochs_are_filled_up(
+    rows: Rows, stop: int
+) -> None:
+    def filled_up(size: int) -> StepLoader:
+        order = Order(5, 3, size, whole_steps=False)
+        return StepLoader(MicroBatches(rows, order, Steps(Share(size, 1))), 9, Workers())
+
+    def drawn(one: StepLoader, steps: range) -> list[int]:
+        numbers = [number for step in steps for number in one.batches.steps.numbers(step)]
+        found = [one.batches.order.row(number) for number in numbers]
+        return [row for row in found if row != EMPTY]
+
+    before, after = filled_up(4), filled_up(2)  # epochs of two steps and of three
+    list(islice(iter(before), stop))
+    after.load_state_dict(before.state_dict())
+    seen = drawn(before, range(stop)) + drawn(after, range(stop, stop + 4))
+    undisturbed = drawn(before, range(9))
+    assert seen == undisturbed[: len(seen)]
+
+
 def test_targets_are_counted_over_the_whole_step(rows: Rows) -> None:
     batches = list(loader(rows, Share(2, 2)))
     for first, second in zip(batches[::2], batches[1::2], strict=True):
