@@ -141,7 +141,7 @@ def _about(source: Source) -> str:
         f"A NeoBERT encoder, {ABOUT[source.kind]}: {config.num_hidden_layers} layers of width "
         f"{config.hidden_size} with {config.num_attention_heads} heads ({', '.join(parts)}), "
         f"{count:,} parameters, a vocabulary of {source.encoder.vocab_size:,}, "
-        f"trained on texts of up to {config.max_position_embeddings} tokens.\n"
+        f"for texts of up to {config.max_position_embeddings} tokens.\n"
     )
 
 
@@ -188,7 +188,7 @@ def _recipe(config: Config) -> dict[str, object]:
         rows["masked"] = f"{collator.mlm_probability:.0%} of the tokens ({how})"
         rows["packed"] = "yes" if collator.pack_sequences else "no"
     if config.task == "glue":
-        rows["data"] = f"GLUE {config.glue.task_name}"
+        rows["data"] = config.glue.task_name
         rows["sequence length"] = config.glue.max_seq_length
     if config.task == "contrastive":
         rows |= {name: value for name, value in asdict(config.contrastive).items() if value}

@@ -117,6 +117,7 @@ def test_the_card_says_where_the_weights_come_from(exported) -> None:
     card = (folder / "README.md").read_text()
     for part in (
         "pipeline_tag: fill-mask",
+        "for texts of up to 64 tokens",
         "| tokens of text | 123,456 |",
         "| eval/loss | 2.5 |",
         "python -m neobert.train experiment=quickstart",
