@@ -78,7 +78,8 @@ def normalize_(model: nn.Module) -> None:
     for name, weight in model.named_parameters():
         axis = _axis(name)
         if axis is not None:
-            length = torch.linalg.vector_norm(weight, dim=axis, keepdim=True, dtype=torch.float32)
+            exact = torch.promote_types(weight.dtype, torch.float32)
+            length = torch.linalg.vector_norm(weight, dim=axis, keepdim=True, dtype=exact)
             weight.div_((length + 1e-8).to(weight.dtype))
 
 

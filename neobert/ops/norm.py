@@ -61,5 +61,6 @@ class _RMSNorm(torch.autograd.Function):
 
 def unit_norm(x: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows E"]:
     """``x / (|x| + 1e-8)`` over the last axis: a point on the unit sphere, in x's type."""
-    lengths = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    exact = torch.promote_types(x.dtype, torch.float32)
+    lengths = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=exact)
     return (x / (lengths + 1e-8)).to(x.dtype)
