@@ -18,6 +18,15 @@ def start(tokenizer: str) -> None:
     """Make this process ready: ``tokenizer`` as ``tokenizers`` writes it."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _here[:] = [Tokenizer.from_str(tokenizer)]
+    end_with_parent()
+
+
+def end_with_parent(worker: int = 0) -> None:
+    """End this process once the one that wanted it is gone; a killed one tells nobody.
+
+    ``worker`` is what PyTorch gives to the start of a loader process, whose own watch looks at the
+    parent only, which a fork server is.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from neobert.batch import IGNORE, MaskedBatch, PackedBatch
+from neobert.data.encode import end_with_parent
 from neobert.data.masking import Masking, mask_row
 from neobert.data.packing import Packing, RowPlan
 from neobert.data.store import TokenStore
@@ -310,6 +311,7 @@ def build_loader(
         batch_size=None,
         sampler=numbers,
         num_workers=workers.number,
+        worker_init_fn=end_with_parent,
         prefetch_factor=workers.prefetch_factor if several else None,
         persistent_workers=workers.persistent and several,
         pin_memory=workers.pin_memory,
@@ -324,6 +326,7 @@ def build_stream_loader(dataset: IterableDataset[Item], workers: Workers) -> "Da
         dataset,
         batch_size=None,
         num_workers=workers.number,
+        worker_init_fn=end_with_parent,
         prefetch_factor=workers.prefetch_factor if several else None,
         pin_memory=workers.pin_memory,
         generator=torch.Generator(),

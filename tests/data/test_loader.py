@@ -1,7 +1,11 @@
 """Level one of the promise: a batch is a function of data, settings, seed and step alone."""
 
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from itertools import islice, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,6 +63,44 @@ def step_rows(loaders: list[StepLoader], step: int, accumulation: int) -> list[l
         for one in loaders:
             found += texts_of([one.batches[step * accumulation + part]])
     return found
+
+
+READER = """
+import multiprocessing
+import time
+
+import torch
+from torch.utils.data import TensorDataset
+
+from neobert.data.loader import Workers, build_loader
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("{method}")
+    batches = iter(build_loader(TensorDataset(torch.arange(4)), range(4), Workers(1)))
+    next(batches)
+    print(batches._workers[0].pid, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_a_loader_process_ends_when_its_run_is_killed(tmp_path: Path, method: str) -> None:
+    (tmp_path / "reader.py").write_text(READER.format(method=method))
+    command = [sys.executable, str(tmp_path / "reader.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        worker = int(run.stdout.readline())
+        run.kill()
+    limit = time.monotonic() + 30
+    while lives(worker) and time.monotonic() < limit:
+        time.sleep(0.1)
+    assert not lives(worker)
+
+
+def lives(process: int) -> bool:
+    """Whether it is there; one that waits for its parent to look is not."""
+    status = Path(f"/proc/{process}/status")
+    return status.exists() and "zombie" not in status.read_text()
 
 
 @pytest.mark.proves("dataset.num_workers")
