@@ -3,7 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
-EXTRAS ?= dev,eval,sweep,deepspeed
+GPU := $(shell command -v nvidia-smi 2>/dev/null)
+comma := ,
+EXTRAS ?= dev,eval,sweep,deepspeed$(if $(GPU),$(comma)liger)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -19,7 +21,7 @@ setup: $(VENV)/.installed ## Make .venv and install the package with what the te
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}; set PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@if command -v nvidia-smi >/dev/null 2>&1 || [ "$$(uname -s)" = Darwin ]; then \
+	@if [ -n "$(GPU)" ] || [ "$$(uname -s)" = Darwin ]; then \
 		$(PIP) "torch>=2.11"; \
 	else \
 		$(BIN)/python -c 'import torch' 2>/dev/null \

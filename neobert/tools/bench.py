@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -162,8 +162,10 @@ def main() -> None:
     if arguments.by_cpu_time:
         os.environ["OMP_NUM_THREADS"] = "1"  # the runs' too
         torch.set_num_threads(1)
-    if arguments.gpu and not torch.cuda.is_available():
-        parser.error("--gpu: there is no NVIDIA GPU here")
+    if arguments.gpu:
+        take_one_gpu(os.environ)
+        if not torch.cuda.is_available():
+            parser.error("--gpu: there is no NVIDIA GPU here")
     setting = choose_setting(arguments.gpu, arguments.by_cpu_time, arguments.smoke)
     name = "gpu" if arguments.gpu else "cpu"
     machine, rows = describe_machine(setting), list[Row]()
@@ -177,6 +179,15 @@ def main() -> None:
             log.info("%s", row.one_line())
             write_report(arguments.output, name, machine, rows)
     log.info("%s\nwritten to %s/%s.{json,md,png}", markdown(machine, rows), arguments.output, name)
+
+
+def take_one_gpu(environment: MutableMapping[str, str]) -> None:
+    """Let this process and its runs see the first GPU alone: ours and the peers take all they see.
+
+    Before anything asks for CUDA.
+    """
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "0")
+    environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
 
 
 def describe_machine(setting: Setting) -> Machine:

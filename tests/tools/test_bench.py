@@ -79,6 +79,13 @@ def test_rates_are_per_second_of_the_clock_or_of_one_core(by_cpu_time, rates) ->
     assert row.peak_memory_mib == 710
 
 
+@pytest.mark.parametrize(("before", "after"), [(None, "0"), ("2,3", "2"), ("GPU-7f", "GPU-7f")])
+def test_one_gpu_is_measured_however_many_there_are(before, after) -> None:
+    environment = {} if before is None else {"CUDA_VISIBLE_DEVICES": before}
+    bench.take_one_gpu(environment)
+    assert environment == {"CUDA_VISIBLE_DEVICES": after}
+
+
 @pytest.fixture
 def job(tmp_path) -> bench_peers.Job:
     lengths = np.array([3, 700, 5])
