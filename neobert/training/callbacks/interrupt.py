@@ -4,6 +4,7 @@ The process then exits with ``EXIT_CODE`` (EX_TEMPFAIL of sysexits.h), on which 
 requeue. A second Ctrl-C stops at once, without a checkpoint.
 """
 
+import os
 import signal
 from types import FrameType
 
@@ -36,6 +37,7 @@ class Interrupt(Callback):
         self._previous: dict[signal.Signals, object] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._process = os.getpid()
         # After Lightning has set its own handlers, which would broadcast from within a handler.
         for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._note)
@@ -56,6 +58,8 @@ class Interrupt(Callback):
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a loader process, which Ctrl-C reaches too: the run still needs its batches
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True

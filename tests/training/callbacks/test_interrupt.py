@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +23,30 @@ def test_a_signal_is_noted_and_the_process_goes_on(number: signal.Signals) -> No
     finally:
         interrupt.on_train_end(ALONE, None)
     assert signal.getsignal(number) is before
+
+
+LOADER = """
+import os
+import signal
+from types import SimpleNamespace
+
+from neobert.training.callbacks.interrupt import Interrupt
+
+Interrupt().on_train_start(SimpleNamespace(world_size=1), None)
+child = os.fork()
+if child == 0:
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+    os._exit(7)
+os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_loader_process_lives_on_and_says_nothing() -> None:
+    command = [sys.executable, "-c", LOADER]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 7
+    assert "finishing this step" not in done.stderr
 
 
 def test_a_second_ctrl_c_stops_at_once() -> None:
