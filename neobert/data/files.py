@@ -72,7 +72,12 @@ class LocalFiles:
             stem = file.name.lower()
             split = next((one for one in EVALUATION_SPLITS if stem.startswith(one)), "train")
             found.setdefault(split, []).append(str(file))
-        return found if "train" in found else {"train": [str(file) for file in self.files]}
+        if "train" not in found:
+            return {"train": [str(file) for file in self.files]}
+        for split, files in found.items():
+            if split != "train":
+                log.info("not trained on, by its name: %s (%s)", ", ".join(files), split)
+        return found
 
 
 def find_files(path: Path) -> LocalFiles:

@@ -30,6 +30,12 @@ def split_data(
     evaluation = None
     if config.eval_split is not None:
         evaluation = _split(parts, config.eval_split, "eval_split", origin)
+        if config.eval_split.partition("[")[0] == train_name:  # all of it
+            log.warning(
+                "dataset.eval_split=%s is trained on too: dataset.train_split can leave it out, "
+                "such as dataset.train_split='train[5%%:]' dataset.eval_split='train[:5%%]'",
+                config.eval_split,
+            )
     else:
         used = train_name.partition("[")[0]
         name = next((one for one in EVALUATION_SPLITS if one in parts and one != used), None)

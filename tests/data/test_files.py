@@ -137,6 +137,18 @@ def test_files_in_hidden_folders_are_no_text(tmp_path: Path) -> None:
     assert read(tmp_path / "data", tmp_path / "cache", streaming=False) == ["data", "data/more"]
 
 
+def test_files_that_are_held_out_by_their_name_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("a.txt", "testimony.txt"):
+        (tmp_path / "data" / name).write_text("one\n")
+    with caplog.at_level("INFO", logger="neobert"):
+        read(tmp_path / "data", tmp_path / "cache", streaming=False)
+    assert "not trained on, by its name:" in caplog.text
+    assert "testimony.txt (test)" in caplog.text
+
+
 def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"dataset\.path=.*nowhere: there is no such"):
         read(tmp_path / "nowhere", tmp_path / "cache")
