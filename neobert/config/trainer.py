@@ -50,8 +50,8 @@ class TrainerConfig:
     """Steps between log lines."""
 
     enforce_full_packed_batches: bool = True
-    """Packing: train only on micro-batches whose rows are all there; the rest of an epoch is
-    left."""
+    """Packing: an epoch's last step goes on into the next epoch (true), or is filled up with empty
+    rows (false)."""
 
     log_train_accuracy: bool = False
     """Log the share of masked training tokens guessed right."""
