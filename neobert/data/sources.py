@@ -20,7 +20,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.console import get_logger
-from neobert.data.cache import cache_is_full, no_room, root_cause
+from neobert.data.cache import cache_is_full, key_of, no_room, root_cause
 from neobert.data.corpora import corpus_key, is_packaged, read_corpus
 from neobert.data.files import find_files
 from neobert.data.own_code import loading_code, run_loading_code
@@ -149,7 +149,7 @@ def open_source(config: DatasetConfig, cache: Path, seed: int) -> Source:
     if not isinstance(train, IterableDataset):
         return Source(documents(train), held_out, None, column)
     # What datasets keeps of a stream does not tell its text: look, each time.
-    asked["files"] = [[str(file), file.stat().st_size] for file in files]
+    asked["files"] = key_of([[str(file), file.stat().st_size] for file in files])
     asked["first documents"] = documents(train).head(STREAM_SAMPLE).known_by_text().key["text"]
     return Source(documents(train), held_out, train, column)
 
