@@ -8,6 +8,7 @@ SIGTERM or SIGINT, saves and exits with 75. CI runs the short form; the long one
 """
 
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -23,6 +24,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
+log = logging.getLogger(__name__)
 
 LONG = "NEOBERT_KILLS" in os.environ
 KILLS = int(os.environ.get("NEOBERT_KILLS", "2"))
@@ -305,6 +308,7 @@ def test_a_killed_run_ends_as_the_undisturbed_one(
     output = f"trainer.output_dir={killed}"
     pace = json.loads((undisturbed / "summary.json").read_text())["seconds"] / STEPS
     kills = kill_again_and_again(server, case, [*common, output], killed, pace)
+    log.info("%s: killed %d times", name, kills)  # seen with --log-cli-level=INFO
     assert kills >= KILLS // 2
     assert len(list(undisturbed.glob("batches-*.csv"))) == case.ranks
     assert_same_end(undisturbed, killed)
