@@ -106,14 +106,14 @@ def markdown(results: Sequence[Result]) -> str:
     """The report as a page."""
     models = sorted({one.model for one in results})
     lines = ["# GLUE report", "", "Official dev scores in percent, mean ± sd over seeds.", ""]
-    lines += ["| model | task | score | n | lr | batch | epochs | settings tried |"]
-    lines += ["|---|---|--:|--:|--:|--:|--:|--:|"]
+    lines += ["| model | task | score | n | examples | lr | batch | epochs | settings tried |"]
+    lines += ["|---|---|--:|--:|--:|--:|--:|--:|--:|"]
     for one in results:
         spread = "" if one.sd is None else f" ± {one.sd:.1f}"
         lines.append(
             f"| {one.model} | {one.task} | {one.mean:.1f}{spread} | {one.runs} "
-            f"| {one.setting['lr']:g} | {one.setting['batch_size']} | {one.epochs:.3g} "
-            f"| {one.settings_tried} |"
+            f"| {one.setting['examples']:,} | {one.setting['lr']:g} "
+            f"| {one.setting['batch_size']} | {one.epochs:.3g} | {one.settings_tried} |"
         )
     lines += ["", "## Averages", "", f"{DEFINITION}. Not given while a task is missing.", ""]
     for model in models:
@@ -207,6 +207,7 @@ def _run(folder: Path, summary: Mapping[str, object]) -> Run:
     seed = int(str(settings.pop("seed", 0)))
     weights = _mapping(summary, "weights")
     settings["start"] = weights.get("task") or weights.get("kind")
+    settings["examples"] = _mapping(summary, "data").get("train", 0)
     steps = float(str(_mapping(summary, "derived").get("steps_per_epoch", 1)))
     score, step = summary["score"], summary.get("score_step", 0)
     assert isinstance(score, float)

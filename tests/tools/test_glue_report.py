@@ -20,6 +20,7 @@ def write_run(folder: Path, task: str, score: float | None, **settings: object) 
         "settings": values,
         "score": score,
         "score_step": 20,
+        "data": {"train": 1000},
         "derived": {"steps_per_epoch": 10},
     }
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -49,6 +50,15 @@ def test_the_setting_with_the_best_mean_is_reported(sweep: Path) -> None:
     assert (rte.task, rte.sd, rte.scores) == ("rte", None, {"0": pytest.approx(70)})
 
 
+def test_runs_on_a_part_of_the_data_are_another_setting(sweep: Path) -> None:
+    summary = json.loads((sweep / "deep/er/summary.json").read_text())
+    (sweep / "part").mkdir()
+    summary |= {"data": {"train": 10}, "score": 0.5}
+    (sweep / "part/summary.json").write_text(json.dumps(summary))
+    rte = best_results(find_runs(sweep))[1]
+    assert (rte.runs, rte.settings_tried, rte.setting["examples"]) == (1, 2, 1000)
+
+
 def test_a_missing_task_is_said_and_never_averaged_away(sweep: Path) -> None:
     results = best_results(find_runs(sweep))
     value, missing = average(results, "ours")
@@ -69,7 +79,7 @@ def test_all_eight_tasks_have_an_average(tmp_path: Path) -> None:
 def test_a_report_is_a_page_data_and_a_plot(sweep: Path, tmp_path: Path) -> None:
     assert main([str(sweep), "--output", str(tmp_path / "report")]) == 0
     page = (tmp_path / "report/glue.md").read_text()
-    assert "| ours | cola | 52.0 ± 2.8 | 2 | 1e-05 | 32 | 2 | 2 |" in page
+    assert "| ours | cola | 52.0 ± 2.8 | 2 | 1,000 | 1e-05 | 32 | 2 | 2 |" in page
     assert "arXiv 2502.19587" in page
     data = json.loads((tmp_path / "report/glue.json").read_text())
     assert data["averages"]["ours"]["average"] is None

@@ -34,5 +34,7 @@ def test_the_tutorial_ends_with_a_report(tmp_path: Path, encoder_folder: Path) -
     assert 0 <= score <= 1
     assert main([str(tmp_path / "glue")]) == 0
     page = (tmp_path / "glue/glue.md").read_text()
-    assert f"| tiny | factbook_sections | {100 * score:.1f} | 1 | 0.003 | 32 | 1 | 1 |" in page
+    assert (
+        f"| tiny | factbook_sections | {100 * score:.1f} | 1 | 640 | 0.003 | 32 | 1 | 1 |" in page
+    )
     assert (tmp_path / "glue/glue.png").stat().st_size > 1000
