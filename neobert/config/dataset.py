@@ -1,6 +1,7 @@
 """The ``dataset`` section: where text comes from and how it is fed."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from neobert.config.checks import above, at_least, require, within
 
@@ -105,9 +106,17 @@ class DatasetConfig:
             split is None or 0 < split < 1,
             f"dataset.validation_split={split}: must be between 0 and 1, both excluded",
         )
-        for span in self.skip_steps:
-            found += _span_problems(span)
-        return found
+        spans = [problem for span in self.skip_steps for problem in _span_problems(span)]
+        return found + (spans or _overlap_problems(self.skip_steps))
+
+
+def _overlap_problems(spans: list[str]) -> list[str]:
+    ordered = sorted(spans, key=lambda span: int(span.partition("-")[0]))
+    return [
+        f"dataset.skip_steps: {one} and {next_one} overlap; write one span"
+        for one, next_one in pairwise(ordered)
+        if int(next_one.partition("-")[0]) <= int(one.partition("-")[2])
+    ]
 
 
 def _span_problems(span: str) -> list[str]:

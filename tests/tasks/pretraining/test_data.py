@@ -223,6 +223,20 @@ def test_a_longer_context_stage_goes_on_from_a_checkpoint(
     assert (second / "checkpoints" / "6" / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize(
+    ("spans", "message"),
+    [
+        ("[10-20,15-25]", "10-20 and 15-25 overlap"),
+        ("[15-25,10-15]", "10-15 and 15-25 overlap"),
+        ("[20-10]", "'20-10' is not a span"),
+        ("['7']", "'7' is not a span"),
+    ],
+)
+def test_spans_to_skip_are_checked(spans: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compose_config([f"dataset.skip_steps={spans}"])
+
+
 @pytest.mark.proves("dataset.skip_steps")
 def test_steps_are_skipped_on_resume_by_one_key(tiny_run: Callable[..., Path]) -> None:
     digest_words = ("trainer.log_batch_digests=true", "trainer.max_steps=6")
