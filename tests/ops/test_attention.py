@@ -78,9 +78,9 @@ def test_values_and_gradients_are_those_of_the_definition(batch, kernel) -> None
 
 
 def test_equal_documents_are_computed_together_up_to_a_number_of_weights() -> None:
-    heads, length = 3, 64
+    heads, length = 3, 16
     most = TOGETHER // (heads * length**2)
-    assert _run_lengths([length] * (2 * most + 1), heads) == [(most, 64), (most, 64), (1, 64)]
+    assert _run_lengths([length] * (2 * most + 1), heads) == [(most, 16), (most, 16), (1, 16)]
     assert _run_lengths([4, 4, 0, 0, 4, 2, 512, 512], heads) == [
         (2, 4),
         (1, 4),
