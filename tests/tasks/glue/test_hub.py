@@ -1,5 +1,6 @@
 """Models of transformers from a folder: their tokenizer, their segments, all their weights."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from neobert.config.checks import ConfigError
 from neobert.tasks.glue.hub import load_hub_model, load_hub_tokenizer, takes_types
 from neobert.tasks.glue.run import run
 from neobert.tasks.glue.tasks import TASKS
+from neobert.training.callbacks.interrupt import Interrupt, Interrupted
 from tests.tasks.glue.conftest import SPECIAL, Settings, make_tokenizer, pairs, write_rows
 
 pytestmark = pytest.mark.filterwarnings(
@@ -80,6 +82,23 @@ def test_a_model_of_transformers_is_fine_tuned(
     own = {name.split(".", 1)[1]: tensor for name, tensor in after.items() if "." in name}
     changed = [name for name, tensor in before.items() if not torch.equal(own[name], tensor)]
     assert len(changed) > 0.7 * len(before)  # the weights of the folder, trained on
+
+
+def test_a_model_of_transformers_resumes(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path / "data/stsb/train.jsonl", pairs(32))
+    write_rows(tmp_path / "data/stsb/validation.jsonl", pairs(12, seed=4))
+    given = [*words(save("bert", tmp_path / "bert")), "trainer.num_train_epochs=2"]
+    given += ["trainer.save_strategy=steps", "trainer.save_steps=1"]
+    expected = run(settings(*given, f"trainer.output_dir={tmp_path / 'whole'}"))
+    monkeypatch.setattr(Interrupt, "agreed", lambda self, trainer: trainer.global_step >= 3)
+    with pytest.raises(Interrupted):
+        run(settings(*given))
+    monkeypatch.undo()
+    assert run(settings(*given, "trainer.resume_from_checkpoint=latest")) == expected
+    weights = json.loads((tmp_path / "run/summary.json").read_text())["weights"]
+    assert weights == {"kind": "hub", "name": str(tmp_path / "bert")}
 
 
 def test_padding_does_not_change_what_a_model_says(settings: Settings, tmp_path: Path) -> None:
