@@ -4,6 +4,7 @@
 :func:`resolve_attention` and :func:`liger_runs` say what that comes to on a device.
 """
 
+import platform
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -106,9 +107,16 @@ def interprets_triton() -> bool:
 
 @cache
 def cpu_has_bf16() -> bool:
-    """Tell whether this CPU multiplies bf16 matrices in hardware (AVX512-BF16, AMX, or ARM's)."""
+    """Tell whether this CPU multiplies bf16 matrices in hardware (AVX512-BF16, AMX, or ARM's).
+
+    oneDNN's answer is yes for every CPU with AVX-512, the older of which emulate bf16.
+    """
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return bool(supported and supported())
+    if supported is None or not supported():
+        return False
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _flash_obstacle(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:

@@ -43,6 +43,29 @@ def test_without_flash_attn_the_best_that_runs_is_taken(monkeypatch, asked, kern
     assert words in choice.reason
 
 
+@pytest.mark.parametrize(
+    ("machine", "onednn", "avx512_bf16", "amx", "native"),
+    [
+        ("x86_64", True, True, False, True),  # Zen 4, Cooper Lake
+        ("x86_64", True, False, True, True),
+        ("x86_64", True, False, False, False),  # Skylake: AVX-512, no bf16
+        ("x86_64", False, False, False, False),
+        ("aarch64", True, False, False, True),
+    ],
+)
+def test_bf16_counts_where_the_cpu_has_instructions_for_it(
+    monkeypatch, machine, onednn, avx512_bf16, amx, native
+) -> None:
+    monkeypatch.setattr(kernels.platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    kernels.cpu_has_bf16.cache_clear()
+    found = kernels.cpu_has_bf16()
+    kernels.cpu_has_bf16.cache_clear()
+    assert found == native
+
+
 @pytest.mark.usefixtures("ampere")
 def test_flash_attn_comes_first_where_it_is_installed(monkeypatch) -> None:
     monkeypatch.setattr(kernels, "find_spec", lambda _: object())
