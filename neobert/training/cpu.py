@@ -30,16 +30,23 @@ CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
 def tune_cpu_if_asked(config: TrainerConfig) -> None:
     """``trainer.tune_cpu``, in runs that use no GPU."""
     if config.tune_cpu and not runs_on_cuda(config):
-        tune_cpu()
+        tune_cpu(1 if config.devices == "auto" else int(config.devices))
 
 
-def tune_cpu() -> str:
-    """Keep freed memory, and use no more threads than there are cores; say so in one line."""
+def tune_cpu(processes: int = 1) -> str:
+    """Keep freed memory, and use no more threads than there are cores; say so in one line.
+
+    ``processes`` of this machine share the cores: this one and those that it is going to start.
+    """
     kept = keep_freed_memory()
-    before, threads = torch.get_num_threads(), threads_per_process()
     # A number that the user set stands (OMP_NUM_THREADS).
-    if "OMP_NUM_THREADS" not in os.environ and threads != before:
-        torch.set_num_threads(threads)
+    if "OMP_NUM_THREADS" not in os.environ:
+        threads = threads_per_process(processes)
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+        if processes > 1:
+            # They inherit it, and Lightning leaves it: it knows no quota of a container.
+            os.environ["OMP_NUM_THREADS"] = str(threads)
     line = (
         f"CPU: {torch.get_num_threads()} threads, freed memory "
         f"{'is kept' if kept else 'goes back to the system'} (trainer.tune_cpu=false to leave both)"
@@ -58,9 +65,9 @@ def keep_freed_memory() -> bool:
     return all(library.mallopt(name, value) == 1 for name, value in KEPT.items())
 
 
-def threads_per_process() -> int:
-    """Cores of this machine that each of its ranks may use."""
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+def threads_per_process(processes: int = 1) -> int:
+    """Cores of this machine that each of its ranks may use: torchrun's, or so many processes."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
     return max(1, available_cores() // ranks)
 
 

@@ -1,8 +1,10 @@
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from neobert.config.trainer import TrainerConfig
 from neobert.training import cpu
@@ -57,6 +59,21 @@ def test_ranks_of_one_machine_share_its_cores(monkeypatch) -> None:
     monkeypatch.setattr(cpu, "available_cores", lambda: 8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     assert cpu.threads_per_process() == 2
+
+
+@pytest.mark.proves("trainer.tune_cpu")
+def test_processes_that_are_started_share_the_cores(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(cpu, "available_cores", lambda: 6)
+    monkeypatch.setenv("OMP_NUM_THREADS", "")  # so that it is as before afterwards
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    before = torch.get_num_threads()
+    try:
+        with caplog.at_level("INFO", "neobert"):
+            cpu.tune_cpu_if_asked(TrainerConfig(devices=2, use_cpu=True))
+    finally:
+        torch.set_num_threads(before)
+    assert "CPU: 3 threads" in caplog.text
+    assert os.environ["OMP_NUM_THREADS"] == "3"  # what they inherit
 
 
 @pytest.mark.proves("trainer.tune_cpu")
