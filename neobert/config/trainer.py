@@ -63,7 +63,8 @@ class TrainerConfig:
     """The run's folder."""
 
     overwrite_output_dir: bool = True
-    """A folder with an earlier run is moved aside (true) or refused (false); never deleted."""
+    """An earlier run in the folder is moved aside (true), or a folder that is not empty is refused
+    (false); nothing is deleted."""
 
     gradient_checkpointing: bool = False
     """Recompute blocks in the backward pass: less memory, a third more time."""

@@ -20,6 +20,13 @@ from neobert.training.claim import claim
 
 log = get_logger(__name__)
 
+MARKS = ("config.yaml", "metrics.csv", "checkpoints")
+"""A folder that has one of them holds a run."""
+
+OTHERS = ("summary.json", "loss.png", "wandb_run_id.txt", "tensorboard", "mteb")
+PATTERNS = (*MARKS, *OTHERS, "batches-*.csv", "predictions_*.tsv")
+"""What runs and evaluations write into their folder."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
@@ -61,15 +68,26 @@ class RunFolder:
 def open_run_folder(config: Config, resuming: bool) -> RunFolder:
     """Make ``trainer.output_dir`` ready and write ``config.yaml`` into it.
 
-    A resumed run goes on in its folder. Else a folder that holds an earlier run is moved aside
-    (``trainer.overwrite_output_dir=true``) or refused (``false``); nothing in it is deleted. One
-    that another process trains in is always refused.
+    A resumed run goes on in its folder. Else an earlier run in it is moved aside
+    (``trainer.overwrite_output_dir=true``), or a folder that is not empty refused (``false``);
+    nothing in it is deleted, and what is not of that run (other runs below it, files of the user's)
+    stays where it is. A folder that another process trains in is always refused.
     """
     run = RunFolder(Path(config.trainer.output_dir))
     if getattr(rank_zero_only, "rank", 0) != 0:
         return run  # the first rank prepares it, once
-    earlier = not resuming and run.path.is_dir() and any(run.path.iterdir())
-    if earlier and not config.trainer.overwrite_output_dir:
+    try:
+        _prepare(run, config, resuming)
+    except OSError as error:
+        raise ConfigError(
+            [f"trainer.output_dir={run.path}: cannot be written into ({error.strerror})"]
+        ) from error
+    return run
+
+
+def _prepare(run: RunFolder, config: Config, resuming: bool) -> None:
+    used = not resuming and run.path.is_dir() and any(run.path.iterdir())
+    if used and not config.trainer.overwrite_output_dir:
         raise ConfigError(
             [
                 f"trainer.output_dir: {run.path} is not empty and "
@@ -80,12 +98,11 @@ def open_run_folder(config: Config, resuming: bool) -> RunFolder:
         )
     if run.path.is_dir():
         claim(run.path)
-    if earlier:
-        log.warning("%s held an earlier run, which lies in %s now", run.path, move_aside(run.path))
+    if used and any((run.path / name).exists() for name in MARKS):
+        log.warning("%s held an earlier run, which lies in %s now", run.path, _move_run(run.path))
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     claim(run.path)
     save_config(config, run.config_file)
-    return run
 
 
 def write_json(values: object, path: Path) -> None:
@@ -97,8 +114,23 @@ def write_json(values: object, path: Path) -> None:
 
 def move_aside(path: Path) -> Path:
     """Rename a folder to ``<name>.old-1``, or the next number that is free; the new name."""
+    old = _free_name(path)
+    path.rename(old)
+    return old
+
+
+def _move_run(path: Path) -> Path:
+    """Move the files of the run in ``path`` beside it, into a folder of such a name."""
+    old = _free_name(path.resolve())
+    old.mkdir()
+    for pattern in reversed(PATTERNS):  # the marks last: cut short, it still is a run
+        for one in path.glob(pattern):
+            one.rename(old / one.name)
+    return old
+
+
+def _free_name(path: Path) -> Path:
     number = 1
     while (old := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
-    path.rename(old)
     return old

@@ -177,7 +177,7 @@ def test_nothing_of_an_earlier_run_is_deleted(
     with pytest.raises(ConfigError, match="is not empty"):
         run(settings(start, "trainer.max_steps=1", "trainer.overwrite_output_dir=false"))
     run(settings(start, "trainer.max_steps=1"))
-    assert (tmp_path / "run.old-1/notes.txt").read_text() == "mine"
+    assert (tmp_path / "run/notes.txt").read_text() == "mine"
 
 
 @pytest.mark.usefixtures("sst2")
