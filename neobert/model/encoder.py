@@ -41,6 +41,9 @@ class Encoder(nn.Module):
         self.compiled: BlockRunner | None = None
         """What runs instead of :meth:`run_blocks` in training (:mod:`neobert.model.compile`)."""
 
+        self.attention: str | None = None
+        """The attention that the latest batch ran with."""
+
         self._told: set[str] = set()
         width = config.hidden_size
         self.encoder = nn.Embedding(vocab_size, width, padding_idx=pad_token_id)
@@ -104,6 +107,7 @@ class Encoder(nn.Module):
         dropout = self.training and self.config.dropout_prob > 0
         backend, head_dim = self.config.attn_backend, self._head_dim
         choice = resolve_attention(backend, device, dtype, dropout, head_dim)
+        self.attention = choice.kernel
         if self.config.attn_backend != "sdpa" and choice.reason not in self._told:
             self._told.add(choice.reason)
             log.info(choice.reason)

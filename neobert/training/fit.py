@@ -33,7 +33,14 @@ def fit(
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume)
     except Interrupted as stop:
-        log.warning("stopped after step %d; to resume:\n  %s", stop.step, resume_command())
+        if stop.saved:
+            log.warning("stopped after step %d; to resume:\n  %s", stop.step, resume_command())
+        else:
+            log.warning(
+                "stopped after step %d, which is lost: trainer.save_strategy=no or "
+                "trainer.save_model=false",
+                stop.step,
+            )
         raise
 
 

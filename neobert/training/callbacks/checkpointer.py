@@ -91,12 +91,15 @@ class Checkpointer(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit":
+            if trainer.global_step == self._saved_step:
+                self._note_best(trainer)  # the evaluation after training, of saved weights
             return
         is_best = self._note_best(trainer)
         self._save_or_stop(trainer, self._is_due(trainer) or (is_best and self.plan.at_best))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.plan.at_end and self._saved_step != trainer.global_step:
+        never_best = self.plan.at_best and self.best.step is None
+        if (self.plan.at_end or never_best) and self._saved_step != trainer.global_step:
             self._save(trainer)
 
     def on_save_checkpoint(
@@ -138,7 +141,7 @@ class Checkpointer(Callback):
         if due or (stop and self.plan.at_interrupt):
             self._save(trainer)
         if stop:
-            raise Interrupted(trainer.global_step)
+            raise Interrupted(trainer.global_step, saved=self._saved_step == trainer.global_step)
 
     def _note_best(self, trainer: Trainer) -> bool:
         if self.best.metric is None:

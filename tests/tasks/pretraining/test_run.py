@@ -63,6 +63,9 @@ def test_a_run_folder_holds_settings_metrics_summary_plot_and_checkpoints(
     assert found["steps"] == 4
     assert found["tokens"] == column(run, "train/tokens")[4]
     assert found["packages"]["torch"]
+    chosen = {key: found["derived"][key] for key in ("strategy", "attention", "kernels")}
+    assert chosen == {"strategy": "single", "attention": "documents", "kernels": "torch"}
+    assert found["derived"]["compiled"] is False
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -114,6 +117,7 @@ def test_epochs_set_the_length_and_the_evaluations(tiny_run: TinyRun) -> None:
         (("trainer.save_strategy=no",), []),
         (("trainer.save_model=false",), []),
         (("trainer.save_strategy=epoch", "trainer.max_steps=13"), [12, 13]),
+        (("trainer.save_strategy=best", "trainer.eval_steps=100"), [4]),  # no evaluation in time
     ],
 )
 def test_saving_follows_its_strategy(
@@ -183,6 +187,17 @@ def test_the_best_model_is_that_of_the_best_evaluation(tiny_run: TinyRun) -> Non
     assert best in steps_saved(run)  # kept beside the newest
 
 
+def test_the_evaluation_after_the_last_step_counts_too(tiny_run: TinyRun) -> None:
+    run = tiny_run(
+        "trainer.max_steps=6", "trainer.eval_steps=4", "trainer.load_best_model_at_end=true"
+    )
+    losses = column(run, "eval/loss")
+    assert list(losses) == [4, 6]
+    assert losses[6] < losses[4]
+    assert summary(run)["best"]["step"] == 6
+    assert summary(run)["objective"] == losses[6]
+
+
 def test_a_run_that_goes_on_from_an_earlier_step_or_elsewhere_knows_its_own_checkpoints(
     tiny_run: TinyRun,
 ) -> None:
@@ -198,7 +213,7 @@ def test_a_run_that_goes_on_from_an_earlier_step_or_elsewhere_knows_its_own_chec
         folder="elsewhere",
     )
     assert steps_saved(elsewhere) == [9]
-    assert summary(elsewhere)["best"]["step"] is None
+    assert summary(elsewhere)["best"]["step"] == 9
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muonclip"])
