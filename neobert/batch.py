@@ -66,6 +66,16 @@ class PackedBatch:
             cu_seqlens=self.cu_seqlens.to(device, non_blocking=non_blocking),
         )
 
+    def pin_memory(self) -> "PackedBatch":
+        """Move the tensors to page-locked memory. PyTorch's loaders look for this method, without
+        which they leave a batch as it is."""
+        return replace(
+            self,
+            input_ids=self.input_ids.pin_memory(),
+            position_ids=self.position_ids.pin_memory(),
+            cu_seqlens=self.cu_seqlens.pin_memory(),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class MaskedBatch:
@@ -92,6 +102,15 @@ class MaskedBatch:
             inputs=self.inputs.to(device, non_blocking=non_blocking),
             positions=self.positions.to(device, non_blocking=non_blocking),
             labels=self.labels.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> "MaskedBatch":
+        """Move the tensors to page-locked memory; PyTorch's loaders call this."""
+        return replace(
+            self,
+            inputs=self.inputs.pin_memory(),
+            positions=self.positions.pin_memory(),
+            labels=self.labels.pin_memory(),
         )
 
 

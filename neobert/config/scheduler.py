@@ -18,13 +18,13 @@ class SchedulerConfig:
     """Steps of warm-up; a warm-up as long as the whole run is cut to a tenth of it."""
 
     total_steps: int | None = None
-    """Steps that percentages refer to; ``null``: those of the run."""
+    """Steps that percentages refer to; ``null`` or 0: those of the run."""
 
     num_cycles: float = 0.5
     """Waves of the cosine; 0.5 falls once."""
 
     decay_steps: int | None = None
-    """Step at which the floor is reached; ``null``: the end of the run."""
+    """Step at which the floor is reached; ``null`` or 0: the end of the run."""
 
     final_lr_ratio: float = 0.1
     """The floor, as a fraction of ``optimizer.lr``, in [0, 1]."""
@@ -39,8 +39,8 @@ class SchedulerConfig:
         """What is wrong with this section; empty if nothing is."""
         found = one_of("scheduler.name", self.name, SCHEDULES)
         found += at_least("scheduler.warmup_steps", self.warmup_steps, 0)
-        found += at_least("scheduler.total_steps", self.total_steps, 1)
-        found += at_least("scheduler.decay_steps", self.decay_steps, 1)
+        found += at_least("scheduler.total_steps", self.total_steps, 0)
+        found += at_least("scheduler.decay_steps", self.decay_steps, 0)
         found += above("scheduler.num_cycles", self.num_cycles, 0)
         found += within("scheduler.final_lr_ratio", self.final_lr_ratio, 0, 1)
         found += within("scheduler.warmup_percent", self.warmup_percent, 0, 100)

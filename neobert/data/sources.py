@@ -187,6 +187,8 @@ def _packaged(config: DatasetConfig, seed: int) -> Source:
             if data is not None
         }
         return Source(kept["train"], kept.get("validation"))
+    if config.validation_split is not None:
+        log.info("dataset.validation_split is not needed: %s has a split validation", name)
     train, evaluation = (
         Documents(
             name,

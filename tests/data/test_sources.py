@@ -130,6 +130,29 @@ def test_a_packaged_corpus_needs_no_network_and_may_be_sliced(tmp_path: Path) ->
     assert whole.train.key != part.train.key
 
 
+def test_a_fraction_that_is_not_needed_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = DatasetConfig(name="factbook", validation_split=0.1)
+    with caplog.at_level("INFO"):
+        assert open_source(config, tmp_path, seed=0).evaluation is not None
+    assert "dataset.validation_split is not needed" in caplog.text
+
+
+def test_the_reference_s_name_of_its_corpus_is_found_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def load(name: str, *_: object, **__: object) -> Dataset:
+        asked.append(name)
+        return Dataset.from_dict({"content": ["a", "b"]})
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    assert trained_on(open_source(DatasetConfig(), tmp_path, seed=0)) == ["a", "b"]
+    assert asked == ["tiiuae/falcon-refinedweb"]
+
+
 def test_what_the_hub_does_not_give_is_told_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"dataset\.name=nobody/nothing could not be loaded"):
         open_source(DatasetConfig(name="nobody/nothing"), tmp_path, seed=0)

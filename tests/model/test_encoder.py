@@ -35,6 +35,20 @@ def test_checkpointing_changes_no_gradient(tiny, changes) -> None:
     assert_close(gradients(encoder, batch), kept)
 
 
+@pytest.mark.proves("trainer.gradient_checkpointing")
+@pytest.mark.parametrize(("checkpointing", "runs"), [(False, 1), (True, 2)])
+def test_checkpointing_runs_each_block_again_in_the_backward_pass(
+    tiny, checkpointing: bool, runs: int
+) -> None:
+    encoder = Encoder(tiny(), 11, 0).train()
+    encoder.gradient_checkpointing = checkpointing
+    calls: list[int] = []
+    for number, block in enumerate(encoder.transformer_encoder):
+        block.register_forward_pre_hook(lambda *_, number=number: calls.append(number))
+    gradients(encoder, packed_with_slack())
+    assert sorted(calls) == sorted(list(range(len(encoder.transformer_encoder))) * runs)
+
+
 @pytest.mark.proves("model.dropout_prob")
 def test_dropout_acts_in_training_only(tiny) -> None:
     encoder = Encoder(tiny(dropout_prob=0.5), 11, 0)

@@ -91,7 +91,16 @@ class PretrainingDataModule(LightningDataModule):
                     "tokenizer they were made with (tokenizer.path=…, train_vocab_size=null)"
                 ]
             )
-        return load_tokenizer(self.config.tokenizer, documents.texts, documents.key, cache)
+        info = load_tokenizer(self.config.tokenizer, documents.texts, documents.key, cache)
+        known, longest = info.tokenizer.model_max_length, self.config.dataset.max_seq_length
+        if known < longest:
+            log.warning(
+                "tokenizer.max_length=%d is shorter than dataset.max_seq_length=%d, to which it is "
+                "raised in the saved tokenizer",
+                *(known, longest),
+            )
+            info.tokenizer.model_max_length = longest
+        return info
 
     def _make_training_rows(self, cache: Path) -> None:
         source, streams = self.source, self.source.stream is not None
@@ -318,9 +327,8 @@ class PretrainingDataModule(LightningDataModule):
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         on_cuda = torch.cuda.is_available() and not self.config.trainer.use_cpu
         prefetch = settings.prefetch_factor or (4 if on_cuda else None)
-        return Workers(
-            number, prefetch, settings.persistent_workers, settings.pin_memory or on_cuda
-        )
+        pins = on_cuda or (settings.pin_memory and torch.cuda.is_available())  # else torch warns
+        return Workers(number, prefetch, settings.persistent_workers, pins)
 
 
 class EvaluationBatches(Dataset[MaskedBatch]):
