@@ -5,6 +5,7 @@ composes the group files; nothing is typed before :func:`neobert.config.store.bu
 therefore sees all that is wrong at once and knows where it came from.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,7 +21,15 @@ from omegaconf.errors import OmegaConfBaseException
 from neobert.config.checks import ConfigError
 from neobert.config.legacy import Flat, translate
 from neobert.config.root import Config
-from neobert.config.store import build_config, flat, free_form, nested, read_yaml, section_of
+from neobert.config.store import (
+    build_config,
+    flat,
+    free_form,
+    nested,
+    read_yaml,
+    section_of,
+    to_plain,
+)
 from neobert.console import get_logger
 
 log = get_logger(__name__)
@@ -89,9 +98,27 @@ def compose_config(overrides: Sequence[str]) -> Config:
     def origin(key: str) -> str:
         return next((name for name, layer in layers.items() if _sets(layer, key)), "conf/")
 
-    config = build_config(nested(merged), origin)
+    config = build_config(nested(_resolved(merged)), origin)
     _warn_of_no_effect(config, layers, request)
     return config
+
+
+def _resolved(values: Flat) -> Flat:
+    """``values`` with interpolations such as ``run-${seed}`` replaced by what they stand for."""
+    found: Flat = {key: one for key, one in values.items() if isinstance(one, str) and "${" in one}
+    if not found:
+        return values
+    given = {key: one for key, one in values.items() if key not in SECTIONS}  # else it is empty
+    tree = OmegaConf.create(nested({**flat(to_plain(Config())), **given}))
+    problems = []
+    for key, one in found.items():
+        try:
+            found[key] = OmegaConf.select(tree, key)
+        except OmegaConfBaseException as error:
+            problems.append(f"{key}={one}: {str(error).splitlines()[0]}")
+    if problems:
+        raise ConfigError(problems)
+    return {**values, **found}
 
 
 def read_overrides(overrides: Sequence[str]) -> Request:
@@ -152,8 +179,9 @@ def hydra_form(words: Sequence[str]) -> list[str]:
 def unreadable(word: str) -> str:
     """What is wrong with a word that Hydra's grammar does not take, and how to write it."""
     key, given, value = word.partition("=")
-    if given:
-        quoted = f"{key}='{value}'"
+    if given and re.fullmatch(r"[A-Za-z_][\w.]*", key):
+        escaped = value.replace("'", r"\'")
+        quoted = f"{key}='{escaped}'"
         return f'command line: {word!r}: a value with such signs takes quotes twice, "{quoted}"'
     hint = f"; a file of settings is config_path={word}" if word.endswith((".yaml", ".yml")) else ""
     return f"command line: {word!r} is not of the form key=value{hint}"

@@ -135,6 +135,8 @@ def test_an_unknown_key_of_a_file_names_the_file(tmp_path: Path) -> None:
     [
         ("dataset.train_split=train[:90%]", "\"dataset.train_split='train[:90%]'\""),
         ("wandb.name=a=b", "\"wandb.name='a=b'\""),
+        ("wandb.name=it's", "\"wandb.name='it\\'s'\""),
+        ("-trainer.max_steps=3", "is not of the form key=value"),
         ("configs/old.yaml", "config_path=configs/old.yaml"),
     ],
 )
@@ -142,6 +144,7 @@ def test_a_word_that_cannot_be_read_is_shown_as_it_can_be(word: str, hint: str) 
     (problem,) = problems_of(word)
     assert problem.endswith(hint)
     compose_config(["dataset.train_split='train[:90%]'", "wandb.name='a=b'"])
+    assert compose_config([r"wandb.name='it\'s'"]).wandb.name == "it's"
 
 
 @pytest.mark.parametrize(
@@ -172,6 +175,17 @@ def test_muon_s_settings_beside_another_optimizer_are_ignored_aloud(
     assert not caplog.records
     assert compose_config(["experiment=quickstart", "optimizer=adamw"]).optimizer.name == "adamw"
     assert "optimizer.muon_config has no effect" in caplog.text
+
+
+def test_an_interpolation_is_what_it_stands_for(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("wandb: {name: 'run-${model.hidden_size}'}\n")
+    words = [f"config_path={tmp_path / 'c.yaml'}", "trainer.output_dir='out/${seed}'"]
+    config = compose_config([*words, "seed=3", "trainer.eval_steps=${trainer.save_steps}"])
+    assert config.wandb.name == "run-768"
+    assert config.trainer.output_dir == "out/3"
+    assert config.trainer.eval_steps == 10000
+    (problem,) = problems_of("trainer.output_dir='out/${sed}'")
+    assert problem.startswith("trainer.output_dir=out/${sed}: ")
 
 
 def test_a_task_on_the_command_line_is_the_root_key_too(tmp_path: Path) -> None:
