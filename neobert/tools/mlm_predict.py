@@ -1,7 +1,8 @@
 """Fill in masked words: ``python -m neobert.tools.mlm_predict MODEL "The capital is [MASK]."``.
 
 MODEL is anything that ``neobert.load`` reads. Probabilities are over the full vocabulary. Without
-texts they are read from standard input, a line each, and answered as they come.
+texts they are read from standard input, a line each, and answered as they come: one by one on a
+terminal, sixteen at a time from a pipe.
 """
 
 import argparse
