@@ -186,7 +186,11 @@ def seeds_table(curves: list[Curve]) -> str:
 def plot(curves: list[Curve], picture: Path) -> None:
     """Draw loss over tokens and seconds, and logits over steps if any run has measured them."""
     panels: list[tuple[str, str, Callable[[Curve], Points]]] = [
-        ("tokens", "evaluation loss (nats per target)", lambda one: (one.tokens, one.loss)),
+        (
+            "million tokens",
+            "evaluation loss (nats per target)",
+            lambda one: ([count / 1e6 for count in one.tokens], one.loss),
+        ),
         ("seconds of processor time", "", lambda one: (one.seconds, one.loss)),
     ]
     if any(curve.logits for curve in curves):
