@@ -201,7 +201,7 @@ def plot(report: Report, picture: Path) -> None:
     axes.set_ylabel("mean main score (%)")
     axes.set_title(report.benchmark or "MTEB, own choice of tasks")
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=4, fontsize="small")
     figure.savefig(picture, dpi=120)
 
 
