@@ -87,8 +87,8 @@ class Findings:
 
     smallest_cosine_bf16: float
     added_mib: dict[int, float]
-    """Number of short texts in a stream → what encoding it added to the peak memory of a process
-    that had encoded :data:`WARM_UP` of them."""
+    """Number of short texts in a stream → what encoding it added to the peak memory of the process,
+    which had encoded :data:`WARM_UP` of them and the shorter streams before."""
 
 
 def measure(
@@ -157,7 +157,7 @@ def markdown(found: Findings) -> str:
         "",
         f"Smallest cosine to the padded fp32 vectors: {found.smallest_cosine:.6f} (fp32), "
         f"{found.smallest_cosine_bf16:.6f} (bf16).",
-        f"Added to the peak memory by a stream of short texts: {grown} of them.",
+        f"Added to the peak memory by streams of short texts, one after the other: {grown}.",
     ]
     return "\n".join(lines) + "\n"
 
