@@ -3,7 +3,9 @@
 Letters: T tokens of all documents together, S documents, K targets (masked positions).
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Int
@@ -12,9 +14,37 @@ from torch import Tensor
 IGNORE = -100
 """Label of a position that is not predicted; the value PyTorch's cross-entropy skips."""
 
+Whole = TypeVar("Whole", bound="TensorBatch")
+Part: TypeAlias = "Tensor | TensorBatch"
+
 
 @dataclass(frozen=True, slots=True)
-class PackedBatch:
+class TensorBatch:
+    """What every batch can do: move as a whole. The loaders of PyTorch and Lightning look for these
+    methods."""
+
+    def to(self: Whole, device: torch.device | str, non_blocking: bool = False) -> Whole:
+        """Copy the tensors to ``device``."""
+        return self._moved(lambda part: part.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self: Whole) -> Whole:
+        """Move the tensors to page-locked memory."""
+        return self._moved(lambda part: part.pin_memory())
+
+    def _moved(self: Whole, move: "Callable[[Part], Part]") -> Whole:
+        parts = {one.name: getattr(self, one.name) for one in fields(self)}
+        return replace(
+            self,
+            **{
+                name: move(part)
+                for name, part in parts.items()
+                if isinstance(part, Tensor | TensorBatch)
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch(TensorBatch):
     """Documents laid end to end along one token axis.
 
     Document ``i`` covers tokens ``cu_seqlens[i]`` to ``cu_seqlens[i + 1]``; attention never crosses
@@ -57,28 +87,9 @@ class PackedBatch:
         """Number of tokens of each document, those of pad ids included."""
         return self.cu_seqlens.diff()
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
-        """Copy the tensors to ``device``. Lightning calls this for us."""
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device, non_blocking=non_blocking),
-            position_ids=self.position_ids.to(device, non_blocking=non_blocking),
-            cu_seqlens=self.cu_seqlens.to(device, non_blocking=non_blocking),
-        )
-
-    def pin_memory(self) -> "PackedBatch":
-        """Move the tensors to page-locked memory. PyTorch's loaders look for this method, without
-        which they leave a batch as it is."""
-        return replace(
-            self,
-            input_ids=self.input_ids.pin_memory(),
-            position_ids=self.position_ids.pin_memory(),
-            cu_seqlens=self.cu_seqlens.pin_memory(),
-        )
-
 
 @dataclass(frozen=True, slots=True)
-class MaskedBatch:
+class MaskedBatch(TensorBatch):
     """A micro-batch of masked-language modelling: corrupted inputs and what stood there before."""
 
     inputs: PackedBatch
@@ -94,24 +105,6 @@ class MaskedBatch:
     num_targets_in_step: int = 0
     """Targets of the whole optimizer step: all micro-batches of it, on all ranks. 0 until the
     loader has counted them (and in evaluation, where sums are divided at the end)."""
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "MaskedBatch":
-        """Copy the tensors to ``device``. Lightning calls this for us."""
-        return replace(
-            self,
-            inputs=self.inputs.to(device, non_blocking=non_blocking),
-            positions=self.positions.to(device, non_blocking=non_blocking),
-            labels=self.labels.to(device, non_blocking=non_blocking),
-        )
-
-    def pin_memory(self) -> "MaskedBatch":
-        """Move the tensors to page-locked memory; PyTorch's loaders call this."""
-        return replace(
-            self,
-            inputs=self.inputs.pin_memory(),
-            positions=self.positions.pin_memory(),
-            labels=self.labels.pin_memory(),
-        )
 
 
 def bounds_of(lengths: Int[Tensor, " S"]) -> Int[Tensor, " bounds"]:

@@ -16,7 +16,9 @@ from neobert.console import get_logger, show_messages
 log = get_logger("neobert.train")  # __name__ is __main__ here
 
 WRONG_SETTINGS = 2
-LOST_RANK = 1
+FAILED = 1
+"""A rank was lost, or the loss or a gradient is no number any more."""
+
 NOT_STARTED = 130
 """What a shell reports of a program that Ctrl-C ended."""
 
@@ -83,9 +85,9 @@ def _run(config: Config, words: Sequence[str]) -> int:
         run(config)
     except Interrupted:
         return INTERRUPTED
-    except LostRank as error:
+    except (LostRank, FloatingPointError) as error:
         log.error("error: %s", error)
-        return LOST_RANK
+        return FAILED
     return 0
 
 

@@ -3,6 +3,8 @@ import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from neobert.batch import MaskedBatch, PackedBatch
+from neobert.tasks.contrastive.batches import Texts, TwiceBatch
+from neobert.tasks.glue.batch import LabelledBatch, PaddedBatch
 
 
 @pytest.mark.proves("dataset.pin_memory")
@@ -25,3 +27,18 @@ def test_a_loader_pins_every_tensor_of_a_batch(monkeypatch: pytest.MonkeyPatch) 
     assert found.inputs.input_ids.tolist() == [2, 5, 3, 2, 3]
     assert found.inputs.input_ids is not inputs.input_ids
     assert found.num_targets == 1
+
+
+def test_batches_of_every_task_move_whole() -> None:
+    row = torch.tensor([[2, 5, 3]])
+    padded = PaddedBatch(row, torch.ones_like(row), None, num_tokens=3)
+    labelled = LabelledBatch(padded, torch.tensor([1]), torch.tensor([0]), num_examples_in_step=1)
+    moved = labelled.to("meta")
+    assert moved.inputs.token_type_ids is None
+    assert moved.num_examples_in_step == 1
+    tensors = [moved.inputs.input_ids, moved.inputs.attention_mask, moved.labels, moved.rows]
+    twice = TwiceBatch(Texts.of([[2, 5, 3], [2, 3]]), torch.tensor([7, 8])).to("meta")
+    packed = twice.texts.packed
+    tensors += [packed.input_ids, packed.position_ids, packed.cu_seqlens]
+    tensors += [twice.texts.places, twice.numbers]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}

@@ -69,3 +69,16 @@ def test_a_sweep_with_a_typo_starts_no_job(tmp_path: Path) -> None:
     done = neobert("-m", "optimizer.lrr=1e-3,2e-3", cwd=tmp_path)
     assert done.returncode == 2
     assert "unknown key optimizer.lrr; did you mean optimizer.lr?" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_ends_a_run_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"text": "one small step for a test"}\n' * 64)
+    data = ("dataset=local", "dataset.path=texts.jsonl", "tokenizer.train_vocab_size=100")
+    steps = ("trainer.max_steps=20", "trainer.logging_steps=1", "trainer.eval_strategy=no")
+    done = neobert(
+        "model=neobert_tiny", "optimizer=adam", "optimizer.lr=1e30", *data, *steps, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert "lower optimizer.lr" in done.stderr
+    assert "Traceback" not in done.stderr

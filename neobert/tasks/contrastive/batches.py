@@ -4,14 +4,14 @@ Letters: S texts, B pairs, N hard negatives of them all.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from neobert.batch import PackedBatch
+from neobert.batch import PackedBatch, TensorBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
+class Texts(TensorBatch):
     """Texts by ascending length, in chunks that are encoded one at a time."""
 
     packed: PackedBatch
@@ -68,17 +68,9 @@ class Texts:
             for chunk in self.chunks
         ]
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Texts":
-        """Copy the tensors to ``device``."""
-        return replace(
-            self,
-            packed=self.packed.to(device, non_blocking),
-            places=self.places.to(device, non_blocking=non_blocking),
-        )
-
 
 @dataclass(frozen=True, slots=True)
-class PairBatch:
+class PairBatch(TensorBatch):
     """Pairs of one source: B queries, then their B positives, then N hard negatives."""
 
     texts: Texts
@@ -97,29 +89,11 @@ class PairBatch:
     def num_pairs(self) -> int:
         return len(self.query_texts)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PairBatch":
-        """Copy the tensors to ``device``. Lightning calls this for us."""
-        return replace(
-            self,
-            texts=self.texts.to(device, non_blocking),
-            query_texts=self.query_texts.to(device, non_blocking=non_blocking),
-            document_texts=self.document_texts.to(device, non_blocking=non_blocking),
-            groups=self.groups.to(device, non_blocking=non_blocking),
-        )
-
 
 @dataclass(frozen=True, slots=True)
-class TwiceBatch:
+class TwiceBatch(TensorBatch):
     """Texts that are encoded twice, for unsupervised SimCSE."""
 
     texts: Texts
     numbers: Int[Tensor, " B"]
     """Hashes of the texts."""
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "TwiceBatch":
-        """Copy the tensors to ``device``. Lightning calls this for us."""
-        return replace(
-            self,
-            texts=self.texts.to(device, non_blocking),
-            numbers=self.numbers.to(device, non_blocking=non_blocking),
-        )

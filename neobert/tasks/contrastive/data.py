@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from neobert.batch import TensorBatch
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
@@ -39,18 +40,11 @@ HALF = np.uint64(0xFFFFFFFF)
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationBatch:
+class EvaluationBatch(TensorBatch):
     """Texts to encode, and their places in the evaluation set."""
 
     texts: Texts
     places: Int[Tensor, " S"]
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "EvaluationBatch":
-        """Copy the tensors to ``device``. Lightning calls this for us."""
-        return EvaluationBatch(
-            self.texts.to(device, non_blocking),
-            self.places.to(device, non_blocking=non_blocking),
-        )
 
 
 class ContrastiveDataModule(LightningDataModule):
@@ -177,9 +171,9 @@ class ContrastiveDataModule(LightningDataModule):
             is_special=self.tokenizer.is_special,
         )
         batches = Batches(self.sources, self.corpus, draws, self.share, making)
-        on_cuda = torch.cuda.is_available() and not config.trainer.use_cpu
-        pin = config.dataset.pin_memory or on_cuda
-        return PairLoader(batches, config.trainer.dataloader_num_workers, pin)
+        has_gpu = torch.cuda.is_available()  # without, torch warns
+        pins = has_gpu and (config.dataset.pin_memory or not config.trainer.use_cpu)
+        return PairLoader(batches, config.trainer.dataloader_num_workers, pins)
 
     def val_dataloader(self) -> "DataLoader[EvaluationBatch] | list[EvaluationBatch]":
         """This rank's part of the texts to encode."""

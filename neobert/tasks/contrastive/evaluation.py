@@ -18,6 +18,9 @@ from neobert.tasks.contrastive.examples import file_rows
 from neobert.tasks.contrastive.prepare import Recipe, encode
 
 SCORE_COLUMNS = ("score", "label", "similarity_score")
+PAIR_METRICS = ("loss", "accuracy_at_1", "mrr_at_10", "alignment", "uniformity")
+"""What :func:`pair_metrics` finds."""
+
 UNIFORMITY_TEXTS = 2000
 """Documents at most of which all distances are taken."""
 
@@ -91,6 +94,18 @@ class EvaluationSet:
             self.texts += encode(sentences, recipe)
         scores = torch.tensor([float(str(row[score])) for row in rows])
         self.sts = (sides[0], sides[1], scores)
+
+    def check_metric(self, wanted: str | None) -> None:
+        """Refuse a ``trainer.metric_for_best_model`` that no evaluation logs."""
+        names = [*PAIR_METRICS] if self.held_out else []
+        if len(self.held_out) > 1:
+            names += [f"{one.name}/{name}" for one in self.held_out for name in PAIR_METRICS]
+        names += [] if self.sts is None else ["sts_spearman"]
+        name = (wanted or "loss").removeprefix("eval/").removeprefix("eval_")
+        if names and name not in names:
+            raise ConfigError(
+                [f"trainer.metric_for_best_model={wanted}: evaluations log {', '.join(names)}"]
+            )
 
     def metrics(self, vectors: Float[Tensor, "S E"], temperature: float) -> dict[str, float]:
         """``eval/*`` from the vectors of all texts; means over the sources, and each source's own

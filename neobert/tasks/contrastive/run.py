@@ -35,6 +35,7 @@ def run(config: Config) -> float | None:
     config = start.config
     data = ContrastiveDataModule(config, start.tokenizer)
     data.setup("fit")
+    data.evaluation.check_metric(config.trainer.metric_for_best_model)
     plan = Plan(data.total_steps, data.steps_per_epoch)
     schedule = resolve_schedule(config.scheduler, plan.total_steps)
     fingerprint = {**data.fingerprint(), **optimization_fingerprint(config, plan)}

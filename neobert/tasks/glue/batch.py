@@ -12,11 +12,11 @@ from jaxtyping import Int, Num
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neobert.batch import PackedBatch
+from neobert.batch import PackedBatch, TensorBatch
 
 
 @dataclass(frozen=True, slots=True)
-class PaddedBatch:
+class PaddedBatch(TensorBatch):
     """What a model of transformers takes."""
 
     input_ids: Int[Tensor, "S L"]
@@ -26,16 +26,6 @@ class PaddedBatch:
 
     num_tokens: int
     """Tokens of text."""
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PaddedBatch":
-        """Copy the tensors to ``device``."""
-        types = self.token_type_ids
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device, non_blocking=non_blocking),
-            attention_mask=self.attention_mask.to(device, non_blocking=non_blocking),
-            token_type_ids=None if types is None else types.to(device, non_blocking=non_blocking),
-        )
 
     def by_length(self, size: int) -> "list[tuple[Int[Tensor, ' rows'], PaddedBatch]]":
         """Groups of ``size`` documents of like length, each without the columns that it pads whole.
@@ -62,7 +52,7 @@ class PaddedBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledBatch:
+class LabelledBatch(TensorBatch):
     """Documents and their labels. What fills a batch up stands after the labelled documents."""
 
     inputs: PackedBatch | PaddedBatch
@@ -79,15 +69,6 @@ class LabelledBatch:
     def num_examples(self) -> int:
         """Documents that count."""
         return len(self.labels)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "LabelledBatch":
-        """Copy the tensors to ``device``. Lightning calls this for us."""
-        return replace(
-            self,
-            inputs=self.inputs.to(device, non_blocking=non_blocking),
-            labels=self.labels.to(device, non_blocking=non_blocking),
-            rows=self.rows.to(device, non_blocking=non_blocking),
-        )
 
 
 @dataclass(frozen=True, slots=True)

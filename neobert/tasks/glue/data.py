@@ -117,7 +117,9 @@ class GlueDataModule(LightningDataModule):
         """The training batches of the whole run."""
         order = Order(len(self.train), self.config.seed, self.share.rows_per_step, False)
         batches = TrainingBatches(self.train, self._layout(), order, self.share)
-        return GlueLoader(batches, self.total_steps, self._workers())
+        has_gpu = torch.cuda.is_available()  # without, torch warns
+        pins = has_gpu and (self.config.dataset.pin_memory or not self.config.trainer.use_cpu)
+        return GlueLoader(batches, self.total_steps, self._workers(), pins)
 
     def val_dataloader(self) -> "list[DataLoader[LabelledBatch]]":
         """This rank's evaluation batches, a loader for each evaluation set."""
@@ -209,15 +211,19 @@ class GlueLoader:
     Its state is the number of micro-batches handed out.
     """
 
-    def __init__(self, batches: TrainingBatches, total_steps: int, workers: int) -> None:
-        self.batches, self.total_steps, self.workers = batches, total_steps, workers
+    def __init__(
+        self, batches: TrainingBatches, total_steps: int, workers: int, pin_memory: bool = False
+    ) -> None:
+        self.batches, self.total_steps = batches, total_steps
+        self.workers, self.pin_memory = workers, pin_memory
         self._done = 0
 
     def __len__(self) -> int:
         return self.total_steps * self.batches.share.accumulation
 
     def __iter__(self) -> Iterator[LabelledBatch]:
-        for batch in build_loader(self.batches, range(self._done, len(self)), self.workers):
+        numbers = range(self._done, len(self))
+        for batch in build_loader(self.batches, numbers, self.workers, self.pin_memory):
             self._done += 1
             yield batch
 
@@ -230,7 +236,10 @@ class GlueLoader:
 
 
 def build_loader(
-    dataset: Dataset[LabelledBatch], numbers: Sequence[int], workers: int
+    dataset: Dataset[LabelledBatch],
+    numbers: Sequence[int],
+    workers: int,
+    pin_memory: bool = False,
 ) -> "DataLoader[LabelledBatch]":
     """A loader of the items ``numbers``, in this order, however many processes compute them."""
     return DataLoader(
@@ -238,6 +247,7 @@ def build_loader(
         batch_size=None,
         sampler=numbers,
         num_workers=workers,
+        pin_memory=pin_memory,
         generator=torch.Generator(),  # else it would draw from the generator of the training step
     )
 

@@ -158,6 +158,7 @@ def summarize(
         "tokens": metrics.tokens,
         "seconds": round(metrics.seconds, 3),
         "tokens_per_sec": round(metrics.tokens / max(metrics.seconds, 1e-9), 1),
+        "throughput": parts.throughput.summary(),
         "peak_memory_mib": round(peak_memory_mib(), 1),
         "best": asdict(parts.checkpointer.best),
         "loads_best": config.trainer.load_best_model_at_end,

@@ -118,3 +118,13 @@ def test_an_sts_file_that_cannot_serve_is_one_clear_error(content, message, info
         file.write_text(content)
     with pytest.raises(ConfigError, match=message):
         EvaluationSet().add_sts(str(file), Recipe(info, 16))
+
+
+def test_the_best_model_s_metric_must_be_one_that_is_logged() -> None:
+    found = evaluation()
+    for name in (None, "mrr_at_10", "eval/loss", "eval_alignment"):
+        found.check_metric(name)
+    with pytest.raises(ConfigError, match=r"metric_for_best_model=f1: .*mrr_at_10"):
+        found.check_metric("f1")
+    with pytest.raises(ConfigError, match="sts_spearman"):
+        EvaluationSet(sts=(torch.zeros(1), torch.zeros(1), torch.zeros(1))).check_metric("loss")
