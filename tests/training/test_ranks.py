@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer
 
 from neobert.training.ranks import LostRank, is_symptom, told
@@ -65,6 +66,9 @@ def test_slurms_processes_are_not_started_again(monkeypatch: pytest.MonkeyPatch)
         "SLURM_NNODES": "2",
     }.items():
         monkeypatch.setenv(name, value)
+    # Lightning notes the rank for the whole process: put back what it was, or the tests after
+    # this one are those of rank 3.
+    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)
     quiet_libraries()
     strategy = DDP(timedelta(seconds=60))
     trainer = Trainer(
