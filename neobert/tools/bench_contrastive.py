@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from neobert.console import get_logger, show_messages
-from neobert.training.summary import origin, peak_memory_mib
+from neobert.training.summary import command_line, origin, peak_memory_mib
 
 log = get_logger("neobert.tools.bench_contrastive")
 
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
             found["speed"] = _speed(options, common)
         if options.large:
             found["memory"] = _memory(options, common)
-    text = json.dumps({**found, **origin(sys.argv)}, indent=1) + "\n"
+    text = json.dumps({**found, **origin(command_line())}, indent=1) + "\n"
     options.output.write_text(text)
     plot(found, options.output.with_suffix(".svg"))
     log.info("%s", text)

@@ -35,7 +35,7 @@ from neobert.export.write import export
 from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.model.pretrained import find_weights, load_encoder
 from neobert.training.cpu import keep_freed_memory
-from neobert.training.summary import origin, peak_memory_mib
+from neobert.training.summary import command_line, origin, peak_memory_mib
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -300,7 +300,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.with_suffix(".md").write_text(markdown(found))
-        everything = {**asdict(found), **origin(sys.argv)}
+        everything = {**asdict(found), **origin(command_line())}
         options.output.with_suffix(".json").write_text(json.dumps(everything, indent=2) + "\n")
     return 0
 

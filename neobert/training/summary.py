@@ -43,8 +43,11 @@ def origin(argv: list[str]) -> dict[str, object]:
 def command_line() -> list[str]:
     """This process's command as a user would type it."""
     program = Path(sys.argv[0])
-    if program.suffix == ".py":
-        return ["python", "-m", f"neobert.{program.stem}", *sys.argv[1:]]
+    parts = program.with_suffix("").parts
+    if program.suffix == ".py" and "neobert" in parts:
+        first = len(parts) - 1 - parts[::-1].index("neobert")
+        module = ".".join(part for part in parts[first:] if part != "__main__")
+        return ["python", "-m", module, *sys.argv[1:]]
     return [program.name, *sys.argv[1:]]
 
 
