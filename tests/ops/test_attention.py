@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from neobert.batch import PackedBatch, bounds_of, positions_within
 from neobert.ops.attention import attend, document_of_token, lay_out, max_attention_logits
-from neobert.ops.document_attention import TOGETHER, _run_lengths
+from neobert.ops.document_attention import SIMILAR, TOGETHER, _group_bounds
 
 SCALE = 0.3
 KERNELS = ("documents", "dense")
@@ -40,7 +40,7 @@ BATCHES = {
     "unpacked": unpacked([3, 1, 7]),
     "with an empty document": unpacked([3, 0, 7]),
     "one token": unpacked([1]),
-    "neighbours of equal length": unpacked([2, 2, 2, 5, 5, 0, 0, 1, 1, 5]),
+    "many of equal and of similar length": unpacked([4, 2, 8, 2, 7, 5, 0, 0, 1, 1, 6, 8, 3]),
 }
 
 
@@ -77,17 +77,14 @@ def test_values_and_gradients_are_those_of_the_definition(batch, kernel) -> None
     assert_close(ours, torch.autograd.grad((expected * weight).sum(), (q, k, v)))
 
 
-def test_equal_documents_are_computed_together_up_to_a_number_of_weights() -> None:
-    heads, length = 3, 16
-    most = TOGETHER // (heads * length**2)
-    assert _run_lengths([length] * (2 * most + 1), heads) == [(most, 16), (most, 16), (1, 16)]
-    assert _run_lengths([4, 4, 0, 0, 4, 2, 512, 512], heads) == [
-        (2, 4),
-        (1, 4),
-        (1, 2),
-        (1, 512),
-        (1, 512),
-    ]
+def test_rows_of_similar_length_are_computed_together_up_to_a_number_of_weights() -> None:
+    heads, most = 2, TOGETHER // 64**2
+    assert list(_group_bounds([64] * (most + 2), heads)) == [(0, most), (most, most + 2)]
+    shortest = int(64 * SIMILAR)
+    lengths = [64, shortest, shortest - 1, 2]
+    assert list(_group_bounds(lengths, heads)) == [(0, 2), (2, 3), (3, 4)]
+    assert list(_group_bounds([4096] * 4, heads)) == [(0, 2), (2, 4)]  # all heads of a document
+    assert not list(_group_bounds([], heads))
 
 
 def test_both_ways_agree_in_bf16(batch) -> None:
