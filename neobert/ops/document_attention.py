@@ -3,9 +3,9 @@
 A document of n tokens costs n^2 scores and little else, where a dense mask costs the square of its
 row. The calls of a short document cost more than its products, so documents are sorted by length,
 each head of each is one row, and rows of similar length are padded to the longest and computed
-together. Both passes are one opaque operator each, so ``torch.compile``
-neither unrolls the loop nor recompiles when documents change. The weights are recomputed in the
-backward pass: kept, they would be the largest thing in memory.
+together. Both passes are one opaque operator each, so ``torch.compile`` neither unrolls the loop
+nor recompiles when documents change. The weights are recomputed in the backward pass: kept, they
+would be the largest thing in memory.
 
 Letters: T tokens, H heads, D width of a head, B rows of a group, n their padded length, P all
 places of all groups, that is the sum of their B n.
@@ -25,8 +25,8 @@ TOGETHER = 2**16
 """Weights of attention that are computed together at most, but all heads of a document always are.
 
 256 KiB in fp32, in a core's own cache. Measured on an AMD EPYC with bf16 instructions (1 and 2
-threads, heads of 64, 90 to 256 documents of 4 to 512 tokens): against one document after the other
-it takes 0.2 to 0.9 of the time in bf16, 0.5 to 1.2 in fp32; with 2^14 or 2^18 up to a third more."""
+threads, heads of 64, 90 to 256 documents of 4 to 512 tokens): of the time of one document after the
+other it takes 0.2 to 0.9 in bf16 and 0.5 to 1.2 in fp32; 2^14 and 2^18 take up to a third more."""
 
 SIMILAR = 0.75
 """Length of the shortest row of a group, as a share of its longest."""
@@ -209,8 +209,10 @@ class _Plan:
 
 def _plan_of(cu_seqlens: Tensor, heads: int, wanted: Tensor | None = None) -> _Plan:
     """``wanted``: which documents, by default all."""
-    bounds = cu_seqlens.tolist()
-    return _plan(tuple(bounds), heads, None if wanted is None else tuple(wanted.tolist()))
+    if wanted is not None and wanted.all():
+        wanted = None  # attention has that plan already
+    some = None if wanted is None else tuple(wanted.tolist())
+    return _plan(tuple(cu_seqlens.tolist()), heads, some)
 
 
 @lru_cache(maxsize=8)  # of the latest batches: every layer asks for it in both passes
@@ -242,7 +244,7 @@ def _plan(bounds: tuple[int, ...], heads: int, wanted: tuple[bool, ...] | None) 
 
 
 def _group_bounds(lengths: list[int], heads: int) -> Iterator[tuple[int, int]]:
-    """First row of each group and the one after its last; ``lengths`` are those of rows, falling."""
+    """First row of each group and the one after its last; ``lengths`` of rows fall."""
     first = 0
     while first < len(lengths):
         longest = lengths[first]

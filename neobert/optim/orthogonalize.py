@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from neobert.ops.kernels import cpu_has_bf16
+
 Triple = tuple[float, float, float]
 
 JORDAN: Triple = (3.4445, -4.7750, 2.0315)
@@ -82,5 +84,4 @@ def working_dtype(device: torch.device) -> torch.dtype:
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return torch.bfloat16 if supported is not None and supported() else torch.float32
+    return torch.bfloat16 if cpu_has_bf16() else torch.float32
