@@ -81,6 +81,7 @@ def optimization_fingerprint(config: Config, plan: Plan) -> dict[str, object]:
         **{f"optimizer.{key}": value for key, value in rule.items()},
         **{f"optimizer.muon_config.{key}": value for key, value in muon.items()},
         "trainer.gradient_accumulation_steps": config.trainer.gradient_accumulation_steps,
+        "trainer.gradient_clipping": config.trainer.gradient_clipping,
         "total steps (trainer.max_steps, trainer.num_train_epochs)": plan.total_steps,
         **{f"scheduler.{key}": value for key, value in asdict(config.scheduler).items()},
     }

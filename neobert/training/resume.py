@@ -45,7 +45,7 @@ def resume_point(settings: TrainerConfig) -> Path | None:
     if found is None:
         log.warning("%s has no checkpoint to resume from yet: the run starts anew", run)
     else:
-        log.info("resuming from %s", found)
+        log.info("resuming from %s; what the run once started from is not read again", found)
     return found
 
 

@@ -145,6 +145,7 @@ class ContrastiveDataModule(LightningDataModule):
             "dataset.validation_split": config.dataset.validation_split,
             "dataset.max_seq_length": config.dataset.max_seq_length,
             "contrastive.hard_negatives": settings.hard_negatives,
+            "contrastive.hard_negative_weight": settings.hard_negative_weight,
             "contrastive.pretraining_step": settings.pretraining_step,
             "contrastive.pretraining_dataset": settings.pretraining_dataset,
             "contrastive.loss_type": settings.loss_type,

@@ -109,6 +109,7 @@ class GlueDataModule(LightningDataModule):
             "training examples": len(self.train),
             "training tokens": int(self.train.bounds[-1]),
             "glue.max_seq_length": self.config.glue.max_seq_length,
+            "glue.classifier_dropout": self.config.glue.classifier_dropout,
             "seed": self.config.seed,
             "rows per step (batch size × accumulation × devices)": self.share.rows_per_step,
         }

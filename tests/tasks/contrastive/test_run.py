@@ -131,8 +131,11 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(settings, tmp_path: Path, cas
     for file in ("batches-0.csv",):
         assert (undisturbed / file).read_text() == (stopped / file).read_text()
     assert summary(undisturbed)["after"] == summary(stopped)["after"]
-    with pytest.raises(ConfigError, match=r"contrastive.temperature differs"):
-        run(settings(*words, *resume, "contrastive.temperature=0.1"))
+    others = ("contrastive.temperature=0.1", "contrastive.hard_negative_weight=1.0")
+    with pytest.raises(ConfigError) as error:
+        run(settings(*words, *resume, *others))
+    for key in ("contrastive.temperature", "contrastive.hard_negative_weight"):
+        assert f"{key} differs" in str(error.value)
 
 
 @pytest.mark.proves("contrastive.pretraining_dataset", "contrastive.pretraining_step")

@@ -226,12 +226,11 @@ def test_a_resumed_run_ends_with_the_same_weights_though_its_source_is_gone(
 def test_a_run_of_other_data_is_not_resumed(settings: Settings, start: str) -> None:
     words = [start, "trainer.num_train_epochs=1", "trainer.save_strategy=epoch"]
     run(settings(*words))
-    with pytest.raises(ConfigError, match=r"dataset.train_split differs from the checkpoint's"):
-        run(
-            settings(
-                *words, "trainer.resume_from_checkpoint=latest", "dataset.train_split='train[:50]'"
-            )
-        )
+    others = ("dataset.train_split='train[:50]'", "glue.classifier_dropout=0.5")
+    with pytest.raises(ConfigError) as error:
+        run(settings(*words, "trainer.resume_from_checkpoint=latest", *others))
+    for key in ("dataset.train_split", "glue.classifier_dropout"):
+        assert f"{key} differs from the checkpoint's" in str(error.value)
 
 
 @pytest.mark.proves("glue.transfer_from_task", "glue.transfer_dir")

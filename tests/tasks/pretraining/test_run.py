@@ -225,8 +225,18 @@ def test_a_changed_optimizer_or_model_is_refused_on_resume_and_counts_where_it_i
     before = column(run, "train/learning_rate")
     others = (*words, "trainer.resume_from_checkpoint=2", "optimizer.lr=1e-3")
     with pytest.raises(ConfigError) as error:
-        tiny_run(*others, "optimizer.weight_decay=0.5", "model.hidden_size=32")
-    for key in ("optimizer.lr", "optimizer.weight_decay", "model.hidden_size"):
+        tiny_run(
+            *others,
+            "optimizer.weight_decay=0.5",
+            "model.hidden_size=32",
+            "trainer.gradient_clipping=3",
+        )
+    for key in (
+        "optimizer.lr",
+        "optimizer.weight_decay",
+        "model.hidden_size",
+        "trainer.gradient_clipping",
+    ):
         assert f"{key} differs" in str(error.value)
     tiny_run(*others, "trainer.accept_changes=[optimizer.lr]")
     after = column(run, "train/learning_rate")
