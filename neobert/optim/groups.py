@@ -43,14 +43,22 @@ class Owner:
     """Weight decay it gets."""
 
 
-def owners(config: OptimizerConfig, named_parameters: NamedParameters) -> list[Owner]:
-    """The owner of every parameter that is trained, in the model's order."""
-    return [
-        Owner(name, tuple(parameter.shape), owner, decay_of(config, owner))
-        for name, parameter in named_parameters
-        if parameter.requires_grad
-        for owner in [owner_of(config, name, parameter)]
-    ]
+def owners(
+    config: OptimizerConfig, named_parameters: NamedParameters, decays: bool = True
+) -> list[Owner]:
+    """The owner of every parameter that is trained, in the model's order.
+
+    ``decays=False``: of a model that takes no weight decay whatever the settings say (nGPT).
+    """
+    rows = []
+    for name, parameter in named_parameters:
+        if parameter.requires_grad:
+            owner = owner_of(config, name, parameter)
+            if owner == DECAYED and not decays:
+                owner = UNDECAYED
+            decay = decay_of(config, owner) if decays else 0.0
+            rows.append(Owner(name, tuple(parameter.shape), owner, decay))
+    return rows
 
 
 def owner_of(config: OptimizerConfig, name: str, parameter: nn.Parameter) -> str:

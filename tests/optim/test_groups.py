@@ -58,6 +58,8 @@ def test_each_family_has_its_own_decay() -> None:
     )
     decay = {row.owner: row.decay for row in owners(config, parameters())}
     assert decay == {MUON: 0.2, DECAYED: 0.3, UNDECAYED: 0.0}
+    rows = owners(config, parameters(), decays=False)  # nGPT's
+    assert {(row.owner, row.decay) for row in rows} == {(MUON, 0.0), (UNDECAYED, 0.0)}
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "muonclip"])

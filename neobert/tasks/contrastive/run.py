@@ -44,7 +44,8 @@ def run(config: Config) -> float | None:
         check_same_run(resume, card.fingerprint, config.trainer.accept_changes)
     folder = open_run_folder(config, resuming=resume is not None)
     module = build_module(config, start, data, schedule)
-    log.info("%s", owners_table(owners(config.optimizer, module.model.named_parameters())))
+    named = module.model.named_parameters()
+    log.info("%s", owners_table(owners(config.optimizer, named, decays=not config.model.ngpt)))
     step = int(resume.name) if resume is not None else None
     parts = build_trainer(config, folder, plan, card, step)
     if data.has_validation and config.trainer.eval_on_start and resume is None:
