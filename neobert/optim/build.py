@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
+from neobert.console import get_logger
 from neobert.optim.groups import (
     ADAM,
     DECAYED,
@@ -18,6 +19,8 @@ from neobert.optim.groups import (
     owner_of,
 )
 from neobert.optim.muon import Group, MuonClip, MuonSettings
+
+log = get_logger(__name__)
 
 METHODS = {
     "polar_express": "polar_express",
@@ -46,7 +49,10 @@ def build_optimizer(
         case "adam":
             return Adam(plain, config.lr, betas, config.eps, fused=_on_cpu(groups) or None)
         case "muonclip":
-            return MuonClip(groups, muon_settings(config.muon_config or MuonConfig()))
+            muon = config.muon_config or MuonConfig()
+            for doubt in doubts_about(muon):
+                log.warning("optimizer.muon_config.%s", doubt)
+            return MuonClip(groups, muon_settings(muon))
         case other:
             raise ValueError(f"optimizer.name has no case for {other!r}")
 
@@ -78,6 +84,18 @@ def muon_settings(config: MuonConfig) -> MuonSettings:
         scale=config.norm_factor,
         detect_anomalies=config.detect_anomalies,
     )
+
+
+def doubts_about(config: MuonConfig) -> list[str]:
+    """What is allowed and hardly ever meant; the bounds are the reference's."""
+    found = []
+    if config.ns_steps < 3:
+        found.append(f"ns_steps={config.ns_steps}: below 3, updates end far from orthogonal")
+    if config.enable_clipping and not 30 <= config.clipping_threshold <= 200:
+        effect = "clips often" if config.clipping_threshold < 30 else "hardly ever clips"
+        threshold = f"clipping_threshold={config.clipping_threshold:g}"
+        found.append(f"{threshold}: {effect}; 30 to 200 is usual")
+    return found
 
 
 def orthogonalization_of(config: MuonConfig) -> str:

@@ -5,7 +5,12 @@ import torch
 from torch import nn
 
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
-from neobert.optim.build import build_optimizer, muon_settings, orthogonalization_of
+from neobert.optim.build import (
+    build_optimizer,
+    doubts_about,
+    muon_settings,
+    orthogonalization_of,
+)
 from neobert.optim.muon import MuonClip
 
 
@@ -86,3 +91,23 @@ def test_without_muon_config_the_defaults_hold() -> None:
 )
 def test_spellings_of_the_orthogonalisation(settings: dict[str, object], method: str) -> None:
     assert orthogonalization_of(MuonConfig(**settings)) == method
+
+
+@pytest.mark.parametrize(
+    ("muon", "doubts"),
+    [
+        (MuonConfig(), []),
+        (MuonConfig(ns_steps=2), ["ns_steps=2"]),
+        (MuonConfig(ns_steps=3, clipping_threshold=30), []),
+        (MuonConfig(clipping_threshold=29), ["clipping_threshold=29"]),
+        (MuonConfig(clipping_threshold=201, ns_steps=1), ["ns_steps=1", "clipping_threshold=201"]),
+        (MuonConfig(clipping_threshold=5, enable_clipping=False), []),
+    ],
+)
+def test_settings_that_are_hardly_ever_meant_are_told(
+    muon: MuonConfig, doubts: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert [doubt.partition(":")[0] for doubt in doubts_about(muon)] == doubts
+    build_optimizer(OptimizerConfig(name="muonclip", muon_config=muon), named(), num_heads=2)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [f"optimizer.muon_config.{doubt}" for doubt in doubts_about(muon)]
