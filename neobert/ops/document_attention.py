@@ -11,15 +11,19 @@ Letters: T tokens, H heads, D width of a head, B rows of a group, n their padded
 places of all groups, that is the sum of their B n.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from neobert.ops.kernels import cpu_has_bf16
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 TOGETHER = 2**16
 """Weights of attention that are computed together at most, but all heads of a document always are.
@@ -59,12 +63,24 @@ def document_max_logits(
     return _max_logits(q, k, cu_seqlens, is_text, scale, chunk_size)
 
 
+def _exactly(operator: Callable[P, R]) -> Callable[P, R]:
+    """Run in the types that the operator chooses: autocast would turn its fp32 products to bf16."""
+
+    @wraps(operator)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.autocast("cpu", enabled=False):
+            return operator(*args, **kwargs)
+
+    return run
+
+
 @torch.library.custom_op(
     "neobert::document_attention",
     mutates_args=(),
     schema="(Tensor q, Tensor k, Tensor v, Tensor cu_seqlens, Tensor seed, float scale, "
     "float dropout) -> Tensor",
 )
+@_exactly
 def _attend(  # noqa: PLR0913, PLR0917  an operator takes tensors and numbers, no objects
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, seed: Tensor, scale: float, dropout: float
 ) -> Tensor:
@@ -85,6 +101,7 @@ def _attend(  # noqa: PLR0913, PLR0917  an operator takes tensors and numbers, n
     schema="(Tensor d_out, Tensor q, Tensor k, Tensor v, Tensor cu_seqlens, Tensor seed, "
     "float scale, float dropout) -> (Tensor, Tensor, Tensor)",
 )
+@_exactly
 def _attend_backward(  # noqa: PLR0913, PLR0917
     d_out: Tensor,
     q: Tensor,
@@ -120,6 +137,7 @@ def _attend_backward(  # noqa: PLR0913, PLR0917
     schema="(Tensor q, Tensor k, Tensor cu_seqlens, Tensor is_text, float scale, int chunk_size) "
     "-> Tensor",
 )
+@_exactly
 def _max_logits(
     q: Tensor, k: Tensor, cu_seqlens: Tensor, is_text: Tensor, scale: float, chunk_size: int
 ) -> Tensor:

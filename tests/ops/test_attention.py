@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from neobert.batch import PackedBatch, bounds_of, positions_within
+from neobert.ops import document_attention
 from neobert.ops.attention import attend, document_of_token, lay_out, max_attention_logits
 from neobert.ops.document_attention import SIMILAR, TOGETHER, _group_bounds
 
@@ -95,6 +96,26 @@ def test_both_ways_agree_in_bf16(batch) -> None:
     grads = [torch.autograd.grad(out.float().square().sum(), (q, k, v)) for out in outs]
     for ours, theirs in zip(*grads, strict=True):
         assert_close(ours, theirs, atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_under_autocast_products_keep_the_type_that_the_cpu_is_good_at(
+    batch, monkeypatch: pytest.MonkeyPatch, has_bf16: bool
+) -> None:
+    monkeypatch.setattr(document_attention, "cpu_has_bf16", lambda: has_bf16)
+    qkv = inputs(batch, torch.bfloat16)
+    layout = lay_out(batch, "documents", 0, record=True)
+    plain = attend(*qkv, layout, SCALE)
+    logits = max_attention_logits(*qkv[:2], layout, SCALE, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = attend(*qkv, layout, SCALE)
+        assert torch.equal(max_attention_logits(*qkv[:2], layout, SCALE, 2), logits)
+    assert torch.equal(out, plain)
+    exact = reference(*(x.double() for x in qkv), batch)
+    # Without bf16 instructions only the result is rounded, to 8 bits.
+    assert_close(
+        out.double(), exact, atol=0.03 if has_bf16 else 1e-6, rtol=0.02 if has_bf16 else 2**-8
+    )
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
