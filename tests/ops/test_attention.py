@@ -98,6 +98,20 @@ def test_both_ways_agree_in_bf16(batch) -> None:
         assert_close(ours, theirs, atol=0.1, rtol=0.05)
 
 
+def test_large_scores_cost_no_more_precision_than_bf16_has() -> None:
+    batch = unpacked([64] * 4)
+    scales = (9.0, 9.0, 1.0)  # logits up to a hundred
+    qkv = [(torch.randn(256, 2, 4) * scale).bfloat16().requires_grad_() for scale in scales]
+    exact = [x.detach().double().requires_grad_() for x in qkv]
+    layout, weight = lay_out(batch, "documents", 0, record=False), torch.randn(256, 2, 4)
+    found = attend(*qkv, layout, SCALE)
+    expected = reference(*exact, batch)
+    ours = torch.autograd.grad((found * weight).sum(), qkv)
+    theirs = torch.autograd.grad((expected * weight).sum(), exact)
+    for mine, other in zip((found, *ours), (expected, *theirs), strict=True):
+        assert (mine.double() - other).norm() < 2**-7 * other.norm()
+
+
 @pytest.mark.parametrize("has_bf16", [False, True])
 def test_under_autocast_products_keep_the_type_that_the_cpu_is_good_at(
     batch, monkeypatch: pytest.MonkeyPatch, has_bf16: bool
