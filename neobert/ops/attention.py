@@ -2,7 +2,7 @@
 
 Four ways with one meaning, ``softmax(scale * q k^T) v`` among the tokens of each document:
 
-* ``documents``: one document after the other, the fast way on a CPU
+* ``documents``: documents of similar length together, the fast way on a CPU
   (:mod:`neobert.ops.document_attention`).
 * ``dense``: PyTorch's SDPA under a block-diagonal mask; runs anywhere and is the reference.
 * ``flash_attn``, ``torch_varlen``: kernels for packed sequences on a GPU

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from neobert.ops.kernels import cpu_has_bf16
 
-P = ParamSpec("P")
-R = TypeVar("R")
+Taken = ParamSpec("Taken")
+Made = TypeVar("Made")
 
 TOGETHER = 2**16
 """Weights of attention that are computed together at most, but all heads of a document always are.
@@ -63,11 +63,11 @@ def document_max_logits(
     return _max_logits(q, k, cu_seqlens, is_text, scale, chunk_size)
 
 
-def _exactly(operator: Callable[P, R]) -> Callable[P, R]:
+def _exactly(operator: Callable[Taken, Made]) -> Callable[Taken, Made]:
     """Run in the types that the operator chooses: autocast would turn its fp32 products to bf16."""
 
     @wraps(operator)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+    def run(*args: Taken.args, **kwargs: Taken.kwargs) -> Made:
         with torch.autocast("cpu", enabled=False):
             return operator(*args, **kwargs)
 

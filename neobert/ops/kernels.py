@@ -43,7 +43,7 @@ def resolve_attention(
     """Choose the attention for tensors of ``dtype`` on ``device`` under ``model.attn_backend``.
 
     ``flash_attn_varlen`` takes the flash-attn package, else PyTorch's own kernel of that kind, and
-    falls back to what ``sdpa`` stands for where neither can run: one document after the other on a
+    falls back to what ``sdpa`` stands for where neither can run: each document by itself on a
     CPU, SDPA under a block-diagonal mask on a GPU.
     """
     portable: AttentionKernel = "documents" if device.type == "cpu" else "dense"
