@@ -42,6 +42,7 @@ def test_groups_of_like_length_give_what_the_whole_batch_gives(
     model, heads = load_hub_model(settings(*words(save(kind, tmp_path / kind))), task, labels)
     schedule = resolve_schedule(SchedulerConfig(), 10)
     module = GlueModule(model, OptimizerConfig(), schedule, GlueSettings(task, heads, 1)).eval()
+    module.double()  # in fp32 some of these gradients cancel to what rounding leaves
     layout = Layout(packed=False, regression=task.regression, pad_token_id=0, has_types=types)
     batch = layout.batch(examples(), range(len(LENGTHS)))
     inputs = batch.inputs
