@@ -58,6 +58,9 @@ class Request:
     file: Path | None = None
     """``config_path``."""
 
+    problems: list[str] = field(default_factory=list)
+    """What is wrong with the words themselves."""
+
 
 def conf_dir() -> Path:
     """The folder of the group files: beside the package in a checkout, inside it in a wheel."""
@@ -84,12 +87,13 @@ def compose_config(overrides: Sequence[str]) -> Config:
     Raises ``ConfigError`` with everything that is wrong.
     """
     request = read_overrides(overrides)
-    file_values = read_yaml(request.file) if request.file else {}
+    problems = request.problems
+    file_values = read_yaml(request.file, problems) if request.file else {}
     groups = _with_groups_of_file(request.groups, file_values)
     layers = {COMMAND_LINE: request.values}
     if request.file:
         layers[str(request.file)] = {key: file_values[key] for key in file_values}
-    composed = flat(_composed(groups))
+    composed = flat(_composed(groups, problems))
     merged = dict(composed)
     for layer in reversed(layers.values()):
         _put_over(merged, layer)
@@ -98,27 +102,29 @@ def compose_config(overrides: Sequence[str]) -> Config:
     def origin(key: str) -> str:
         return next((name for name, layer in layers.items() if _sets(layer, key)), "conf/")
 
-    config = build_config(nested(_resolved(merged)), origin)
+    config = build_config(nested(_resolved(merged, problems)), origin, problems)
     _warn_of_no_effect(config, layers, request)
     return config
 
 
-def _resolved(values: Flat) -> Flat:
-    """``values`` with interpolations such as ``run-${seed}`` replaced by what they stand for."""
+def _resolved(values: Flat, problems: list[str]) -> Flat:
+    """``values`` with interpolations such as ``run-${seed}`` replaced by what they stand for.
+
+    One that stands for nothing is left out and added to ``problems``.
+    """
     found: Flat = {key: one for key, one in values.items() if isinstance(one, str) and "${" in one}
     if not found:
         return values
     given = {key: one for key, one in values.items() if key not in SECTIONS}  # else it is empty
     tree = OmegaConf.create(nested({**flat(to_plain(Config())), **given}))
-    problems = []
+    resolved = dict(values)
     for key, one in found.items():
         try:
-            found[key] = OmegaConf.select(tree, key)
+            resolved[key] = OmegaConf.select(tree, key)
         except OmegaConfBaseException as error:
+            del resolved[key]
             problems.append(f"{key}={one}: {str(error).splitlines()[0]}")
-    if problems:
-        raise ConfigError(problems)
-    return {**values, **found}
+    return resolved
 
 
 def read_overrides(overrides: Sequence[str]) -> Request:
@@ -128,7 +134,7 @@ def read_overrides(overrides: Sequence[str]) -> Request:
     """
     request = Request()
     raw: Flat = {}
-    problems: list[str] = []
+    problems = request.problems
     parser = OverridesParser.create()
     groups = group_names()
     for word in hydra_form(overrides):
@@ -150,9 +156,7 @@ def read_overrides(overrides: Sequence[str]) -> Request:
             problems.append(f"command line: {word!r}: hydra's own settings are for sweeps (-m)")
         else:
             raw |= flat({key: _plain(override.value())}) if "." in key else {key: override.value()}
-    if problems:
-        raise ConfigError(problems)
-    request.values = translate(flat(raw), COMMAND_LINE)
+    request.values = translate(flat(raw), COMMAND_LINE, problems)
     file = request.values.get("config_path")
     request.file = Path(str(file)) if file not in (None, "null") else None
     return request
@@ -210,8 +214,19 @@ def _plain(value: object) -> object:
     return value if isinstance(value, int | float | bool | list | dict | None) else str(value)
 
 
-def _composed(groups: Mapping[str, str]) -> Values:
-    """What Hydra makes of the group files."""
+def _composed(groups: Mapping[str, str], problems: Sequence[str]) -> Values:
+    """What Hydra makes of the group files.
+
+    Raises ``ConfigError``, with the ``problems`` so far, if an option does not exist: the rest of
+    the settings cannot be judged without it.
+    """
+    unknown = [
+        f"command line: {group}={option}: must be one of {', '.join(options(group))}"
+        for group, option in groups.items()
+        if option not in ("null", *options(group))
+    ]
+    if unknown:
+        raise ConfigError([*problems, *unknown])
     words = [f"{group}={option}" for group, option in groups.items()]
     GlobalHydra.instance().clear()
     try:
@@ -219,16 +234,9 @@ def _composed(groups: Mapping[str, str]) -> Values:
             composed = compose("config", overrides=words)
         plain = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError([_readable(error, groups)]) from error
+        raise ConfigError([*problems, " ".join(str(error).split())]) from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
-
-
-def _readable(error: Exception, groups: Mapping[str, str]) -> str:
-    for group, option in groups.items():
-        if option not in ("null", *options(group)):
-            return f"command line: {group}={option}: must be one of {', '.join(options(group))}"
-    return " ".join(str(error).split())
 
 
 def _with_groups_of_file(groups: Mapping[str, str], file_values: Flat) -> dict[str, str]:

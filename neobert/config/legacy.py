@@ -7,7 +7,6 @@ After it a run knows one spelling only.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from neobert.config.checks import ConfigError
 from neobert.console import get_logger
 
 log = get_logger(__name__)
@@ -124,18 +123,17 @@ ANY_CASE = (
 """Choices that are written in any case."""
 
 
-def translate(values: Flat, origin: str) -> Flat:
+def translate(values: Flat, origin: str, problems: list[str]) -> Flat:
     """``values`` in today's spelling; warns once per old key.
 
-    Raises ``ConfigError`` where an old and a new key are set to different values.
+    Where an old and a new key are set to different values, that is added to ``problems``.
     """
     translated: Flat = {}
     sources: dict[str, str] = {}
-    problems = []
     if LOG_INTERVAL in values and LOGGING_STEPS not in values:
         log.warning("%s: %s sets %s too, unless that is set", origin, LOG_INTERVAL, LOGGING_STEPS)
         values = {**values, LOGGING_STEPS: values[LOG_INTERVAL]}
-    for key, value in _moved_up(values, origin).items():
+    for key, value in _moved_up(values, origin, problems).items():
         old = RENAMED.get(key)
         if old is not None and value in old.unset:
             continue
@@ -154,8 +152,6 @@ def translate(values: Flat, origin: str) -> Flat:
                 f"({translated[new]} and {result}); keep one, preferably {new}"
             )
         translated[new], sources[new] = result, key
-    if problems:
-        raise ConfigError(problems)
     return translated
 
 
@@ -172,7 +168,7 @@ def spelled(key: str, value: object) -> object:
     return word if key in ANY_CASE and isinstance(value, str) else value
 
 
-def _moved_up(values: Flat, origin: str) -> Flat:
+def _moved_up(values: Flat, origin: str, problems: list[str]) -> Flat:
     """Move the keys of ``optimizer.hparams`` into ``optimizer``."""
     moved: Flat = {}
     for key, value in values.items():
@@ -182,8 +178,7 @@ def _moved_up(values: Flat, origin: str) -> Flat:
         new = f"optimizer.{key.removeprefix(f'{OLD_SECTION}.')}"
         log.warning("%s: %s is an older key; write %s", origin, key, new)
         if values.get(new, value) != value:
-            raise ConfigError(
-                [f"{origin}: {key}={value} and {new}={values[new]} differ; keep {new}"]
-            )
+            problems.append(f"{origin}: {key}={value} and {new}={values[new]} differ; keep {new}")
+            continue
         moved[new] = value
     return moved

@@ -1,7 +1,7 @@
 """Between mappings and ``Config``: fill in, refuse, save, load."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -19,12 +19,17 @@ Origin = Callable[[str], str]
 """Where a dotted key was set."""
 
 
-def build_config(values: Mapping[str, object], origin: Origin = lambda key: "settings") -> Config:
+def build_config(
+    values: Mapping[str, object],
+    origin: Origin = lambda key: "settings",
+    known_problems: Sequence[str] = (),
+) -> Config:
     """A checked ``Config`` from nested values; what they leave out keeps its default.
 
-    Raises ``ConfigError`` with every unknown key, value of a wrong type, and failed check.
+    Raises ``ConfigError`` with the ``known_problems``, which were found in reading the values, and
+    every unknown key, value of a wrong type, and failed check.
     """
-    problems: list[str] = []
+    problems = list(known_problems)
     config = _filled(Config, values, "", problems, origin)
     assert isinstance(config, Config)
     if unknown := [problem for problem in problems if "unknown key" in problem]:
@@ -37,7 +42,9 @@ def build_config(values: Mapping[str, object], origin: Origin = lambda key: "set
 
 def load_config_file(path: str | Path) -> Config:
     """The ``Config`` that a YAML file describes by itself: a run's ``config.yaml``."""
-    return build_config(nested(read_yaml(path)), lambda key: str(path))
+    problems: list[str] = []
+    values = read_yaml(path, problems)
+    return build_config(nested(values), lambda key: str(path), problems)
 
 
 def save_config(config: Config, path: str | Path) -> None:
@@ -58,21 +65,26 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True, width=100)
 
 
-def read_yaml(path: str | Path) -> Flat:
-    """A YAML file as dotted keys in today's spelling. Raises ``ConfigError`` if it cannot be
-    read."""
+def read_yaml(path: str | Path, problems: list[str]) -> Flat:
+    """A YAML file as dotted keys in today's spelling; contradictions are added to ``problems``.
+
+    Raises ``ConfigError``, with the ``problems`` so far, if it cannot be read.
+    """
     path = Path(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"config_path={path}: cannot be read ({error})"]) from error
+        raise ConfigError([*problems, f"config_path={path}: cannot be read ({error})"]) from error
     except yaml.YAMLError as error:
-        raise ConfigError([f"config_path={path}: is not YAML ({error})"]) from error
+        raise ConfigError([*problems, f"config_path={path}: is not YAML ({error})"]) from error
     if not isinstance(values, dict):
         raise ConfigError(
-            [f"config_path={path}: must hold sections and keys, not a {type(values)}"]
+            [
+                *problems,
+                f"config_path={path}: must hold sections and keys, not a {type(values).__name__}",
+            ]
         )
-    flat_values = translate(flat(values), str(path))
+    flat_values = translate(flat(values), str(path), problems)
     if "wandb" in values and isinstance(values["wandb"], dict):
         flat_values.setdefault("wandb.enabled", True)  # documented in the reference
     return flat_values

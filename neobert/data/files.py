@@ -21,10 +21,11 @@ FORMATS = {
     ".jsonl": "json",
     ".json": "json",
     ".csv": "csv",
-    ".tsv": "csv",
+    ".tsv": "tsv",
     ".txt": "text",
     ".text": "text",
 }
+SEPARATORS = {"csv": ",", "tsv": "\t"}
 COMPRESSED = (".gz", ".xz", ".zst", ".bz2")
 
 
@@ -34,15 +35,16 @@ class LocalFiles:
 
     path: Path
     kind: str
-    """Their reader in ``datasets``: parquet, json, csv or text."""
+    """parquet, json, csv, tsv or text."""
 
     files: list[Path]
 
     def load(self, streaming: bool, cache: Path) -> DatasetDict | IterableDatasetDict:
         """The splits in the files."""
-        options = {"sep": "\t"} if _format(self.files[0])[0] == ".tsv" else {}
+        separator = SEPARATORS.get(self.kind)
+        options = {"sep": separator} if separator else {}
         return load_dataset(
-            self.kind,
+            "csv" if separator else self.kind,
             data_files=self._by_split(),
             streaming=streaming,
             cache_dir=str(cache / "files"),
@@ -86,7 +88,7 @@ def find_files(path: Path) -> LocalFiles:
     files = [one for one in files if not one.name.startswith((".", "_"))]
     # Folders of tools: .git, .ipynb_checkpoints with a copy of what was looked at.
     files = [one for one in files if not _is_hidden(one.relative_to(path).parent)]
-    kinds = {_format(one)[1] for one in files} - {None}
+    kinds = {_kind(one) for one in files} - {None}
     if len(kinds) != 1:
         found = ", ".join(sorted({one.suffix or one.name for one in files})) or "nothing"
         raise ConfigError(
@@ -97,7 +99,7 @@ def find_files(path: Path) -> LocalFiles:
         )
     (kind,) = kinds
     assert kind is not None
-    chosen = [one for one in files if _format(one)[1] == kind]
+    chosen = [one for one in files if _kind(one) == kind]
     empty = [one for one in chosen if one.stat().st_size == 0]
     if len(empty) == len(chosen):
         raise ConfigError([f"dataset.path={path}: {', '.join(map(str, empty))}: empty, no text"])
@@ -110,11 +112,10 @@ def _is_hidden(below: Path) -> bool:
     return any(part.startswith(".") for part in below.parts)
 
 
-def _format(file: Path) -> tuple[str, str | None]:
-    """Ending and kind of a file, the ending of a compressed one's inside."""
+def _kind(file: Path) -> str | None:
+    """What a file's ending says of it, or that of a compressed one's inside."""
     name = Path(file.stem) if file.suffix.lower() in COMPRESSED else file
-    ending = name.suffix.lower()
-    return ending, FORMATS.get(ending)
+    return FORMATS.get(name.suffix.lower())
 
 
 def _damage(file: Path, kind: str) -> str | None:
@@ -135,7 +136,7 @@ def _damage(file: Path, kind: str) -> str | None:
             return f", line {number}: not UTF-8 (byte 0x{byte:02x} at {error.start})"
         except json.JSONDecodeError as error:
             return f", line {number}: no JSON ({error.msg})"
-    return _csv_damage(file) if kind == "csv" else None
+    return _csv_damage(file, SEPARATORS[kind]) if kind in SEPARATORS else None
 
 
 def _lines(file: Path) -> Iterator[bytes]:
@@ -158,10 +159,10 @@ def _json_damage(file: Path) -> str | None:
     return None
 
 
-def _csv_damage(file: Path) -> str | None:
+def _csv_damage(file: Path, separator: str) -> str | None:
     csv.field_size_limit(1 << 30)  # documents of many megabytes are no damage
     with file.open(encoding="utf-8", newline="") as opened:
-        rows = csv.reader(opened, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+        rows = csv.reader(opened, delimiter=separator)
         try:
             width = len(next(rows, []))
             for row in rows:

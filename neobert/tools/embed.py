@@ -2,7 +2,8 @@
 
 One line is one text, and one row of the output: a float32 array (``.npy``) or a Parquet file with
 the columns ``text`` and ``embedding``. Lines are read and vectors written as they come, so memory
-does not grow with the file. The output appears under its name when it is complete.
+does not grow with the file. The output appears under its name when it is complete; one that is
+there already is replaced with ``--overwrite`` only.
 """
 
 import argparse
@@ -119,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("model", help="a run, a checkpoint, an exported folder or a hub id")
     arguments.add_argument("texts", type=Path, help="UTF-8, a text per line")
     arguments.add_argument("--output", type=Path, required=True, help="*.npy or *.parquet")
+    arguments.add_argument("--overwrite", action="store_true", help="replace the output if there")
     arguments.add_argument("--pooling", choices=POOLING, default="avg")
     arguments.add_argument("--prefix", default="", help="put before every text")
     arguments.add_argument("--normalize", action="store_true", help="to unit length")
@@ -136,6 +138,10 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     show_messages()
     try:
+        if options.output.exists() and not options.overwrite:
+            raise FileExistsError(
+                f"{options.output} exists; name another --output, or give --overwrite"
+            )
         folder = find_weights(options.model)
         settings = EncodeSettings(
             pooling=options.pooling,

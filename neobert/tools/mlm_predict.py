@@ -2,7 +2,8 @@
 
 MODEL is anything that ``neobert.load`` reads. Probabilities are over the full vocabulary. Without
 texts they are read from standard input, a line each, and answered as they come: one by one on a
-terminal, sixteen at a time from a pipe.
+terminal, sixteen at a time from a pipe. One that cannot be answered is named, and the others are
+answered.
 """
 
 import argparse
@@ -46,11 +47,14 @@ class MaskFiller:
 
     @torch.no_grad()
     def fill(self, texts: list[str], top_k: int) -> list[list[list[Guess]]]:
-        """Of each text, of each of its masks, the ``top_k`` likeliest tokens, best first."""
-        # Whatever the tokenizer calls it, people write [MASK].
-        texts = [text.replace("[MASK]", self.tokenizer.mask_token) for text in texts]
-        documents: list[list[int]] = self.tokenizer(texts)["input_ids"]
-        self._check(texts, documents)
+        """Of each text, of each of its masks, the ``top_k`` likeliest tokens, best first.
+
+        Raises ``ValueError`` if a text has an :meth:`objection`.
+        """
+        for text in texts:
+            if problem := self.objection(text):
+                raise ValueError(problem)
+        documents = [self._tokens(text) for text in texts]
         batch = PackedBatch.from_documents(documents).to(self.device)
         places = (batch.input_ids == self.tokenizer.mask_token_id).nonzero().squeeze(1)  # (K,)
         hidden = self.model.hidden(batch)[places]
@@ -66,15 +70,21 @@ class MaskFiller:
         counts = [document.count(self.tokenizer.mask_token_id) for document in documents]
         return [list(islice(masks, count)) for count in counts]
 
-    def _check(self, texts: list[str], documents: list[list[int]]) -> None:
+    def objection(self, text: str) -> str | None:
+        """Why a text cannot be answered; ``None`` if it can."""
+        document = self._tokens(text)
         longest = self.model.config.max_position_embeddings
-        for text, document in zip(texts, documents, strict=True):
-            if self.tokenizer.mask_token_id not in document:
-                raise ValueError(f"no {self.tokenizer.mask_token} in the text {text!r}")
-            if len(document) > longest:
-                raise ValueError(
-                    f"a text of {len(document)} tokens; the model takes {longest}: {text[:60]!r}..."
-                )
+        if self.tokenizer.mask_token_id not in document:
+            return f"no {self.tokenizer.mask_token} in the text {text!r}"
+        if len(document) > longest:
+            return f"a text of {len(document)} tokens; the model takes {longest}: {text[:60]!r}..."
+        return None
+
+    def _tokens(self, text: str) -> list[int]:
+        # Whatever the tokenizer calls it, people write [MASK].
+        written = text.replace("[MASK]", self.tokenizer.mask_token)
+        tokens: list[int] = self.tokenizer(written)["input_ids"]
+        return tokens
 
     def _word(self, token: int) -> str:
         return str(self.tokenizer.decode([token])).strip()
@@ -96,6 +106,20 @@ def answer(text: str, masks: list[list[Guess]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def answer_all(filler: MaskFiller, texts: list[str], top_k: int) -> bool:
+    """Print the answers in the order of the texts; whether every text could be answered."""
+    objections = [filler.objection(text) for text in texts]
+    good = [text for text, problem in zip(texts, objections, strict=True) if problem is None]
+    found = iter(filler.fill(good, top_k) if good else [])
+    for text, problem in zip(texts, objections, strict=True):
+        if problem is None:
+            sys.stdout.write(answer(text, next(found)))
+            sys.stdout.flush()
+        else:
+            log.error("%s", problem)
+    return len(good) == len(texts)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     arguments = argparse.ArgumentParser(
@@ -111,7 +135,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Answer each text; 1 if a model or a text cannot be used."""
+    """Answer each text; 1 if the model or one of the texts cannot be used."""
     options = parser().parse_args(argv)
     show_messages()
     # One line at a time where somebody types, so that each is answered at once.
@@ -120,14 +144,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         folder = find_weights(options.model)
         filler = MaskFiller(load(folder), saved_tokenizer(folder), options.device)
+        all_answered = True
         for some in chunks(texts, at_once):
-            for text, masks in zip(some, filler.fill(some, options.top_k), strict=True):
-                sys.stdout.write(answer(text, masks))
-                sys.stdout.flush()
+            all_answered &= answer_all(filler, some, options.top_k)
     except (ValueError, OSError) as error:
         log.error("%s", error)
         return 1
-    return 0
+    return int(not all_answered)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,29 @@ def test_every_problem_is_reported_at_once_with_its_origin_and_the_nearest_key()
     assert len(problems) == 4
 
 
+def test_problems_of_words_file_and_values_are_reported_together(tmp_path: Path) -> None:
+    file = tmp_path / "old.yaml"
+    file.write_text("trainer: {learning_rate: 1.0e-3}\noptimizer: {lr: 2.0e-3, epz: 1}\n")
+    found = problems_of(
+        "nonsense", f"config_path={file}", "wandb.name='${sed}'", "trainer.max_steps=x"
+    )
+    assert [problem.partition(": ")[0] for problem in found] == [
+        f"{file}",  # unknown keys come first
+        "command line",
+        f"{file}",
+        "wandb.name=${sed}",
+        "command line",
+    ]
+
+
+def test_every_option_that_is_not_there_is_reported_at_once() -> None:
+    found = problems_of("nonsense", "optimizer=sgd", "model=huge")
+    assert [problem.partition(": must")[0] for problem in found[1:]] == [
+        "command line: optimizer=sgd",
+        "command line: model=huge",
+    ]
+
+
 @pytest.mark.parametrize("word", ["optimizer=muonclp", "task=foo", "experiment=nope"])
 def test_an_unknown_option_lists_those_that_are_there(word: str) -> None:
     group = word.partition("=")[0]

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
 from neobert.config.legacy import RENAMED, translate
 from neobert.config.root import Config
@@ -36,7 +35,7 @@ def test_an_old_key_becomes_the_new_one_with_one_warning(
     old, new = VALUES.get(key, (7, 7))
     target = RENAMED[key].new
     with caplog.at_level(logging.WARNING):
-        found = translate({key: old}, "old.yaml")
+        found = translate({key: old}, "old.yaml", [])
     assert found == ({} if target is None else {target: new})
     assert len(caplog.records) == 1
     assert key in caplog.text
@@ -45,14 +44,16 @@ def test_an_old_key_becomes_the_new_one_with_one_warning(
 
 def test_both_spellings_with_one_value_pass_and_with_two_do_not() -> None:
     same = {"trainer.learning_rate": 1e-3, "optimizer.lr": 1e-3}
-    assert translate(same, "x") == {"optimizer.lr": 1e-3}
-    with pytest.raises(ConfigError, match="both set, to different values"):
-        translate({**same, "optimizer.lr": 2e-3}, "x")
+    assert translate(same, "x", []) == {"optimizer.lr": 1e-3}
+    problems: list[str] = []
+    translate({**same, "optimizer.lr": 2e-3}, "x", problems)
+    (problem,) = problems
+    assert "trainer.learning_rate and optimizer.lr are both set, to different values" in problem
 
 
 def test_null_does_not_count_as_set_where_the_reference_says_so() -> None:
     values = {"trainer.train_batch_size": None, "trainer.per_device_train_batch_size": 4}
-    assert translate(values, "x") == {"trainer.per_device_train_batch_size": 4}
+    assert translate(values, "x", []) == {"trainer.per_device_train_batch_size": 4}
 
 
 def test_null_means_what_it_means_in_the_reference(tmp_path: Path) -> None:
@@ -78,9 +79,12 @@ def test_the_interval_of_wandb_alone_is_that_of_all_logging(
 
 
 def test_hparams_move_up(caplog: pytest.LogCaptureFixture) -> None:
-    assert translate({"optimizer.hparams.lr": 0.1}, "x") == {"optimizer.lr": 0.1}
-    with pytest.raises(ConfigError, match="differ"):
-        translate({"optimizer.hparams.lr": 0.1, "optimizer.lr": 0.2}, "x")
+    problems: list[str] = []
+    assert translate({"optimizer.hparams.lr": 0.1}, "x", problems) == {"optimizer.lr": 0.1}
+    assert problems == []
+    translate({"optimizer.hparams.lr": 0.1, "optimizer.lr": 0.2}, "x", problems)
+    (problem,) = problems
+    assert problem == "x: optimizer.hparams.lr=0.1 and optimizer.lr=0.2 differ; keep optimizer.lr"
 
 
 def test_old_keys_work_on_the_command_line_and_in_files(tmp_path: Path) -> None:

@@ -154,9 +154,16 @@ def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "nowhere", tmp_path / "cache")
 
 
-def test_two_kinds_in_a_folder_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"a.txt": "one\n", "b.jsonl": json.dumps({"text": "two"})},
+        {"a.csv": "text\none, two\n", "b.tsv": "text\tlabel\nthree\t1\n"},  # two separators
+    ],
+)
+def test_two_kinds_in_a_folder_are_refused(files: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "a.txt").write_text("one\n")
-    (tmp_path / "data" / "b.jsonl").write_text(json.dumps({"text": "two"}))
+    for name, text in files.items():
+        (tmp_path / "data" / name).write_text(text)
     with pytest.raises(ConfigError, match="one kind in a folder"):
         read(tmp_path / "data", tmp_path / "cache")

@@ -76,6 +76,17 @@ def test_an_empty_file_gives_no_rows(model_folder, tmp_path) -> None:
     assert pq.read_table(tmp_path / "vectors.parquet").num_rows == 0
 
 
+def test_what_is_there_is_replaced_only_when_told(model_folder, texts, tmp_path, capsys) -> None:
+    output = tmp_path / "vectors.npy"
+    output.write_text("of another model")
+    command = [str(model_folder), str(texts), "--output", str(output)]
+    assert main(command) == 1
+    assert "give --overwrite" in capsys.readouterr().err
+    assert output.read_text() == "of another model"
+    assert main([*command, "--overwrite"]) == 0
+    assert len(np.load(output)) == len(TEXTS)
+
+
 def test_a_file_that_cannot_be_read_leaves_nothing(model_folder, tmp_path, capsys) -> None:
     bad = tmp_path / "bad.txt"
     bad.write_bytes(b"a river\n" * (TEXTS_AT_ONCE + 9) + b"\xff\xfe\n")

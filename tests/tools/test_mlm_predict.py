@@ -55,6 +55,14 @@ def test_a_text_that_cannot_be_answered_is_named(model_folder, capsys, text, mes
     assert message in capsys.readouterr().err
 
 
+def test_a_bad_line_of_a_pipe_costs_no_other_its_answer(model_folder, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{TEXTS[0]}\nno mask here\n{TEXTS[1]}\n"))
+    assert main([str(model_folder)]) == 1
+    shown = capsys.readouterr()
+    assert [line for line in shown.out.splitlines() if "mask " not in line] == TEXTS
+    assert shown.err.count("no [MASK] in the text 'no mask here'") == 1
+
+
 @pytest.mark.parametrize("number", ["0", "-1", "x"])
 def test_fewer_than_one_guess_is_refused(model_folder, capsys, number) -> None:
     with pytest.raises(SystemExit, match="2"):
