@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from neobert.config.checks import ConfigError
 from neobert.config.optimizer import OptimizerConfig
 from neobert.optim.build import build_optimizer
 from neobert.optim.schedule import Schedule, build_scheduler
@@ -56,13 +57,23 @@ class OptimizedModule(LightningModule):
         return optimizer
 
     def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Let the settings decide the rule; an optimizer's state would bring back the old one."""
+        """Let the settings decide the rule; an optimizer's state would bring back the old one.
+
+        Raises ``ConfigError`` if the state is that of an optimizer with other groups.
+        """
         if not self._groups:  # some strategies build the optimizer only after this
             self._optimizer()
         states = cast(list[dict[str, list[dict[str, object]]]], checkpoint["optimizer_states"])
         saved = states[0]["param_groups"]
         if len(saved) != len(self._groups):
-            return  # of another optimizer, which refuses it
+            name = self.optimizer_config.name
+            raise ConfigError(
+                [
+                    f"optimizer.name={name}: cannot go on with the state in the checkpoint, which "
+                    f"has {len(saved)} groups of parameters where {name} has {len(self._groups)}; "
+                    "resume with the run's own optimizer, or start a new run from its weights"
+                ]
+            )
         for group, rule in zip(saved, self._groups, strict=True):
             group.update(rule)
         (schedule,) = cast(list[dict[str, object]], checkpoint["lr_schedulers"])

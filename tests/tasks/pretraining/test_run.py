@@ -245,6 +245,20 @@ def test_a_changed_optimizer_or_model_is_refused_on_resume_and_counts_where_it_i
     )
 
 
+@pytest.mark.parametrize(("before", "after"), [("adamw", "muonclip"), ("muonclip", "adamw")])
+def test_the_state_of_another_optimizer_is_one_clear_error_even_if_accepted(
+    tiny_run: TinyRun, before: str, after: str
+) -> None:
+    tiny_run(f"optimizer={before}", "trainer.max_steps=2")
+    with pytest.raises(ConfigError, match=f"optimizer.name={after}: cannot go on"):
+        tiny_run(
+            f"optimizer={after}",
+            "trainer.max_steps=2",
+            "trainer.resume_from_checkpoint=2",
+            "trainer.accept_changes=[all]",
+        )
+
+
 @pytest.mark.proves("trainer.early_stopping", "trainer.greater_is_better")
 @pytest.mark.parametrize("greater", [False, True])
 def test_early_stopping_counts_evaluations_without_a_better_one(
