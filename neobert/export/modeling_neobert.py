@@ -160,7 +160,9 @@ def lay_out(keep: Tensor | None, shape: torch.Size, attention: str) -> Layout:
     if keep is None:
         lengths, places = [shape[1]] * shape[0], None
     else:
-        lengths, places = keep.sum(-1).tolist(), keep.flatten().nonzero().squeeze(1)
+        order = keep.sum(-1).argsort(stable=True)  # documents of equal length become neighbours
+        rows, columns = keep[order].nonzero(as_tuple=True)
+        lengths, places = keep[order].sum(-1).tolist(), order[rows] * shape[1] + columns
     if attention == "documents":
         runs = tuple((len(list(equal)), length) for length, equal in groupby(lengths) if length)
         return Layout(attention, places=places, runs=runs)
@@ -237,11 +239,11 @@ def attend_documents(
     q: Tensor, k: Tensor, v: Tensor, runs: tuple, scale: float, dropout: float
 ) -> Tensor:
     """Neighbours of equal length form rectangles without padding and without a copy."""
-    outputs, start = [], 0
-    for number, length in runs:
-        here = slice(start, start + number * length)
-        start += number * length
-        rows = (x[here].unflatten(0, (number, length)).transpose(1, 2) for x in (q, k, v))
+    outputs = []
+    # Not slices: the gradient of each would be as long as the whole batch.
+    sizes = [number * length for number, length in runs]
+    for (number, length), *parts in zip(runs, *(x.split(sizes) for x in (q, k, v)), strict=True):
+        rows = (part.unflatten(0, (number, length)).transpose(1, 2) for part in parts)
         out = F.scaled_dot_product_attention(*rows, dropout_p=dropout, scale=scale)
         outputs.append(out.transpose(1, 2).flatten(0, 1))  # (number * length, H, D)
     return torch.cat(outputs) if outputs else v
