@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from neobert.config.checks import ConfigError
-from neobert.config.compose import compose_config, read_overrides
+from neobert.config.compose import compose_config
 from neobert.config.root import Config
 from neobert.config.store import to_yaml
 from neobert.console import get_logger, show_messages
@@ -107,7 +107,7 @@ def chosen(config: Config, words: Sequence[str]) -> str:
         return f"mteb: {config.mteb_task_type} with {name} (all settings: --help)"
     shape = f"{model.hidden_size} × {model.num_hidden_layers}"
     data = config.dataset.path or config.dataset.name
-    asked = read_overrides(words).groups
+    asked = {word.lstrip("+-").partition("=")[0] for word in words}
     others = [group for group in ("model", "dataset", "optimizer") if group not in asked]
     hint = f"; choose others with {' '.join(f'{group}=…' for group in others)}" if others else ""
     return (

@@ -47,6 +47,15 @@ def test_settings_are_answered_before_torch_is_imported(words: tuple[str, ...]) 
     assert "torch" not in done.stderr
 
 
+def test_an_older_spelling_is_told_once(tmp_path: Path) -> None:
+    words = ("trainer.learning_rate=1e-3", "--trainer.max_steps", "1", "dataset.path=nowhere")
+    done = neobert(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    shown = done.stdout + done.stderr
+    assert shown.count("trainer.learning_rate is an older key") == 1
+    assert shown.count("--trainer.max_steps is accepted") == 1
+
+
 def test_the_resolved_settings_are_shown(tmp_path: Path) -> None:
     done = neobert("--cfg", "job", "optimizer=muonclip", "seed=7", cwd=tmp_path)
     shown = yaml.safe_load(done.stdout)

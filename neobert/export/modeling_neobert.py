@@ -161,8 +161,9 @@ def lay_out(keep: Tensor | None, shape: torch.Size, attention: str) -> Layout:
         lengths, places = [shape[1]] * shape[0], None
     else:
         order = keep.sum(-1).argsort(stable=True)  # documents of equal length become neighbours
-        rows, columns = keep[order].nonzero(as_tuple=True)
-        lengths, places = keep[order].sum(-1).tolist(), order[rows] * shape[1] + columns
+        keep = keep[order]
+        rows, columns = keep.nonzero(as_tuple=True)
+        lengths, places = keep.sum(-1).tolist(), order[rows] * shape[1] + columns
     if attention == "documents":
         runs = tuple((len(list(equal)), length) for length, equal in groupby(lengths) if length)
         return Layout(attention, places=places, runs=runs)

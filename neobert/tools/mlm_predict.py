@@ -45,16 +45,22 @@ class MaskFiller:
         self.tokenizer = tokenizer
         self.device = device
 
-    @torch.no_grad()
-    def fill(self, texts: list[str], top_k: int) -> list[list[list[Guess]]]:
+    def fill(self, texts: list[str], top_k: int) -> list[list[list[Guess]] | str]:
         """Of each text, of each of its masks, the ``top_k`` likeliest tokens, best first.
 
-        Raises ``ValueError`` if a text has an :meth:`objection`.
+        For a text that cannot be answered, the reason instead.
         """
-        for text in texts:
-            if problem := self.objection(text):
-                raise ValueError(problem)
-        documents = [self._tokens(text) for text in texts]
+        # Whatever the tokenizer calls it, people write [MASK].
+        written = [text.replace("[MASK]", self.tokenizer.mask_token) for text in texts]
+        documents: list[list[int]] = self.tokenizer(written)["input_ids"]
+        objections = [self._objection(*one) for one in zip(texts, documents, strict=True)]
+        pairs = list(zip(documents, objections, strict=True))
+        good = [document for document, problem in pairs if problem is None]
+        answers = iter(self._fill(good, top_k) if good else [])
+        return [next(answers) if problem is None else problem for problem in objections]
+
+    @torch.no_grad()
+    def _fill(self, documents: list[list[int]], top_k: int) -> list[list[list[Guess]]]:
         batch = PackedBatch.from_documents(documents).to(self.device)
         places = (batch.input_ids == self.tokenizer.mask_token_id).nonzero().squeeze(1)  # (K,)
         hidden = self.model.hidden(batch)[places]
@@ -70,21 +76,13 @@ class MaskFiller:
         counts = [document.count(self.tokenizer.mask_token_id) for document in documents]
         return [list(islice(masks, count)) for count in counts]
 
-    def objection(self, text: str) -> str | None:
-        """Why a text cannot be answered; ``None`` if it can."""
-        document = self._tokens(text)
+    def _objection(self, text: str, document: list[int]) -> str | None:
         longest = self.model.config.max_position_embeddings
         if self.tokenizer.mask_token_id not in document:
             return f"no {self.tokenizer.mask_token} in the text {text!r}"
         if len(document) > longest:
             return f"a text of {len(document)} tokens; the model takes {longest}: {text[:60]!r}..."
         return None
-
-    def _tokens(self, text: str) -> list[int]:
-        # Whatever the tokenizer calls it, people write [MASK].
-        written = text.replace("[MASK]", self.tokenizer.mask_token)
-        tokens: list[int] = self.tokenizer(written)["input_ids"]
-        return tokens
 
     def _word(self, token: int) -> str:
         return str(self.tokenizer.decode([token])).strip()
@@ -104,20 +102,6 @@ def answer(text: str, masks: list[list[Guess]]) -> str:
         words = ", ".join(f"{guess.token} {guess.probability:.4f}" for guess in guesses)
         lines.append(f"  mask {number}: {words}")
     return "\n".join(lines) + "\n"
-
-
-def answer_all(filler: MaskFiller, texts: list[str], top_k: int) -> bool:
-    """Print the answers in the order of the texts; whether every text could be answered."""
-    objections = [filler.objection(text) for text in texts]
-    good = [text for text, problem in zip(texts, objections, strict=True) if problem is None]
-    found = iter(filler.fill(good, top_k) if good else [])
-    for text, problem in zip(texts, objections, strict=True):
-        if problem is None:
-            sys.stdout.write(answer(text, next(found)))
-            sys.stdout.flush()
-        else:
-            log.error("%s", problem)
-    return len(good) == len(texts)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -146,7 +130,13 @@ def main(argv: list[str] | None = None) -> int:
         filler = MaskFiller(load(folder), saved_tokenizer(folder), options.device)
         all_answered = True
         for some in chunks(texts, at_once):
-            all_answered &= answer_all(filler, some, options.top_k)
+            for text, found in zip(some, filler.fill(some, options.top_k), strict=True):
+                if isinstance(found, str):
+                    log.error("%s", found)
+                    all_answered = False
+                else:
+                    sys.stdout.write(answer(text, found))
+                    sys.stdout.flush()
     except (ValueError, OSError) as error:
         log.error("%s", error)
         return 1

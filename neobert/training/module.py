@@ -71,7 +71,8 @@ class OptimizedModule(LightningModule):
                 [
                     f"optimizer.name={name}: cannot go on with the state in the checkpoint, which "
                     f"has {len(saved)} groups of parameters where {name} has {len(self._groups)}; "
-                    "resume with the run's own optimizer, or start a new run from its weights"
+                    "set optimizer.name back, or start a new run from the weights "
+                    "(pretraining: model.init_from)"
                 ]
             )
         for group, rule in zip(saved, self._groups, strict=True):
