@@ -106,7 +106,7 @@ def _sorted_out(words: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             fixed.append(word)
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
     return fixed, swept
 
 

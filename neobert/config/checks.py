@@ -1,12 +1,12 @@
 """How settings say what is wrong with them: lists of problems, raised all together."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 
 class ConfigError(ValueError):
-    """Settings that cannot be used. ``problems`` are all that were found, a line each."""
+    """Settings or input that cannot be used: ``problems`` holds one line for each."""
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    def __init__(self, *problems: str) -> None:
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))
 

@@ -226,7 +226,7 @@ def _composed(groups: Mapping[str, str], problems: Sequence[str]) -> Values:
         if option not in ("null", *options(group))
     ]
     if unknown:
-        raise ConfigError([*problems, *unknown])
+        raise ConfigError(*problems, *unknown)
     words = [f"{group}={option}" for group, option in groups.items()]
     GlobalHydra.instance().clear()
     try:
@@ -234,7 +234,7 @@ def _composed(groups: Mapping[str, str], problems: Sequence[str]) -> Values:
             composed = compose("config", overrides=words)
         plain = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError([*problems, " ".join(str(error).split())]) from error
+        raise ConfigError(*problems, " ".join(str(error).split())) from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 

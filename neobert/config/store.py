@@ -36,7 +36,7 @@ def build_config(
         problems = [*unknown, *(one for one in problems if one not in unknown)]
     problems += config.problems()
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
     return config
 
 
@@ -74,15 +74,13 @@ def read_yaml(path: str | Path, problems: list[str]) -> Flat:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([*problems, f"config_path={path}: cannot be read ({error})"]) from error
+        raise ConfigError(*problems, f"config_path={path}: cannot be read ({error})") from error
     except yaml.YAMLError as error:
-        raise ConfigError([*problems, f"config_path={path}: is not YAML ({error})"]) from error
+        raise ConfigError(*problems, f"config_path={path}: is not YAML ({error})") from error
     if not isinstance(values, dict):
         raise ConfigError(
-            [
-                *problems,
-                f"config_path={path}: must hold sections and keys, not a {type(values).__name__}",
-            ]
+            *problems,
+            f"config_path={path}: must hold sections and keys, not a {type(values).__name__}",
         )
     flat_values = translate(flat(values), str(path), problems)
     if "wandb" in values and isinstance(values["wandb"], dict):

@@ -68,10 +68,8 @@ def no_room(error: BaseException) -> bool:
 def cache_is_full(error: BaseException, folder: Path | str = "the cache") -> ConfigError:
     """What to do about :func:`no_room`."""
     return ConfigError(
-        [
-            f"{folder} could not be written ({root_cause(error)}); make room, or set "
-            "dataset.cache_dir to a folder with room"
-        ]
+        f"{folder} could not be written ({root_cause(error)}); make room, or set "
+        "dataset.cache_dir to a folder with room"
     )
 
 

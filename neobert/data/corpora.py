@@ -83,10 +83,8 @@ def package_folder(module: str, package: str, wanted: str, asked: str) -> Path:
     spec = find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(
-            [
-                f"{asked} needs the package {package}, which is not installed: "
-                f"pip install {wanted}, or choose another {asked.partition('=')[0]}"
-            ]
+            f"{asked} needs the package {package}, which is not installed: "
+            f"pip install {wanted}, or choose another {asked.partition('=')[0]}"
         )
     return Path(next(iter(spec.submodule_search_locations)))
 

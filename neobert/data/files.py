@@ -58,13 +58,11 @@ class LocalFiles:
         for file in self.files:
             damage = _damage(file, self.kind)
             if damage is not None:
-                return ConfigError([f"dataset.path: {file}{damage}; mend or remove it"])
+                return ConfigError(f"dataset.path: {file}{damage}; mend or remove it")
         reason = str(root_cause(error)).strip().splitlines()
         return ConfigError(
-            [
-                f"dataset.path={self.path}: could not be read as {self.kind} "
-                f"({reason[0] if reason else type(error).__name__})"
-            ]
+            f"dataset.path={self.path}: could not be read as {self.kind} "
+            f"({reason[0] if reason else type(error).__name__})"
         )
 
     def _by_split(self) -> dict[str, list[str]]:
@@ -92,17 +90,15 @@ def find_files(path: Path) -> LocalFiles:
     if len(kinds) != 1:
         found = ", ".join(sorted({one.suffix or one.name for one in files})) or "nothing"
         raise ConfigError(
-            [
-                f"dataset.path={path}: holds {found}; one of {', '.join(sorted(FORMATS))} is "
-                "needed, one kind in a folder"
-            ]
+            f"dataset.path={path}: holds {found}; one of {', '.join(sorted(FORMATS))} is "
+            "needed, one kind in a folder"
         )
     (kind,) = kinds
     assert kind is not None
     chosen = [one for one in files if _kind(one) == kind]
     empty = [one for one in chosen if one.stat().st_size == 0]
     if len(empty) == len(chosen):
-        raise ConfigError([f"dataset.path={path}: {', '.join(map(str, empty))}: empty, no text"])
+        raise ConfigError(f"dataset.path={path}: {', '.join(map(str, empty))}: empty, no text")
     for one in empty:
         log.warning("%s is empty and left out", one)
     return LocalFiles(path, kind, [one for one in chosen if one not in empty])

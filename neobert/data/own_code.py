@@ -40,10 +40,8 @@ def run_loading_code(
     """
     if not config.trust_remote_code:
         raise ConfigError(
-            [
-                f"{script} is loading code of the data set itself: read it, then allow it to run "
-                "with dataset.trust_remote_code=true"
-            ]
+            f"{script} is loading code of the data set itself: read it, then allow it to run "
+            "with dataset.trust_remote_code=true"
         )
     builder = _builder_class(script)(
         cache_dir=str(cache / "code"),
@@ -71,5 +69,5 @@ def _builder_class(script: Path) -> type[DatasetBuilder]:
         if inspect.isclass(one) and issubclass(one, DatasetBuilder) and one not in ABSTRACT
     ]
     if len(found) != 1:
-        raise ConfigError([f"{script}: defines {len(found)} classes of DatasetBuilder, not one"])
+        raise ConfigError(f"{script}: defines {len(found)} classes of DatasetBuilder, not one")
     return found[0]

@@ -62,11 +62,9 @@ def check_tokenizer(folder: Path, info: TokenizerInfo) -> None:
     made_with = json.loads((folder / RECIPE).read_text())["tokenizer"]
     if made_with != info.fingerprint:
         raise ConfigError(
-            [
-                f"dataset.path={folder} was tokenised by another tokenizer than {info.name}; "
-                f"tokenizer.path={folder}/tokenizer is the one "
-                "(tokenizer.train_vocab_size=null beside it)"
-            ]
+            f"dataset.path={folder} was tokenised by another tokenizer than {info.name}; "
+            f"tokenizer.path={folder}/tokenizer is the one "
+            "(tokenizer.train_vocab_size=null beside it)"
         )
 
 
@@ -87,20 +85,16 @@ def _check(folder: Path, recipe: dict[str, object]) -> None:
         return
     if not (folder / RECIPE).is_file():
         raise ConfigError(
-            [
-                f"dataset.pre_tokenize_output={folder}: holds something that was not written by "
-                "dataset.pre_tokenize; name a folder that does not exist yet"
-            ]
+            f"dataset.pre_tokenize_output={folder}: holds something that was not written by "
+            "dataset.pre_tokenize; name a folder that does not exist yet"
         )
     found = json.loads((folder / RECIPE).read_text())
     stale = [part for part in recipe if found.get(part) != recipe[part]]
     if stale:
         was = "; ".join(f"{part}: {found.get(part)} -> {recipe[part]}" for part in stale)
         raise ConfigError(
-            [
-                f"dataset.pre_tokenize_output={folder}: was made from other data or settings "
-                f"({was}); name another folder, or delete this one to have it made anew"
-            ]
+            f"dataset.pre_tokenize_output={folder}: was made from other data or settings "
+            f"({was}); name another folder, or delete this one to have it made anew"
         )
 
 

@@ -71,7 +71,7 @@ class Documents:
         for row, value in enumerate(self._values()):
             if isinstance(value, str) or not isinstance(value, Sequence):
                 kind = type(value).__name__
-                raise ConfigError([f"{self.name}: row {row} is no list of ids but {kind}"])
+                raise ConfigError(f"{self.name}: row {row} is no list of ids but {kind}")
             yield value
 
     def head(self, count: int | None) -> "Documents":
@@ -161,10 +161,8 @@ def text_of(value: object, where: str) -> str:
     if isinstance(value, str):
         return value
     raise ConfigError(
-        [
-            f"{where} is no text but {type(value).__name__} ({str(value)[:40]!r}); name the column "
-            "of the text with dataset.text_column, or mend the row"
-        ]
+        f"{where} is no text but {type(value).__name__} ({str(value)[:40]!r}); name the column "
+        "of the text with dataset.text_column, or mend the row"
     )
 
 
@@ -206,10 +204,10 @@ def _load(config: DatasetConfig, cache: Path) -> tuple[Loaded, str, Explain, lis
     if config.path:
         path = Path(config.path).expanduser()
         if not path.exists():
-            raise ConfigError([f"dataset.path={config.path}: there is no such file or folder"])
+            raise ConfigError(f"dataset.path={config.path}: there is no such file or folder")
         return _load_local(path, config, cache)
     if config.name == "local":
-        raise ConfigError(["dataset=local needs dataset.path=FILE_OR_FOLDER"])
+        raise ConfigError("dataset=local needs dataset.path=FILE_OR_FOLDER")
     hub_id = REFINEDWEB.get(config.name, config.name)
     try:
         loaded = datasets.load_dataset(
@@ -220,18 +218,14 @@ def _load(config: DatasetConfig, cache: Path) -> tuple[Loaded, str, Explain, lis
             raise cache_is_full(error) from error
         if "script" in str(error):
             raise ConfigError(
-                [
-                    f"dataset.name={config.name} comes with loading code, which datasets no longer "
-                    "runs: download its repository, read the code, then dataset.path=FOLDER "
-                    "dataset.trust_remote_code=true"
-                ]
+                f"dataset.name={config.name} comes with loading code, which datasets no longer "
+                "runs: download its repository, read the code, then dataset.path=FOLDER "
+                "dataset.trust_remote_code=true"
             ) from error
         raise ConfigError(
-            [
-                f"dataset.name={config.name} could not be loaded from the hub "
-                f"({type(error).__name__}: {str(error).splitlines()[0]}); packaged corpora need no "
-                "network (dataset=factbook), and dataset=local dataset.path=… reads your own files"
-            ]
+            f"dataset.name={config.name} could not be loaded from the hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); packaged corpora need no "
+            "network (dataset=factbook), and dataset=local dataset.path=… reads your own files"
         ) from error
     name = config.name if config.config is None else f"{config.name}/{config.config}"
     return loaded, name, _plain_error, []
@@ -245,7 +239,7 @@ def _load_local(
             return datasets.load_from_disk(str(path)), str(path), _plain_error, []
         except Exception as error:  # pyarrow's, and whatever a damaged JSON file leads to
             raise ConfigError(
-                [f"dataset.path={path}: this save_to_disk folder is damaged ({root_cause(error)})"]
+                f"dataset.path={path}: this save_to_disk folder is damaged ({root_cause(error)})"
             ) from error
     script = loading_code(path)
     if script is not None:
@@ -266,7 +260,7 @@ def _parts(loaded: Loaded) -> dict[str, Data]:
 def _plain_error(error: BaseException) -> ConfigError:
     if no_room(error):
         return cache_is_full(error)
-    return ConfigError([f"dataset: reading failed ({type(error).__name__}: {root_cause(error)})"])
+    return ConfigError(f"dataset: reading failed ({type(error).__name__}: {root_cause(error)})")
 
 
 def _column(columns: list[str], wanted: str | None, origin: str) -> str:
@@ -274,17 +268,15 @@ def _column(columns: list[str], wanted: str | None, origin: str) -> str:
     if wanted is not None:
         if wanted not in columns:
             raise ConfigError(
-                [f"dataset.text_column={wanted}: {origin} has the columns {', '.join(columns)}"]
+                f"dataset.text_column={wanted}: {origin} has the columns {', '.join(columns)}"
             )
         return wanted
     for name in (TOKEN_COLUMN, *TEXT_COLUMNS):
         if name in columns:
             return name
     raise ConfigError(
-        [
-            f"dataset.text_column: {origin} has none of {', '.join(TEXT_COLUMNS)}; its columns are "
-            f"{', '.join(columns) or 'none'}"
-        ]
+        f"dataset.text_column: {origin} has none of {', '.join(TEXT_COLUMNS)}; its columns are "
+        f"{', '.join(columns) or 'none'}"
     )
 
 

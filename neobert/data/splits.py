@@ -55,7 +55,7 @@ def split_data(
 
 def _fraction(train: Dataset, share: float, origin: str, seed: int) -> tuple[Dataset, Dataset]:
     if len(train) < 2:
-        raise ConfigError([f"dataset.validation_split: {origin} has {len(train)} documents"])
+        raise ConfigError(f"dataset.validation_split: {origin} has {len(train)} documents")
     held_out = min(max(1, round(share * len(train))), len(train) - 1)
     halves = train.train_test_split(test_size=held_out, seed=seed)
     return halves["train"], halves["test"]
@@ -68,7 +68,7 @@ def _take(data: Data, count: int) -> Data:
 def _head_split(train: Data, samples: int, origin: str) -> tuple[Data, Data]:
     if isinstance(train, Dataset):
         if len(train) < 2:
-            raise ConfigError([f"dataset.eval_samples: {origin} has only {len(train)} documents"])
+            raise ConfigError(f"dataset.eval_samples: {origin} has only {len(train)} documents")
         if samples >= len(train):
             log.warning("dataset.eval_samples: lowered to %d, one document is left", len(train) - 1)
             samples = len(train) - 1
@@ -81,7 +81,7 @@ def _split(parts: dict[str, Data], wanted: str, key: str, origin: str) -> Data:
     name = sliced["name"] if sliced else wanted
     if name not in parts:
         there = ", ".join(parts)
-        raise ConfigError([f"dataset.{key}={wanted}: {origin} has the splits {there}"])
+        raise ConfigError(f"dataset.{key}={wanted}: {origin} has the splits {there}")
     part = parts[name]
     if sliced is None:
         return part
@@ -91,7 +91,7 @@ def _split(parts: dict[str, Data], wanted: str, key: str, origin: str) -> Data:
     stop = _edge(sliced["stop"], sliced["p2"], len(part))
     chosen = range(len(part))[start:stop]
     if not chosen:
-        raise ConfigError([f"dataset.{key}={wanted}: is empty, there are {len(part)} documents"])
+        raise ConfigError(f"dataset.{key}={wanted}: is empty, there are {len(part)} documents")
     return part.select(chosen)
 
 
@@ -100,7 +100,7 @@ def _sliced_stream(
 ) -> IterableDataset:
     if sliced["p1"] or sliced["p2"] or "-" in sliced["start"] + sliced["stop"]:
         raise ConfigError(
-            [f"dataset.{key}={wanted}: percent slicing needs a length, which a stream has not"]
+            f"dataset.{key}={wanted}: percent slicing needs a length, which a stream has not"
         )
     start, stop = int(sliced["start"] or 0), sliced["stop"]
     part = part.skip(start) if start else part

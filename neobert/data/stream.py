@@ -85,9 +85,7 @@ class StreamRows:
             if empty_epoch:
                 name, shortest = self.documents.name, self.packing.shortest
                 longer = f" of {shortest} tokens or more (dataset.min_length)" if shortest else ""
-                raise ConfigError(
-                    [f"dataset: the stream {name} has no document to train on{longer}"]
-                )
+                raise ConfigError(f"dataset: the stream {name} has no document to train on{longer}")
             epoch = int(str(here["epoch"])) + 1
             here = {**here, "epoch": epoch, "upstream": None, "documents": 0}
 
@@ -170,7 +168,7 @@ class StreamLoader:
         loader = build_stream_loader(self.batches, self.workers)
         for item in islice(loader, len(self) - self._done):
             if isinstance(item, Failure):
-                raise ConfigError(item.problems)
+                raise ConfigError(*item.problems)
             waiting.append(item)
             if len(waiting) == accumulation:
                 total = over_ranks(sum(batch.num_targets for batch, _ in waiting))

@@ -121,11 +121,9 @@ def checked_ids(
         if len(wrong):
             row = done + int(np.searchsorted(np.cumsum(lengths), wrong[0], side="right"))
             raise ConfigError(
-                [
-                    f"{name}: row {row} has the id {tokens[wrong[0]]}, but the tokenizer "
-                    f"{info.name} has the ids 0 to {info.real_vocab_size - 1}; name the tokenizer "
-                    "that the data was made with (tokenizer.path)"
-                ]
+                f"{name}: row {row} has the id {tokens[wrong[0]]}, but the tokenizer "
+                f"{info.name} has the ids 0 to {info.real_vocab_size - 1}; name the tokenizer "
+                "that the data was made with (tokenizer.path)"
             )
         done += len(batch)
         yield tokens.astype(np.uint32), lengths
@@ -138,7 +136,9 @@ def _no_ids(batch: Sequence[Sequence[object]], done: int, name: str) -> ConfigEr
         for value in ids
         if not isinstance(value, int) or abs(value) >> 62
     ]
-    return ConfigError(odd[:1] or [f"{name}: the rows from {done} on hold other things than ids"])
+    return ConfigError(
+        *(odd[:1] or [f"{name}: the rows from {done} on hold other things than ids"])
+    )
 
 
 def _end_to_end(documents: Sequence[Sequence[object]]) -> tuple[np.ndarray, np.ndarray]:

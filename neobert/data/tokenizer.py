@@ -102,7 +102,7 @@ def load_tokenizer(
         tokenizer = _load(config, name)
     else:
         if texts is None or cache is None:
-            raise ConfigError(["tokenizer.train_vocab_size needs a corpus to train on"])
+            raise ConfigError("tokenizer.train_vocab_size needs a corpus to train on")
         name = f"wordpiece-{config.train_vocab_size}"
         tokenizer = _trained(config.train_vocab_size, texts, data_key, cache)
     tokenizer = _with_special_tokens(tokenizer, config)
@@ -111,11 +111,9 @@ def load_tokenizer(
     wanted = config.vocab_size
     if wanted is not None and wanted not in (info.real_vocab_size, info.vocab_size):
         raise ConfigError(
-            [
-                f"tokenizer.vocab_size={wanted} does not match {name}, which has "
-                f"{info.real_vocab_size} tokens ({info.vocab_size} when rounded up to a multiple "
-                f"of {MULTIPLE}); leave it null to take the tokenizer's"
-            ]
+            f"tokenizer.vocab_size={wanted} does not match {name}, which has "
+            f"{info.real_vocab_size} tokens ({info.vocab_size} when rounded up to a multiple "
+            f"of {MULTIPLE}); leave it null to take the tokenizer's"
         )
     return info
 
@@ -159,7 +157,7 @@ def text_tokenizer(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
 def _load(config: TokenizerConfig, name: str) -> PreTrainedTokenizerFast:
     key = "tokenizer.path" if config.path else "tokenizer.name"
     if config.path and not Path(config.path).exists():
-        raise ConfigError([f"tokenizer.path={config.path} does not exist"])
+        raise ConfigError(f"tokenizer.path={config.path} does not exist")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             name,
@@ -171,23 +169,19 @@ def _load(config: TokenizerConfig, name: str) -> PreTrainedTokenizerFast:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "trust_remote_code" in str(error):
             raise ConfigError(
-                [
-                    f"{key}={name} comes with code of its own: read it, then allow it to run with "
-                    "tokenizer.trust_remote_code=true"
-                ]
+                f"{key}={name} comes with code of its own: read it, then allow it to run with "
+                "tokenizer.trust_remote_code=true"
             ) from error
         raise ConfigError(
-            [
-                f"{key}={name} could not be loaded ({reason}); name a hub id that can be reached, "
-                "a folder (tokenizer.path), or train one (tokenizer.train_vocab_size=8192)"
-            ]
+            f"{key}={name} could not be loaded ({reason}); name a hub id that can be reached, "
+            "a folder (tokenizer.path), or train one (tokenizer.train_vocab_size=8192)"
         ) from error
     return _require_fast(tokenizer, f"{key}={name}")
 
 
 def _require_fast(tokenizer: PreTrainedTokenizerBase, origin: str) -> PreTrainedTokenizerFast:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ConfigError([f"{origin} is a slow tokenizer; only fast ones are supported"])
+        raise ConfigError(f"{origin} is a slow tokenizer; only fast ones are supported")
     return tokenizer
 
 
@@ -212,10 +206,8 @@ def _with_special_tokens(
     if tokenizer.mask_token_id is None:
         if not config.allow_special_token_rewrite:
             raise ConfigError(
-                [
-                    f"{tokenizer.name_or_path} has no mask token; "
-                    "tokenizer.allow_special_token_rewrite=true gives it RoBERTa's special tokens"
-                ]
+                f"{tokenizer.name_or_path} has no mask token; "
+                "tokenizer.allow_special_token_rewrite=true gives it RoBERTa's special tokens"
             )
         _rewrite_like_roberta(tokenizer)
         log.warning("the tokenizer had no mask token: it now has %s", tokenizer.all_special_tokens)

@@ -152,17 +152,15 @@ def _check(config: Config, output: Path) -> None:
     if output.is_dir() and any(output.iterdir()):
         problems.append(f"--output {output}: is not empty")
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
 
 
 def _check_negatives(data: ContrastiveDataModule) -> None:
     with_negatives = [one.name for one in data.prepared if one.manifest["negatives"]]
     if with_negatives and data.config.contrastive.hard_negatives:
         raise ConfigError(
-            [
-                f"{', '.join(with_negatives)}: a twin knows no drawn hard negatives; it needs a "
-                "run with contrastive.hard_negatives=0"
-            ]
+            f"{', '.join(with_negatives)}: a twin knows no drawn hard negatives; it needs a "
+            "run with contrastive.hard_negatives=0"
         )
 
 

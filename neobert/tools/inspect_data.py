@@ -64,12 +64,12 @@ def inspect(options: argparse.Namespace, words: list[str]) -> Iterator[str]:
     """The lines that are shown."""
     config = compose_config(words)
     if config.task != "pretraining":
-        raise ConfigError([f"task={config.task}: only the data of pretraining can be shown"])
+        raise ConfigError(f"task={config.task}: only the data of pretraining can be shown")
     data = PretrainingDataModule(config)
     data.setup("fit")
     yield from fingerprint_lines(data.fingerprint())
     if not 0 <= options.rank < data.share.ranks:
-        raise ConfigError([f"--rank {options.rank}: the run has {data.share.ranks} (from 0 on)"])
+        raise ConfigError(f"--rank {options.rank}: the run has {data.share.ranks} (from 0 on)")
     for part, batch in enumerate(batches_of_step(data, options.step)[options.rank]):
         yield ""
         yield (
@@ -156,7 +156,7 @@ def _micro_batches(data: PretrainingDataModule, share: Share, step: int) -> list
     found: list[MaskedBatch] = []
     for item in islice(stream, len(numbers)):
         if isinstance(item, Failure):
-            raise ConfigError(item.problems)
+            raise ConfigError(*item.problems)
         found.append(item[0])
     return found
 

@@ -111,7 +111,7 @@ def read_models(folders: Sequence[Path]) -> tuple[list[Model], dict[str, str]]:
     for folder in folders:
         places = sorted(folder.glob("**/results/*/*/model_meta.json"))
         if not places:
-            raise ConfigError([f"{folder}: there are no results of task=mteb below it"])
+            raise ConfigError(f"{folder}: there are no results of task=mteb below it")
         for file in sorted(folder.glob(f"**/{OWN_TASKS}")):
             own |= json.loads(file.read_text())
         for place in places:

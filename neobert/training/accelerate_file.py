@@ -64,7 +64,7 @@ def with_accelerate_file(config: Config) -> Config:
     if ignored:
         log.warning("%s: no counterpart here, ignored: %s", path, ", ".join(sorted(ignored)))
     if problems := merged.problems():
-        raise ConfigError([f"{path}: {problem}" for problem in problems])
+        raise ConfigError(*[f"{path}: {problem}" for problem in problems])
     return merged
 
 
@@ -73,9 +73,9 @@ def read(path: str) -> Mapping[str, object]:
     try:
         values = yaml.safe_load(Path(path).read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError([f"accelerate_config_file={path}: cannot be read ({error})"]) from error
+        raise ConfigError(f"accelerate_config_file={path}: cannot be read ({error})") from error
     if not isinstance(values, dict):
-        raise ConfigError([f"accelerate_config_file={path}: must hold keys and values"])
+        raise ConfigError(f"accelerate_config_file={path}: must hold keys and values")
     return values
 
 
@@ -83,11 +83,11 @@ def translate(values: Mapping[str, object], path: str) -> tuple[dict[str, object
     """Settings by dotted key, and the entries that have no counterpart."""
     kind = str(values.get("distributed_type", "NO")).upper()
     if kind not in KINDS:
-        raise ConfigError([f"{path}: distributed_type={kind}: must be one of {', '.join(KINDS)}"])
+        raise ConfigError(f"{path}: distributed_type={kind}: must be one of {', '.join(KINDS)}")
     machines = int(str(values.get("num_machines", 1)))
     processes = int(str(values.get("num_processes", 1)))
     if processes % machines:
-        raise ConfigError([f"{path}: {processes} processes on {machines} machines: not the same"])
+        raise ConfigError(f"{path}: {processes} processes on {machines} machines: not the same")
     found: dict[str, object] = {
         "trainer.devices": processes // machines,
         "trainer.num_nodes": machines,
@@ -118,7 +118,7 @@ def merge(config: Config, found: Mapping[str, object], path: str) -> Config:
             problems.append(f"{path} says {dotted}={value}, this run {dotted}={here}: keep one")
         changes[section][key] = value
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
     return replace(
         config,
         trainer=replace(config.trainer, **changes["trainer"]),  # type: ignore[arg-type]

@@ -64,10 +64,8 @@ class FolderCheckpointIO(CheckpointIO):
         except (OSError, RuntimeError, SafetensorError) as error:  # each library has its own
             shutil.rmtree(temporary, ignore_errors=True)
             raise ConfigError(
-                [
-                    f"{path} could not be written ({str(error).splitlines()[0]}): make room, then "
-                    "go on from the checkpoint before it (trainer.resume_from_checkpoint=latest)"
-                ]
+                f"{path} could not be written ({str(error).splitlines()[0]}): make room, then "
+                "go on from the checkpoint before it (trainer.resume_from_checkpoint=latest)"
             ) from error
 
     def _write(self, checkpoint: dict[str, object], folder: Path) -> None:
@@ -146,7 +144,7 @@ def find_checkpoint(run: Path, selector: str) -> Path | None:
     if (path / "checkpoints").is_dir():
         found = latest_checkpoint(path / "checkpoints")
         if found is None:
-            raise ConfigError([f"trainer.resume_from_checkpoint: {path} has no checkpoint yet"])
+            raise ConfigError(f"trainer.resume_from_checkpoint: {path} has no checkpoint yet")
         return found
     return _undamaged(path)
 
@@ -198,7 +196,7 @@ def _undamaged(path: Path) -> Path:
     if not path.is_dir():
         there = ", ".join(folder.name for folder in list_checkpoints(path.parent)) or "none"
         raise ConfigError(
-            [f"trainer.resume_from_checkpoint: {path} does not exist; checkpoints there: {there}"]
+            f"trainer.resume_from_checkpoint: {path} does not exist; checkpoints there: {there}"
         )
     problems = damages(path)
     if problems:
@@ -206,7 +204,7 @@ def _undamaged(path: Path) -> Path:
         good = [folder for folder in reversed(others) if not damages(folder)]
         offer = f"; use {good[0]} instead" if good else ""
         raise ConfigError(
-            [f"trainer.resume_from_checkpoint: {path} is damaged: {'; '.join(problems)}{offer}"]
+            f"trainer.resume_from_checkpoint: {path} is damaged: {'; '.join(problems)}{offer}"
         )
     return path
 

@@ -33,10 +33,8 @@ def claim(folder: Path) -> None:
     except OSError as error:
         os.close(file)
         raise ConfigError(
-            [
-                f"trainer.output_dir={folder}: another run is writing into it; wait for its end, "
-                "or choose another folder"
-            ]
+            f"trainer.output_dir={folder}: another run is writing into it; wait for its end, "
+            "or choose another folder"
         ) from error
     _claims[key] = _inode(key / LOCK)
 

@@ -14,4 +14,4 @@ def check_kernels(config: Config) -> None:
     try:
         liger_runs(config.model.kernel_backend, device)
     except KernelError as error:
-        raise ConfigError([str(error)]) from error
+        raise ConfigError(str(error)) from error

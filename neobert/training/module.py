@@ -68,12 +68,10 @@ class OptimizedModule(LightningModule):
         if len(saved) != len(self._groups):
             name = self.optimizer_config.name
             raise ConfigError(
-                [
-                    f"optimizer.name={name}: cannot go on with the state in the checkpoint, which "
-                    f"has {len(saved)} groups of parameters where {name} has {len(self._groups)}; "
-                    "set optimizer.name back, or start a new run from the weights "
-                    "(pretraining: model.init_from)"
-                ]
+                f"optimizer.name={name}: cannot go on with the state in the checkpoint, which "
+                f"has {len(saved)} groups of parameters where {name} has {len(self._groups)}; "
+                "set optimizer.name back, or start a new run from the weights "
+                "(pretraining: model.init_from)"
             )
         for group, rule in zip(saved, self._groups, strict=True):
             group.update(rule)

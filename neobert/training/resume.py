@@ -37,10 +37,8 @@ def resume_point(settings: TrainerConfig) -> Path | None:
     found = find_checkpoint(run, selector)
     if found is not None and not found.name.isdigit():
         raise ConfigError(
-            [
-                f"trainer.resume_from_checkpoint={selector}: a checkpoint's folder must be called "
-                f"by its step, as the run wrote it; rename {found} back"
-            ]
+            f"trainer.resume_from_checkpoint={selector}: a checkpoint's folder must be called "
+            f"by its step, as the run wrote it; rename {found} back"
         )
     if found is None:
         log.warning("%s has no checkpoint to resume from yet: the run starts anew", run)
@@ -70,7 +68,7 @@ def check_same_run(
         log.warning("%s changed on resume, as accepted: %s", key, _change(saved, here, key))
     if refused:
         raise ConfigError(
-            [
+            *[
                 f"{key} differs from the checkpoint's ({_change(saved, here, key)}), so the run "
                 f"would not continue as the same one; trainer.accept_changes=[{key}] accepts it"
                 for key in refused

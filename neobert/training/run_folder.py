@@ -80,7 +80,7 @@ def open_run_folder(config: Config, resuming: bool) -> RunFolder:
         _prepare(run, config, resuming)
     except OSError as error:
         raise ConfigError(
-            [f"trainer.output_dir={run.path}: cannot be written into ({error.strerror})"]
+            f"trainer.output_dir={run.path}: cannot be written into ({error.strerror})"
         ) from error
     return run
 
@@ -89,12 +89,10 @@ def _prepare(run: RunFolder, config: Config, resuming: bool) -> None:
     used = not resuming and run.path.is_dir() and any(run.path.iterdir())
     if used and not config.trainer.overwrite_output_dir:
         raise ConfigError(
-            [
-                f"trainer.output_dir: {run.path} is not empty and "
-                "trainer.overwrite_output_dir is false; choose another folder, resume with "
-                "trainer.resume_from_checkpoint=latest, or set overwrite_output_dir=true, "
-                "which moves the old run aside"
-            ]
+            f"trainer.output_dir: {run.path} is not empty and "
+            "trainer.overwrite_output_dir is false; choose another folder, resume with "
+            "trainer.resume_from_checkpoint=latest, or set overwrite_output_dir=true, "
+            "which moves the old run aside"
         )
     if run.path.is_dir():
         claim(run.path)

@@ -22,25 +22,23 @@ def select_checkpoint(run: Path, selector: str, key: str) -> Path:
     there = list_checkpoints(run / "checkpoints")
     if not there:
         raise ConfigError(
-            [
-                f"{key}={run}: there is no complete checkpoint in {run}/checkpoints (one of the "
-                "reference has no manifest.json: name its folder itself)"
-            ]
+            f"{key}={run}: there is no complete checkpoint in {run}/checkpoints (one of the "
+            "reference has no manifest.json: name its folder itself)"
         )
     if selector == "latest":
         found = latest_checkpoint(run / "checkpoints")
         if found is None:
-            raise ConfigError([f"{key}={run}: all checkpoints there are damaged"])
+            raise ConfigError(f"{key}={run}: all checkpoints there are damaged")
         return found
     name = str(best_step(there[-1])) if selector == "best" else selector
     steps = ", ".join(folder.name for folder in there)
     if name not in steps.split(", "):
         what = f"pretrained_checkpoint={selector}"
         why = "no evaluation was the best of this run" if name == "None" else f"there is no {name}"
-        raise ConfigError([f"{what}: {why}; {run}/checkpoints has {steps} (or take latest)"])
+        raise ConfigError(f"{what}: {why}; {run}/checkpoints has {steps} (or take latest)")
     folder = run / "checkpoints" / name
     if problems := damages(folder):
-        raise ConfigError([f"{folder} is damaged: {'; '.join(problems)}"])
+        raise ConfigError(f"{folder} is damaged: {'; '.join(problems)}")
     return folder
 
 

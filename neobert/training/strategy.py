@@ -68,7 +68,7 @@ def resolve_strategy(config: Config, on_cuda: bool) -> StrategyChoice:
         name, reason = settings.strategy, None
     choice = StrategyChoice(name, devices, settings.num_nodes, reason)
     if problems := obstacles(config, choice, on_cuda):
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
     return choice
 
 

@@ -100,9 +100,9 @@ def read_deepspeed_file(file: str) -> dict[str, object]:
     try:
         values = json.loads(Path(file).read_text())
     except (OSError, ValueError) as error:
-        raise ConfigError([f"deepspeed.config_file={file}: cannot be read ({error})"]) from error
+        raise ConfigError(f"deepspeed.config_file={file}: cannot be read ({error})") from error
     if not isinstance(values, dict):
-        raise ConfigError([f"deepspeed.config_file={file}: must hold an object"])
+        raise ConfigError(f"deepspeed.config_file={file}: must hold an object")
     return values
 
 

@@ -30,7 +30,7 @@ def stream_rows(tmp_path: Path, info: TokenizerInfo, texts: list[str]) -> Stream
     stream = load_dataset("text", data_files=files, split="train", streaming=True)
     return StreamRows(
         stream=stream.select_columns(["text"]),
-        documents=Documents("mine", {"mine": 1}, list, lambda e: ConfigError([f"mine: {e}"])),
+        documents=Documents("mine", {"mine": 1}, list, lambda e: ConfigError(f"mine: {e}")),
         column="text",
         tokenizer=info,
         masking=Masking(0.2, False, info.mask_token_id, info.random_ids, seed=3),

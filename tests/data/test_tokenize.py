@@ -15,7 +15,7 @@ from neobert.data.tokenizer import TokenizerInfo
 
 def documents(values: Iterable[object], tokenized: bool = False) -> Documents:
     kept = list(values)
-    return Documents("mine", {"mine": 1}, lambda: kept, lambda e: ConfigError([str(e)]), tokenized)
+    return Documents("mine", {"mine": 1}, lambda: kept, lambda e: ConfigError(str(e)), tokenized)
 
 
 def joined(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[list[int], list[int]]:
@@ -54,7 +54,7 @@ def test_tokens_are_made_once(info: TokenizerInfo, tmp_path: Path) -> None:
     def fail() -> Iterable[object]:
         raise AssertionError("read again")
 
-    again = Documents("mine", {"mine": 1}, fail, lambda e: ConfigError([str(e)]))
+    again = Documents("mine", {"mine": 1}, fail, lambda e: ConfigError(str(e)))
     assert token_store(tmp_path, again, info, 1).info == first.info
 
 

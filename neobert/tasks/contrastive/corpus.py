@@ -52,5 +52,5 @@ def open_corpus(config: Config, tokenizer: TokenizerInfo) -> Corpus | None:
     documents = open_source(settings, cache, config.seed).train
     store = token_store(cache, documents, tokenizer, config.dataset.num_proc)
     if not store.info.documents:
-        raise ConfigError([f"contrastive.pretraining_dataset={wanted}: has no document"])
+        raise ConfigError(f"contrastive.pretraining_dataset={wanted}: has no document")
     return Corpus(store, tokenizer, config.dataset.max_seq_length)

@@ -85,12 +85,10 @@ class ContrastiveDataModule(LightningDataModule):
         together = min(self.share.batch_size, len(rows) // self.share.ranks) * self.share.ranks
         if together < 2:
             raise ConfigError(
-                [
-                    f"source {prepared.name}: {len(rows)} training pairs and "
-                    f"trainer.per_device_train_batch_size={self.share.batch_size} give batches of "
-                    f"{together}, in which a pair has nothing to be told from; at least 2 are "
-                    "needed"
-                ]
+                f"source {prepared.name}: {len(rows)} training pairs and "
+                f"trainer.per_device_train_batch_size={self.share.batch_size} give batches of "
+                f"{together}, in which a pair has nothing to be told from; at least 2 are "
+                "needed"
             )
         self.held_out[prepared.name] = places
         self.sources.append(PairRows(prepared.name, table, rows, self.config.seed))

@@ -76,16 +76,14 @@ class EvaluationSet:
         """Add scored sentence pairs. Raises ``ConfigError`` for a file without the columns."""
         path = Path(file).expanduser()
         if not path.is_file():
-            raise ConfigError([f"contrastive.eval_sts={file}: there is no such file"])
+            raise ConfigError(f"contrastive.eval_sts={file}: there is no such file")
         rows = list(file_rows([path]))
         score = next((name for name in SCORE_COLUMNS if rows and name in rows[0]), None)
         if score is None or not {"sentence1", "sentence2"} <= set(rows[0]):
             has = ", ".join(map(str, rows[0])) if rows else "no row"
             raise ConfigError(
-                [
-                    f"contrastive.eval_sts={file}: needs the columns sentence1, sentence2 and one "
-                    f"of {', '.join(SCORE_COLUMNS)}; it has {has}"
-                ]
+                f"contrastive.eval_sts={file}: needs the columns sentence1, sentence2 and one "
+                f"of {', '.join(SCORE_COLUMNS)}; it has {has}"
             )
         sides = []
         for name in ("sentence1", "sentence2"):
@@ -104,7 +102,7 @@ class EvaluationSet:
         name = (wanted or "loss").removeprefix("eval/").removeprefix("eval_")
         if names and name not in names:
             raise ConfigError(
-                [f"trainer.metric_for_best_model={wanted}: evaluations log {', '.join(names)}"]
+                f"trainer.metric_for_best_model={wanted}: evaluations log {', '.join(names)}"
             )
 
     def metrics(self, vectors: Float[Tensor, "S E"], temperature: float) -> dict[str, float]:

@@ -40,11 +40,9 @@ def local_files(source: PairSource, sources_dir: str | None) -> list[Path]:
     found = [one for one in files if one.suffix.lower() in SUFFIXES]
     if not found:
         raise ConfigError(
-            [
-                f"source {source.name}: {folder} "
-                + ("has no" if folder.exists() else "does not exist; needed is a file or folder of")
-                + f" {', '.join(SUFFIXES)}"
-            ]
+            f"source {source.name}: {folder} "
+            + ("has no" if folder.exists() else "does not exist; needed is a file or folder of")
+            + f" {', '.join(SUFFIXES)}"
         )
     return found
 
@@ -148,7 +146,7 @@ def _table(source: PairSource, sources_dir: str | None, name: str, fresh: bool) 
     if files:
         return file_rows(files)
     if local_files(source, sources_dir):
-        raise ConfigError([f"source {source.name}: needs files called queries, corpus and qrels"])
+        raise ConfigError(f"source {source.name}: needs files called queries, corpus and qrels")
     if name == "qrels":
         return _hub_rows(source.hub, "default", source.split, fresh)
     return _hub_rows(source.hub, name, name, fresh)
@@ -170,11 +168,9 @@ def _hub_rows(hub: str, config: str | None, split: str, fresh: bool) -> Iterator
     except Exception as error:  # the hub's client raises dozens of kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            [
-                f"{hub} ({config or 'default'}, {split}) could not be loaded from the hub "
-                f"({reason}); put a copy with the same columns into contrastive.sources_dir, or "
-                "name a source that needs no network: dataset.name=FACTBOOK"
-            ]
+            f"{hub} ({config or 'default'}, {split}) could not be loaded from the hub "
+            f"({reason}); put a copy with the same columns into contrastive.sources_dir, or "
+            "name a source that needs no network: dataset.name=FACTBOOK"
         ) from error
     yield from rows
 
@@ -185,7 +181,7 @@ def file_rows(files: list[Path]) -> Iterator[Row]:
         try:
             yield from _rows_of(file)
         except (OSError, ValueError, pa.ArrowException, csv.Error) as error:
-            raise ConfigError([f"{file}: cannot be read ({error})"]) from error
+            raise ConfigError(f"{file}: cannot be read ({error})") from error
 
 
 def _rows_of(file: Path) -> Iterator[Row]:
@@ -261,8 +257,6 @@ def _require_columns(source: PairSource, row: Row, paths: tuple[str, ...]) -> No
     ]
     if missing:
         raise ConfigError(
-            [
-                f"source {source.name}: lacks the column {', '.join(missing)}; it has "
-                f"{', '.join(map(str, row))}"
-            ]
+            f"source {source.name}: lacks the column {', '.join(missing)}; it has "
+            f"{', '.join(map(str, row))}"
         )

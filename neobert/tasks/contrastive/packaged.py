@@ -50,11 +50,9 @@ def wordnet_pairs(folder: str = "") -> Iterator[Example]:
     found = next((place for place in places if (place / "data.noun").is_file()), None)
     if found is None:
         raise ConfigError(
-            [
-                f"dataset.name=WORDNET: no data.noun in {', '.join(map(str, places))}; install "
-                "Debian's wordnet-base, or put WordNet's data.* files into "
-                "<contrastive.sources_dir>/WORDNET"
-            ]
+            f"dataset.name=WORDNET: no data.noun in {', '.join(map(str, places))}; install "
+            "Debian's wordnet-base, or put WordNet's data.* files into "
+            "<contrastive.sources_dir>/WORDNET"
         )
     for part in PARTS_OF_SPEECH:
         with (found / f"data.{part}").open(encoding="utf-8") as file:

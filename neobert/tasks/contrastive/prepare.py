@@ -96,7 +96,7 @@ def recipe_of(config: Config, tokenizer: TokenizerInfo) -> Recipe:
     settings = config.contrastive
     if config.dataset.max_seq_length <= tokenizer.wrapping:
         length = config.dataset.max_seq_length
-        raise ConfigError([f"dataset.max_seq_length={length}: leaves no room for text"])
+        raise ConfigError(f"dataset.max_seq_length={length}: leaves no room for text")
     return Recipe(
         tokenizer, config.dataset.max_seq_length, settings.query_prefix, settings.document_prefix
     )
@@ -135,7 +135,7 @@ def _prepare(
         examples = read_examples(source, sources_dir, fresh=force)
         counts = _write(target / PAIRS, examples, recipe)
         if not counts["pairs"]:
-            raise ConfigError([f"source {source.name}: has no pair with text on both sides"])
+            raise ConfigError(f"source {source.name}: has no pair with text on both sides")
         manifest = {"name": source.name, **key, **counts, "sha256": _sha256(target / PAIRS)}
         (target / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
 
@@ -177,12 +177,10 @@ def _from_disk(root: Path, recipe: Recipe, names: list[str] | None) -> list[Prep
     missing = [name for name in wanted if name not in found]
     if missing or not wanted:
         raise ConfigError(
-            [
-                f"dataset.load_all_from_disk: {root} has no {', '.join(missing) or 'source'} "
-                "prepared with this tokenizer, dataset.max_seq_length and prefixes; there are "
-                f"{', '.join(sorted(found)) or 'none'}. Prepare it: "
-                "python -m neobert.tools.prepare_contrastive"
-            ]
+            f"dataset.load_all_from_disk: {root} has no {', '.join(missing) or 'source'} "
+            "prepared with this tokenizer, dataset.max_seq_length and prefixes; there are "
+            f"{', '.join(sorted(found)) or 'none'}. Prepare it: "
+            "python -m neobert.tools.prepare_contrastive"
         )
     return [_opened(name, found[name]) for name in wanted]
 

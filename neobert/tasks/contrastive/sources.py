@@ -161,7 +161,7 @@ def select_sources(name: str, settings: ContrastiveConfig) -> list[PairSource]:
             "of them: name the sources to train on, or ALL"
         )
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
     return list(found.values())
 
 
@@ -169,7 +169,7 @@ def own_source(name: str, values: object) -> PairSource:
     """A source of ``contrastive.sources``. Raises ``ConfigError`` if it cannot be one."""
     key = f"contrastive.sources.{name}"
     if not isinstance(values, Mapping):
-        raise ConfigError([f"{key}={values}: must be a mapping of {', '.join(OWN_KEYS)}"])
+        raise ConfigError(f"{key}={values}: must be a mapping of {', '.join(OWN_KEYS)}")
     problems = [
         f"{key}.{field}: unknown; there are {', '.join(OWN_KEYS)}"
         for field in values
@@ -184,7 +184,7 @@ def own_source(name: str, values: object) -> PairSource:
     if pairs == labelled:
         problems.append(f"{key}: needs the columns query and positive, or text and label")
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
     negatives = given.pop("negatives", ())
     listed = [negatives] if isinstance(negatives, str) else negatives
     config = given.pop("config", None)

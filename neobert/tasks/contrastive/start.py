@@ -57,7 +57,7 @@ def open_start(config: Config, resume: Path | None) -> Start:
         model = load(folder) if needs_decoder(config) else load_encoder(folder)
         tokenizer = describe(saved_tokenizer(folder), str(folder))
     except (PretrainedError, ValueError) as error:
-        raise ConfigError([f"contrastive: cannot start from {place}: {error}"]) from error
+        raise ConfigError(f"contrastive: cannot start from {place}: {error}") from error
     merged = replace(config, model=_model_settings(model.config, config.model))
     problems = merged.problems()
     if tokenizer.real_vocab_size > model.vocab_size:
@@ -66,7 +66,7 @@ def open_start(config: Config, resume: Path | None) -> Start:
             f"{model.vocab_size} rows"
         )
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
     log.info(
         "starting from %s: %d × %d; of model.* only dropout_prob and the backends are taken from "
         "the settings",
@@ -83,11 +83,9 @@ def _check_dropout(config: Config) -> None:
     twice = config.dataset.pretraining_prob > 0 and config.contrastive.pretraining_step == "simcse"
     if twice and config.model.dropout_prob == 0:
         raise ConfigError(
-            [
-                "model.dropout_prob=0: a pretraining step of unsupervised SimCSE needs dropout; "
-                "set model.dropout_prob=0.1, contrastive.pretraining_step=mlm, or "
-                "dataset.pretraining_prob=0"
-            ]
+            "model.dropout_prob=0: a pretraining step of unsupervised SimCSE needs dropout; "
+            "set model.dropout_prob=0.1, contrastive.pretraining_step=mlm, or "
+            "dataset.pretraining_prob=0"
         )
 
 
@@ -100,7 +98,7 @@ def open_tokenizer(config: Config) -> TokenizerInfo:
         folder = find_weights(place)
         return describe(saved_tokenizer(folder), str(folder))
     except ValueError as error:
-        raise ConfigError([f"contrastive: cannot start from {place}: {error}"]) from error
+        raise ConfigError(f"contrastive: cannot start from {place}: {error}") from error
 
 
 def _named(config: Config) -> str | Path | None:
@@ -115,11 +113,9 @@ def _named(config: Config) -> str | Path | None:
     if settings.allow_random_weights:
         return None
     raise ConfigError(
-        [
-            "contrastive: name the weights to start from: contrastive.pretrained_checkpoint_dir="
-            "RUN, or contrastive.pretrained_model_path=FOLDER_OR_HUB_ID; "
-            "contrastive.allow_random_weights=true starts from random ones"
-        ]
+        "contrastive: name the weights to start from: contrastive.pretrained_checkpoint_dir="
+        "RUN, or contrastive.pretrained_model_path=FOLDER_OR_HUB_ID; "
+        "contrastive.allow_random_weights=true starts from random ones"
     )
 
 
@@ -134,11 +130,9 @@ def _random(config: Config) -> Start:
 def _own_tokenizer(config: Config) -> TokenizerInfo:
     if config.tokenizer.train_vocab_size is not None:
         raise ConfigError(
-            [
-                "contrastive.allow_random_weights needs a tokenizer that is there: "
-                "tokenizer.path=FOLDER or tokenizer.name=HUB_ID, with "
-                "tokenizer.train_vocab_size=null"
-            ]
+            "contrastive.allow_random_weights needs a tokenizer that is there: "
+            "tokenizer.path=FOLDER or tokenizer.name=HUB_ID, with "
+            "tokenizer.train_vocab_size=null"
         )
     return load_tokenizer(config.tokenizer)
 

@@ -46,7 +46,7 @@ def build_classifier(config: Config, start: Start, task: GlueTask, num_labels: i
         elif start.folder is not None:
             encoder.load_state_dict(load_encoder(start.folder).state_dict(), strict=True)
     except PretrainedError as error:
-        raise ConfigError([f"glue: {error}"]) from error
+        raise ConfigError(f"glue: {error}") from error
     encoder.gradient_checkpointing = config.trainer.gradient_checkpointing
     on_cuda = runs_on_cuda(config.trainer)
     compile_if_asked(encoder, config.trainer, runs_deepspeed(config, on_cuda), on_cuda)

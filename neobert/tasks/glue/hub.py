@@ -30,11 +30,11 @@ def load_hub_tokenizer(config: Config) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **_origin(config))
     except Exception as error:  # each kind of tokenizer has its own
-        raise ConfigError([_failed(name, error)]) from error
+        raise ConfigError(_failed(name, error)) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ConfigError([f"{name} has a slow tokenizer; only fast ones are supported"])
+        raise ConfigError(f"{name} has a slow tokenizer; only fast ones are supported")
     if tokenizer.pad_token_id is None:
-        raise ConfigError([f"the tokenizer of {name} has no pad token"])
+        raise ConfigError(f"the tokenizer of {name} has no pad token")
     return tokenizer
 
 
@@ -57,11 +57,11 @@ def load_hub_model(config: Config, task: GlueTask, num_labels: int) -> tuple[nn.
             name, config=settings, output_loading_info=True, **_origin(config)
         )
     except Exception as error:  # missing files, kinds without such a head, shapes
-        raise ConfigError([_failed(name, error)]) from error
+        raise ConfigError(_failed(name, error)) from error
     problems = wrong_weights(report, model.base_model_prefix)
     if problems:
         listed = "\n- ".join(problems[:SHOWN])
-        raise ConfigError([f"model.name={name} does not fit its settings:\n- {listed}"])
+        raise ConfigError(f"model.name={name} does not fit its settings:\n- {listed}")
     new = sorted(report["missing_keys"])
     log.info("%s: new weights: %s", name, ", ".join(new) or "none")
     if config.trainer.gradient_checkpointing:
@@ -96,7 +96,7 @@ def _settings(config: Config) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(name, **_origin(config))
     except Exception as error:  # no such folder, no such kind
-        raise ConfigError([_failed(name, error)]) from error
+        raise ConfigError(_failed(name, error)) from error
 
 
 def _set_head(settings: PretrainedConfig, config: Config, task: GlueTask, num_labels: int) -> None:
@@ -115,10 +115,8 @@ def _check_length(settings: PretrainedConfig, config: Config) -> None:
     asked = config.glue.max_seq_length
     if isinstance(longest, int) and asked > longest:
         raise ConfigError(
-            [
-                f"glue.max_seq_length={asked} is longer than the {longest} positions of "
-                f"model.name={config.model.name}"
-            ]
+            f"glue.max_seq_length={asked} is longer than the {longest} positions of "
+            f"model.name={config.model.name}"
         )
 
 

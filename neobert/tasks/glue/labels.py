@@ -184,4 +184,4 @@ def _rows(rows: list[int]) -> str:
 
 def _raise(problems: list[str], origin: str) -> None:
     if problems:
-        raise ConfigError([f"{origin}: {problem}" for problem in problems])
+        raise ConfigError(*[f"{origin}: {problem}" for problem in problems])

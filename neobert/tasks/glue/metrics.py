@@ -84,7 +84,7 @@ def check_metric(settings: TrainerConfig, task: GlueTask) -> None:
     names = logged_names(task)
     if name not in names:
         raise ConfigError(
-            [f"trainer.metric_for_best_model={wanted}: the task has {', '.join(names)}"]
+            f"trainer.metric_for_best_model={wanted}: the task has {', '.join(names)}"
         )
 
 

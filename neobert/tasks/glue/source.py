@@ -77,16 +77,14 @@ def _reader(
     if config.path:
         path = Path(config.path).expanduser()
         if not path.exists():
-            raise ConfigError([f"dataset.path={config.path}: there is no such folder"])
+            raise ConfigError(f"dataset.path={config.path}: there is no such folder")
         return FolderReader(path, task, name, cache)
     if is_packaged_task(task.source):
         return FolderReader(packaged_folder(task.source, cache), task, name, cache)
     if is_packaged(task.source) or task.source == "local":
         raise ConfigError(
-            [
-                f"glue.task_name={name} is a task of your own: set dataset.path to the folder of "
-                "its files (train.csv, validation.csv, …), or dataset.name to an id of the hub"
-            ]
+            f"glue.task_name={name} is a task of your own: set dataset.path to the folder of "
+            "its files (train.csv, validation.csv, …), or dataset.name to an id of the hub"
         )
     return HubReader(task, config, cache)
 
@@ -129,10 +127,8 @@ class FolderReader:
         folder = self._folder(self.task.config)
         there = ", ".join(sorted(one.name for one in folder.iterdir())) or "nothing"
         return ConfigError(
-            [
-                f"dataset.path={self.path}: {folder} has no {split}"
-                f"{{{','.join(FORMATS)}}}; it holds {there}"
-            ]
+            f"dataset.path={self.path}: {folder} has no {split}"
+            f"{{{','.join(FORMATS)}}}; it holds {there}"
         )
 
     def _folder(self, config: str | None) -> Path:
@@ -161,7 +157,7 @@ class FolderReader:
         except Exception as error:  # pyarrow, pandas and json each have their own
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ConfigError(
-                [f"dataset.path: {files[0]} could not be read as {kind} ({reason})"]
+                f"dataset.path: {files[0]} could not be read as {kind} ({reason})"
             ) from error
 
 
@@ -207,17 +203,15 @@ class HubReader:
 
     def missing(self, wanted: str) -> ConfigError:
         """What to say if a split is not there."""
-        return ConfigError([f"{self.origin} has no split {wanted}"])
+        return ConfigError(f"{self.origin} has no split {wanted}")
 
     def _failed(self, error: Exception) -> ConfigError:
         reason = (str(error).splitlines() or [""])[0]
         return ConfigError(
-            [
-                f"{self.origin} could not be loaded from the hub ({type(error).__name__}: "
-                f"{reason}); dataset.path=FOLDER reads local files of the same columns "
-                f"({self.task.config or 'the task'}/train.jsonl, …), and "
-                "glue.task_name=factbook_sections needs no network"
-            ]
+            f"{self.origin} could not be loaded from the hub ({type(error).__name__}: "
+            f"{reason}); dataset.path=FOLDER reads local files of the same columns "
+            f"({self.task.config or 'the task'}/train.jsonl, …), and "
+            "glue.task_name=factbook_sections needs no network"
         )
 
 

@@ -94,7 +94,7 @@ def find_start(config: Config, resume: Path | None = None) -> Start:
         if glue.pretrained_model_path:
             return _from_path(config, Path(glue.pretrained_model_path).expanduser())
     except PretrainedError as error:
-        raise ConfigError([f"glue: {line}" for line in str(error).splitlines()]) from error
+        raise ConfigError(*[f"glue: {line}" for line in str(error).splitlines()]) from error
     if glue.allow_random_weights:
         info = load_tokenizer(config.tokenizer)
         return Start(
@@ -105,7 +105,7 @@ def find_start(config: Config, resume: Path | None = None) -> Start:
             info.pad_token_id,
             record={"kind": "random"},
         )
-    raise ConfigError([FROM_NOTHING])
+    raise ConfigError(FROM_NOTHING)
 
 
 def chosen_checkpoint(run: Path, selector: str) -> Path:
@@ -115,13 +115,13 @@ def chosen_checkpoint(run: Path, selector: str) -> Path:
     """
     key = "glue.pretrained_checkpoint_dir"
     if not run.is_dir():
-        raise ConfigError([f"{key}={run}: there is no such folder"])
+        raise ConfigError(f"{key}={run}: there is no such folder")
     if has_weights(run) and selector == "latest":
         return run
     places = [run / "checkpoints", run / "model_checkpoints", run]
     place = next((one for one in places if one.is_dir() and _steps(one)), None)
     if place is None:
-        raise ConfigError([f"{key}={run}: has no checkpoints/<step>/model.safetensors"])
+        raise ConfigError(f"{key}={run}: has no checkpoints/<step>/model.safetensors")
     steps = _steps(place)
     wanted = str(steps[-1]) if selector == "latest" else selector
     if selector == "best":
@@ -129,10 +129,8 @@ def chosen_checkpoint(run: Path, selector: str) -> Path:
     if not wanted.isdigit() or int(wanted) not in steps:
         there = ", ".join(map(str, steps))
         raise ConfigError(
-            [
-                f"glue.pretrained_checkpoint={selector}: {run} has the steps {there}; "
-                "latest and best are allowed too"
-            ]
+            f"glue.pretrained_checkpoint={selector}: {run} has the steps {there}; "
+            "latest and best are allowed too"
         )
     return place / wanted
 
@@ -157,7 +155,7 @@ def _from_path(config: Config, path: Path) -> Start:
         folder = find_weights(path if path.exists() else given)
         return _encoder(config, "encoder", folder, {})
     if not path.is_file():
-        raise ConfigError([f"glue.pretrained_model_path={path}: there is no such file"])
+        raise ConfigError(f"glue.pretrained_model_path={path}: there is no such file")
     folder = find_weights(path.parent)
     if not config.glue.allow_random_weights:
         return _encoder(config, "encoder", folder, {})
@@ -177,7 +175,7 @@ def _transfer(config: Config) -> Start:
     if source is None:
         able = ", ".join(name for name, row in TASKS.items() if row.start_from)
         raise ConfigError(
-            [f"glue.transfer_from_task: {task} has no usual source; those that have: {able}"]
+            f"glue.transfer_from_task: {task} has no usual source; those that have: {able}"
         )
     run = source_run(config, source)
     return _encoder(
@@ -187,17 +185,15 @@ def _transfer(config: Config) -> Start:
 
 def _encoder(config: Config, kind: str, folder: Path, more: dict[str, object]) -> Start:
     if (folder / MANIFEST).is_file() and (problems := damages(folder)):
-        raise ConfigError([f"{folder} is damaged: {'; '.join(problems)}"])
+        raise ConfigError(f"{folder} is damaged: {'; '.join(problems)}")
     found = read_pretrained(folder)
     _refuse_contradictions(config, found.config, found.vocab_size, folder)
     tokenizer = _tokenizer(config, folder)
     largest = max(tokenizer.get_vocab().values())
     if largest >= found.vocab_size:
         raise ConfigError(
-            [
-                f"{folder}: its embedding has {found.vocab_size} rows, but the tokenizer has ids "
-                f"up to {largest}: they do not belong together"
-            ]
+            f"{folder}: its embedding has {found.vocab_size} rows, but the tokenizer has ids "
+            f"up to {largest}: they do not belong together"
         )
     return Start(
         kind,
@@ -241,7 +237,7 @@ def _refuse_contradictions(
             f"positions that {folder} has learned"
         )
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
 
 
 def _tokenizer(config: Config, folder: Path) -> PreTrainedTokenizerFast:
@@ -250,23 +246,21 @@ def _tokenizer(config: Config, folder: Path) -> PreTrainedTokenizerFast:
         saved = saved_tokenizer(folder)
     except ValueError as error:
         if config.tokenizer.path is None:
-            raise ConfigError([f"{error}; or set tokenizer.path"]) from error
+            raise ConfigError(f"{error}; or set tokenizer.path") from error
         return load_tokenizer(config.tokenizer).tokenizer
     if config.tokenizer.path is not None:
         given = load_tokenizer(config.tokenizer).tokenizer
         if text_tokenizer(given).get_vocab() != text_tokenizer(saved).get_vocab():
             raise ConfigError(
-                [
-                    f"tokenizer.path={config.tokenizer.path} has another vocabulary than the "
-                    f"tokenizer of {folder}: leave it out"
-                ]
+                f"tokenizer.path={config.tokenizer.path} has another vocabulary than the "
+                f"tokenizer of {folder}: leave it out"
             )
     return saved
 
 
 def _hub(config: Config) -> Start:
     if config.model.name is None:
-        raise ConfigError(["model.from_hub=true needs model.name: a folder or an id of the hub"])
+        raise ConfigError("model.from_hub=true needs model.name: a folder or an id of the hub")
     return Start("hub", None, config.model, 0, 0, record={"kind": "hub", "name": config.model.name})
 
 

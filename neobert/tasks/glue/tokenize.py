@@ -55,7 +55,7 @@ def build_encoder(
     if own:
         core.post_processor = _bert_form(tokenizer)
     elif len(columns) == 2 and tokenizer.sep_token is None:
-        raise ConfigError([_lacks(tokenizer, "[SEP] (sep_token), which pairs of texts need")])
+        raise ConfigError(_lacks(tokenizer, "[SEP] (sep_token), which pairs of texts need"))
     core.enable_truncation(max_length, strategy="longest_first")
     return Encoder(core.to_str(), columns)
 
@@ -115,9 +115,9 @@ def _bert_form(tokenizer: PreTrainedTokenizerFast) -> processors.TemplateProcess
     start = tokenizer.cls_token or tokenizer.bos_token
     end = tokenizer.sep_token or tokenizer.eos_token
     if start is None:
-        raise ConfigError([_lacks(tokenizer, "[CLS] (cls_token), which the classifier reads")])
+        raise ConfigError(_lacks(tokenizer, "[CLS] (cls_token), which the classifier reads"))
     if end is None:
-        raise ConfigError([_lacks(tokenizer, "[SEP] (sep_token), which closes each text")])
+        raise ConfigError(_lacks(tokenizer, "[SEP] (sep_token), which closes each text"))
     special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in {start, end}]
     return processors.TemplateProcessing(
         single=f"{start} $A {end}",

@@ -32,13 +32,11 @@ def source_run(config: Config, source: str) -> SourceRun:
     if not found:
         task = config.glue.task_name
         raise ConfigError(
-            [
-                f"glue.transfer_from_task: {task} starts from {source}, but {place} holds no "
-                f"finished run of {source} with a checkpoint. This makes one: "
-                f"python -m neobert.train task=glue glue.task_name={source} "
-                f"trainer.save_strategy=best trainer.output_dir={place / source} "
-                "glue.pretrained_model_path=…; or name its folder: glue.transfer_dir"
-            ]
+            f"glue.transfer_from_task: {task} starts from {source}, but {place} holds no "
+            f"finished run of {source} with a checkpoint. This makes one: "
+            f"python -m neobert.train task=glue glue.task_name={source} "
+            f"trainer.save_strategy=best trainer.output_dir={place / source} "
+            "glue.pretrained_model_path=…; or name its folder: glue.transfer_dir"
         )
     return max(found, key=lambda run: run.score)
 

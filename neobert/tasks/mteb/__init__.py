@@ -6,4 +6,4 @@ from neobert.config.checks import ConfigError
 
 for package in ("mteb", "sentence_transformers"):
     if find_spec(package) is None:
-        raise ConfigError([f"task=mteb needs the package {package}: pip install 'neobert[eval]'"])
+        raise ConfigError(f"task=mteb needs the package {package}: pip install 'neobert[eval]'")

@@ -79,13 +79,13 @@ def load_hub_encoder(config: Config, device: str, bf16: bool) -> HubEncoder:
     """``model.name`` as sentence-transformers loads it; plain encoders get ``mteb_pooling``."""
     name = config.model.name
     if name is None:
-        raise ConfigError(["model.from_hub=true needs model.name: a folder or a hub id"])
+        raise ConfigError("model.from_hub=true needs model.name: a folder or a hub id")
     disable_progress_bar()
     try:
         brings_pooling = is_sentence_transformer_model(name)
         model = SentenceTransformer(name, device=device)
     except (OSError, ValueError) as error:
-        raise ConfigError([f"model.name={name} could not be loaded: {error}"]) from error
+        raise ConfigError(f"model.name={name} could not be loaded: {error}") from error
     pooling = "own"
     if brings_pooling:
         log.info("%s brings its own pooling: mteb_pooling does not change it", name)

@@ -52,7 +52,7 @@ def local_task(spec: LocalTask) -> AbsTask:
     kind = spec.type or kind_of(task)
     if kind is None:
         raise ConfigError(
-            [f"mteb_local.{spec.name}: its type {task.metadata.type} takes no local data"]
+            f"mteb_local.{spec.name}: its type {task.metadata.type} takes no local data"
         )
     if kind == "retrieval":
         return with_retrieval(task, spec.path, read_retrieval(spec))
@@ -148,16 +148,14 @@ def _task_of_mteb(spec: LocalTask) -> AbsTask:
         task = mteb.get_task(spec.name)
     except KeyError:
         raise ConfigError(
-            [
-                f"mteb_local.{spec.name}: is no task of mteb; for one of your own say which type "
-                f"it is: {', '.join(COLUMNS)}"
-            ]
+            f"mteb_local.{spec.name}: is no task of mteb; for one of your own say which type "
+            f"it is: {', '.join(COLUMNS)}"
         ) from None
     if len(task.hf_subsets) != 1:
         task = mteb.get_task(spec.name, languages=["eng"])
     if len(task.hf_subsets) != 1:
         raise ConfigError(
-            [f"mteb_local.{spec.name}: has several subsets ({', '.join(task.hf_subsets)})"]
+            f"mteb_local.{spec.name}: has several subsets ({', '.join(task.hf_subsets)})"
         )
     task._eval_splits = [spec.split]
     return task

@@ -57,7 +57,7 @@ def load_evaluated(config: Config) -> Evaluated:
     try:
         encoder = load_encoder(folder)
     except PretrainedError as error:
-        raise ConfigError([f"{_key(config)}: {error}"]) from error
+        raise ConfigError(f"{_key(config)}: {error}") from error
     trained = trained_for(folder)
     prompts = config.mteb_prompts or trained.prompts
     max_length = _max_length(config, encoder)
@@ -121,16 +121,14 @@ def _folder(config: Config) -> tuple[Path, str]:
         return folder, folder.name if key == "trainer.output_dir" else label_of_run(folder)
     if key == "trainer.output_dir":
         raise ConfigError(
-            [
-                f"trainer.output_dir={name} is no run with checkpoints: name such a one, or with "
-                "mteb_model a run, a checkpoint, a published folder or a hub id (a model of "
-                "others: model.from_hub=true model.name=…)"
-            ]
+            f"trainer.output_dir={name} is no run with checkpoints: name such a one, or with "
+            "mteb_model a run, a checkpoint, a published folder or a hub id (a model of "
+            "others: model.from_hub=true model.name=…)"
         )
     try:
         folder = find_weights(name)
     except PretrainedError as error:
-        raise ConfigError([f"mteb_model={name}: {error}"]) from error
+        raise ConfigError(f"mteb_model={name}: {error}") from error
     return folder, label_of_run(folder) if Path(name).exists() else name.replace("/", "__")
 
 
@@ -151,7 +149,7 @@ def _max_length(config: Config, encoder: Encoder) -> int:
     wanted = config.mteb_max_length or min(config.tokenizer.max_length, trained)
     if not encoder.config.rope and wanted > trained:
         raise ConfigError(
-            [f"mteb_max_length={wanted}: the model has learned positions for {trained} tokens"]
+            f"mteb_max_length={wanted}: the model has learned positions for {trained} tokens"
         )
     return wanted
 
@@ -162,13 +160,11 @@ def _tokenizer(folder: Path, config: Config) -> PreTrainedTokenizerFast:
         try:
             return saved_tokenizer(folder)
         except ValueError as error:
-            raise ConfigError([f"{_key(config)}: {error}"]) from error
+            raise ConfigError(f"{_key(config)}: {error}") from error
     if config.tokenizer.train_vocab_size is not None:
         raise ConfigError(
-            [
-                f"{_key(config)}: {folder} has no tokenizer beside it: name one by "
-                "tokenizer.path=… tokenizer.train_vocab_size=null"
-            ]
+            f"{_key(config)}: {folder} has no tokenizer beside it: name one by "
+            "tokenizer.path=… tokenizer.train_vocab_size=null"
         )
     log.info("%s has no tokenizer beside it: taking tokenizer.path or tokenizer.name", folder)
     return load_tokenizer(config.tokenizer).tokenizer

@@ -75,7 +75,7 @@ def read_rows(spec: LocalTask, kind: str, split: str) -> dict[str, list]:
         for wanted in COLUMNS[kind]
     }
     if not len(table):
-        raise ConfigError([f"{key}: {path} has no rows"])
+        raise ConfigError(f"{key}: {path} has no rows")
     kinds = {"score": NUMBER, "label": BINARY if kind == "pair_classification" else LABEL}
     return {
         wanted: _converted(values, kinds.get(wanted, TEXT), f"{key}: {path}, {wanted}")
@@ -129,7 +129,7 @@ def read_table(path: Path, key: str) -> pa.Table:
                 options = pyarrow.json.ReadOptions(block_size=size)
                 return pyarrow.json.read_json(path, read_options=options)
     except (OSError, ValueError, IndexError, csv.Error) as error:  # ArrowInvalid is a ValueError
-        raise ConfigError([f"{key}: {path} cannot be read: {error}"]) from error
+        raise ConfigError(f"{key}: {path} cannot be read: {error}") from error
 
 
 def _read_beir(folder: Path, spec: LocalTask) -> Retrieval:
@@ -148,7 +148,7 @@ def _read_beir(folder: Path, spec: LocalTask) -> Retrieval:
             relevant.setdefault(str(query), {})[str(document)] = int(float(score))
     asked = [query for query in queries if query["id"] in relevant][: spec.max_rows]
     if not asked:
-        raise ConfigError([f"{key}: {path} judges no query of {folder}"])
+        raise ConfigError(f"{key}: {path} judges no query of {folder}")
     return Retrieval(asked, corpus, {one["id"]: relevant[one["id"]] for one in asked})
 
 
@@ -166,10 +166,8 @@ def _texts(path: Path, key: str) -> list[dict[str, str]]:
 def _column(table: pa.Table, name: str, path: Path, key: str, most: int | None) -> list:
     if name not in table.column_names:
         raise ConfigError(
-            [
-                f"{key}: {path} has no column {name}, only {', '.join(table.column_names)}; name "
-                f"it in {key}.columns"
-            ]
+            f"{key}: {path} has no column {name}, only {', '.join(table.column_names)}; name "
+            f"it in {key}.columns"
         )
     return table[name].to_pylist()[:most]
 
@@ -180,7 +178,7 @@ def _converted(values: list, kind: ValueKind, where: str) -> list:
         try:
             found.append(kind.convert(value))
         except (TypeError, ValueError):
-            raise ConfigError([f"{where} of row {row} {kind.complaint}: {value!r}"]) from None
+            raise ConfigError(f"{where} of row {row} {kind.complaint}: {value!r}") from None
     return found
 
 
@@ -189,11 +187,11 @@ def _split_file(path: Path, split: str, key: str) -> Path:
     if path.is_file():
         if split == "train":
             raise ConfigError(
-                [f"{key}.path={path}: a classification needs a folder with train and test files"]
+                f"{key}.path={path}: a classification needs a folder with train and test files"
             )
         return path
     if not path.is_dir():
-        raise ConfigError([f"{key}.path={path}: there is no such file or folder"])
+        raise ConfigError(f"{key}.path={path}: there is no such file or folder")
     return _one_of(path, (split, f"data/{split}"), key)
 
 
@@ -202,10 +200,8 @@ def _one_of(folder: Path, stems: tuple[str, ...], key: str) -> Path:
         if found := _named(folder, stem):
             return found
     raise ConfigError(
-        [
-            f"{key}.path={folder}: has no file {' or '.join(stems)} "
-            f"({', '.join(SUFFIXES)}; also {stems[0]}-*.parquet)"
-        ]
+        f"{key}.path={folder}: has no file {' or '.join(stems)} "
+        f"({', '.join(SUFFIXES)}; also {stems[0]}-*.parquet)"
     )
 
 

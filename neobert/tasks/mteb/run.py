@@ -52,11 +52,9 @@ def run(config: Config) -> float:
     if failed := [one for one in outcomes if one.error]:
         done = len(outcomes) - len(failed)
         raise ConfigError(
-            [
-                *(f"{one.name} failed: {one.error}" for one in failed),
-                f"{len(failed)} of {len(outcomes)} tasks failed; the results of the other {done} "
-                f"are in {folder}, and the same command tries the failed ones again",
-            ]
+            *(f"{one.name} failed: {one.error}" for one in failed),
+            f"{len(failed)} of {len(outcomes)} tasks failed; the results of the other {done} "
+            f"are in {folder}, and the same command tries the failed ones again",
         )
     return sum(_scores(outcomes).values()) / len(outcomes)
 

@@ -50,7 +50,7 @@ def select_tasks(asked: str, local: Sequence[LocalTask]) -> tuple[list[AbsTask],
             problems.append(_unknown(name))
         found |= {task.metadata.name: task for task in tasks or ()}
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
     return list(found.values()), find_benchmark(names[0]) if len(names) == 1 else None
 
 
@@ -68,7 +68,7 @@ def check_prompts(prompts: Mapping[str, str], tasks: Sequence[AbsTask]) -> None:
                 "name of a task, the last two perhaps with -query or -document after it"
             )
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
 
 
 def _tasks_of(name: str, own: Mapping[str, LocalTask]) -> list[AbsTask] | None:

@@ -86,10 +86,8 @@ class PretrainingDataModule(LightningDataModule):
         documents = source.train.head(VOCABULARY_SAMPLE)
         if documents.tokenized and self.config.tokenizer.train_vocab_size is not None:
             raise ConfigError(
-                [
-                    f"tokenizer.train_vocab_size: {documents.name} holds ids, not text; name the "
-                    "tokenizer they were made with (tokenizer.path=…, train_vocab_size=null)"
-                ]
+                f"tokenizer.train_vocab_size: {documents.name} holds ids, not text; name the "
+                "tokenizer they were made with (tokenizer.path=…, train_vocab_size=null)"
             )
         info = load_tokenizer(self.config.tokenizer, documents.texts, documents.key, cache)
         known, longest = info.tokenizer.model_max_length, self.config.dataset.max_seq_length
@@ -111,12 +109,12 @@ class PretrainingDataModule(LightningDataModule):
         if self.train_plan.num_rows == 0 and not streams:
             shortest = self.packing.shortest
             longer = f" of {shortest} tokens or more (dataset.min_length)" if shortest else ""
-            raise ConfigError([f"dataset: {documents.name} has no document to train on{longer}"])
+            raise ConfigError(f"dataset: {documents.name} has no document to train on{longer}")
 
     def _check_lengths(self) -> None:
         wrapping, length = self.tokenizer.wrapping, self.config.row_length()
         if length <= wrapping:
-            raise ConfigError([f"dataset.max_seq_length={length}: leaves no room for text"])
+            raise ConfigError(f"dataset.max_seq_length={length}: leaves no room for text")
 
     def _within_budget(self, source: Source) -> Source:
         """Evaluate on ``dataset.eval_samples`` documents at most; a stream has to be told."""
@@ -127,10 +125,8 @@ class PretrainingDataModule(LightningDataModule):
             batches = self.config.trainer.eval_max_batches
             if batches is None:
                 raise ConfigError(
-                    [
-                        "a streamed evaluation split needs an explicit budget: set "
-                        "dataset.eval_samples or trainer.eval_max_batches"
-                    ]
+                    "a streamed evaluation split needs an explicit budget: set "
+                    "dataset.eval_samples or trainer.eval_max_batches"
                 )
             budget = batches * self.config.trainer.per_device_eval_batch_size
         held_out = source.evaluation.head(budget)
@@ -197,7 +193,7 @@ class PretrainingDataModule(LightningDataModule):
         if settings.max_steps > 0:
             return settings.max_steps
         if self.source.stream is not None:
-            raise ConfigError(["trainer.max_steps must be above 0: a stream has no epochs"])
+            raise ConfigError("trainer.max_steps must be above 0: a stream has no epochs")
         return settings.num_train_epochs * self.steps_per_epoch
 
     @property

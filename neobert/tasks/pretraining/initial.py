@@ -47,7 +47,7 @@ def initial_model(config: ModelConfig, tokenizer: TokenizerInfo) -> MaskedLM:
         found = load(folder)
         known = saved_tokenizer(folder)
     except ValueError as error:
-        raise ConfigError([f"model.init_from={config.init_from}: {error}"]) from error
+        raise ConfigError(f"model.init_from={config.init_from}: {error}") from error
     _check_shape(config, found.config)
     _check_tokenizer(config.init_from, known, tokenizer)
     own = MaskedLM(config, found.vocab_size, found.pad_token_id, found.decoder.bias is not None)
@@ -66,10 +66,8 @@ def _check_shape(config: ModelConfig, trained: ModelConfig) -> None:
     ]
     if differing:
         raise ConfigError(
-            [
-                f"model.init_from={config.init_from}: the weights were trained with other "
-                f"settings; add: {' '.join(differing)}"
-            ]
+            f"model.init_from={config.init_from}: the weights were trained with other "
+            f"settings; add: {' '.join(differing)}"
         )
 
 
@@ -84,11 +82,9 @@ def _check_tokenizer(source: str, known: PreTrainedTokenizerFast, tokenizer: Tok
     )
     if not (same_ids and same_roles):
         raise ConfigError(
-            [
-                f"model.init_from={source}: the weights were trained with another tokenizer than "
-                f"{tokenizer.name}: set tokenizer.path to the folder of theirs "
-                "(tokenizer.train_vocab_size=null)"
-            ]
+            f"model.init_from={source}: the weights were trained with another tokenizer than "
+            f"{tokenizer.name}: set tokenizer.path to the folder of theirs "
+            "(tokenizer.train_vocab_size=null)"
         )
 
 
