@@ -4,15 +4,17 @@ from dataclasses import dataclass
 
 from neobert.config.checks import above, at_least, one_of, within
 
-SCHEDULES = ("cosine", "linear")
+SCHEDULES = ("cosine", "linear", "wsd", "constant")
+DECAY_SHAPES = ("linear", "cosine", "sqrt")
 
 
 @dataclass(kw_only=True)
 class SchedulerConfig:
-    """Linear warm-up, then decay to a floor."""
+    """Linear warm-up, then decay to a floor, at once or after a stable phase."""
 
     name: str = "cosine"
-    """Shape of the decay: ``cosine`` or ``linear``."""
+    """``cosine`` or ``linear`` (decay from the warm-up on), ``wsd`` (warm-up, stable, decay) or
+    ``constant`` (no decay)."""
 
     warmup_steps: int = 10000
     """Steps of warm-up; a warm-up as long as the whole run is cut to a tenth of it."""
@@ -35,12 +37,25 @@ class SchedulerConfig:
     decay_percent: float | None = None
     """Decay in percent of the run, 0 to 100; wins over ``decay_steps``."""
 
+    decay_length: int | None = None
+    """``wsd``: steps of the final decay; ``null`` or 0: ``decay_length_percent``."""
+
+    decay_length_percent: float = 10.0
+    """``wsd``: length of the final decay in percent of the run, 0 to 100."""
+
+    decay_shape: str = "linear"
+    """``wsd``: ``linear``, ``cosine`` or ``sqrt`` (1 - sqrt of the progress, as in ModernBERT)."""
+
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
         found = one_of("scheduler.name", self.name, SCHEDULES)
         found += at_least("scheduler.warmup_steps", self.warmup_steps, 0)
         found += at_least("scheduler.total_steps", self.total_steps, 0)
         found += at_least("scheduler.decay_steps", self.decay_steps, 0)
+        found += at_least("scheduler.decay_length", self.decay_length, 0)
+        found += one_of("scheduler.decay_shape", self.decay_shape, DECAY_SHAPES)
+        percent = self.decay_length_percent
+        found += within("scheduler.decay_length_percent", percent, 0, 100)
         found += above("scheduler.num_cycles", self.num_cycles, 0)
         found += within("scheduler.final_lr_ratio", self.final_lr_ratio, 0, 1)
         found += within("scheduler.warmup_percent", self.warmup_percent, 0, 100)

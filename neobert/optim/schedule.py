@@ -1,7 +1,13 @@
-"""The learning rate over a run: linear warm-up, then cosine or linear decay to a floor."""
+"""The learning rate over a run, a pure function of the step.
+
+``cosine`` and ``linear`` decay from the end of the warm-up on. ``wsd`` (warm-up, stable, decay:
+arXiv 2405.18392) holds the full rate until the final decay, whose ``sqrt`` shape,
+``1 - sqrt(progress)``, is ModernBERT's (arXiv 2412.13663, section 2.2). ``constant`` never decays:
+the trunk from which decays branch off.
+"""
 
 from dataclasses import dataclass
-from math import cos, pi
+from math import cos, pi, sqrt
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -20,7 +26,7 @@ class Schedule:
     """A schedule with all its lengths resolved, in optimizer steps."""
 
     name: str
-    """``cosine`` or ``linear``: the shape of the decay."""
+    """One of ``neobert.config.scheduler.SCHEDULES``."""
 
     total: int
     """Steps that percentages refer to."""
@@ -37,6 +43,12 @@ class Schedule:
     num_cycles: float = 0.5
     """Waves of the cosine between warm-up and ``decay_end``; 0.5 falls once."""
 
+    decay_start: int | None = None
+    """First step of the decay; ``None``: the end of the warm-up."""
+
+    decay_shape: str | None = None
+    """Shape of the decay: ``linear``, ``cosine`` or ``sqrt``; ``None``: ``name``."""
+
     warning: str | None = None
     """What was changed of the settings, and why; ``None`` if nothing was."""
 
@@ -44,23 +56,30 @@ class Schedule:
         """Fraction of the full learning rate for update number ``step``, counted from 0."""
         if step < self.warmup:
             return FIRST_FACTOR + (1 - FIRST_FACTOR) * step / self.warmup
+        start = self.warmup if self.decay_start is None else self.decay_start
+        if self.name == "constant" or step < start:
+            return 1.0
         if step >= self.decay_end:
             return self.final_ratio
-        progress = (step - self.warmup) / (self.decay_end - self.warmup)
+        progress = (step - start) / (self.decay_end - start)
         return self.final_ratio + (1 - self.final_ratio) * self._height(progress)
 
     def _height(self, progress: float) -> float:
         """From 1 at ``progress=0`` to 0 at 1."""
-        if self.name == "linear":
+        shape = self.decay_shape or self.name
+        if shape == "linear":
             return 1 - progress
+        if shape == "sqrt":
+            return 1 - sqrt(progress)
         return (1 + cos(2 * pi * self.num_cycles * progress)) / 2
 
 
 def resolve_schedule(config: SchedulerConfig, max_steps: int) -> Schedule:
     """Turn ``scheduler.*`` into numbers of steps for a run of ``max_steps``.
 
-    Percentages win over steps. A warm-up that would fill the run is cut to a tenth of it, with a
-    warning, since the learning rate would never be reached.
+    Percentages win over steps, but ``decay_length`` over its percentage, which has a default. A
+    warm-up that would fill the run is cut to a tenth of it, with a warning, since the learning rate
+    would never be reached; so is a ``wsd`` decay that would begin within the warm-up.
     """
     total = config.total_steps or max_steps
     warmup = config.warmup_steps
@@ -69,22 +88,36 @@ def resolve_schedule(config: SchedulerConfig, max_steps: int) -> Schedule:
     decay_end = config.decay_steps or total
     if config.decay_percent is not None:
         decay_end = int(total * config.decay_percent / 100)
-    warning = None
+    warnings = []
     if warmup >= total:
-        warning = (
+        warnings.append(
             f"scheduler: the warm-up of {warmup} steps would fill the whole run of {total}, so it "
             f"takes a tenth, {total // 10} steps (scheduler.warmup_steps or .warmup_percent)"
         )
-        log.warning("%s", warning)
         warmup = total // 10
+    decay_end = max(decay_end, warmup + 1)
+    decay_start, decay_shape = None, None
+    if config.name.lower() == "wsd":
+        decay_shape = config.decay_shape
+        length = config.decay_length or round(total * config.decay_length_percent / 100)
+        decay_start = max(decay_end - length, warmup)
+        if decay_end - length < warmup:
+            warnings.append(
+                f"scheduler: the decay of {length} steps would begin before the warm-up ends, so "
+                f"it takes {decay_end - warmup} steps (scheduler.decay_length or .warmup_steps)"
+            )
+    for warning in warnings:
+        log.warning("%s", warning)
     return Schedule(
         name=config.name.lower(),
         total=total,
         warmup=warmup,
-        decay_end=max(decay_end, warmup + 1),
+        decay_end=decay_end,
         final_ratio=config.final_lr_ratio,
         num_cycles=config.num_cycles,
-        warning=warning,
+        decay_start=decay_start,
+        decay_shape=decay_shape,
+        warning="; ".join(warnings) or None,
     )
 
 

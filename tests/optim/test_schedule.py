@@ -76,3 +76,53 @@ def test_num_cycles_are_waves_between_warm_up_and_end() -> None:
     config = SchedulerConfig(warmup_steps=0, num_cycles=1.0, final_lr_ratio=0.0)
     schedule = resolve_schedule(config, max_steps=100)
     assert [schedule.factor(t) for t in (0, 25, 50, 75)] == pytest.approx([1, 0.5, 0, 0.5])
+
+
+def numbers_of_wsd(shape: str) -> list[float]:
+    config = SchedulerConfig(
+        name="wsd", warmup_steps=4, decay_length=4, decay_shape=shape, final_lr_ratio=0.2
+    )
+    schedule = resolve_schedule(config, max_steps=20)
+    return [schedule.factor(step) for step in (0, 4, 16, 17, 18, 19, 20, 21)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "decay"),
+    [
+        ("linear", [0.8, 0.6, 0.4]),
+        ("cosine", [0.882843, 0.6, 0.317157]),
+        ("sqrt", [0.6, 0.434315, 0.307180]),
+    ],
+)
+def test_wsd_is_flat_between_warm_up_and_the_final_decay(shape: str, decay: list[float]) -> None:
+    expected = [1e-4, 1, 1, *decay, 0.2, 0.2]
+    assert numbers_of_wsd(shape) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "start", "end"),
+    [
+        ({}, 90, 100),
+        ({"decay_length_percent": 25.0}, 75, 100),
+        ({"decay_length": 40, "decay_length_percent": 25.0}, 60, 100),
+        ({"decay_length": 40, "decay_steps": 80}, 40, 80),
+    ],
+)
+def test_where_the_wsd_decay_begins(settings: dict[str, float], start: int, end: int) -> None:
+    config = SchedulerConfig(name="wsd", warmup_steps=10, **settings)
+    schedule = resolve_schedule(config, max_steps=100)
+    assert (schedule.decay_start, schedule.decay_end) == (start, end)
+    assert schedule.warning is None
+
+
+def test_a_wsd_decay_that_would_begin_within_the_warm_up_is_cut() -> None:
+    config = SchedulerConfig(name="wsd", warmup_steps=30, decay_length=90)
+    schedule = resolve_schedule(config, max_steps=100)
+    assert schedule.decay_start == 30
+    assert schedule.warning is not None
+    assert "takes 70 steps" in schedule.warning
+
+
+def test_a_constant_schedule_never_decays() -> None:
+    schedule = resolve_schedule(SchedulerConfig(name="constant", warmup_steps=2), max_steps=10)
+    assert [schedule.factor(step) for step in (0, 2, 9, 10, 50)] == [1e-4, 1, 1, 1, 1]
