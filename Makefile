@@ -77,23 +77,23 @@ test-liger: .venv-liger/.installed ## Liger's kernels against ours, in Triton's 
 check: setup ## ruff, format, mypy, import-linter, codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy neobert
+	$(BIN)/mypy neobert benchmarks docs/generate.py
 	$(BIN)/lint-imports
-	$(BIN)/codespell neobert conf tests docs README.md CONTRIBUTING.md CHANGELOG.md
+	$(BIN)/codespell neobert benchmarks conf tests docs README.md CONTRIBUTING.md CHANGELOG.md
 
 bench: setup ## Our training against HF Trainer on this CPU: docs/benchmarks/cpu.md, under ten minutes
-	$(BIN)/python -m neobert.tools.bench
+	$(BIN)/python -m benchmarks.pretraining
 
 bench-gpu: setup ## The same on one NVIDIA GPU: docs/benchmarks/gpu.md, under ten minutes
-	$(BIN)/python -m neobert.tools.bench --gpu
+	$(BIN)/python -m benchmarks.pretraining --gpu
 
 format: setup ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 docs: setup ## Write docs/configuration.md and docs/parity.md anew
-	$(BIN)/python -m neobert.tools.generate_docs
+	$(BIN)/python docs/generate.py
 
 clean: ## Remove caches and build outputs; runs and .venv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
-	find neobert tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find neobert benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +

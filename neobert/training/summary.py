@@ -44,8 +44,9 @@ def command_line() -> list[str]:
     """This process's command as a user would type it."""
     program = Path(sys.argv[0])
     parts = program.with_suffix("").parts
-    if program.suffix == ".py" and "neobert" in parts:
-        first = len(parts) - 1 - parts[::-1].index("neobert")
+    packages = [i for i, part in enumerate(parts) if part in ("neobert", "benchmarks")]
+    if program.suffix == ".py" and packages:
+        first = packages[-1]
         module = ".".join(part for part in parts[first:] if part != "__main__")
         return ["python", "-m", module, *sys.argv[1:]]
     return [program.name, *sys.argv[1:]]

@@ -2,10 +2,10 @@
 
 import pytest
 
+from docs.generate import pages, proofs_by_key, reference_keys
 from neobert.config.root import Config
 from neobert.config.store import field_types, section_of
 from neobert.config.values import described
-from neobert.tools.generate_docs import pages, proofs_by_key, reference_keys
 
 NAMES = {
     "str": "text",

@@ -7,7 +7,7 @@ from neobert.training.summary import command_line
     ("program", "module"),
     [
         ("/somewhere/neobert/neobert/train.py", "neobert.train"),
-        ("neobert/tools/bench_encode.py", "neobert.tools.bench_encode"),
+        ("/somewhere/neobert/benchmarks/encode.py", "benchmarks.encode"),
         ("/site-packages/neobert/export/__main__.py", "neobert.export"),
     ],
 )

@@ -1,6 +1,6 @@
 import pytest
 
-from neobert.tools.bench_report import (
+from benchmarks.report import (
     GEMM_BF16,
     GEMM_FP32,
     OUR_RUNS,

@@ -2,7 +2,7 @@
 
 ``make bench`` (CPU) and ``make bench-gpu``. Every row of its table is a real run in a process of
 its own: ours ``python -m neobert.train`` with other settings, the peers'
-:mod:`neobert.tools.bench_peers`; same documents, tokenizer, width, depth, vocabulary, share of
+:mod:`benchmarks.peers`; same documents, tokenizer, width, depth, vocabulary, share of
 masked tokens and precision. Useful tokens only: padding is not counted. Writes
 ``<folder>/<device>.json``, ``.md`` and ``.png``; ``--only`` measures some rows anew and keeps the
 others that are there.
@@ -28,10 +28,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from neobert.console import get_logger, show_messages
-from neobert.ops.kernels import cpu_has_bf16
-from neobert.tools.bench_peers import WARM_UP, Job, write_documents
-from neobert.tools.bench_report import (
+from benchmarks.peers import WARM_UP, Job, write_documents
+from benchmarks.report import (
     GEMM_BF16,
     GEMM_FP32,
     OUR_RUNS,
@@ -45,10 +43,12 @@ from neobert.tools.bench_report import (
     with_best_rates,
     write_report,
 )
+from neobert.console import get_logger, show_messages
+from neobert.ops.kernels import cpu_has_bf16
 from neobert.training.cpu import available_cores
 from neobert.training.peak import find_peak, gemm_rate
 
-log = get_logger(__name__)
+log = get_logger("neobert.benchmarks")
 
 CORPUS, VOCABULARY, MASKED = "factbook", 8192, 0.2
 TIMEOUT = 1800
@@ -148,7 +148,7 @@ PEERS = [
 def main() -> None:
     """Run the bench and write what it found."""
     show_messages()
-    parser = argparse.ArgumentParser(prog="neobert.tools.bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pretraining", description=__doc__)
     parser.add_argument("--gpu", action="store_true", help="one GPU instead of the CPU")
     parser.add_argument("--output", type=Path, default=Path("docs/benchmarks"))
     parser.add_argument("--only", default="", help="pattern of rows; others stay")
@@ -316,7 +316,7 @@ def measure_peer(scratch: Path, row: Row, job: Job) -> Row:
     """Run a peer and read what it measured."""
     path = scratch / f"{job.model}-{job.mode}.json"
     path.write_text(json.dumps(asdict(job)))
-    problem = run([sys.executable, "-m", "neobert.tools.bench_peers", str(path)])
+    problem = run([sys.executable, "-m", "benchmarks.peers", str(path)])
     if problem is not None:
         return replace(row, failed=problem)
     found = json.loads(path.with_suffix(".measured.json").read_text())

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 from pyarrow import parquet
 
-from neobert.tools.bench_data import VOCABULARY, random_documents, resident, write_ids
+from benchmarks.data import VOCABULARY, random_documents, resident, write_ids
 
 
 def test_the_documents_of_the_large_store_are_as_many_tokens_as_asked() -> None:

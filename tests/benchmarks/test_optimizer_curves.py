@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.optimizer_curves import best_rates, main, read_curves
 from neobert.config.compose import compose_config
 from neobert.config.store import save_config
-from neobert.tools.optim_report import best_rates, main, read_curves
 
 HEADER = (
     "step,eval/loss,train/tokens,train/tokens_per_sec,train/cores_busy,"

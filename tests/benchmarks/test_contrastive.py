@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.contrastive import JOBS, OURS, PADDED, Job, main
 from neobert.export.write import export
-from neobert.tools.bench_contrastive import JOBS, OURS, PADDED, Job, main
 from tests.tools.conftest import WORDS
 
 

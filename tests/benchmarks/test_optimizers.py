@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from neobert.tools.bench_optim import main
+from benchmarks.optimizers import main
 
 
 def measured(output: Path, *words: str) -> dict:

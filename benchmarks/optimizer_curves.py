@@ -1,4 +1,4 @@
-"""Optimizers compared: ``python -m neobert.tools.optim_report FOLDER… --output FILE.json``.
+"""Optimizers compared: ``python -m benchmarks.optimizer_curves FOLDER… --output FILE.json``.
 
 Reads all pretraining runs below the folders (of ``python -m neobert.train -m …``). Writes their
 curves as JSON and a plot beside it: evaluation loss over tokens and over seconds of processor time,
@@ -23,7 +23,7 @@ from neobert.console import get_logger, show_messages
 from neobert.training.metrics_file import Row, read_metrics, series
 from neobert.training.run_folder import write_json
 
-log = get_logger("neobert.tools.optim_report")
+log = get_logger("neobert.benchmarks")
 
 NAMES = {"adamw": "AdamW", "adam": "Adam"}
 Points = tuple[list[float], list[float]]
@@ -60,7 +60,7 @@ class Curve:
 def main(argv: list[str] | None = None) -> None:
     """The program."""
     show_messages()
-    parser = argparse.ArgumentParser(prog="neobert.tools.optim_report", description=__doc__)
+    parser = argparse.ArgumentParser(prog="benchmarks.optimizer_curves", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--output", type=Path, required=True, help="JSON; the plot lies beside it")
     asked = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Contrastive training measured: ``python -m neobert.tools.bench_contrastive MODEL [PAIRS]``.
+"""Contrastive training measured: ``python -m benchmarks.contrastive MODEL [PAIRS]``.
 
 MODEL is a folder of ``python -m neobert.export``, PAIRS a file of JSON lines with ``query`` and
 ``positive``; without it, the pairs of the World Factbook are taken. This package and
@@ -25,7 +25,7 @@ from pathlib import Path
 from neobert.console import get_logger, show_messages
 from neobert.training.summary import command_line, origin, peak_memory_mib
 
-log = get_logger("neobert.tools.bench_contrastive")
+log = get_logger("neobert.benchmarks")
 
 OURS, THEIRS = "ours", "sentence_transformers"
 TUNED, PADDED = "sentence_transformers_tuned", "sentence_transformers_padded"
@@ -101,7 +101,7 @@ def _factbook(file: Path) -> Path:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m neobert.tools.bench_contrastive")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.contrastive")
     parser.add_argument("model", nargs="?")
     parser.add_argument("pairs", nargs="?")
     parser.add_argument("--batch", type=int, default=64)
@@ -173,7 +173,7 @@ def plot(found: Mapping[str, object], picture: Path) -> None:
 
 
 def _in_a_process(job: Job) -> Measured:
-    command = [sys.executable, "-m", "neobert.tools.bench_contrastive", "--job"]
+    command = [sys.executable, "-m", "benchmarks.contrastive", "--job"]
     done = subprocess.run(
         [*command, json.dumps(asdict(job))], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -227,7 +227,7 @@ def _ours(job: Job) -> Measured:
 def _sentence_transformers(job: Job, attention: str = "sdpa") -> Measured:
     from datasets import load_dataset
 
-    from neobert.tools.sentence_transformers_training import Training, train
+    from benchmarks.sentence_transformers_peer import Training, train
 
     data = load_dataset("json", data_files=job.pairs, split="train")
     data = data.select_columns(["query", "positive"]).shuffle(seed=0)

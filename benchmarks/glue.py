@@ -1,4 +1,4 @@
-"""``python -m neobert.tools.bench_glue``: how fast fine-tuning is, packed, padded, and with HF.
+"""``python -m benchmarks.glue``: how fast fine-tuning is, packed, padded, and with HF.
 
 Trains on documents of the lengths of real texts (``--data`` and ``--tokenizer``; the ids are made
 up, since only lengths matter for speed) and prints useful tokens per second: those of text, padding
@@ -34,7 +34,7 @@ from neobert.model.encoder import Encoder
 from neobert.model.heads import SequenceClassifier
 from neobert.optim.build import build_optimizer
 
-log = get_logger("neobert.tools.bench_glue")  # __name__ is __main__ here
+log = get_logger("neobert.benchmarks")
 
 VOCABULARY = 8192
 PAD = 0
@@ -207,7 +207,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m neobert.tools.bench_glue")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.glue")
     parser.add_argument("--data", type=Path, help="JSON lines with a column `sentence`")
     parser.add_argument("--tokenizer", type=Path, help="folder of weights with their tokenizer")
     parser.add_argument("--examples", type=int, default=512)

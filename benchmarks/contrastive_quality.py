@@ -1,4 +1,4 @@
-"""A contrastive run's twin: ``python -m neobert.tools.bench_contrastive_quality RUN --output DIR``.
+"""A contrastive run's twin: ``python -m benchmarks.contrastive_quality RUN --output DIR``.
 
 sentence-transformers trains the weights that RUN started from on the batches that RUN saw, in their
 order, with its loss, rates and lengths. DIR gets the trained model, which ``task=mteb
@@ -32,16 +32,16 @@ from neobert.training.cpu import keep_freed_memory
 from neobert.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from neobert.tools.sentence_transformers_training import Training
+    from benchmarks.sentence_transformers_peer import Training
 
-log = get_logger("neobert.tools.bench_contrastive_quality")
+log = get_logger("neobert.benchmarks")
 
 HELD_OUT = "held_out.jsonl"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train the twin; 2 if the run cannot have one."""
-    parser = argparse.ArgumentParser(prog="python -m neobert.tools.bench_contrastive_quality")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.contrastive_quality")
     parser.add_argument("run", type=Path, help="a finished run of task=contrastive")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args(argv)
@@ -69,8 +69,8 @@ def train_twin(config: Config, output: Path) -> None:
     pairs = list(pairs_in_order(data, texts))
     log.info("%s: %d pairs in %d steps", output, len(pairs), data.total_steps)
     # Imported late: they take seconds, and wrong settings are answered at once.
+    from benchmarks.sentence_transformers_peer import train
     from neobert.export.write import export
-    from neobert.tools.sentence_transformers_training import train
 
     with tempfile.TemporaryDirectory() as scratch:
         exported = Path(scratch) / "start"
@@ -114,7 +114,7 @@ def write_held_out(
 
 
 def _training(config: Config, steps: int) -> "Training":
-    from neobert.tools.sentence_transformers_training import Training
+    from benchmarks.sentence_transformers_peer import Training
 
     schedule = resolve_schedule(config.scheduler, steps)
     optimizer = config.optimizer

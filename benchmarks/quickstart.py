@@ -1,4 +1,4 @@
-"""``python -m neobert.tools.bench_quickstart``: the figures of docs/benchmarks/quickstart.md.
+"""``python -m benchmarks.quickstart``: the figures of docs/benchmarks/quickstart.md.
 
 Seconds from a command to its answer (a typo, ``--cfg job``, ``--help``) and to the first optimizer
 step; tokens per second of the quickstart packed and unpacked, in fp32 and in bf16; and where the
@@ -27,7 +27,7 @@ from neobert.training.cpu import tune_cpu_if_asked
 from neobert.training.run_folder import open_run_folder
 from neobert.training.trainer import ModelCard, Plan, build_trainer
 
-log = get_logger("neobert.tools.bench_quickstart")  # __name__ is __main__ here
+log = get_logger("neobert.benchmarks")
 
 COMMANDS = {
     "a typo": ("trainer.max_stepz=3",),
@@ -62,7 +62,7 @@ WHOLE = "run_training_batch"
 def main() -> None:
     """Measure, print, write ``quickstart.json``."""
     show_messages()
-    parser = argparse.ArgumentParser(prog="python -m neobert.tools.bench_quickstart")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quickstart")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("docs/benchmarks"))
     arguments = parser.parse_args()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from neobert.tools.bench_encode import (
+from benchmarks.encode import (
     BERT,
     EXPORTED,
     IN_ORDER,

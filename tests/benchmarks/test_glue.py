@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from neobert.tools.bench_glue import batches_of, lengths_of, main, padded
+from benchmarks.glue import batches_of, lengths_of, main, padded
 
 
 def test_padding_fills_up_to_the_longest() -> None:

@@ -1,6 +1,6 @@
 """Cost of an optimizer step: ours against looping ``torch.optim.Muon``, on a model's matrices.
 
-``python -m neobert.tools.bench_optim --output docs/benchmarks/optimizers.json``
+``python -m benchmarks.optimizers --output docs/benchmarks/optimizers.json``
 
 No training: random gradients, the step alone, the variants in turn so that a busy machine hits all.
 torch's loop visits one matrix after the other, so where it takes too long (bf16 on a CPU that has
@@ -29,7 +29,7 @@ from neobert.optim.muon import MuonClip
 from neobert.training.cpu import tune_cpu
 from neobert.training.run_folder import write_json
 
-log = get_logger("neobert.tools.bench_optim")
+log = get_logger("neobert.benchmarks")
 
 TORCH = "torch.optim.Muon + AdamW"
 VOCABULARY = 1024
@@ -41,7 +41,7 @@ Named = list[tuple[str, nn.Parameter]]
 def main(argv: list[str] | None = None) -> None:
     """The program."""
     show_messages()
-    parser = argparse.ArgumentParser(prog="neobert.tools.bench_optim", description=__doc__)
+    parser = argparse.ArgumentParser(prog="benchmarks.optimizers", description=__doc__)
     parser.add_argument("--hidden-size", type=int, default=768)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--torch-layers", type=int, help="for torch's loop; default: all")

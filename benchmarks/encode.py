@@ -1,4 +1,4 @@
-"""Sentences per second, packed against padded: ``python -m neobert.tools.bench_encode RUN``.
+"""Sentences per second, packed against padded: ``python -m benchmarks.encode RUN``.
 
 The same weights encode the same texts of varying lengths in four ways: by
 :class:`neobert.model.encode.TextEncoder`; by ``SentenceTransformer.encode`` from the folder that
@@ -40,7 +40,7 @@ from neobert.training.summary import command_line, origin, peak_memory_mib
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-log = get_logger("neobert.tools.bench_encode")
+log = get_logger("neobert.benchmarks")
 
 PACKED = "packed (TextEncoder)"
 EXPORTED = "sentence-transformers, exported folder"
@@ -267,7 +267,7 @@ def _added(encoder: TextEncoder, count: int) -> float:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     arguments = argparse.ArgumentParser(
-        prog="python -m neobert.tools.bench_encode",
+        prog="python -m benchmarks.encode",
         description="Packed encoding against SentenceTransformer.encode with the same weights.",
     )
     arguments.add_argument("model", type=Path, help="a run or one of its checkpoints")

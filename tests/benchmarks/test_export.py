@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from neobert.tools.bench_export import (
+from benchmarks.export import (
     LONGEST,
     ROWS,
     Speed,

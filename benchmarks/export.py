@@ -1,6 +1,6 @@
 """Speed of an exported model beside transformers' ModernBertModel of equal size, and its loading.
 
-``python -m neobert.tools.bench_export`` writes ``<folder>/export.json`` and ``export.md``. The two
+``python -m benchmarks.export`` writes ``<folder>/export.json`` and ``export.md``. The two
 models take turns on the same batches with one thread, and the time is that of the CPU spent, which
 other programs on the machine change little. Medians over the rounds are reported. Loading is
 measured in a process of its own per way.
@@ -34,7 +34,7 @@ from neobert.model.pretrained import load_encoder
 from neobert.ops.kernels import cpu_has_bf16
 from neobert.ops.swiglu import swiglu_width
 
-log = get_logger("neobert.tools.bench_export")
+log = get_logger("neobert.benchmarks")
 
 ROWS, LONGEST, VOCABULARY = 8, 128, 8192
 SHAPE: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6}
@@ -141,7 +141,7 @@ def measure_loading() -> dict[str, dict[str, float]]:
         config.auto_map = {auto: f"{MODULE}.{name}" for auto, name in CLASSES.items()}
         NeoBERT(config).save_pretrained(folder)
         (folder / f"{MODULE}.py").write_bytes(Path(modeling_neobert.__file__).read_bytes())
-        command = [sys.executable, "-m", "neobert.tools.bench_export", "--folder", str(folder)]
+        command = [sys.executable, "-m", "benchmarks.export", "--folder", str(folder)]
         found = {}
         for way in WAYS:
             done = subprocess.run(
@@ -188,7 +188,7 @@ def report(speeds: list[Speed], loading: dict[str, dict[str, float]]) -> str:
     lines = [
         "# An exported model beside ModernBertModel",
         "",
-        f"`python -m neobert.tools.bench_export` on {platform.machine()}, "
+        f"`python -m benchmarks.export` on {platform.machine()}, "
         f"one thread, torch {torch.__version__}, transformers "
         f"{transformers.__version__}, neobert {neobert.__version__}; `attn_implementation` sdpa.",
         f"Width {SHAPE['hidden_size']}, {SHAPE['num_hidden_layers']} layers, {ours:.1f} and "
@@ -223,7 +223,7 @@ def report(speeds: list[Speed], loading: dict[str, dict[str, float]]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and write the page."""
-    arguments = argparse.ArgumentParser(prog="python -m neobert.tools.bench_export")
+    arguments = argparse.ArgumentParser(prog="python -m benchmarks.export")
     arguments.add_argument("--folder", type=Path, default=Path("docs/benchmarks"))
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--load", choices=WAYS, help=argparse.SUPPRESS)

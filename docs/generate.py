@@ -13,9 +13,9 @@ from pathlib import Path
 from neobert.config.help import sections, shown
 from neobert.console import get_logger, show_messages
 
-log = get_logger(__name__)
+log = get_logger("neobert.docs")
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 TESTS = ROOT / "tests"
 REFERENCE_KEYS = TESTS / "config" / "reference_keys.txt"
 

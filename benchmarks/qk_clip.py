@@ -1,4 +1,4 @@
-"""Cost of QK-clip in the steps that look: ``python -m neobert.tools.bench_qk_clip --output FILE``.
+"""Cost of QK-clip in the steps that look: ``python -m benchmarks.qk_clip --output FILE``.
 
 Trains on random documents with the product's own loop, MuonClip and ``clipping_interval=2``: every
 other step measures all attention logits and clips. Each row is one document, so that the share
@@ -34,7 +34,7 @@ from neobert.training.precision import take_batches_as_they_are
 from neobert.training.run_folder import write_json
 from neobert.training.trainer import quiet_libraries
 
-log = get_logger("neobert.tools.bench_qk_clip")
+log = get_logger("neobert.benchmarks")
 
 P = ParamSpec("P")
 
@@ -93,7 +93,7 @@ class Stopwatch(Callback):
 def main(argv: list[str] | None = None) -> None:
     """The program."""
     show_messages()
-    parser = argparse.ArgumentParser(prog="neobert.tools.bench_qk_clip", description=__doc__)
+    parser = argparse.ArgumentParser(prog="benchmarks.qk_clip", description=__doc__)
     parser.add_argument("--shapes", default="192x4,256x6,768x2", help="WIDTHxLAYERS, …")
     parser.add_argument("--row-length", type=int, default=128)
     parser.add_argument("--rows", type=int, default=32)

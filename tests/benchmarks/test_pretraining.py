@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import peers
+from benchmarks import pretraining as bench
+from benchmarks.pretraining import OURS, OURS_ON_GPU, SMALL, SMOKE, choose_setting, common_settings
 from neobert.config.compose import compose_config
 from neobert.model.heads import build_masked_lm
-from neobert.tools import bench, bench_peers
-from neobert.tools.bench import OURS, OURS_ON_GPU, SMALL, SMOKE, choose_setting, common_settings
 
 NAMES = OURS | OURS_ON_GPU
 
@@ -87,7 +88,7 @@ def test_one_gpu_is_measured_however_many_there_are(before, after) -> None:
 
 
 @pytest.fixture
-def job(tmp_path) -> bench_peers.Job:
+def job(tmp_path) -> peers.Job:
     lengths = np.array([3, 700, 5])
     np.savez(tmp_path / "documents.npz", tokens=np.arange(708, dtype=np.int32), lengths=lengths)
     job = bench.peer_jobs(SMALL, choose_setting(on_gpu=False))[0]
@@ -95,18 +96,18 @@ def job(tmp_path) -> bench_peers.Job:
 
 
 def test_chunks_are_cut_from_one_text_and_documents_at_512(job) -> None:
-    chunks = bench_peers.make_rows(replace(job, mode="chunk-128"))
+    chunks = peers.make_rows(replace(job, mode="chunk-128"))
     assert [len(row) for row in chunks] == [128] * 5
     together = np.concatenate(chunks)
     # Each token at most once, whatever the order of the documents.
     assert len(set(together.tolist())) == len(together)
-    documents = bench_peers.make_rows(replace(job, mode="dynamic"))
+    documents = peers.make_rows(replace(job, mode="dynamic"))
     assert sorted(map(len, documents)) == [3, 5, 512]
 
 
 @pytest.mark.parametrize("model", ["modernbert", "bert"])
 def test_peers_are_as_large_as_our_model(job, model) -> None:
-    peer = bench_peers.build_model(replace(job, model=model))
+    peer = peers.build_model(replace(job, model=model))
     words = common_settings(SMALL, Path("run"), OURS["packed"], use_cpu=True)
     with torch.device("meta"):
         ours = build_masked_lm(compose_config(words).model, 8192, 0)

@@ -1,4 +1,4 @@
-"""How fast the data stream is, and what it costs: ``python -m neobert.tools.bench_data``.
+"""How fast the data stream is, and what it costs: ``python -m benchmarks.data``.
 
 Each measurement runs in a process of its own and prints one line of JSON:
 
@@ -43,7 +43,7 @@ Figures = dict[str, float | str]
 
 def main() -> None:
     """Run the measurements that are asked for, each in a fresh process, and print their figures."""
-    parser = argparse.ArgumentParser(prog="python -m neobert.tools.bench_data")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.data")
     parser.add_argument("--only", choices=MEASUREMENTS, action="append")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/neobert-bench-data"))
     parser.add_argument("--documents", type=int, default=1_000_000, help="of resume")
@@ -56,7 +56,7 @@ def main() -> None:
             sys.stdout.write(json.dumps({name: measure(name, options)}) + "\n")
         else:
             words = [word for word in sys.argv[1:] if word not in ("--only", *MEASUREMENTS)]
-            command = [sys.executable, "-m", "neobert.tools.bench_data", "--here", "--only", name]
+            command = [sys.executable, "-m", "benchmarks.data", "--here", "--only", name]
             subprocess.run([*command, *words], check=True)
         sys.stdout.flush()
 
@@ -178,7 +178,7 @@ def measure_memory(folder: Path, tokens: int) -> Figures:
 
 def measure_in_fresh_process(folder: Path, tokens: int) -> Figures:
     """:func:`measure_memory` once more, where making the store has left nothing in memory."""
-    command = [sys.executable, "-m", "neobert.tools.bench_data", "--here", "--only", "memory"]
+    command = [sys.executable, "-m", "benchmarks.data", "--here", "--only", "memory"]
     command += ["--folder", str(folder), "--tokens", str(tokens)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     figures: Figures = json.loads(done.stdout.splitlines()[-1])["memory"]

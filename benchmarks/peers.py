@@ -1,6 +1,6 @@
 """The bench's peers: Hugging Face's ``Trainer`` as its ``run_mlm`` example uses it.
 
-``python -m neobert.tools.bench_peers JOB.json`` trains one model in one mode and writes what it
+``python -m benchmarks.peers JOB.json`` trains one model in one mode and writes what it
 measured beside the job. A process of its own, so that its memory is its own.
 
 Modes: ``dynamic`` (a document per row, padded to the longest of the batch, at most 512 tokens),

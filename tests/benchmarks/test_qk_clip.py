@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.qk_clip import main
 from neobert.model.attention import SelfAttention
-from neobert.tools.bench_qk_clip import main
 
 
 def test_steps_with_and_without_a_look_are_timed(

@@ -7,6 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.contrastive_quality import (
+    HELD_OUT,
+    all_texts,
+    main,
+    pairs_in_order,
+    write_held_out,
+)
 from neobert.config.compose import compose_config
 from neobert.config.store import save_config
 from neobert.model.pretrained import load_encoder
@@ -14,13 +21,6 @@ from neobert.tasks import run
 from neobert.tasks.contrastive.data import ContrastiveDataModule
 from neobert.tasks.contrastive.prepare import text_number
 from neobert.tasks.contrastive.start import open_start
-from neobert.tools.bench_contrastive_quality import (
-    HELD_OUT,
-    all_texts,
-    main,
-    pairs_in_order,
-    write_held_out,
-)
 from tests.tools.conftest import WORDS
 
 
