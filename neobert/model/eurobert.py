@@ -1,0 +1,220 @@
+"""NeoBERT and ``eurobert`` of transformers (from 5.3): one architecture, two sets of names.
+
+Both are pre-norm encoders with RMSNorm, SwiGLU and RoPE and without biases. They differ in the
+names of settings and weights, in that ``eurobert`` keeps Q, K and V apart, and in the channel order
+of RoPE: pairs are interleaved here and halves there, so the rows of Q and K are permuted. The
+conversion is exact both ways. ``ultrabert`` (from transformers 5.20) has the same block under the
+same names.
+
+Letters: H heads, D head width, E model width.
+"""
+
+import re
+from collections.abc import Mapping
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from neobert.config.model import ModelConfig
+from neobert.ops.swiglu import swiglu_width
+
+MODEL_TYPE = "eurobert"
+
+IN_BLOCK = {
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "wo": "self_attn.o_proj",
+    "ffn.w1": "mlp.gate_proj",
+    "ffn.w2": "mlp.up_proj",
+    "ffn.w3": "mlp.down_proj",
+}
+AROUND_BLOCKS = {"encoder": "embed_tokens", "layer_norm": "norm"}
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+BLOCK = re.compile(r"transformer_encoder\.(\d+)\.(.+)\.weight")
+EUROBERT_BLOCK = re.compile(r"layers\.(\d+)\.(.+)\.weight")
+
+
+def reasons_unsupported(config: ModelConfig) -> list[str]:
+    """Why an encoder of these settings has no ``eurobert`` equivalent; empty if it has one."""
+    settings = {
+        "nGPT": config.ngpt,
+        "learned positions": not config.rope,
+        "LayerNorm": not config.rms_norm,
+        "GELU": config.hidden_act.lower() != "swiglu",
+    }
+    return [name for name, applies in settings.items() if applies]
+
+
+def eurobert_weights(weights: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]:
+    """Weights under their ``eurobert`` names, from those of the published NeoBERT layout.
+
+    The names may have the prefix ``model.`` or not; names of heads other than the decoder stay.
+    """
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        prefix, rest = _split_prefix(name)
+        block = BLOCK.fullmatch(rest)
+        if block is None:
+            renamed[prefix + _around_blocks(rest, AROUND_BLOCKS, "decoder", "lm_head")] = tensor
+            continue
+        layer = f"{prefix}layers.{block[1]}."
+        if block[2] == "qkv":
+            for part, rows in zip(PROJECTIONS, _split_qkv(tensor, num_heads), strict=True):
+                renamed[f"{layer}self_attn.{part}.weight"] = rows
+        else:
+            renamed[f"{layer}{IN_BLOCK[block[2]]}.weight"] = tensor
+    return renamed
+
+
+def neobert_weights(weights: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]:
+    """The inverse of :func:`eurobert_weights`. Raises ``ValueError`` for an unknown weight."""
+    ours = {theirs: name for name, theirs in IN_BLOCK.items()}
+    around = {theirs: name for name, theirs in AROUND_BLOCKS.items()}
+    renamed: dict[str, Tensor] = {}
+    projections: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in weights.items():
+        prefix, rest = _split_prefix(name)
+        block = EUROBERT_BLOCK.fullmatch(rest)
+        if block is None:
+            renamed[prefix + _around_blocks(rest, around, "lm_head", "decoder")] = tensor
+            continue
+        layer, part = f"{prefix}transformer_encoder.{block[1]}.", block[2]
+        if part.startswith("self_attn.") and part.removeprefix("self_attn.") in PROJECTIONS:
+            projections.setdefault(layer, {})[part.removeprefix("self_attn.")] = tensor
+        elif part in ours:
+            renamed[f"{layer}{ours[part]}.weight"] = tensor
+        else:
+            raise ValueError(f"unexpected weight {name}")
+    for layer, parts in projections.items():
+        if missing := [part for part in PROJECTIONS if part not in parts]:
+            raise ValueError(f"{layer} lacks {', '.join(missing)}")
+        renamed[f"{layer}qkv.weight"] = _join_qkv([parts[part] for part in PROJECTIONS], num_heads)
+    return renamed
+
+
+def eurobert_config(config: ModelConfig) -> dict[str, object]:
+    """The settings of ``config.json`` that describe the encoder."""
+    rope = {"rope_type": "default", "rope_theta": config.rope_theta}
+    return {
+        "model_type": MODEL_TYPE,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_attention_heads,
+        "head_dim": config.hidden_size // config.num_attention_heads,
+        "intermediate_size": swiglu_width(config.intermediate_size),
+        "hidden_act": "silu",
+        "max_position_embeddings": config.max_position_embeddings,
+        "rms_norm_eps": config.norm_eps,
+        "rope_parameters": rope,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "attention_dropout": config.dropout_prob,
+        "initializer_range": config.decoder_init_range,
+    }
+
+
+def neobert_config(values: Mapping[str, object]) -> dict[str, object]:
+    """The published NeoBERT's settings, from those of an ``eurobert`` ``config.json``.
+
+    Raises ``ValueError`` with every reason why this encoder cannot represent the model.
+    """
+    values = {**DEFAULTS, **{name: value for name, value in values.items() if value is not None}}
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    rope = rope if isinstance(rope, dict) else {}
+    if problems := _problems(values, rope):
+        raise ValueError("; ".join(problems))
+    width = values["intermediate_size"]
+    assert isinstance(width, int)
+    return {
+        "hidden_size": values["hidden_size"],
+        "num_hidden_layers": values["num_hidden_layers"],
+        "num_attention_heads": values["num_attention_heads"],
+        "intermediate_size": width * 3 // 2,  # SwiGLU takes two thirds of it
+        "max_position_embeddings": values["max_position_embeddings"],
+        "vocab_size": values["vocab_size"],
+        "norm_eps": values["rms_norm_eps"],
+        "rope_theta": rope.get("rope_theta") or values["rope_theta"],
+        "tie_word_embeddings": values["tie_word_embeddings"],
+        "pad_token_id": values["pad_token_id"],
+        "rope": True,
+        "rms_norm": True,
+        "hidden_act": "swiglu",
+    }
+
+
+DEFAULTS: dict[str, object] = {
+    "vocab_size": 128256,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "pad_token_id": 128001,
+    "hidden_act": "silu",
+}
+"""``EuroBertConfig``'s defaults, for keys that a ``config.json`` leaves out."""
+
+
+def _problems(values: Mapping[str, object], rope: Mapping[str, object]) -> list[str]:
+    sizes = ("hidden_size", "num_attention_heads", "intermediate_size")
+    problems = [
+        f"{name} is {values[name]!r}, not a positive integer"
+        for name in sizes
+        if type(values[name]) is not int or int(str(values[name])) < 1
+    ]
+    if problems:
+        return problems
+    width, heads, inner = (int(str(values[name])) for name in sizes)
+    groups = values.get("num_key_value_heads", heads)
+    if groups != heads:
+        problems.append(
+            f"num_key_value_heads is {groups} with {heads} heads: grouped-query attention, which "
+            "NeoBERT does not have"
+        )
+    if values.get("head_dim", width // heads) != width / heads:
+        problems.append(f"head_dim is {values['head_dim']}, not hidden_size / num_attention_heads")
+    if inner % 8:
+        problems.append(f"intermediate_size is {inner}, not a multiple of 8")
+    if values["hidden_act"] not in ("silu", "swish"):
+        problems.append(f"hidden_act is {values['hidden_act']!r}, not 'silu'")
+    for name in ("attention_bias", "mlp_bias"):
+        if values.get(name):
+            problems.append(f"{name} is true: NeoBERT's layers have no biases")
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind != "default":
+        problems.append(f"rope_type is {kind!r}, not 'default'")
+    return problems
+
+
+def _split_prefix(name: str) -> tuple[str, str]:
+    prefix = "model." if name.startswith("model.") else ""
+    return prefix, name.removeprefix("model.")
+
+
+def _around_blocks(name: str, names: Mapping[str, str], old: str, new: str) -> str:
+    module, _, rest = name.partition(".")
+    return f"{({**names, old: new}).get(module, module)}.{rest}"
+
+
+def _order(head_width: int) -> list[int]:
+    """Channels of a head as halves: the even ones, then the odd ones."""
+    return list(chain(range(0, head_width, 2), range(1, head_width, 2)))
+
+
+def _split_qkv(qkv: Tensor, num_heads: int) -> list[Tensor]:
+    """(3E, E), grouped per head, to Q, K and V of (E, E) each."""
+    parts = qkv.unflatten(0, (num_heads, 3, -1))  # (H, 3, D, E)
+    order = _order(parts.shape[2])
+    q, k, v = parts.unbind(1)
+    return [part.flatten(0, 1).contiguous() for part in (q[:, order], k[:, order], v)]
+
+
+def _join_qkv(parts: list[Tensor], num_heads: int) -> Tensor:
+    q, k, v = (part.unflatten(0, (num_heads, -1)) for part in parts)  # (H, D, E)
+    back = torch.tensor(_order(q.shape[1])).argsort()
+    return torch.stack((q[:, back], k[:, back], v), dim=1).flatten(0, 2)
