@@ -9,7 +9,7 @@ EXTRAS ?= dev,eval,sweep,deepspeed$(if $(GPU),$(comma)liger)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart glue test test-fast test-gpu test-liger venv-transformers4 test-transformers4 check bench bench-gpu format docs clean
+.PHONY: help setup quickstart glue test test-fast test-gpu test-liger venv-transformers4 test-transformers4 check bench bench-gpu format docs lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -93,6 +93,18 @@ format: setup ## Format the code and mend what ruff can mend
 
 docs: setup ## Write docs/configuration.md and docs/parity.md anew
 	$(BIN)/python docs/generate.py
+
+# torch is left out, and triton, which comes with it: which build is right depends on the machine.
+LOCKED := $(foreach extra,dev eval sweep deepspeed corpora,--extra $(extra))
+lock: .venv-lock/bin/uv ## Write requirements.lock: all versions with hashes, torch apart; UPGRADE=1 for the newest
+	printf 'torch\ntriton\n' > .venv-lock/excluded.txt
+	.venv-lock/bin/uv pip compile pyproject.toml $(LOCKED) --universal --python-version 3.11 --generate-hashes \
+		--constraint constraints.txt --excludes .venv-lock/excluded.txt $(if $(UPGRADE),--upgrade) \
+		--custom-compile-command "make lock" --output-file requirements.lock --quiet
+
+.venv-lock/bin/uv:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip --disable-pip-version-check install --quiet uv
 
 clean: ## Remove caches and build outputs; runs and .venv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
