@@ -28,8 +28,9 @@ from transformers import ModernBertConfig, ModernBertModel, PreTrainedModel
 import neobert
 from neobert.console import get_logger, show_messages
 from neobert.export import modeling_neobert
-from neobert.export.convert import CLASSES, MODULE, write_json
+from neobert.export.convert import CLASSES, MODULE
 from neobert.export.modeling_neobert import NeoBERT, NeoBERTConfig
+from neobert.files import write_json
 from neobert.model.pretrained import load_encoder
 from neobert.ops.kernels import cpu_has_bf16
 from neobert.ops.swiglu import swiglu_width

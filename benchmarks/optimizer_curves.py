@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
 from neobert.config.store import load_config_file
 from neobert.console import get_logger, show_messages
+from neobert.files import write_json
 from neobert.training.metrics_file import Row, read_metrics, series
-from neobert.training.run_folder import write_json
 
 log = get_logger("neobert.benchmarks")
 

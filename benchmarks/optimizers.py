@@ -22,12 +22,12 @@ from torch import nn
 from neobert.config.model import ModelConfig
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
 from neobert.console import get_logger, show_messages
+from neobert.files import write_json
 from neobert.model.heads import build_masked_lm
 from neobert.optim.build import build_optimizer
 from neobert.optim.groups import MUON, owner_of
 from neobert.optim.muon import MuonClip
 from neobert.training.cpu import tune_cpu
-from neobert.training.run_folder import write_json
 
 log = get_logger("neobert.benchmarks")
 

@@ -23,6 +23,7 @@ from neobert.config.model import ModelConfig
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
 from neobert.config.scheduler import SchedulerConfig
 from neobert.console import get_logger, show_messages
+from neobert.files import write_json
 from neobert.model.attention import SelfAttention
 from neobert.model.heads import build_masked_lm
 from neobert.ops.kernels import cpu_has_bf16
@@ -31,7 +32,6 @@ from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSetti
 from neobert.training.callbacks.qk_clip import QKClip
 from neobert.training.cpu import tune_cpu
 from neobert.training.precision import take_batches_as_they_are
-from neobert.training.run_folder import write_json
 from neobert.training.trainer import quiet_libraries
 
 log = get_logger("neobert.benchmarks")

@@ -2,13 +2,9 @@
 
 from collections.abc import Collection
 
+from neobert.errors import ConfigError
 
-class ConfigError(ValueError):
-    """Settings or input that cannot be used: ``problems`` holds one line for each."""
-
-    def __init__(self, *problems: str) -> None:
-        self.problems = list(problems)
-        super().__init__("\n".join(self.problems))
+__all__ = ["ConfigError", "above", "at_least", "one_of", "require", "within"]
 
 
 def require(claim: bool, problem: str) -> list[str]:

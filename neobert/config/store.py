@@ -1,6 +1,5 @@
 """Between mappings and ``Config``: fill in, refuse, save, load."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
@@ -14,6 +13,7 @@ from neobert.config.checks import ConfigError
 from neobert.config.legacy import Flat, translate
 from neobert.config.root import Config
 from neobert.config.values import Unfit, convert, described
+from neobert.files import write_atomically
 
 Origin = Callable[[str], str]
 """Where a dotted key was set."""
@@ -48,11 +48,8 @@ def load_config_file(path: str | Path) -> Config:
 
 
 def save_config(config: Config, path: str | Path) -> None:
-    """Write all of ``config`` as YAML; the file is either the old one or complete."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(to_yaml(config))
-    temporary.replace(path)
+    """Write all of ``config`` as YAML, atomically."""
+    write_atomically(Path(path), to_yaml(config))
 
 
 def to_plain(config: Config) -> dict[str, object]:

@@ -4,7 +4,6 @@ A folder's name is a hash of everything its content depends on, so a stale one i
 settings have another name. Several processes may want the same folder at once; one makes it.
 """
 
-import errno
 import json
 import os
 import shutil
@@ -14,9 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from neobert.config.checks import ConfigError
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from neobert.errors import ConfigError
+from neobert.files import TEMPORARY, is_disk_full, publish_folder, root_cause
 
 
 def cache_folder(cache_dir: str | None) -> Path:
@@ -47,26 +45,13 @@ def publish(folder: Path, make: Callable[[Path], None]) -> None:
             if not folder.is_dir():
                 _make(folder, make)
     except Exception as error:
-        if isinstance(error, OSError) or no_room(error):
+        if isinstance(error, OSError) or is_disk_full(error):
             raise cache_is_full(error, folder) from error
         raise
 
 
-def root_cause(error: BaseException) -> BaseException:
-    """The error that the others came from."""
-    while (before := error.__cause__ or error.__context__) is not None:
-        error = before
-    return error
-
-
-def no_room(error: BaseException) -> bool:
-    """Whether a full disk is at the root of ``error``."""
-    cause = root_cause(error)
-    return isinstance(cause, OSError) and cause.errno in NO_ROOM
-
-
 def cache_is_full(error: BaseException, folder: Path | str = "the cache") -> ConfigError:
-    """What to do about :func:`no_room`."""
+    """What to do about :func:`~neobert.files.is_disk_full`."""
     return ConfigError(
         f"{folder} could not be written ({root_cause(error)}); make room, or set "
         "dataset.cache_dir to a folder with room"
@@ -74,24 +59,9 @@ def cache_is_full(error: BaseException, folder: Path | str = "the cache") -> Con
 
 
 def _make(folder: Path, make: Callable[[Path], None]) -> None:
-    temporary = folder.with_name(f".incomplete-{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process; the lock is ours
-    temporary.mkdir()
-    try:
+    start = f"{TEMPORARY}{folder.name}-"
+    for leftover in folder.parent.glob(f"{start}*"):
+        if leftover.name.removeprefix(start).isdigit():  # of a killed process; the lock is ours
+            shutil.rmtree(leftover, ignore_errors=True)
+    with publish_folder(folder) as temporary:
         make(temporary)
-        for file in (one for one in temporary.rglob("*") if one.is_file()):
-            _to_disk(file)
-        temporary.rename(folder)
-        _to_disk(folder.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def _to_disk(path: Path) -> None:
-    """Else a power failure can leave a complete name and zeros in the file, unnoticed."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

@@ -11,7 +11,8 @@ from pyarrow import parquet
 
 from neobert.config.checks import ConfigError
 from neobert.console import get_logger
-from neobert.data.cache import cache_is_full, no_room, root_cause
+from neobert.data.cache import cache_is_full
+from neobert.files import is_disk_full, root_cause
 
 log = get_logger(__name__)
 
@@ -53,7 +54,7 @@ class LocalFiles:
 
     def explain(self, error: BaseException) -> ConfigError:
         """What is the matter, by file and line, when reading ended with ``error``."""
-        if no_room(error):
+        if is_disk_full(error):
             return cache_is_full(error)
         for file in self.files:
             damage = _damage(file, self.kind)

@@ -20,11 +20,12 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.console import get_logger
-from neobert.data.cache import cache_is_full, key_of, no_room, root_cause
+from neobert.data.cache import cache_is_full, key_of
 from neobert.data.corpora import corpus_key, is_packaged, read_corpus
 from neobert.data.files import find_files
 from neobert.data.own_code import loading_code, run_loading_code
 from neobert.data.splits import split_data
+from neobert.files import is_disk_full, root_cause
 
 log = get_logger(__name__)
 
@@ -214,7 +215,7 @@ def _load(config: DatasetConfig, cache: Path) -> tuple[Loaded, str, Explain, lis
             hub_id, config.config, streaming=config.streaming, cache_dir=str(cache / "hub")
         )
     except Exception as error:  # the hub's client raises dozens of kinds
-        if no_room(error):
+        if is_disk_full(error):
             raise cache_is_full(error) from error
         if "script" in str(error):
             raise ConfigError(
@@ -258,7 +259,7 @@ def _parts(loaded: Loaded) -> dict[str, Data]:
 
 
 def _plain_error(error: BaseException) -> ConfigError:
-    if no_room(error):
+    if is_disk_full(error):
         return cache_is_full(error)
     return ConfigError(f"dataset: reading failed ({type(error).__name__}: {root_cause(error)})")
 

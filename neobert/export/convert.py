@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from neobert.config.model import ModelConfig
 from neobert.export.source import Source
+from neobert.files import write_json
 from neobert.model.encoder import Encoder
 from neobert.model.heads import MaskedLM, SequenceClassifier
 
@@ -115,8 +116,3 @@ def _labels(source: Source, count: int) -> dict[str, object]:
         "problem_type": "regression" if regression else "single_label_classification",
         "classifier_dropout": source.settings.glue.classifier_dropout if source.settings else 0.0,
     }
-
-
-def write_json(values: object, path: Path) -> None:
-    """Readable JSON."""
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@ In the layout that its versions from 2 to 6 read.
 
 from pathlib import Path
 
-from neobert.export.convert import write_json
+from neobert.files import write_json
 
 POOLING = {"avg": "mean", "cls": "cls", "max": "max"}
 """``contrastive.pooling`` and its name there."""

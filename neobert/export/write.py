@@ -1,6 +1,5 @@
 """Writes an exported folder: under a temporary name, checked, and only then under its own."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -15,11 +14,11 @@ from neobert.export.convert import (
     MODULE,
     config_json,
     weights,
-    write_json,
     write_tokenizer,
 )
 from neobert.export.embedding import write_sentence_transformers
 from neobert.export.source import SETTINGS, Source, read_source
+from neobert.files import publish_folder, write_json
 from neobert.model.pretrained import PretrainedError
 
 log = get_logger(__name__)
@@ -36,15 +35,9 @@ def export(
     _refuse_existing(output, overwrite)
     source = read_source(path)
     log.info("exporting %s (%s)", source.folder, source.kind.replace("_", " "))
-    temporary = output.with_name(f".{output.name}.incomplete-{os.getpid()}")
-    temporary.mkdir(parents=True)
-    try:
+    with publish_folder(output) as temporary:
         write_folder(source, temporary, name or str(output))
-        findings = run_checks(temporary, source)
-        _publish(temporary, output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return findings
+        return run_checks(temporary, source)
 
 
 def write_folder(source: Source, folder: Path, name: str) -> None:
@@ -81,15 +74,3 @@ def _refuse_existing(output: Path, overwrite: bool) -> None:
             f"{output} is not empty; name another folder, or give --overwrite, which moves what is "
             "there aside"
         )
-
-
-def _publish(temporary: Path, output: Path) -> None:
-    if output.is_dir() and any(output.iterdir()):
-        number = 1
-        while (aside := output.with_name(f"{output.name}.old-{number}")).exists():
-            number += 1
-        output.rename(aside)
-        log.warning("%s held an earlier export, which lies in %s now", output, aside)
-    elif output.is_dir():
-        output.rmdir()
-    temporary.rename(output)

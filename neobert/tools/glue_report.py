@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from neobert.console import get_logger, show_messages
+from neobert.files import replacing, write_atomically
 from neobert.tasks.glue.published import GLUE_8, PUBLISHED
 from neobert.tasks.glue.transfer import read_summary
 
@@ -153,10 +154,9 @@ def plot(results: Sequence[Result], path: Path) -> None:
     axes.set_xticks(range(len(tasks)), tasks)
     axes.set_ylabel("official score, %")
     figure.legend(fontsize="x-small", loc="outside right upper")
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=120)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=120)
     pyplot.close(figure)
-    temporary.replace(path)
 
 
 def as_json(results: Sequence[Result]) -> dict[str, object]:
@@ -189,8 +189,8 @@ def main(words: Sequence[str] | None = None) -> int:
     results = best_results(runs)
     output = arguments.output or arguments.folder
     output.mkdir(parents=True, exist_ok=True)
-    _write(output / "glue.md", markdown(results))
-    _write(output / "glue.json", json.dumps(as_json(results), indent=2) + "\n")
+    write_atomically(output / "glue.md", markdown(results))
+    write_atomically(output / "glue.json", json.dumps(as_json(results), indent=2) + "\n")
     plot(results, output / "glue.png")
     log.info("%s", markdown(results))
     log.info(
@@ -256,12 +256,6 @@ def _published_lines() -> list[str]:
     lines += ["", "Sources:", ""]
     lines += [f"- {row.model}: {row.source}" for row in PUBLISHED]
     return [*lines, "", "Their grids, their transfer and their choice of metric differ from ours."]
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

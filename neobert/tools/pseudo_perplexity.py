@@ -10,7 +10,6 @@ program goes on after the last row. A summary by length and a picture are made a
 
 import argparse
 import csv
-import hashlib
 import json
 import math
 import sys
@@ -29,6 +28,7 @@ from transformers import PreTrainedTokenizerFast
 from neobert.batch import PackedBatch, bounds_of, positions_within
 from neobert.console import get_logger, show_messages
 from neobert.data.saved_tokenizer import saved_tokenizer
+from neobert.files import sha256
 from neobert.model.heads import MaskedLM
 from neobert.model.pretrained import find_weights, load
 from neobert.tools.arguments import SHORTEST, at_least, check_length
@@ -271,7 +271,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         identity = {
             "model": weights_digest(folder),
-            "texts": _sha256(options.texts),
+            "texts": sha256(options.texts),
             "max_length": scorer.max_length,
         }
         score_file(scorer, options.texts, options.output, identity)
@@ -294,12 +294,7 @@ def report(scores: list[Score], picture: Path) -> None:
 
 def weights_digest(folder: Path) -> str:
     """SHA-256 of the weights' files, so that scores of two models are never mixed."""
-    return "-".join(_sha256(path)[:16] for path in sorted(folder.glob("*.safetensors")))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return "-".join(sha256(path)[:16] for path in sorted(folder.glob("*.safetensors")))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@
 A checkpoint is written under a temporary name and renamed when all of it is on disk.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -24,9 +23,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from neobert.config.checks import ConfigError
 from neobert.console import get_logger
-from neobert.training.run_folder import move_aside, write_json
+from neobert.errors import ConfigError, RunError
+from neobert.files import (
+    REPLACED,
+    TEMPORARY,
+    first_line,
+    is_disk_full,
+    publish_folder,
+    set_aside,
+    sha256,
+    write_json,
+)
 
 log = get_logger(__name__)
 
@@ -34,8 +42,6 @@ WEIGHTS = "model.safetensors"
 STATE = "trainer_state.pt"
 MANIFEST = "manifest.json"
 FINGERPRINT = "fingerprint.json"
-TEMPORARY = ".incomplete-"
-REPLACED = ".replaced-"
 MODULE_PREFIX = "model."
 """Every LightningModule of ours keeps its network in ``self.model``."""
 
@@ -52,20 +58,18 @@ class FolderCheckpointIO(CheckpointIO):
     ) -> None:
         """Write ``checkpoint`` to the folder ``path``, all of it or nothing.
 
-        Raises ``ConfigError`` where it cannot be written; the checkpoints before it stay.
+        Raises ``RunError`` where it cannot be written; the checkpoints before it stay.
         """
         path = Path(path)
-        temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
         remove_leftovers(path.parent)
         try:
-            temporary.mkdir(parents=True)
-            self._write(checkpoint, temporary)
-            _publish(temporary, path)
+            with publish_folder(path, replace=True) as temporary:
+                self._write(checkpoint, temporary)
         except (OSError, RuntimeError, SafetensorError) as error:  # each library has its own
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise ConfigError(
-                f"{path} could not be written ({str(error).splitlines()[0]}): make room, then "
-                "go on from the checkpoint before it (trainer.resume_from_checkpoint=latest)"
+            advice = "make room, then resume" if is_disk_full(error) else "resume"
+            raise RunError(
+                f"{path} could not be written ({first_line(error)}): {advice} "
+                "from the checkpoint before it (trainer.resume_from_checkpoint=latest)"
             ) from error
 
     def _write(self, checkpoint: dict[str, object], folder: Path) -> None:
@@ -123,7 +127,7 @@ def damages(folder: Path) -> list[str]:
             found.append(f"{name}: missing")
         elif path.stat().st_size != size:
             found.append(f"{name}: {path.stat().st_size} bytes instead of {size}")
-        elif _sha256(path) != digest:
+        elif sha256(path) != digest:
             found.append(f"{name}: its SHA-256 is not the recorded one")
     return found
 
@@ -180,7 +184,7 @@ def set_aside_later(checkpoints: Path, step: int) -> None:
         if int(folder.name) > step:
             log.warning(
                 "%s is of steps that are trained anew from step %d on; it lies in %s now",
-                *(folder, step, move_aside(folder)),
+                *(folder, step, set_aside(folder)),
             )
 
 
@@ -238,31 +242,9 @@ def _write_manifest(folder: Path) -> None:
         {
             path.relative_to(folder).as_posix(): {
                 "size": path.stat().st_size,
-                "sha256": _sha256(path),
+                "sha256": sha256(path),
             }
             for path in files
         },
         folder / MANIFEST,
     )
-    for path in [*files, folder / MANIFEST]:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    """Give the complete folder its name. One that is already there steps aside first."""
-    if path.exists():
-        aside = path.with_name(f"{REPLACED}{path.name}")
-        path.rename(aside)
-        temporary.rename(path)
-        shutil.rmtree(aside)
-    else:
-        temporary.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,8 +5,6 @@
     config.yaml  metrics.csv  summary.json  loss.png  checkpoints/<step>/
 """
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.config.store import save_config
 from neobert.console import get_logger
+from neobert.files import free_name
 from neobert.training.claim import claim
 
 log = get_logger(__name__)
@@ -103,32 +102,11 @@ def _prepare(run: RunFolder, config: Config, resuming: bool) -> None:
     save_config(config, run.config_file)
 
 
-def write_json(values: object, path: Path) -> None:
-    """Write ``values`` so that the file is either the old one or complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-    temporary.replace(path)
-
-
-def move_aside(path: Path) -> Path:
-    """Rename a folder to ``<name>.old-1``, or the next number that is free; the new name."""
-    old = _free_name(path)
-    path.rename(old)
-    return old
-
-
 def _move_run(path: Path) -> Path:
     """Move the files of the run in ``path`` beside it, into a folder of such a name."""
-    old = _free_name(path.resolve())
+    old = free_name(path.resolve())
     old.mkdir()
     for pattern in reversed(PATTERNS):  # the marks last: cut short, it still is a run
         for one in path.glob(pattern):
             one.rename(old / one.name)
-    return old
-
-
-def _free_name(path: Path) -> Path:
-    number = 1
-    while (old := path.with_name(f"{path.name}.old-{number}")).exists():
-        number += 1
     return old

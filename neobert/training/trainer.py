@@ -14,6 +14,7 @@ from neobert.config.root import Config
 from neobert.config.store import save_config
 from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
+from neobert.files import write_json
 from neobert.training.callbacks.batch_digest import BatchDigests
 from neobert.training.callbacks.checkpointer import Checkpointer, save_plan
 from neobert.training.callbacks.interrupt import Interrupt
@@ -30,7 +31,7 @@ from neobert.training.precision import (
     set_tf32,
     take_batches_as_they_are,
 )
-from neobert.training.run_folder import RunFolder, write_json
+from neobert.training.run_folder import RunFolder
 from neobert.training.strategy import build_strategy, resolve_strategy
 
 log = get_logger(__name__)

@@ -40,8 +40,8 @@ def test_a_folder_appears_only_when_complete(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_made_anew(tmp_path: Path) -> None:
-    (tmp_path / ".incomplete-made").mkdir()
-    (tmp_path / ".incomplete-made" / "half").write_text("half")
+    (tmp_path / ".incomplete-made-12").mkdir()
+    (tmp_path / ".incomplete-made-12" / "half").write_text("half")
     publish(tmp_path / "made", lambda target: (target / "whole").write_text("all"))
     assert [file.name for file in (tmp_path / "made").iterdir()] == ["whole"]
 

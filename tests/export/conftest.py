@@ -59,8 +59,8 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     def make(task: str = "pretraining", step: int = 20, labels: int = 3, **changes: object) -> Path:
         from neobert.config.store import save_config
+        from neobert.files import write_json
         from neobert.training.checkpoint import FolderCheckpointIO
-        from neobert.training.run_folder import write_json
 
         config = run_config(task, **changes)
         model = random_model(config, task, labels)
@@ -125,7 +125,7 @@ def random_model(config, task: str, labels: int) -> torch.nn.Module:
 
 
 def write_results(run: Path, step: int) -> None:
-    from neobert.training.run_folder import write_json
+    from neobert.files import write_json
 
     write_json(
         {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from neobert.config.checks import ConfigError
+from neobert.errors import ConfigError, RunError
 from neobert.training.checkpoint import (
     FolderCheckpointIO,
     damages,
@@ -201,7 +201,7 @@ def test_a_full_disk_leaves_the_checkpoints_before_it_and_nothing_half_written(
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        with pytest.raises(ConfigError, match=r"checkpoints/20 could not be written.*make room"):
+        with pytest.raises(RunError, match=r"checkpoints/20 could not be written.*make room"):
             io().save_checkpoint(big, tmp_path / "checkpoints" / "20")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b, file_digest
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder, key_of, publish
 from neobert.data.tokenizer import TokenizerInfo, text_tokenizer
+from neobert.files import sha256
 from neobert.tasks.contrastive.examples import identity, read_examples
 from neobert.tasks.contrastive.packaged import Example
 from neobert.tasks.contrastive.sources import EVERYTHING, PairSource, select_sources
@@ -136,7 +137,7 @@ def _prepare(
         counts = _write(target / PAIRS, examples, recipe)
         if not counts["pairs"]:
             raise ConfigError(f"source {source.name}: has no pair with text on both sides")
-        manifest = {"name": source.name, **key, **counts, "sha256": _sha256(target / PAIRS)}
+        manifest = {"name": source.name, **key, **counts, "sha256": sha256(target / PAIRS)}
         (target / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
 
     if force and folder.is_dir():
@@ -255,8 +256,3 @@ def encode(texts: list[str], recipe: Recipe) -> list[list[int]]:
 def text_number(text: str) -> int:
     """64 bits that stand for a text; in 10^11 batches of 10^4 texts, two share them by chance."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return file_digest(opened, "sha256").hexdigest()

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from neobert.config.root import Config
 from neobert.console import get_logger
+from neobert.files import write_json
 from neobert.losses.contrastive import Similarity
 from neobert.optim.groups import owners, owners_table
 from neobert.optim.schedule import Schedule, resolve_schedule
@@ -19,7 +20,7 @@ from neobert.training.fit import evaluation_at, fit, load_best, optimization_fin
 from neobert.training.metrics_file import read_metrics
 from neobert.training.plot import plot_losses
 from neobert.training.resume import check_same_run, resume_point
-from neobert.training.run_folder import RunFolder, open_run_folder, write_json
+from neobert.training.run_folder import RunFolder, open_run_folder
 from neobert.training.strategy import runs_deepspeed
 from neobert.training.summary import command_line, num_parameters, origin, peak_memory_mib
 from neobert.training.trainer import ModelCard, Parts, Plan, build_trainer, runs_on_cuda

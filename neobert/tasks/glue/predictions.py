@@ -1,7 +1,6 @@
 """Files of predictions: the GLUE submission format for test sets, more for evaluation sets."""
 
 import csv
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from neobert.files import replacing
 from neobert.tasks.glue.module import Predictions
 from neobert.tasks.glue.tasks import GlueTask
 
@@ -56,9 +56,10 @@ def _label_text(task: GlueTask, value: float) -> str:
 
 
 def _write(header: list[str], rows: list[list[str]], path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
-    temporary.replace(path)

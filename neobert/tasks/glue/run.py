@@ -7,6 +7,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from neobert.config.root import Config
 from neobert.console import get_logger
+from neobert.files import write_json
 from neobert.optim.schedule import resolve_schedule
 from neobert.tasks.glue.build import build_classifier
 from neobert.tasks.glue.data import GlueDataModule
@@ -19,7 +20,7 @@ from neobert.tasks.glue.start import Start, find_start
 from neobert.training.fit import fit, load_best, optimization_fingerprint
 from neobert.training.logger import log_metrics
 from neobert.training.resume import check_same_run, resume_point
-from neobert.training.run_folder import RunFolder, open_run_folder, write_json
+from neobert.training.run_folder import RunFolder, open_run_folder
 from neobert.training.summary import command_line, num_parameters, origin, peak_memory_mib
 from neobert.training.trainer import ModelCard, Parts, Plan, build_trainer
 

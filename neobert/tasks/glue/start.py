@@ -5,7 +5,6 @@ the weights; a setting that says otherwise is an error.
 """
 
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
@@ -16,6 +15,7 @@ from neobert.config.model import ModelConfig
 from neobert.config.root import Config
 from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.data.tokenizer import load_tokenizer, text_tokenizer
+from neobert.files import sha256
 from neobert.model.pretrained import find_weights, read_pretrained
 from neobert.model.weight_files import WEIGHTS, PretrainedError, has_weights, read_json
 from neobert.tasks.glue.tasks import TASKS
@@ -266,7 +266,4 @@ def _hub(config: Config) -> Start:
 
 def _digest(folder: Path) -> str | None:
     path = folder / WEIGHTS
-    if not path.is_file():
-        return None  # in shards
-    with path.open("rb") as file:
-        return sha256(file.read()).hexdigest()
+    return sha256(path) if path.is_file() else None  # None: in shards

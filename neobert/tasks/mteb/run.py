@@ -16,11 +16,11 @@ from neobert.config.mteb import read_local_tasks
 from neobert.config.root import Config
 from neobert.config.store import save_config
 from neobert.console import get_logger
+from neobert.files import write_json
 from neobert.tasks.mteb.evaluate import Outcome, evaluate_tasks
 from neobert.tasks.mteb.model import Evaluated, load_evaluated
 from neobert.tasks.mteb.scores import by_type, missing, overall
 from neobert.tasks.mteb.select import check_prompts, select_tasks
-from neobert.training.run_folder import write_json
 from neobert.training.summary import command_line, origin
 
 log = get_logger(__name__)

@@ -7,6 +7,7 @@ from lightning.pytorch import seed_everything
 
 from neobert.config.root import Config
 from neobert.console import get_logger
+from neobert.files import write_json
 from neobert.ops.kernels import liger_runs
 from neobert.optim.groups import owners, owners_table
 from neobert.optim.schedule import Schedule, resolve_schedule
@@ -24,7 +25,7 @@ from neobert.training.fit import (
 )
 from neobert.training.plot import plot_losses
 from neobert.training.resume import check_same_run, resume_point
-from neobert.training.run_folder import RunFolder, open_run_folder, write_json
+from neobert.training.run_folder import RunFolder, open_run_folder
 from neobert.training.strategy import holds_whole_model, resolve_strategy, runs_deepspeed
 from neobert.training.summary import command_line, num_parameters, origin, peak_memory_mib
 from neobert.training.trainer import ModelCard, Parts, Plan, build_trainer, runs_on_cuda

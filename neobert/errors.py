@@ -1,0 +1,37 @@
+"""How a run ends when it cannot go on, and the exit code that a scheduler sees."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of ``python -m neobert.train``."""
+
+    DONE = 0
+
+    FAILED = 1
+    """The settings are right, but the run could not finish (:class:`RunError`)."""
+
+    WRONG_SETTINGS = 2
+    """Settings or input that cannot be used (:class:`ConfigError`): do not requeue."""
+
+    INTERRUPTED = 75
+    """Stopped by a signal after a save; EX_TEMPFAIL of sysexits.h: requeue, and the run resumes."""
+
+    ABORTED = 130
+    """Ctrl-C outside training, or twice: nothing was saved."""
+
+
+class ConfigError(ValueError):
+    """Settings or input that cannot be used: ``problems`` holds one line for each."""
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class RunError(RuntimeError):
+    """The settings are right, but the run cannot go on: a full disk, a lost rank, bad numbers."""
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
