@@ -1,92 +1,113 @@
 """The ``model`` section: the shape of the encoder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Literal, TypeVar, get_args
 
 from neobert.config.checks import above, at_least, one_of, require, within
+
+T = TypeVar("T")
+
+Part = Literal[
+    "shape", "positions", "vocabulary", "initialisation", "training", "machine", "origin"
+]
+"""What a setting of the model belongs to; :func:`fields_of` lists the settings of a part.
+
+``shape``: fixed by the weights. ``positions``: fixed by the weights where positions are learned;
+with RoPE a run may train longer documents. ``vocabulary``: fixed by the tokenizer.
+``initialisation``: how fresh weights are drawn. ``training``: used in training only. ``machine``:
+backends. ``origin``: where the weights come from.
+"""
+
+PARTS: tuple[Part, ...] = get_args(Part)
 
 ACTIVATIONS = ("swiglu", "gelu")
 ATTENTION_BACKENDS = ("sdpa", "flash_attn_varlen")
 KERNEL_BACKENDS = ("auto", "liger", "torch")
 
 
+def _of(part: Part, default: T) -> T:
+    """A field of :class:`ModelConfig`."""
+    return field(default=default, metadata={"part": part})
+
+
 @dataclass(kw_only=True)
 class ModelConfig:
     """An encoder of the NeoBERT family (arXiv 2502.19587)."""
 
-    name: str | None = None
+    name: str | None = _of("origin", None)
     """Hub id or folder of the model, with ``from_hub``; else a label of the run."""
 
-    hidden_size: int = 768
+    hidden_size: int = _of("shape", 768)
     """Width of the hidden states. A multiple of ``num_attention_heads``."""
 
-    num_hidden_layers: int = 12
+    num_hidden_layers: int = _of("shape", 12)
     """Blocks."""
 
-    num_attention_heads: int = 12
+    num_attention_heads: int = _of("shape", 12)
     """Attention heads; with ``rope`` the width of a head must be even."""
 
-    intermediate_size: int = 3072
+    intermediate_size: int = _of("shape", 3072)
     """Width of the feed-forward layer. SwiGLU uses two thirds of it, rounded up to a multiple of
     8."""
 
-    max_position_embeddings: int = 512
+    max_position_embeddings: int = _of("positions", 512)
     """Longest document in tokens: rows of the learned table, or length that RoPE is trained for."""
 
-    vocab_size: int = 30522
+    vocab_size: int = _of("vocabulary", 30522)
     """Tokens. Pretraining takes the tokenizer's, rounded up to a multiple of 128."""
 
-    rope: bool = True
+    rope: bool = _of("shape", True)
     """Rotary positions (true) or a learned table (false)."""
 
-    rope_theta: float = 10000.0
+    rope_theta: float = _of("positions", 10000.0)
     """Base of the rotary frequencies; a larger one suits longer documents."""
 
-    rms_norm: bool = True
+    rms_norm: bool = _of("shape", True)
     """RMSNorm (true) or LayerNorm (false)."""
 
-    hidden_act: str = "swiglu"
+    hidden_act: str = _of("shape", "swiglu")
     """Feed-forward activation: ``swiglu`` or ``gelu``."""
 
-    dropout_prob: float = 0.0
+    dropout_prob: float = _of("training", 0.0)
     """Dropout of attention weights and of each sub-layer's output, in [0, 1)."""
 
-    norm_eps: float = 1e-5
+    norm_eps: float = _of("shape", 1e-5)
     """Added under the root of the norms."""
 
-    embedding_init_range: float = 0.02
+    embedding_init_range: float = _of("initialisation", 0.02)
     """Half-width of the uniform distribution that embeddings start from."""
 
-    decoder_init_range: float = 0.02
+    decoder_init_range: float = _of("initialisation", 0.02)
     """Half-width of the uniform distribution that an untied decoder and the matrices start from."""
 
-    classifier_init_range: float = 0.02
+    classifier_init_range: float = _of("initialisation", 0.02)
     """Spread of a classifier's first weights; ``glue.classifier_init_range`` wins where it is
     set."""
 
-    tie_word_embeddings: bool = True
+    tie_word_embeddings: bool = _of("shape", True)
     """Whether the decoder of masked words is the embedding matrix."""
 
-    attn_backend: str = "sdpa"
+    attn_backend: str = _of("machine", "sdpa")
     """``sdpa``: the portable paths; ``flash_attn_varlen``: a flash-attention kernel where one
     runs."""
 
-    kernel_backend: str = "auto"
+    kernel_backend: str = _of("machine", "auto")
     """``auto``: Liger's kernels on CUDA where installed; ``liger``: those or an error;
     ``torch``."""
 
-    ngpt: bool = False
+    ngpt: bool = _of("shape", False)
     """Normalised transformer, nGPT (arXiv 2410.01131)."""
 
-    base_scale: float = 1 / (960**0.5)
+    base_scale: float = _of("shape", 1 / (960**0.5))
     """nGPT's scale of initial weights and scalings; the paper takes 1/sqrt(hidden_size)."""
 
-    pad_token_id: int = 0
+    pad_token_id: int = _of("vocabulary", 0)
     """Id of padding. Pretraining takes the tokenizer's."""
 
-    from_hub: bool = False
+    from_hub: bool = _of("origin", False)
     """GLUE: fine-tune the transformers model ``name`` instead of ours."""
 
-    init_from: str | None = None
+    init_from: str | None = _of("origin", None)
     """Pretraining starts from these weights: a run, a checkpoint, or a published folder; strict."""
 
     def problems(self) -> list[str]:
@@ -124,3 +145,8 @@ class ModelConfig:
                 "model.hidden_size or model.num_attention_heads, or set model.rope=false",
             )
         return found
+
+
+def fields_of(*parts: Part) -> tuple[str, ...]:
+    """Names of the settings that belong to one of ``parts``, in the order of the section."""
+    return tuple(one.name for one in fields(ModelConfig) if one.metadata["part"] in parts)

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from neobert.config.model import ModelConfig
+from neobert.config.model import ModelConfig, Part, fields_of
 from neobert.export.source import Source
 from neobert.files import write_json
 from neobert.model.encoder import Encoder
@@ -26,24 +26,8 @@ ARCHITECTURES = {
     "classifier": "NeoBERTForSequenceClassification",
     "encoder": "NeoBERT",
 }
-SETTINGS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "rope",
-    "rope_theta",
-    "rms_norm",
-    "hidden_act",
-    "norm_eps",
-    "embedding_init_range",
-    "decoder_init_range",
-    "classifier_init_range",
-    "ngpt",
-    "base_scale",
-)
-"""Settings of ours that ``config.json`` has under the same name."""
+PUBLISHED_PARTS: tuple[Part, ...] = ("shape", "positions", "initialisation")
+"""Settings that ``config.json`` has under the same name."""
 
 SPECIAL_TOKENS = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
 
@@ -60,7 +44,7 @@ def config_json(source: Source) -> dict[str, object]:
         "vocab_size": encoder.vocab_size,
         "pad_token_id": encoder.pad_token_id,
         "dropout": config.dropout_prob,
-        **{name: getattr(config, name) for name in SETTINGS},
+        **{name: getattr(config, name) for name in fields_of(*PUBLISHED_PARTS)},
     }
     if isinstance(model, MaskedLM):
         values["tie_word_embeddings"] = _tied(model)

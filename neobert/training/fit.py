@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
-from neobert.config.model import ModelConfig
+from neobert.config.model import ModelConfig, fields_of
 from neobert.config.optimizer import MuonConfig
 from neobert.config.root import Config
 from neobert.console import get_logger
@@ -18,12 +18,6 @@ from neobert.training.run_folder import RunFolder
 from neobert.training.trainer import Parts, Plan
 
 log = get_logger(__name__)
-
-NO_SHAPE = (
-    *("name", "from_hub", "init_from"),
-    *("attn_backend", "kernel_backend", "vocab_size", "pad_token_id"),
-)
-"""Keys of ``model`` that a resumed run may change, or that something else decides."""
 
 
 def fit(
@@ -67,9 +61,9 @@ def evaluation_at(folder: RunFolder, step: int) -> dict[str, float]:
 
 
 def model_fingerprint(config: ModelConfig) -> dict[str, object]:
-    """The shape of a model, by setting; what the tokenizer or the machine says is left out."""
-    shape = asdict(config)
-    return {f"model.{key}": shape[key] for key in shape if key not in NO_SHAPE}
+    """The settings of the model that a resumed run must share, by key."""
+    names = fields_of("shape", "positions", "initialisation", "training")
+    return {f"model.{name}": getattr(config, name) for name in names}
 
 
 def optimization_fingerprint(config: Config, plan: Plan) -> dict[str, object]:
