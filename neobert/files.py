@@ -114,9 +114,8 @@ def is_disk_full(error: BaseException) -> bool:
     cause = root_cause(error)
     if isinstance(cause, OSError):
         return cause.errno in DISK_FULL
-    # Rust's libraries (tokenizers, safetensors) and torch.save raise errors of their own.
-    signs = ["unexpected pos", *(f"os error {number})" for number in DISK_FULL)]
-    return any(sign in str(cause) for sign in signs)
+    # Rust's libraries (tokenizers, safetensors) raise errors of their own.
+    return any(f"os error {number})" in str(cause) for number in DISK_FULL)
 
 
 @contextmanager

@@ -77,7 +77,8 @@ class FolderCheckpointIO(CheckpointIO):
         weights = checkpoint["state_dict"]
         assert isinstance(weights, dict)
         _save_weights(weights, folder / WEIGHTS)
-        torch.save(state, folder / STATE)
+        with (folder / STATE).open("wb") as file:  # given a path, torch hides a full disk
+            torch.save(state, file)
         self.write_extras(folder)
         _write_manifest(folder)
 
