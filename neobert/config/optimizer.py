@@ -6,12 +6,6 @@ from neobert.config.checks import above, at_least, one_of, require, within
 
 OPTIMIZERS = ("adamw", "adam", "muonclip")
 ORTHOGONALIZATIONS = ("polar_express", "newton_schulz")
-ORTHOGONALIZATION_ALIASES = {
-    "polar": "polar_express",
-    "ns5": "newton_schulz",
-    "newton_schulz5": "newton_schulz",
-    "newton_schulz_5": "newton_schulz",
-}
 NORM_FACTORS = ("match_rms_adamw", "spectral", "none", "legacy_compat")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
@@ -64,10 +58,10 @@ class MuonConfig:
     """Look ahead along the momentum, as Muon's author does."""
 
     algorithm: str | None = None
-    """Older name of ``orthogonalization``."""
+    """Older name of ``orthogonalization``, into which it is translated."""
 
     polar_express: bool | None = None
-    """Older switch: true is ``polar_express``, false ``newton_schulz``."""
+    """Older switch: true is ``polar_express``, false ``newton_schulz``; translated likewise."""
 
     clipping_layers_mapping: dict[str, str] = field(default_factory=dict)
     """For models with separate projections: ``q_proj`` and ``k_proj`` to the names they have."""
@@ -85,11 +79,7 @@ class MuonConfig:
         found += at_least(f"{where}.clipping_interval", self.clipping_interval, 1)
         found += at_least(f"{where}.clipping_qk_chunk_size", self.clipping_qk_chunk_size, 1)
         found += one_of(f"{where}.norm_factor", self.norm_factor, NORM_FACTORS)
-        allowed = (*ORTHOGONALIZATIONS, *ORTHOGONALIZATION_ALIASES)
-        for key in ("orthogonalization", "algorithm"):
-            value = getattr(self, key)
-            if value is not None:
-                found += one_of(f"{where}.{key}", value.lower().replace("-", "_"), allowed)
+        found += one_of(f"{where}.orthogonalization", self.orthogonalization, ORTHOGONALIZATIONS)
         for name in self.clipping_layers_mapping:
             found += one_of(f"{where}.clipping_layers_mapping", name, PROJECTIONS)
         return found

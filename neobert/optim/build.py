@@ -22,16 +22,6 @@ from neobert.optim.muon import Group, MuonClip, MuonSettings
 
 log = get_logger(__name__)
 
-METHODS = {
-    "polar_express": "polar_express",
-    "polar": "polar_express",
-    "newton_schulz": "newton_schulz",
-    "newton_schulz5": "newton_schulz",
-    "newton_schulz_5": "newton_schulz",
-    "ns5": "newton_schulz",
-}
-"""Spellings of ``muon_config.orthogonalization`` and what they mean."""
-
 
 def build_optimizer(
     config: OptimizerConfig, named_parameters: NamedParameters, num_heads: int
@@ -80,7 +70,7 @@ def muon_settings(config: MuonConfig) -> MuonSettings:
         beta=config.muon_beta,
         nesterov=config.nesterov,
         steps=config.ns_steps,
-        method=orthogonalization_of(config),
+        method=config.orthogonalization,
         scale=config.norm_factor,
         detect_anomalies=config.detect_anomalies,
     )
@@ -96,17 +86,6 @@ def doubts_about(config: MuonConfig) -> list[str]:
         threshold = f"clipping_threshold={config.clipping_threshold:g}"
         found.append(f"{threshold}: {effect}; 30 to 200 is usual")
     return found
-
-
-def orthogonalization_of(config: MuonConfig) -> str:
-    """``polar_express`` or ``newton_schulz``, from whichever of the three keys says it.
-
-    The old keys win, as in the reference: ``polar_express``, then ``algorithm``.
-    """
-    if config.polar_express is not None:
-        return "polar_express" if config.polar_express else "newton_schulz"
-    name = (config.algorithm or config.orthogonalization).lower().replace("-", "_")
-    return METHODS[name]
 
 
 def _group(

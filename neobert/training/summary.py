@@ -5,7 +5,6 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
@@ -77,11 +76,6 @@ def git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip()
-
-
-def rounded(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics with the digits that mean something."""
-    return {name: float(f"{value:.6g}") for name, value in metrics.items()}
 
 
 def _versions() -> dict[str, str]:

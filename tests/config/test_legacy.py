@@ -17,7 +17,7 @@ VALUES = {
     "model.use_flash_attention": (False, "sdpa"),
     "model.xformers_attention": (False, "sdpa"),
     "optimizer.muon_config.polar_express": (False, "newton_schulz"),
-    "optimizer.muon_config.algorithm": ("ns5", "ns5"),
+    "optimizer.muon_config.algorithm": ("ns5", "newton_schulz"),
 }
 
 

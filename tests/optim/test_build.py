@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from neobert.config.checks import ConfigError
+from neobert.config.compose import compose_config
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
 from neobert.optim.build import (
     build_optimizer,
     doubts_about,
     muon_settings,
-    orthogonalization_of,
 )
 from neobert.optim.muon import MuonClip
 
@@ -75,22 +76,34 @@ def test_without_muon_config_the_defaults_hold() -> None:
 
 
 @pytest.mark.proves(
-    "muon_config.orthogonalization", "muon_config.algorithm", "muon_config.polar_express"
+    "optimizer.muon_config.orthogonalization",
+    "optimizer.muon_config.algorithm",
+    "optimizer.muon_config.polar_express",
 )
 @pytest.mark.parametrize(
-    ("settings", "method"),
+    ("word", "method"),
     [
-        ({}, "polar_express"),
-        ({"orthogonalization": "newton-schulz"}, "newton_schulz"),
-        ({"orthogonalization": "NS5"}, "newton_schulz"),
-        ({"orthogonalization": "polar"}, "polar_express"),
-        ({"algorithm": "newton_schulz_5"}, "newton_schulz"),
-        ({"algorithm": "newton_schulz", "polar_express": True}, "polar_express"),
-        ({"polar_express": False}, "newton_schulz"),
+        ("orthogonalization=newton-schulz", "newton_schulz"),
+        ("orthogonalization=NS5", "newton_schulz"),
+        ("orthogonalization=polar", "polar_express"),
+        ("orthogonalization=Polar-Express", "polar_express"),
+        ("algorithm=newton_schulz_5", "newton_schulz"),
+        ("algorithm=Newton-Schulz5", "newton_schulz"),
+        ("polar_express=false", "newton_schulz"),
+        ("polar_express=true", "polar_express"),
     ],
 )
-def test_spellings_of_the_orthogonalisation(settings: dict[str, object], method: str) -> None:
-    assert orthogonalization_of(MuonConfig(**settings)) == method
+def test_spellings_of_the_orthogonalisation(word: str, method: str) -> None:
+    config = compose_config(["optimizer=muonclip", f"optimizer.muon_config.{word}"])
+    optimizer = build_optimizer(config.optimizer, named(), num_heads=2)
+    assert isinstance(optimizer, MuonClip)
+    assert optimizer.settings.method == method
+
+
+def test_switches_of_the_orthogonalisation_that_differ_are_one_error() -> None:
+    words = ["algorithm=newton_schulz", "polar_express=true"]
+    with pytest.raises(ConfigError, match="are both set, to different values"):
+        compose_config(["optimizer=muonclip", *(f"optimizer.muon_config.{word}" for word in words)])
 
 
 @pytest.mark.parametrize(

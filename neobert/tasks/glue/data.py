@@ -7,7 +7,6 @@ in each epoch: an epoch's last step is smaller than the others.
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 
 import datasets
 import torch
@@ -251,11 +250,6 @@ def build_loader(
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else it would draw from the generator of the training step
     )
-
-
-def describe(task: GlueTask) -> dict[str, object]:
-    """A task as JSON, for the record."""
-    return {name: value for name, value in asdict(task).items() if value not in (None, (), {})}
 
 
 def _rank() -> int:
