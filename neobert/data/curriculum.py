@@ -13,6 +13,8 @@ from math import cos, lcm, pi
 import numpy as np
 from numpy.typing import NDArray
 
+from neobert.config.stages import place_in_run
+
 Numbers = NDArray[np.int64]
 
 FINEST_SHARE = 100_000
@@ -49,23 +51,6 @@ class MaskRate:
     def highest(self) -> float:
         """Upper bound of the rate: what the number of targets of a batch is bounded by."""
         return max(rate for _, rate in self.points)
-
-
-def place_in_run(place: str | int, total_steps: int) -> int:
-    """A step, or a percentage of the run such as ``90%``, as a step.
-
-    Raises ``ValueError`` for anything else.
-    """
-    text = str(place).strip()
-    if text.endswith("%"):
-        percent = float(text[:-1])
-        if not 0 <= percent <= 100:
-            raise ValueError(f"{place}: a percentage is from 0 % to 100 %")
-        return round(total_steps * percent / 100)
-    step = int(text)
-    if step < 0:
-        raise ValueError(f"{place}: a step is 0 or more")
-    return step
 
 
 def mask_rate(

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from neobert.config.stages import place_in_run
 from neobert.data.curriculum import (
     Crop,
     Mixture,
     crop_documents,
     integer_parts,
     mask_rate,
-    place_in_run,
     tempered,
 )
 

@@ -1,0 +1,127 @@
+"""The ``stages`` of a run: what changes on the way, and when."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from neobert.config.checks import above, at_least, one_of, require, within
+
+STAGE_DECAYS = ("linear", "cosine", "sqrt")
+
+
+@dataclass(kw_only=True)
+class StageConfig:
+    """A part of a run. What is ``null`` is as the sections say (``dataset.max_seq_length``, …)."""
+
+    name: str = ""
+    """Shown in the log; empty: its number."""
+
+    until: str | None = None
+    """Where the stage ends: a step or a percentage of the run (``90%``); ``null``: with the run."""
+
+    max_seq_length: int | None = None
+    """Row length of packing and longest document, in tokens."""
+
+    per_device_train_batch_size: int | None = None
+    """Rows of a micro-batch on each device."""
+
+    gradient_accumulation_steps: int | None = None
+    """Micro-batches of an optimizer step on each device."""
+
+    lr: float | None = None
+    """Learning rate of the stage instead of ``optimizer.lr`` and the schedule's factor; the warm-up
+    still applies."""
+
+    decay: str | None = None
+    """Shape of a decay from ``lr`` over the stage: ``linear``, ``cosine`` or ``sqrt`` (1 - sqrt of
+    the progress); ``null``: ``lr`` is held. Needs ``lr``."""
+
+    final_lr_ratio: float = 0.0
+    """End of ``decay``, as a fraction of ``lr``."""
+
+    rope_theta: float | None = None
+    """Base of the rotary frequencies."""
+
+    rope_scaling: dict[str, Any] = field(default_factory=dict)
+    """Rotary scaling in the words of transformers; empty: ``model.rope_scaling``."""
+
+    mlm_probability: float | None = None
+    """Share of the tokens that are predicted."""
+
+    mixture: dict[str, float] = field(default_factory=dict)
+    """Weights of the sources of ``dataset.mixture``, which sum to 1; empty: their own."""
+
+    min_length: int | None = None
+    """Shortest document in tokens that is kept."""
+
+    def problems(self, place: str = "stages[0]") -> list[str]:
+        """What is wrong with this stage, whose key is ``place``; empty if nothing is."""
+        problems = at_least(f"{place}.max_seq_length", self.max_seq_length, 3)
+        problems += at_least(f"{place}.min_length", self.min_length, 0)
+        for key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+            problems += at_least(f"{place}.{key}", getattr(self, key), 1)
+        problems += at_least(f"{place}.lr", self.lr, 0)
+        problems += within(f"{place}.final_lr_ratio", self.final_lr_ratio, 0, 1)
+        problems += above(f"{place}.rope_theta", self.rope_theta, 0)
+        problems += within(f"{place}.mlm_probability", self.mlm_probability, 0, 1)
+        if self.decay is not None:
+            problems += one_of(f"{place}.decay", self.decay, STAGE_DECAYS)
+            problems += require(
+                self.lr is not None, f"{place}.decay={self.decay}: needs {place}.lr to decay from"
+            )
+        total = sum(self.mixture.values())
+        return problems + require(
+            not self.mixture or abs(total - 1) < 1e-6,
+            f"{place}.mixture: the weights sum to {total:g}, not to 1",
+        )
+
+
+def place_in_run(place: str | int, total_steps: int) -> int:
+    """A step, or a percentage of the run such as ``90%``, as a step.
+
+    Raises ``ValueError`` for anything else.
+    """
+    text = str(place).strip()
+    if text.endswith("%"):
+        percent = float(text[:-1])
+        if not 0 <= percent <= 100:
+            raise ValueError(f"{place}: a percentage is from 0 % to 100 %")
+        return round(total_steps * percent / 100)
+    step = int(text)
+    if step < 0:
+        raise ValueError(f"{place}: a step is 0 or more")
+    return step
+
+
+def stage_ends(stages: list[StageConfig], total_steps: int) -> tuple[list[int], list[str]]:
+    """The step at which each stage ends, and what is wrong with where they end."""
+    ends, problems = [], []
+    for number, stage in enumerate(stages):
+        is_last = number == len(stages) - 1
+        until = stage.until if stage.until is not None else ("100%" if is_last else None)
+        if until is None:
+            problems.append(
+                f"stages[{number}].until: only the last stage may leave it out; set a step or a "
+                "percentage such as 90%"
+            )
+            continue
+        try:
+            ends.append(place_in_run(until, total_steps))
+        except ValueError:
+            problems.append(
+                f"stages[{number}].until={until}: must be a step or a percentage such as 90%"
+            )
+    if problems or not stages:
+        return ends, problems
+    for number, (end, next_end) in enumerate(pairwise([0, *ends])):
+        problems += require(
+            next_end > end,
+            f"stages[{number}].until={stages[number].until}: is step {next_end}, where the stage "
+            f"begins at step {end}; stages end one after the other",
+        )
+    problems += require(
+        ends[-1] == total_steps,
+        f"stages[{len(stages) - 1}].until={stages[-1].until}: the last stage ends at step "
+        f"{ends[-1]}, the run at trainer.max_steps={total_steps}; leave it out",
+    )
+    return ends, problems

@@ -1,0 +1,55 @@
+"""Stages of a run: what is wrong with them is said at once, with the key."""
+
+import pytest
+
+from neobert.config.stages import StageConfig, stage_ends
+
+
+def stages(*ends: str | None) -> list[StageConfig]:
+    return [StageConfig(until=end) for end in ends]
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        (("80%", "90%", None), [800, 900, 1000]),
+        (("300", "100%"), [300, 1000]),
+        ((None,), [1000]),
+        ((), []),
+    ],
+)
+def test_where_stages_end(ends: tuple[str | None, ...], expected: list[int]) -> None:
+    assert stage_ends(stages(*ends), 1000) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("ends", "problem"),
+    [
+        (("90%", "80%", None), "stages[1].until=80%: is step 800"),
+        (("90%", "90%"), "stages[1].until=90%: is step 900"),
+        ((None, "90%"), "stages[0].until: only the last stage"),
+        (("50%", "900"), "the last stage ends at step 900, the run at trainer.max_steps=1000"),
+        (("soon", None), "stages[0].until=soon: must be a step or a percentage"),
+        (("120%", None), "stages[0].until=120%: must be a step or a percentage"),
+        (("0", None), "stages[0].until=0: is step 0"),
+        (("2000", None), "stages[1].until=None: is step 1000"),
+    ],
+)
+def test_stages_that_overlap_or_do_not_end(ends: tuple[str | None, ...], problem: str) -> None:
+    _, problems = stage_ends(stages(*ends), 1000)
+    assert problem in "\n".join(problems)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"decay": "linear"}, "stages[2].decay=linear: needs stages[2].lr"),
+        ({"decay": "step", "lr": 1e-3}, "stages[2].decay=step: must be one of"),
+        ({"mixture": {"a": 0.5, "b": 0.4}}, "stages[2].mixture: the weights sum to 0.9, not to 1"),
+        ({"mlm_probability": 1.5}, "stages[2].mlm_probability=1.5: must be between"),
+        ({"rope_theta": 0.0}, "stages[2].rope_theta=0.0: must be greater"),
+        ({"gradient_accumulation_steps": 0}, "stages[2].gradient_accumulation_steps=0"),
+    ],
+)
+def test_a_stage_that_is_wrong(settings: dict[str, object], problem: str) -> None:
+    assert problem in "\n".join(StageConfig(**settings).problems("stages[2]"))
