@@ -1,7 +1,8 @@
 """The ``model`` section: the shape of the encoder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from neobert.config.checks import above, at_least, one_of, require, within
 
@@ -62,6 +63,11 @@ class ModelConfig:
     rope_theta: float = _of("positions", 10000.0)
     """Base of the rotary frequencies; a larger one suits longer documents."""
 
+    rope_scaling: dict[str, Any] = field(default_factory=dict, metadata={"part": "positions"})
+    """Scaling of the rotary frequencies for longer documents, in the words of transformers:
+    ``{rope_type: yarn, factor: 4, original_max_position_embeddings: 1024}`` (also ``linear``,
+    ``llama3``); empty: none."""
+
     rms_norm: bool = _of("shape", True)
     """RMSNorm (true) or LayerNorm (false)."""
 
@@ -121,6 +127,11 @@ class ModelConfig:
             found += at_least(f"model.{key}", getattr(self, key), 0)
         found += above("model.norm_eps", self.norm_eps, 0)
         found += above("model.rope_theta", self.rope_theta, 0)
+        found += rope_scaling_problems("model.rope_scaling", self.rope_scaling)
+        found += require(
+            self.rope or not self.rope_scaling,
+            "model.rope_scaling has no effect without model.rope=true",
+        )
         found += above("model.base_scale", self.base_scale, 0)
         found += at_least("model.pad_token_id", self.pad_token_id, 0)
         found += within("model.dropout_prob", self.dropout_prob, 0, 0.999)
@@ -150,3 +161,43 @@ class ModelConfig:
 def fields_of(*parts: Part) -> tuple[str, ...]:
     """Names of the settings that belong to one of ``parts``, in the order of the section."""
     return tuple(one.name for one in fields(ModelConfig) if one.metadata["part"] in parts)
+
+
+ROPE_TYPES: dict[str, tuple[set[str], set[str]]] = {
+    "default": (set(), set()),
+    "linear": ({"factor"}, set()),
+    "yarn": (
+        {"factor", "original_max_position_embeddings"},
+        {"attention_factor", "beta_fast", "beta_slow", "truncate"},
+    ),
+    "llama3": (
+        {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
+        set(),
+    ),
+}
+"""Keys that each type of rotary scaling needs, and those it may have."""
+
+
+def rope_scaling_problems(key: str, scaling: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a rotary scaling; empty if nothing is."""
+    if not scaling:
+        return []
+    kind = scaling.get("rope_type")
+    problems = one_of(f"{key}.rope_type", None if kind is None else str(kind), ROPE_TYPES)
+    if problems:
+        return problems
+    needed, optional = ROPE_TYPES[str(kind)]
+    given = set(scaling) - {"rope_type"}
+    problems += [f"{key}.{name}: rope_type={kind} needs it" for name in sorted(needed - given)]
+    problems += [
+        f"{key}.{name}: rope_type={kind} has no such key, but "
+        f"{', '.join(sorted(needed | optional)) or 'none'}"
+        for name in sorted(given - needed - optional)
+    ]
+    for name in sorted(given & (needed | optional) - {"truncate", "attention_factor"}):
+        value = scaling[name]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        problems += require(
+            is_number and value > 0, f"{key}.{name}={value}: must be a number greater than 0"
+        )
+    return problems

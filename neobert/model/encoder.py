@@ -65,7 +65,8 @@ class Encoder(nn.Module):
         """Final hidden state of every token. The pad documents of packed rows come along."""
         layout, rotary = self._lay_out(batch), None
         if self.config.rope:
-            rotary = rotary_table(batch.position_ids, self._head_dim, self.config.rope_theta)
+            theta, scaling = self.config.rope_theta, self.config.rope_scaling
+            rotary = rotary_table(batch.position_ids, self._head_dim, theta, scaling)
             x = self.encoder(batch.input_ids)
         else:
             x = self.encoder(batch.input_ids) + self.positional_embedding(self._table_rows(batch))

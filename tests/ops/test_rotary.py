@@ -1,8 +1,18 @@
 import pytest
 import torch
+import transformers
 from torch.testing import assert_close
+from transformers import PretrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from neobert.ops.rotary import apply_rotary, rotary_table, turn_as_complex, turn_as_reals
+from neobert.config.model import ModelConfig
+from neobert.ops.rotary import (
+    apply_rotary,
+    rotary_table,
+    scaled_frequencies,
+    turn_as_complex,
+    turn_as_reals,
+)
 
 
 def test_a_known_vector_turns_as_published() -> None:
@@ -45,3 +55,61 @@ def test_both_ways_to_turn_agree_in_values_and_gradients() -> None:
         out = turn(x, cos, sin)
         found.append((out, torch.autograd.grad((out * weight).sum(), x)[0]))
     assert_close(*found)
+
+
+SCALINGS = {
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "yarn": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 1024},
+    "yarn, all keys": {
+        "rope_type": "yarn",
+        "factor": 3.0,
+        "original_max_position_embeddings": 300,
+        "beta_fast": 16,
+        "beta_slow": 2,
+        "attention_factor": 1.3,
+    },
+    "llama3": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 512,
+    },
+}
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+@pytest.mark.parametrize("theta", [1e4, 1.6e5])
+def test_scaled_frequencies_are_those_of_transformers(name: str, theta: float) -> None:
+    scaling = SCALINGS[name]
+    config = PretrainedConfig()
+    config.hidden_size, config.num_attention_heads = 4 * 64, 4
+    config.max_position_embeddings = 4096
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        config.rope_theta, config.rope_scaling = theta, dict(scaling)
+    else:
+        config.rope_parameters = {"rope_theta": theta, **scaling}
+    expected, height = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](config, device="cpu")
+    plain = theta ** (-torch.arange(0, 64, 2) / 64)
+    ours, our_height = scaled_frequencies(plain, theta, scaling)
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=0)
+    assert our_height == pytest.approx(height)
+    cos, sin = rotary_table(torch.tensor([5, 700]), 64, theta, scaling)
+    angles = torch.tensor([5.0, 700.0])[:, None] * expected
+    torch.testing.assert_close(cos, angles.cos() * height, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(sin, angles.sin() * height, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "problem"),
+    [
+        ({"rope_type": "ntk"}, "model.rope_scaling.rope_type=ntk: must be one of"),
+        ({"factor": 2}, "model.rope_scaling.rope_type=None: must be one of"),
+        ({"rope_type": "yarn", "factor": 2}, "original_max_position_embeddings: rope_type=yarn"),
+        ({"rope_type": "linear"}, "model.rope_scaling.factor: rope_type=linear needs it"),
+        ({"rope_type": "linear", "factor": 0}, "factor=0: must be a number greater than 0"),
+        ({"rope_type": "linear", "factor": 2, "beta": 1}, "beta: rope_type=linear has no such key"),
+    ],
+)
+def test_a_scaling_that_is_wrong(scaling: dict[str, object], problem: str) -> None:
+    assert problem in "\n".join(ModelConfig(rope_scaling=scaling).problems())
