@@ -26,6 +26,9 @@ TASK_NAMES = (
 METRIC_NAMES = ("accuracy", "f1", "macro_f1", "matthews_correlation", "pearson", "spearmanr")
 """The rows of ``neobert/tasks/glue/metrics.py``."""
 
+CLASSIFIER_ACTIVATIONS = ("tanh", "gelu", "none")
+CLASSIFIER_POOLINGS = ("cls", "avg")
+
 
 @dataclass(kw_only=True)
 class GlueConfig:
@@ -52,6 +55,13 @@ class GlueConfig:
 
     allow_random_weights: bool = False
     """Start from random weights."""
+
+    classifier_activation: str = "tanh"
+    """What follows the classifier's dense layer: ``tanh``; ``gelu``, which exports to a format that
+    transformers loads without our code; ``none``: no dense layer, which does too."""
+
+    classifier_pooling: str = "cls"
+    """What the classifier reads: the first token (``cls``) or the mean of the tokens (``avg``)."""
 
     classifier_dropout: float = 0.1
     """Dropout around the classifier's dense layer, in [0, 1)."""
@@ -92,6 +102,10 @@ class GlueConfig:
         found += at_least("glue.max_seq_length", self.max_seq_length, 3)
         found += at_least("glue.num_workers", self.num_workers, 0)
         found += at_least("glue.preprocessing_num_proc", self.preprocessing_num_proc, 0)
+        found += one_of(
+            "glue.classifier_activation", self.classifier_activation, CLASSIFIER_ACTIVATIONS
+        )
+        found += one_of("glue.classifier_pooling", self.classifier_pooling, CLASSIFIER_POOLINGS)
         found += within("glue.classifier_dropout", self.classifier_dropout, 0, 0.999)
         found += at_least("glue.classifier_init_range", self.classifier_init_range, 0)
         for name in self.metrics:

@@ -112,6 +112,7 @@ SPELLINGS: dict[str, Mapping[str, str]] = {
     "optimizer.name": {"muon-clip": "muonclip", "muon_clip": "muonclip"},
     "wandb.watch": {"weights": "parameters", "false": "off"},
     "mteb_pooling": {"avg": "mean"},
+    "glue.classifier_pooling": {"mean": "avg", "first": "cls", "bos": "cls"},
     "trainer.eval_strategy": {"false": "no"},
     "trainer.save_strategy": {"false": "no"},
 }
@@ -129,6 +130,8 @@ ANY_CASE = (
     "task",
     "trainer.mixed_precision",
     "contrastive.pooling",
+    "glue.classifier_activation",
+    "glue.classifier_pooling",
     "contrastive.loss_type",
 )
 """Choices that are written in any case."""

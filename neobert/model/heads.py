@@ -3,6 +3,7 @@
 Letters: T tokens, S documents, E model width, V vocabulary, B rows and L width of a padded batch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from neobert.batch import PackedBatch, bounds_of, positions_within
 from neobert.config.model import ModelConfig
 from neobert.model.encoder import Encoder
 from neobert.model.ngpt import normalize_
+from neobert.ops.pooling import pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +82,49 @@ class MaskedLM(nn.Module):
         return MaskedLMOutput(logits, states)
 
 
-class SequenceClassifier(nn.Module):
-    """Scores for each document, read off its first token: dropout, dense, tanh, dropout, linear."""
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "gelu": nn.functional.gelu,
+}
+"""``glue.classifier_activation``: what follows the dense layer. ``none`` has no dense layer."""
 
-    def __init__(self, encoder: Encoder, num_labels: int, dropout: float, init_std: float) -> None:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierSettings:
+    """The head of a classifier, apart from its number of labels."""
+
+    activation: str = "tanh"
+    """``tanh``, ``gelu`` (exact), or ``none``: one linear layer, without the dense layer."""
+
+    pooling: str = "cls"
+    """``cls``: the first token of a document; ``avg``: the mean of its tokens."""
+
+    dropout: float = 0.0
+    init_std: float = 0.02
+    """Standard deviation of the initial weights."""
+
+
+class SequenceClassifier(nn.Module):
+    """Scores for each document: pooling, dropout, dense, activation, dropout, linear."""
+
+    def __init__(self, encoder: Encoder, num_labels: int, settings: ClassifierSettings) -> None:
         super().__init__()
         width = encoder.config.hidden_size
+        self.settings = settings
         self.model = encoder
-        self.dropout = nn.Dropout(dropout)
-        self.dense = nn.Linear(width, width)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.dense = None if settings.activation == "none" else nn.Linear(width, width)
         self.classifier = nn.Linear(width, num_labels)
-        for layer in (self.dense, self.classifier):
-            nn.init.normal_(layer.weight, std=init_std)
+        for layer in filter(None, (self.dense, self.classifier)):
+            nn.init.normal_(layer.weight, std=settings.init_std)
             nn.init.zeros_(layer.bias)
 
     def forward(self, batch: PackedBatch) -> Float[Tensor, "S num_labels"]:
         """One row of scores per document of ``batch``."""
-        first = self.model(batch)[batch.cu_seqlens[:-1]]  # (S, E)
-        pooled = torch.tanh(self.dense(self.dropout(first)))
+        hidden = self.model(batch)  # (T, E)
+        pooled = pool(hidden, batch.cu_seqlens, self.settings.pooling).to(hidden.dtype)  # (S, E)
+        if self.dense is not None:
+            pooled = ACTIVATIONS[self.settings.activation](self.dense(self.dropout(pooled)))
         return self.classifier(self.dropout(pooled))
 
 

@@ -19,7 +19,7 @@ from neobert.config.model import ModelConfig
 from neobert.console import get_logger
 from neobert.model.attention import SelfAttention
 from neobert.model.encoder import Encoder
-from neobert.model.heads import MaskedLM, SequenceClassifier
+from neobert.model.heads import ACTIVATIONS, ClassifierSettings, MaskedLM, SequenceClassifier
 from neobert.model.published import model_config, published_names
 from neobert.model.weight_files import (
     NoWeightsError,
@@ -105,16 +105,35 @@ def load_classifier(path: str | Path, dropout: float = 0.0) -> SequenceClassifie
     found = read_pretrained(path)
     if "classifier.weight" not in found.weights:
         raise PretrainedError(f"{found.folder} holds no classifier")
+    settings = replace(
+        _classifier_settings(found.folder),
+        dropout=dropout,
+        init_std=found.config.classifier_init_range,
+    )
     with torch.device("meta"):
         encoder = Encoder(found.config, found.vocab_size, found.pad_token_id)
-        model = SequenceClassifier(
-            encoder,
-            num_labels=len(found.weights["classifier.weight"]),
-            dropout=dropout,
-            init_std=found.config.classifier_init_range,
-        )
+        model = SequenceClassifier(encoder, len(found.weights["classifier.weight"]), settings)
     _fill(model, found.weights, found.folder)
     return model.eval()
+
+
+def _classifier_settings(folder: Path) -> ClassifierSettings:
+    """Activation and pooling of the head, where ``config.json`` or the run's settings say so."""
+    file = folder / "config.json"
+    values = read_json(file) if file.is_file() else _sections(folder / "config.yaml").get("glue")
+    values = values if isinstance(values, dict) else {}
+    names = {"activation": ACTIVATIONS.keys() | {"none"}, "pooling": {"cls", "avg"}}
+    chosen: dict[str, str] = {}
+    for name, allowed in names.items():
+        value = values.get(f"classifier_{name}")
+        if value is None:
+            continue
+        if value not in allowed:
+            raise PretrainedError(
+                f"{folder}: classifier_{name} is {value!r}, not one of {', '.join(sorted(allowed))}"
+            )
+        chosen[name] = str(value)
+    return replace(ClassifierSettings(), **chosen)  # type: ignore[arg-type]
 
 
 def read_pretrained(path: str | Path) -> Pretrained:
@@ -200,14 +219,23 @@ def _read_config(folder: Path) -> tuple[ModelConfig, int]:
 
 
 def _model_section(path: Path) -> dict[str, object]:
+    section = _sections(path).get("model")
+    if not isinstance(section, dict):
+        raise PretrainedError(f"{path} has no section `model`")
+    return {str(name): value for name, value in section.items()}
+
+
+def _sections(path: Path) -> dict[str, object]:
+    """The sections of a run's settings; empty if there is no such file."""
+    if not path.is_file():
+        return {}
     try:
         values = yaml.safe_load(read_text(path))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise PretrainedError(f"{path} is not YAML: {error}") from error
-    section = values.get("model") if isinstance(values, dict) else None
-    if not isinstance(section, dict):
-        raise PretrainedError(f"{path} has no section `model`")
-    return {str(name): value for name, value in section.items()}
+    return {
+        str(name): section for name, section in (values if isinstance(values, dict) else {}).items()
+    }
 
 
 def _made(values: dict[str, object], folder: Path) -> ModelConfig:

@@ -57,7 +57,13 @@ def write_tokenizer(folder: Path) -> None:
 def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A run folder of a task with one checkpoint of random weights: ``make_run("glue")``."""
 
-    def make(task: str = "pretraining", step: int = 20, labels: int = 3, **changes: object) -> Path:
+    def make(
+        task: str = "pretraining",
+        step: int = 20,
+        labels: int = 3,
+        names: tuple[str, ...] = (),
+        **changes: object,
+    ) -> Path:
         from neobert.config.store import save_config
         from neobert.files import write_json
         from neobert.training.checkpoint import FolderCheckpointIO
@@ -69,7 +75,8 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         def extras(folder: Path) -> None:
             save_config(config, folder / "config.yaml")
             write_tokenizer(folder / "tokenizer")
-            write_json({"pad_token_id": 0, "vocab_size": 160}, folder / "tokenizer_info.json")
+            information = {"pad_token_id": 0, "vocab_size": 160, "labels": list(names)}
+            write_json(information, folder / "tokenizer_info.json")
 
         state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
         (run / "checkpoints").mkdir(parents=True)
@@ -83,7 +90,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 def run_config(task: str, query_prefix: str = "", pooling: str = "avg", **changes: object):
-    """Settings of a small run; ``changes`` are those of the model."""
+    """Settings of a small run; ``changes`` are those of the model or of the classifier."""
     from dataclasses import replace
 
     from neobert.config.root import Config
@@ -97,13 +104,14 @@ def run_config(task: str, query_prefix: str = "", pooling: str = "avg", **change
         "embedding_init_range": 0.5,
         "decoder_init_range": 0.3,
     }
+    head = {name: changes.pop(name) for name in list(changes) if name.startswith("classifier_")}
     default = Config()
     return replace(
         default,
         task=task,
         model=replace(default.model, **{**shape, **changes}),
         dataset=replace(default.dataset, max_seq_length=64),
-        glue=replace(default.glue, max_seq_length=64),
+        glue=replace(default.glue, max_seq_length=64, **head),
         contrastive=replace(
             default.contrastive,
             query_prefix=query_prefix,
@@ -114,13 +122,18 @@ def run_config(task: str, query_prefix: str = "", pooling: str = "avg", **change
 
 
 def random_model(config, task: str, labels: int) -> torch.nn.Module:
-    from neobert.model.heads import SequenceClassifier, build_masked_lm
+    from neobert.model.heads import ClassifierSettings, SequenceClassifier, build_masked_lm
 
     model = build_masked_lm(config.model, vocab_size=160, pad_token_id=0)
     for parameter in model.parameters():
         parameter.data += torch.randn_like(parameter) / 10  # norms and padding rows too
     if task == "glue":
-        return SequenceClassifier(model.model, labels, dropout=0.1, init_std=0.2)
+        settings = ClassifierSettings(
+            activation=config.glue.classifier_activation,
+            pooling=config.glue.classifier_pooling,
+            init_std=0.2,
+        )
+        return SequenceClassifier(model.model, labels, settings)
     return model.model if task == "contrastive" else model
 
 

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from neobert.batch import PackedBatch
 from neobert.model.encoder import Encoder
-from neobert.model.heads import MaskedLM, SequenceClassifier, build_masked_lm
+from neobert.model.heads import ClassifierSettings, MaskedLM, SequenceClassifier, build_masked_lm
 
 IDS = torch.tensor([[2, 5, 7, 3, 0, 0], [2, 4, 9, 8, 6, 3]])
 MASK = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
@@ -56,7 +56,7 @@ def test_logits_are_those_of_the_published_model(tiny, fill, changes, golden) ->
 
 def test_classifier_scores_are_those_of_the_published_model(tiny, fill) -> None:
     model = fill(
-        SequenceClassifier(Encoder(tiny(), 11, 0), num_labels=3, dropout=0.1, init_std=1.0)
+        SequenceClassifier(Encoder(tiny(), 11, 0), 3, ClassifierSettings(dropout=0.1, init_std=1.0))
     )
     scores = model(PackedBatch.from_documents(DOCUMENTS))
     assert_close(scores, torch.tensor(CLASSIFIER), atol=1e-5, rtol=0)
@@ -122,7 +122,9 @@ def test_weights_start_uniform_within_the_configured_half_widths(tiny) -> None:
 
 
 def test_classifier_layers_start_normal(tiny) -> None:
-    model = SequenceClassifier(Encoder(tiny(hidden_size=128), 11, 0), 64, 0.0, init_std=0.3)
+    model = SequenceClassifier(
+        Encoder(tiny(hidden_size=128), 11, 0), 64, ClassifierSettings(init_std=0.3)
+    )
     for layer in (model.dense, model.classifier):
         assert layer.weight.std().item() == pytest.approx(0.3, rel=0.05)
         assert not layer.bias.any()
@@ -147,9 +149,29 @@ def test_the_state_dict_has_the_published_names(tiny) -> None:
 
 def test_the_classifier_drops_before_its_last_layer(tiny) -> None:
     config = tiny()
-    model = SequenceClassifier(Encoder(config, 11, 0), 3, dropout=1.0, init_std=1.0).train()
+    model = SequenceClassifier(
+        Encoder(config, 11, 0), 3, ClassifierSettings(dropout=1.0, init_std=1.0)
+    ).train()
     nn.init.ones_(model.dense.bias)
     nn.init.ones_(model.classifier.bias)
     # Everything dropped: only the last bias is left.
     scores = model(PackedBatch.from_documents(DOCUMENTS))
     assert_close(scores, torch.ones(2, 3))
+
+
+def test_the_head_is_the_chosen_one(tiny, fill) -> None:
+    encoder = fill(Encoder(tiny(), 11, 0))
+    batch = PackedBatch.from_documents(DOCUMENTS)
+    states = encoder(batch).split([4, 6])
+    first = torch.stack([states[0][0], states[1][0]])
+    mean = torch.stack([part.mean(0) for part in states])
+    for pooling, pooled in (("cls", first), ("avg", mean)):
+        for name, activation in (("tanh", torch.tanh), ("gelu", nn.GELU()), ("none", None)):
+            settings = ClassifierSettings(activation=name, pooling=pooling, init_std=1.0)
+            model = SequenceClassifier(encoder, 3, settings)
+            if activation is None:
+                assert model.dense is None
+                expected = model.classifier(pooled)
+            else:
+                expected = model.classifier(activation(model.dense(pooled)))
+            assert_close(model(batch), expected)

@@ -6,7 +6,7 @@ from neobert.batch import PackedBatch, bounds_of, positions_within
 from neobert.config.optimizer import OptimizerConfig
 from neobert.losses.mlm import masked_lm_loss
 from neobert.model.encoder import Encoder
-from neobert.model.heads import SequenceClassifier, build_masked_lm
+from neobert.model.heads import ClassifierSettings, SequenceClassifier, build_masked_lm
 from neobert.model.ngpt import normalize_
 from neobert.optim.build import build_optimizer
 
@@ -123,7 +123,7 @@ def test_checkpointing_changes_no_gradient(tiny) -> None:
 
 
 def test_a_classifier_stands_on_it(tiny) -> None:
-    model = SequenceClassifier(Encoder(tiny(ngpt=True), 11, 0), 3, dropout=0.0, init_std=0.02)
+    model = SequenceClassifier(Encoder(tiny(ngpt=True), 11, 0), 3, ClassifierSettings())
     scores = model(PackedBatch.from_documents(DOCUMENTS))
     assert scores.shape == (2, 3)
     scores.sum().backward()

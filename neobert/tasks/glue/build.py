@@ -9,7 +9,7 @@ from neobert.config.glue import GlueConfig
 from neobert.config.model import ModelConfig
 from neobert.config.root import Config
 from neobert.model.encoder import Encoder
-from neobert.model.heads import SequenceClassifier
+from neobert.model.heads import ClassifierSettings, SequenceClassifier
 from neobert.model.pretrained import load_classifier, load_encoder
 from neobert.model.weight_files import PretrainedError
 from neobert.tasks.glue.hub import load_hub_model
@@ -34,15 +34,16 @@ def build_classifier(config: Config, start: Start, task: GlueTask, num_labels: i
         model, num_heads = load_hub_model(config, task, num_labels)
         return Classifier(model, num_heads)
     encoder = Encoder(start.model, start.vocab_size, start.pad_token_id)
-    classifier = SequenceClassifier(
-        encoder, num_labels, config.glue.classifier_dropout, _init_range(config.glue, start.model)
-    )
+    head = _head(config.glue, start.model)
+    classifier = SequenceClassifier(encoder, num_labels, head)
     try:
         if start.kind == "transfer":
             assert start.folder is not None
             source = load_classifier(start.folder)
+            _refuse_other_head(source, head, start)
             encoder.load_state_dict(source.model.state_dict(), strict=True)
-            classifier.dense.load_state_dict(source.dense.state_dict(), strict=True)
+            if classifier.dense is not None and source.dense is not None:
+                classifier.dense.load_state_dict(source.dense.state_dict(), strict=True)
         elif start.folder is not None:
             encoder.load_state_dict(load_encoder(start.folder).state_dict(), strict=True)
     except PretrainedError as error:
@@ -51,6 +52,29 @@ def build_classifier(config: Config, start: Start, task: GlueTask, num_labels: i
     on_cuda = runs_on_cuda(config.trainer)
     compile_if_asked(encoder, config.trainer, runs_deepspeed(config, on_cuda), on_cuda)
     return Classifier(classifier, start.model.num_attention_heads)
+
+
+def _head(glue: GlueConfig, model: ModelConfig) -> ClassifierSettings:
+    return ClassifierSettings(
+        activation=glue.classifier_activation,
+        pooling=glue.classifier_pooling,
+        dropout=glue.classifier_dropout,
+        init_std=_init_range(glue, model),
+    )
+
+
+def _refuse_other_head(source: SequenceClassifier, head: ClassifierSettings, start: Start) -> None:
+    """The dense layer was trained for one activation and one pooling."""
+    trained = source.settings
+    problems = [
+        f"glue.classifier_{name}={getattr(head, name)} contradicts {start.folder}, whose "
+        f"classifier was trained with {getattr(trained, name)}: glue.transfer_from_task takes its "
+        f"dense layer, so set glue.classifier_{name}={getattr(trained, name)}"
+        for name in ("activation", "pooling")
+        if getattr(head, name) != getattr(trained, name)
+    ]
+    if problems:
+        raise ConfigError(*problems)
 
 
 def _init_range(glue: GlueConfig, model: ModelConfig) -> float:

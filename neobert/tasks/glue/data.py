@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
+from neobert.config.glue import GlueConfig
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder
@@ -109,8 +110,18 @@ class GlueDataModule(LightningDataModule):
             "training tokens": int(self.train.bounds[-1]),
             "glue.max_seq_length": self.config.glue.max_seq_length,
             "glue.classifier_dropout": self.config.glue.classifier_dropout,
+            **self._head(),
             "seed": self.config.seed,
             "rows per step (batch size × accumulation × devices)": self.share.rows_per_step,
+        }
+
+    def _head(self) -> dict[str, object]:
+        """What differs from the default head: older checkpoints have no entry for it."""
+        glue, default = self.config.glue, GlueConfig()
+        return {
+            f"glue.{name}": getattr(glue, name)
+            for name in ("classifier_activation", "classifier_pooling")
+            if getattr(glue, name) != getattr(default, name)
         }
 
     def train_dataloader(self) -> "GlueLoader":

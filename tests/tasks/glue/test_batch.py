@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from neobert.config.model import ModelConfig
 from neobert.losses.classification import classification_loss
 from neobert.model.encoder import Encoder
-from neobert.model.heads import SequenceClassifier
+from neobert.model.heads import ClassifierSettings, SequenceClassifier
 from neobert.tasks.glue.batch import Examples, LabelledBatch, Layout
 
 LENGTHS = [5, 1, 9, 3]
@@ -35,7 +35,7 @@ def model() -> SequenceClassifier:
     config = ModelConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
     )
-    return SequenceClassifier(Encoder(config, 50, 0), 2, 0.0, 0.5).double()
+    return SequenceClassifier(Encoder(config, 50, 0), 2, ClassifierSettings(init_std=0.5)).double()
 
 
 def gradients(classifier: SequenceClassifier, batches: list[LabelledBatch]) -> list[torch.Tensor]:

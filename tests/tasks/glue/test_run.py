@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -226,10 +227,16 @@ def test_a_resumed_run_ends_with_the_same_weights_though_its_source_is_gone(
 def test_a_run_of_other_data_is_not_resumed(settings: Settings, start: str) -> None:
     words = [start, "trainer.num_train_epochs=1", "trainer.save_strategy=epoch"]
     run(settings(*words))
-    others = ("dataset.train_split='train[:50]'", "glue.classifier_dropout=0.5")
+    others = {
+        "dataset.train_split": "'train[:50]'",
+        "glue.classifier_dropout": "0.5",
+        "glue.classifier_activation": "gelu",
+        "glue.classifier_pooling": "avg",
+    }
+    changes = [f"{key}={value}" for key, value in others.items()]
     with pytest.raises(ConfigError) as error:
-        run(settings(*words, "trainer.resume_from_checkpoint=latest", *others))
-    for key in ("dataset.train_split", "glue.classifier_dropout"):
+        run(settings(*words, "trainer.resume_from_checkpoint=latest", *changes))
+    for key in others:
         assert f"{key} differs from the checkpoint's" in str(error.value)
 
 
@@ -260,6 +267,9 @@ def test_a_task_starts_from_the_run_of_its_source(
     words = ["glue.task_name=mnli", "trainer.num_train_epochs=1", "trainer.save_strategy=best"]
     run(settings(start, *words, f"trainer.output_dir={tmp_path / 'sweep/0'}"))
     assert {"eval/accuracy", "eval/accuracy_mm"} <= set(summary(tmp_path / "sweep/0")["after"])
+    other_head = replace(rte, glue=replace(rte.glue, classifier_activation="gelu"))
+    with pytest.raises(ConfigError, match=r"so set glue\.classifier_activation=tanh"):
+        run(other_head)
     run(rte)
     weights = summary(tmp_path / "sweep/1")["weights"]
     assert (weights["task"], weights["run"]) == ("mnli", str(tmp_path / "sweep/0"))

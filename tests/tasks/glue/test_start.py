@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from neobert.batch import PackedBatch
 from neobert.config.checks import ConfigError
 from neobert.model.heads import SequenceClassifier
 from neobert.tasks.glue.build import build_classifier
@@ -98,6 +101,28 @@ def test_a_config_file_may_lend_its_architecture_alone(
 def test_dropout_and_backend_are_the_runs_own(settings: Settings, encoder_folder: Path) -> None:
     words = [f"glue.pretrained_model_path={encoder_folder}", "model.dropout_prob=0.2"]
     assert find_start(settings(*words)).model.dropout_prob == 0.2
+
+
+@pytest.mark.proves("glue.classifier_activation", "glue.classifier_pooling")
+def test_the_head_has_the_chosen_activation_and_pooling(
+    settings: Settings, encoder_folder: Path
+) -> None:
+    batch = PackedBatch.from_documents([[2, 5, 3], [2, 9, 8, 3]])
+
+    def scores(*words: str) -> Tensor:
+        config = settings(f"glue.pretrained_model_path={encoder_folder}", *words)
+        torch.manual_seed(0)
+        model = build_classifier(config, find_start(config), TASKS["mnli"], 3).model.eval()
+        assert ("dense.weight" in model.state_dict()) == ("none" not in str(words))
+        return model(batch).detach()
+
+    ways = [(), ("avg",), ("cls", "gelu"), ("avg", "gelu"), ("mean", "none")]
+    keys = ("glue.classifier_pooling", "glue.classifier_activation")
+    found = [
+        scores(*(f"{key}={value}" for key, value in zip(keys, way, strict=False))) for way in ways
+    ]
+    for first, second in combinations(found, 2):
+        assert not torch.allclose(first, second, atol=1e-4)
 
 
 @pytest.mark.proves("glue.classifier_dropout", "glue.classifier_init_range")
