@@ -70,17 +70,33 @@ class PackedBatch(TensorBatch):
     """Length of a packed row; ``None`` for unpacked batches, whose T varies."""
 
     @classmethod
+    def from_lengths(
+        cls,
+        input_ids: Int[Tensor, " T"],
+        lengths: Int[Tensor, " S"],
+        num_tokens: int | None = None,
+        row_length: int | None = None,
+    ) -> "PackedBatch":
+        """The batch of documents of these ``lengths`` (int64, on the CPU), laid end to end.
+
+        ``num_tokens``: tokens of text, by default all T. ``row_length``: of packed rows.
+        """
+        longest = int(lengths.max()) if len(lengths) else 0
+        return cls(
+            input_ids=input_ids,
+            position_ids=positions_within(lengths).to(input_ids.device),
+            cu_seqlens=bounds_of(lengths).to(input_ids.device),
+            max_seqlen=longest if row_length is None else row_length,
+            num_tokens=len(input_ids) if num_tokens is None else num_tokens,
+            row_length=row_length,
+        )
+
+    @classmethod
     def from_documents(cls, documents: list[list[int]]) -> "PackedBatch":
         """Lay ``documents`` (lists of ids) end to end, unpacked: no padding at all."""
         lengths = torch.tensor([len(document) for document in documents], dtype=torch.int64)
         flat = [token for document in documents for token in document]
-        return cls(
-            input_ids=torch.tensor(flat, dtype=torch.int64),
-            position_ids=positions_within(lengths),
-            cu_seqlens=bounds_of(lengths),
-            max_seqlen=int(lengths.max()) if len(documents) else 0,
-            num_tokens=len(flat),
-        )
+        return cls.from_lengths(torch.tensor(flat, dtype=torch.int64), lengths)
 
     @property
     def lengths(self) -> Int[Tensor, " S"]:

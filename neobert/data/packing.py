@@ -1,106 +1,103 @@
 """Whole documents into rows of one length: best fit over a bounded window, planned once.
 
-A plan is arrays of numbers, no tokens: a million documents take seconds, and any row can be laid
-out by its number. Best fit decreasing: within a window of documents the longest go first, each into
-the row with the least room that still holds it (Johnson 1973, "Near-optimal bin packing
-algorithms"; for language models Krell et al. 2021, arXiv 2107.02027).
+A plan says which pieces of documents make up each row; it holds no tokens. Best fit decreasing:
+within a window of documents the longest come first, each into the row with the least room that
+still holds it (Johnson 1973, "Near-optimal bin packing algorithms"; for language models Krell et
+al. 2021, arXiv 2107.02027). Windows do not depend on each other, so a plan of any size is made
+with the memory of a few windows, in several processes, and written as it is made.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from neobert.data.arrays import ArrayWriter, open_array
+from neobert.data.processes import in_processes
 
 WINDOW = 1 << 16
 """Documents that are packed together: bounds how far apart the documents of a row were."""
 
 Numbers = NDArray[np.int64] | NDArray[np.int32]
 
-ARRAYS = ("document", "start", "length", "order", "bounds")
-"""What a plan consists of, a file each."""
+ARRAYS = ("document", "start", "length", "bounds")
 
 
 @dataclass(frozen=True, slots=True)
-class Pieces:
-    """Stretches of documents that fit into a row; a document that fits is one piece."""
+class PlanInfo:
+    """Totals of a plan."""
 
-    document: Numbers
-    start: Numbers
-    """First token of the piece within its document."""
+    documents: int = 0
+    """Documents that are in a row; shorter ones than ``dataset.min_length`` may be left out."""
 
-    length: Numbers
-    """Tokens, special ones not counted."""
+    tokens: int = 0
+    """Tokens of text in all rows, opening and closing ones included."""
 
-    cut_tokens: int
+    cut_tokens: int = 0
     """Tokens that truncation left out."""
+
+    def __add__(self, other: "PlanInfo") -> "PlanInfo":
+        return PlanInfo(
+            self.documents + other.documents,
+            self.tokens + other.tokens,
+            self.cut_tokens + other.cut_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class RowPlan:
-    """Which pieces lie in which row."""
+    """Which pieces of documents make up each row."""
 
-    pieces: Pieces
-    order: Numbers
-    """Numbers of pieces, row after row."""
+    document: Numbers
+    """Number of each piece's document, row after row."""
+
+    start: Numbers
+    """First token of each piece within its document; empty where documents are truncated."""
+
+    length: Numbers
+    """Tokens of each piece, special ones not counted; empty where documents are truncated."""
 
     bounds: Numbers
-    """Row ``i`` holds the pieces ``order[bounds[i]:bounds[i + 1]]``."""
+    """Row ``i`` holds the pieces ``bounds[i]`` to ``bounds[i + 1]``; empty where each piece is a
+    row."""
+
+    room: int
+    """Tokens of the longest piece, special ones not counted."""
 
     row_length: int
-    tokens: int
-    """Tokens of text in all rows, opening and closing ones included."""
+    info: PlanInfo = PlanInfo()
 
     @property
     def num_rows(self) -> int:
-        return len(self.bounds) - 1
+        return len(self.bounds) - 1 if len(self.bounds) else len(self.document)
 
     @property
     def fill(self) -> float:
-        """Share of the rows' places that hold text."""
-        return self.tokens / max(1, self.num_rows * self.row_length)
+        """Packing efficiency: the share of the rows' places that hold text."""
+        return self.info.tokens / max(1, self.num_rows * self.row_length)
 
     def row(self, number: int) -> list[tuple[int, int, int]]:
-        """(document, start, length) of the pieces of a row."""
-        chosen = self.order[self.bounds[number] : self.bounds[number + 1]]
-        parts = self.pieces
-        return list(
-            zip(
-                parts.document[chosen].tolist(),
-                parts.start[chosen].tolist(),
-                parts.length[chosen].tolist(),
-                strict=True,
-            )
-        )
-
-    def save(self, folder: Path) -> None:
-        """Keep the plan in ``folder``."""
-        for name, values in self._arrays().items():
-            small = int(values.max(initial=0)) < 1 << 31
-            np.save(folder / f"{name}.npy", values.astype(np.int32 if small else np.int64))
-        numbers = {
-            "cut_tokens": self.pieces.cut_tokens,
-            "row_length": self.row_length,
-            "tokens": self.tokens,
-        }
-        (folder / "plan.json").write_text(json.dumps(numbers))
+        """(document, start, length) of the pieces of a row; a truncated document may be shorter
+        than the length."""
+        first, last = number, number + 1
+        if len(self.bounds):
+            first, last = self.bounds[number], self.bounds[number + 1]
+        documents = self.document[first:last].tolist()
+        if not len(self.start):
+            return [(document, 0, self.room) for document in documents]
+        start, length = self.start[first:last].tolist(), self.length[first:last].tolist()
+        return list(zip(documents, start, length, strict=True))
 
     @classmethod
     def load(cls, folder: Path) -> "RowPlan":
-        """Map what :meth:`save` has written into memory."""
+        """Map what :meth:`Packing.write_plan` has written into memory."""
         numbers = json.loads((folder / "plan.json").read_text())
-        document, start, length, order, bounds = (
-            np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in ARRAYS
-        )
-        pieces = Pieces(document, start, length, numbers["cut_tokens"])
-        return cls(pieces, order, bounds, numbers["row_length"], numbers["tokens"])
-
-    def _arrays(self) -> dict[str, Numbers]:
-        parts = self.pieces
-        arrays = (parts.document, parts.start, parts.length, self.order, self.bounds)
-        return dict(zip(ARRAYS, arrays, strict=True))
+        arrays = [open_array(folder / f"{name}.npy") for name in ARRAYS]
+        info = PlanInfo(**numbers["info"])
+        return cls(*arrays, numbers["room"], numbers["row_length"], info)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,58 +121,122 @@ class Packing:
     multiple: int = 1
     """Unpacked: the token axis is padded up to a multiple of this."""
 
-    def plan(self, lengths: Numbers) -> RowPlan:
-        """The rows of documents of these lengths."""
-        room = self.longest - self.wrapping
-        pieces = cut_documents(lengths, room, self.truncate, self.shortest)
-        plan_rows = plan_packed if self.packed else plan_single
-        return plan_rows(pieces, self.row_length, self.wrapping)
+    @property
+    def room(self) -> int:
+        """Tokens of the longest piece, special ones not counted."""
+        return self.longest - self.wrapping
+
+    def plan(self, offsets: Numbers, window: int = WINDOW) -> RowPlan:
+        """The rows of documents whose tokens start at these ``offsets``, one more than documents,
+        in memory."""
+        parts = [self._plan_window(one) for one in self._windows(offsets, window)]
+        ends = np.cumsum([0, *(len(part.document) for part in parts)])
+        bounds = [part.bounds[1:] + end for part, end in zip(parts, ends[:-1], strict=True)]
+        nothing = np.zeros(0, np.int64)
+        return RowPlan(
+            np.concatenate([nothing, *(part.document for part in parts)]),
+            np.concatenate([nothing, *(part.start for part in parts)]),
+            np.concatenate([nothing, *(part.length for part in parts)]),
+            np.concatenate([np.zeros(self.packed, np.int64), *bounds]),
+            self.room,
+            self.row_length,
+            sum((part.info for part in parts), PlanInfo()),
+        )
+
+    def write_plan(
+        self, offsets: Numbers, folder: Path, num_proc: int = 1, window: int = WINDOW
+    ) -> None:
+        """Plan window by window in ``num_proc`` processes, and write what :meth:`RowPlan.load`
+        reads.
+
+        Memory: two windows per process. ``offsets`` may be mapped from a file.
+        """
+        small = len(offsets) <= 1 << 31
+        info, pieces = PlanInfo(), 0
+        with (
+            ArrayWriter(folder / "document.npy", np.int32 if small else np.int64) as document,
+            ArrayWriter(folder / "start.npy", np.int32) as start,
+            ArrayWriter(folder / "length.npy", np.int32) as length,
+            ArrayWriter(folder / "bounds.npy", np.int64) as bounds,
+        ):
+            bounds.append(np.zeros(self.packed, np.int64))
+            for part in in_processes(self._plan_window, self._windows(offsets, window), num_proc):
+                document.append(part.document)
+                start.append(part.start)
+                length.append(part.length)
+                bounds.append(part.bounds[1:] + pieces)
+                pieces += len(part.document)
+                info += part.info
+        numbers = {"room": self.room, "row_length": self.row_length, "info": asdict(info)}
+        (folder / "plan.json").write_text(json.dumps(numbers))
+
+    def _windows(self, offsets: Numbers, size: int) -> Iterator[tuple[NDArray[np.int64], int]]:
+        """Lengths of the documents of each window, and the number of its first.
+
+        Where documents are cut up, a window ends with the document that fills ``size`` rows.
+        """
+        first, count = 0, len(offsets) - 1
+        while first < count:
+            last = min(first + size, count)
+            if not self.truncate:
+                full = int(offsets[first]) + size * self.room
+                last = min(last, max(first + 1, int(np.searchsorted(offsets, full))))
+            yield np.diff(offsets[first : last + 1]), first
+            first = last
+
+    def _plan_window(self, window: tuple[NDArray[np.int64], int]) -> RowPlan:
+        """The rows of one window: the lengths of its documents, and the number of its first."""
+        lengths, begin = window
+        document, start, length = cut_documents(lengths, self.room, self.truncate, self.shortest)
+        tokens = int(length.sum()) + self.wrapping * len(length)
+        kept = int(np.count_nonzero(start == 0))
+        cut = int(lengths[document].sum() - length.sum()) if self.truncate else 0
+        order, bounds = np.arange(len(document)), np.zeros(0, np.int64)
+        if self.packed:
+            order, bounds = _best_fit(length + self.wrapping, self.row_length)
+        given = order[:0] if self.truncate else order
+        return RowPlan(
+            document[order] + begin,
+            start[given],
+            length[given],
+            bounds,
+            self.room,
+            self.row_length,
+            PlanInfo(kept, tokens, cut),
+        )
 
 
-def cut_documents(lengths: Numbers, room: int, truncate: bool, shortest: int = 0) -> Pieces:
-    """Make documents fit into ``room`` tokens: cut them (``truncate``), or cut them up.
+def cut_documents(
+    lengths: Numbers, room: int, truncate: bool, shortest: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Make documents fit into ``room`` tokens: truncate them, or cut them up without loss.
 
-    ``shortest``: documents of fewer tokens are left out. Cut up, no token is lost.
+    Returns the document, the first token and the tokens of each piece. Empty documents and those
+    of fewer tokens than ``shortest`` are left out.
     """
     kept = np.flatnonzero((lengths > 0) & (lengths >= shortest))
     lengths = np.asarray(lengths, dtype=np.int64)[kept]
     if truncate:
-        fitting = np.minimum(lengths, room)
-        cut = int((lengths - fitting).sum())
-        return Pieces(kept, np.zeros_like(kept), fitting, cut)
+        return kept, np.zeros_like(kept), np.minimum(lengths, room)
     per_document = -(-lengths // room)
     document = np.repeat(kept, per_document)
     first = np.cumsum(per_document) - per_document
-    index = np.arange(len(document)) - np.repeat(first, per_document)
-    start = index * room
-    length = np.minimum(np.repeat(lengths, per_document) - start, room)
-    return Pieces(document, start, length, 0)
+    start = (np.arange(len(document)) - np.repeat(first, per_document)) * room
+    return document, start, np.minimum(np.repeat(lengths, per_document) - start, room)
 
 
-def plan_packed(pieces: Pieces, row_length: int, wrapping: int, window: int = WINDOW) -> RowPlan:
-    """Pack pieces into rows of ``row_length``; each takes ``wrapping`` tokens more than its own."""
-    taken = pieces.length + wrapping
-    rows: list[list[int]] = []
-    for begin in range(0, len(taken), window):
-        rows += _best_fit(taken[begin : begin + window], row_length, begin)
-    return _plan(rows, pieces, row_length, wrapping)
+def _best_fit(
+    sizes: NDArray[np.int64], row_length: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the pieces row after row, and the bounds of the rows in them.
 
-
-def plan_single(pieces: Pieces, row_length: int, wrapping: int) -> RowPlan:
-    """One piece per row: what unpacked batches are made of."""
-    order = np.arange(len(pieces.length))
-    bounds = np.arange(len(order) + 1)
-    tokens = int(pieces.length.sum()) + wrapping * len(order)
-    return RowPlan(pieces, order, bounds, row_length, tokens)
-
-
-def _best_fit(taken: Numbers, row_length: int, offset: int) -> list[list[int]]:
-    """Rows of piece numbers. ``open_sizes`` has bit r set where a row with r places left exists."""
+    ``open_sizes`` has bit r set where a row with r places left exists.
+    """
     rows: list[list[int]] = []
     with_room: list[list[int]] = [[] for _ in range(row_length + 1)]
     open_sizes = 0
-    for number in np.argsort(-taken, kind="stable").tolist():
-        size = int(taken[number])
+    order = np.argsort(-sizes, kind="stable")
+    for number, size in zip(order.tolist(), sizes[order].tolist(), strict=True):
         fitting = open_sizes >> size
         if fitting:
             room = size + (fitting & -fitting).bit_length() - 1
@@ -185,16 +246,9 @@ def _best_fit(taken: Numbers, row_length: int, offset: int) -> list[list[int]]:
         else:
             room, row = row_length, len(rows)
             rows.append([])
-        rows[row].append(number + offset)
+        rows[row].append(number)
         left = room - size
         with_room[left].append(row)
         open_sizes |= 1 << left
-    return rows
-
-
-def _plan(rows: Sequence[list[int]], pieces: Pieces, row_length: int, wrapping: int) -> RowPlan:
-    sizes = np.array([len(row) for row in rows], dtype=np.int64)
-    order = np.array([number for row in rows for number in row], dtype=np.int64)
-    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-    tokens = int(pieces.length.sum()) + wrapping * len(order)
-    return RowPlan(pieces, order, bounds, row_length, tokens)
+    bounds = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    return np.array([number for row in rows for number in row], dtype=np.int64), bounds

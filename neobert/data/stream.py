@@ -23,11 +23,13 @@ from neobert.config.checks import ConfigError
 from neobert.console import get_logger
 from neobert.data.cache import key_of
 from neobert.data.encode import Encoded
-from neobert.data.loader import Rows, Steps, Workers, build_stream_loader, over_ranks
+from neobert.data.loader import Workers, build_stream_loader, over_ranks
 from neobert.data.masking import Masking
 from neobert.data.packing import Packing
 from neobert.data.sources import Documents
+from neobert.data.steps import Steps
 from neobert.data.store import StoreInfo, TokenStore
+from neobert.data.token_rows import RowMaker, TokenRows
 from neobert.data.tokenize import tokens_of
 from neobert.data.tokenizer import TokenizerInfo
 
@@ -60,7 +62,7 @@ class StreamRows:
         made = [asdict(self.packing), self.window, self.tokenizer.fingerprint]
         return {"source": key_of(self.documents.key), "rows": key_of(made)}
 
-    def windows(self, state: State) -> Iterator[tuple[State, Rows, np.ndarray]]:
+    def windows(self, state: State) -> Iterator[tuple[State, TokenRows, np.ndarray]]:
         """Windows from the one that ``state`` is in: where it starts, its rows, their order."""
         here = deepcopy(state)
         while True:
@@ -102,12 +104,12 @@ class StreamRows:
         key = np.random.SeedSequence([self.masking.seed, window])
         return np.random.Generator(np.random.PCG64DXSM(key)).permutation(size)
 
-    def _rows(self, values: list[object], first: int) -> Rows:
+    def _rows(self, values: list[object], first: int) -> TokenRows:
         name = f"{self.documents.name}, counted from document {first}"
         here = replace(self.documents, name=name, read=lambda: values)
         store = memory_store(tokens_of(here, self.tokenizer, num_proc=1))
-        plan = self.packing.plan(store.lengths)
-        return Rows(store, plan, self.tokenizer, self.masking, self.packing)
+        plan = self.packing.plan(store.offsets)
+        return TokenRows(store, plan, RowMaker(self.tokenizer, self.masking, self.packing))
 
 
 START: State = {"epoch": 0, "window": 0, "upstream": None, "documents": 0, "rows": 0}
@@ -135,7 +137,7 @@ class StreamBatches(IterableDataset):  # type: ignore[type-arg]
 
     def _batches(self) -> Iterator[tuple[MaskedBatch, State]]:
         micro_batch, size = self.first, self.steps.share.batch_size
-        waiting: list[tuple[Rows, int, int]] = []
+        waiting: list[tuple[TokenRows, int, int]] = []
         wanted = self.steps.numbers(micro_batch)
         for start, rows, order in self.rows.windows(self.state):
             for place, row in enumerate(order.tolist()):
@@ -206,10 +208,10 @@ class StreamLoader:
         self._state = window
 
 
-def joined(parts: list[tuple[Rows, int, int]]) -> MaskedBatch:
+def joined(parts: list[tuple[TokenRows, int, int]]) -> MaskedBatch:
     """One batch of rows that may lie in several windows."""
-    rows = parts[0][0]
-    return rows.batch_of([(one.lay_out(row), number) for one, row, number in parts])
+    maker = parts[0][0].maker
+    return maker.batch([maker.mask(rows.lay_out(row), number) for rows, row, number in parts])
 
 
 def memory_store(batches: Iterable[Encoded]) -> TokenStore:

@@ -17,8 +17,8 @@ from neobert.batch import TensorBatch
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
-from neobert.data.loader import Share
 from neobert.data.masking import Masking
+from neobert.data.steps import Share
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.tasks.contrastive.batches import Texts
 from neobert.tasks.contrastive.corpus import open_corpus

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from neobert.batch import MaskedBatch, PackedBatch
-from neobert.data.loader import Share
 from neobert.data.masking import Masking, mask_row
+from neobert.data.steps import Share
 from neobert.tasks.contrastive.batches import PairBatch, Texts, TwiceBatch
 from neobert.tasks.contrastive.prepare import text_number
 

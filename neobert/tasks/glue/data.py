@@ -19,7 +19,8 @@ from neobert.config.glue import GlueConfig
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder
-from neobert.data.loader import EMPTY, Order, Share, Steps
+from neobert.data.order import EMPTY, Order
+from neobert.data.steps import Share, Steps
 from neobert.tasks.glue.batch import Examples, LabelledBatch, Layout
 from neobert.tasks.glue.labels import label_splits
 from neobert.tasks.glue.source import open_splits

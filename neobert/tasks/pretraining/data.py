@@ -17,22 +17,17 @@ from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder, key_of, publish
-from neobert.data.loader import (
-    MicroBatches,
-    Order,
-    Rows,
-    Share,
-    StepLoader,
-    Steps,
-    Workers,
-    build_loader,
-)
+from neobert.data.loader import MicroBatches, StepLoader, Workers, build_loader
 from neobert.data.masking import Masking
+from neobert.data.order import VERSION as ORDER_VERSION
+from neobert.data.order import Order
 from neobert.data.packing import Packing, RowPlan
 from neobert.data.pretokenized import check_tokenizer, pre_tokenized
 from neobert.data.sources import STREAM_SAMPLE, Documents, Source, open_source
+from neobert.data.steps import Share, Steps
 from neobert.data.store import TokenStore
 from neobert.data.stream import StreamBatches, StreamLoader, StreamRows
+from neobert.data.token_rows import RowMaker, TokenRows
 from neobert.data.tokenize import token_store
 from neobert.data.tokenizer import TokenizerInfo, load_tokenizer
 from neobert.tasks.pretraining.data_report import describe_plan
@@ -43,7 +38,7 @@ log = get_logger(__name__)
 EVALUATION_SEED = 0x5EED
 """Masks of evaluation never depend on the run's seed."""
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 EXAMPLE_ROWS = 64
 VOCABULARY_SAMPLE = 500_000
 """Documents that a vocabulary is trained on at most."""
@@ -221,6 +216,7 @@ class PretrainingDataModule(LightningDataModule):
             # The text of a stream is known by its name and its first documents.
             "dataset (stream)": self.source.train.key if stream else None,
             "dataset (tokens)": self.train_store.info.digest,
+            "dataset (version of the order)": ORDER_VERSION,
             "dataset.shuffle_buffer_size": settings.shuffle_buffer_size if stream else None,
             "tokenizer": self.tokenizer.fingerprint,
             "seed": config.seed,
@@ -278,14 +274,12 @@ class PretrainingDataModule(LightningDataModule):
             window=self.config.dataset.shuffle_buffer_size,
         )
 
-    def _rows(self, train: bool) -> Rows:
-        return Rows(
-            store=self.train_store if train else self.eval_store,
-            plan=self.train_plan if train else self.eval_plan,
-            tokenizer=self.tokenizer,
-            masking=self.masking(self.config.seed if train else EVALUATION_SEED),
-            packing=self.packing,
-        )
+    def _rows(self, train: bool) -> TokenRows:
+        masking = self.masking(self.config.seed if train else EVALUATION_SEED)
+        maker = RowMaker(self.tokenizer, masking, self.packing)
+        if train:
+            return TokenRows(self.train_store, self.train_plan, maker)
+        return TokenRows(self.eval_store, self.eval_plan, maker)
 
     def masking(self, seed: int) -> Masking:
         """How tokens are chosen and replaced."""
@@ -305,7 +299,7 @@ class PretrainingDataModule(LightningDataModule):
         packing = self.packing
         recipe = {"store": store.info.digest, **asdict(packing), "version": PLAN_VERSION}
         folder = cache / "rows" / key_of(recipe)
-        publish(folder, lambda target: packing.plan(store.lengths).save(target))
+        publish(folder, lambda to: packing.write_plan(store.offsets, to, self._processes))
         return RowPlan.load(folder)
 
     @property
@@ -333,7 +327,7 @@ class EvaluationBatches(Dataset[MaskedBatch]):
     A number beyond the last gives the last batch without a target: it counts for nothing.
     """
 
-    def __init__(self, rows: Rows, size: int, budget: int | None = None) -> None:
+    def __init__(self, rows: TokenRows, size: int, budget: int | None = None) -> None:
         self.rows, self.size = rows, size
         whole = math.ceil(rows.plan.num_rows / size)
         self._count = whole if budget is None else min(budget, whole)

@@ -19,16 +19,14 @@ def describe_plan(plan: RowPlan, store: TokenStore, packing: Packing, sample: bo
     ]
     if info.empty_documents:
         lines.append(f"{info.empty_documents:,} documents are empty and left out")
-    if cut := plan.pieces.cut_tokens:
+    if cut := plan.info.cut_tokens:
         share = cut / max(1, info.tokens)
         lines.append(
             f"tokenizer.truncation left out {cut:,} tokens ({share:.1%}); false keeps them"
         )
     if packing.shortest:
-        lengths = store.lengths
-        kept = int((lengths >= packing.shortest).sum())
         lines.append(
-            f"dataset.filter_by_length kept {kept:,} of {len(lengths):,} documents, those of "
+            f"dataset.filter_by_length kept {plan.info.documents:,} of {info.documents:,} documents, those of "
             f"{packing.shortest} tokens or more"
         )
     return "\n".join(lines)

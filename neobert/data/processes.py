@@ -1,0 +1,67 @@
+"""Work for several processes, in order and with bounded memory."""
+
+import multiprocessing
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from itertools import chain, islice
+from types import ModuleType
+from typing import TypeVar
+
+from neobert.data.encode import end_with_parent
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+WORTH_PROCESSES = 16
+"""Tasks from which on processes are started: each takes half a second to start."""
+
+WAITING = 4
+"""Tasks that may wait for each process: bounds the memory."""
+
+
+def in_processes(
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    num_proc: int,
+    start: Callable[..., None] = end_with_parent,
+    arguments: tuple[object, ...] = (),
+) -> Iterator[Result]:
+    """``function`` of each task, in the order of the tasks.
+
+    In ``num_proc`` processes that call ``start(*arguments)`` first, or in this one where there are
+    fewer than ``WORTH_PROCESSES`` tasks; ``start`` is then not called.
+    """
+    tasks = iter(tasks)
+    first = list(islice(tasks, WORTH_PROCESSES)) if num_proc > 1 else []
+    if len(first) < WORTH_PROCESSES:
+        yield from map(function, chain(first, tasks))
+        return
+    # Spawned, not forked: a fork of a process with threads can hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_proc, context, start, arguments) as pool:
+        running: deque[Future[Result]] = deque()
+        for task in chain(first, tasks):
+            with without_main():  # a task may start a process
+                running.append(pool.submit(function, task))
+            if len(running) > WAITING * num_proc:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Processes that are started within do not run the program's main module once more.
+
+    Else each imports all that the program has imported, and a script without a ``__main__`` guard
+    starts over.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
