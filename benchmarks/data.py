@@ -29,9 +29,12 @@ from neobert.config.compose import compose_config
 from neobert.console import show_messages
 from neobert.data.corpora import read_corpus
 from neobert.data.encode import Encoded, encode
-from neobert.data.loader import MicroBatches, Order, Rows, Share, StepLoader, Steps, Workers
+from neobert.data.loader import MicroBatches, StepLoader, Workers
+from neobert.data.order import Order
 from neobert.data.packing import Packing, RowPlan
+from neobert.data.steps import Share, Steps
 from neobert.data.store import TokenStore, write_store
+from neobert.data.token_rows import RowMaker, TokenRows
 from neobert.data.tokenizer import text_tokenizer
 from neobert.tasks.pretraining.data import PretrainingDataModule
 
@@ -158,11 +161,12 @@ def measure_memory(folder: Path, tokens: int) -> Figures:
         store.mkdir(parents=True)
         write_store(store, random_documents(tokens), VOCABULARY)
         plan.mkdir()
-        packing.plan(TokenStore.open(store).lengths).save(plan)
+        packing.write_plan(TokenStore.open(store).offsets, plan)
         return measure_in_fresh_process(folder, tokens)
     masking = real_data(folder, "factbook", 512).masking(seed=0)
     before = resident()
-    rows = Rows(TokenStore.open(store), RowPlan.load(plan), info, masking, packing)
+    maker = RowMaker(info, masking, packing)
+    rows = TokenRows(TokenStore.open(store), RowPlan.load(plan), maker)
     order = Order(rows.plan.num_rows, 0, 16)
     batches = MicroBatches(rows, order, Steps(Share(16, 1)))
     after_open = resident()

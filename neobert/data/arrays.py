@@ -41,10 +41,10 @@ class ArrayWriter:
         np.lib.format.write_array_header_1_0(self._file, header)
 
 
-def open_array(path: Path) -> NDArray[np.int64]:
+def open_array(path: Path) -> NDArray[np.signedinteger]:
     """The numbers of an ``.npy`` file, mapped into memory.
 
     A plain view: indexing numpy's class of memory maps takes a microsecond more for each number.
     """
-    mapped: NDArray[np.int64] = np.load(path, mmap_mode="r").view(np.ndarray)
+    mapped: NDArray[np.signedinteger] = np.load(path, mmap_mode="r").view(np.ndarray)
     return mapped

@@ -69,7 +69,7 @@ def _blocks(num_rows: int, seed: int, epoch: int) -> tuple[NDArray[np.int64], in
 
 
 @lru_cache(maxsize=4)
-def _rows_of_group(num_rows: int, seed: int, epoch: int, group: int) -> NDArray[np.int32 | np.int64]:
+def _rows_of_group(num_rows: int, seed: int, epoch: int, group: int) -> NDArray[np.int64]:
     """The rows of a group of blocks in their order."""
     blocks, _ = _blocks(num_rows, seed, epoch)
     chosen = blocks[group * TOGETHER : (group + 1) * TOGETHER]

@@ -21,9 +21,7 @@ from neobert.data.processes import in_processes
 WINDOW = 1 << 16
 """Documents that are packed together: bounds how far apart the documents of a row were."""
 
-Numbers = NDArray[np.int64] | NDArray[np.int32]
-
-ARRAYS = ("document", "start", "length", "bounds")
+Numbers = NDArray[np.signedinteger]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +93,11 @@ class RowPlan:
     def load(cls, folder: Path) -> "RowPlan":
         """Map what :meth:`Packing.write_plan` has written into memory."""
         numbers = json.loads((folder / "plan.json").read_text())
-        arrays = [open_array(folder / f"{name}.npy") for name in ARRAYS]
+        document, start, length, bounds = (
+            open_array(folder / f"{name}.npy") for name in ("document", "start", "length", "bounds")
+        )
         info = PlanInfo(**numbers["info"])
-        return cls(*arrays, numbers["room"], numbers["row_length"], info)
+        return cls(document, start, length, bounds, numbers["room"], numbers["row_length"], info)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class Packing:
             np.concatenate([nothing, *(part.document for part in parts)]),
             np.concatenate([nothing, *(part.start for part in parts)]),
             np.concatenate([nothing, *(part.length for part in parts)]),
-            np.concatenate([np.zeros(self.packed, np.int64), *bounds]),
+            np.concatenate([np.zeros(int(self.packed), np.int64), *bounds]),
             self.room,
             self.row_length,
             sum((part.info for part in parts), PlanInfo()),
@@ -159,7 +159,7 @@ class Packing:
             ArrayWriter(folder / "length.npy", np.int32) as length,
             ArrayWriter(folder / "bounds.npy", np.int64) as bounds,
         ):
-            bounds.append(np.zeros(self.packed, np.int64))
+            bounds.append(np.zeros(int(self.packed), np.int64))
             for part in in_processes(self._plan_window, self._windows(offsets, window), num_proc):
                 document.append(part.document)
                 start.append(part.start)

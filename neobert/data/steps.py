@@ -8,6 +8,7 @@ same rows for every number of ranks at equal G, and a run's place in its data is
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """How many rows a step has, and which of them are a rank's."""

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from neobert.batch import PackedBatch, bounds_of, positions_within
+from neobert.batch import PackedBatch
 from neobert.config.model import ModelConfig
 from neobert.model.encoder import Encoder
 from neobert.model.ngpt import normalize_
@@ -135,10 +135,4 @@ def build_masked_lm(config: ModelConfig, vocab_size: int, pad_token_id: int) -> 
 
 def _unpad(input_ids: Int[Tensor, "B L"], keep: Bool[Tensor, "B L"]) -> PackedBatch:
     lengths = keep.sum(1).cpu()
-    return PackedBatch(
-        input_ids=input_ids[keep],
-        position_ids=positions_within(lengths).to(input_ids.device),
-        cu_seqlens=bounds_of(lengths).to(input_ids.device),
-        max_seqlen=int(lengths.max()),
-        num_tokens=int(lengths.sum()),
-    )
+    return PackedBatch.from_lengths(input_ids[keep], lengths)

@@ -18,7 +18,8 @@ from neobert.batch import IGNORE, MaskedBatch
 from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
 from neobert.console import get_logger, show_messages
-from neobert.data.loader import MicroBatches, Share, Steps
+from neobert.data.loader import MicroBatches
+from neobert.data.steps import Share, Steps
 from neobert.data.stream import Failure, StreamBatches
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.tasks.pretraining.data import PretrainingDataModule

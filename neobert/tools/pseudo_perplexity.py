@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
-from neobert.batch import PackedBatch, bounds_of, positions_within
+from neobert.batch import PackedBatch, bounds_of
 from neobert.console import get_logger, show_messages
 from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.files import sha256
@@ -116,13 +116,7 @@ class Scorer:
         tokens = torch.tensor([token for _, ids, _ in batch for token in ids])
         labels = tokens[places]
         tokens[places] = self.tokenizer.mask_token_id
-        packed = PackedBatch(
-            input_ids=tokens,
-            position_ids=positions_within(lengths),
-            cu_seqlens=bounds_of(lengths),
-            max_seqlen=int(lengths.max()),
-            num_tokens=len(tokens),
-        )
+        packed = PackedBatch.from_lengths(tokens, lengths)
         for (text, _, _), nats in zip(batch, self._surprises(packed, places, labels), strict=True):
             text.nats += nats
             text.left -= 1

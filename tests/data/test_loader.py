@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+import tracemalloc
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -13,20 +14,13 @@ import torch
 
 from neobert.batch import IGNORE, MaskedBatch
 from neobert.data.encode import encode
-from neobert.data.loader import (
-    EMPTY,
-    MicroBatches,
-    Order,
-    Rows,
-    Share,
-    StepLoader,
-    Steps,
-    Workers,
-    build_loader,
-)
+from neobert.data.loader import MicroBatches, StepLoader, Workers, build_loader
 from neobert.data.masking import Masking
+from neobert.data.order import BLOCK, EMPTY, GROUP, Order
 from neobert.data.packing import Packing
+from neobert.data.steps import Share, Steps
 from neobert.data.stream import memory_store
+from neobert.data.token_rows import RowMaker, TokenRows
 from neobert.data.tokenizer import TokenizerInfo, text_tokenizer
 from neobert.training.callbacks.batch_digest import digest
 
@@ -34,18 +28,19 @@ TOTAL_STEPS = 8
 
 
 @pytest.fixture
-def rows(info: TokenizerInfo, texts: list[str]) -> Rows:
+def rows(info: TokenizerInfo, texts: list[str]) -> TokenRows:
     return make_rows(info, texts)
 
 
-def make_rows(info: TokenizerInfo, texts: list[str], **changes: object) -> Rows:
+def make_rows(info: TokenizerInfo, texts: list[str], **changes: object) -> TokenRows:
     store = memory_store([encode(text_tokenizer(info.tokenizer), texts)])
     packing = replace(Packing(32, 32, info.wrapping, packed=True, truncate=False), **changes)
     masking = Masking(0.2, False, info.mask_token_id, info.random_ids, seed=3)
-    return Rows(store, packing.plan(store.lengths), info, masking, packing)
+    maker = RowMaker(info, masking, packing)
+    return TokenRows(store, packing.plan(store.offsets), maker)
 
 
-def loader(rows: Rows, share: Share, workers: int = 0, **steps: object) -> StepLoader:
+def loader(rows: TokenRows, share: Share, workers: int = 0, **steps: object) -> StepLoader:
     order = Order(rows.plan.num_rows, 3, share.rows_per_step)
     batches = MicroBatches(rows, order, Steps(share, **steps))
     return StepLoader(batches, TOTAL_STEPS, Workers(workers))
@@ -58,11 +53,12 @@ def texts_of(batches: list[MaskedBatch]) -> list[list[int]]:
 
 def step_rows(loaders: list[StepLoader], step: int, accumulation: int) -> list[list[int]]:
     """The rows of a step over all ranks, in the order of their numbers."""
-    found = []
-    for part in range(accumulation):
-        for one in loaders:
-            found += texts_of([one.batches[step * accumulation + part]])
-    return found
+    found: dict[int, list[int]] = {}
+    for one in loaders:
+        for number in range(step * accumulation, (step + 1) * accumulation):
+            numbers = one.batches.steps.numbers(number)
+            found |= zip(numbers, texts_of([one.batches[number]]), strict=True)
+    return [found[number] for number in sorted(found)]
 
 
 READER = """
@@ -105,14 +101,14 @@ def lives(process: int) -> bool:
 
 @pytest.mark.proves("dataset.num_workers")
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_batch_does_not_depend_on_the_number_of_workers(rows: Rows, workers: int) -> None:
+def test_a_batch_does_not_depend_on_the_number_of_workers(rows: TokenRows, workers: int) -> None:
     here = [digest(batch) for batch in loader(rows, Share(2, 2))]
     assert [digest(batch) for batch in loader(rows, Share(2, 2), workers)] == here
 
 
 @pytest.mark.parametrize(("ranks", "accumulation", "size"), [(1, 4, 2), (2, 2, 2), (4, 2, 1)])
 def test_a_step_does_not_depend_on_how_its_rows_are_shared_out(
-    rows: Rows, ranks: int, accumulation: int, size: int
+    rows: TokenRows, ranks: int, accumulation: int, size: int
 ) -> None:
     alone = loader(rows, Share(8, 1))
     shared = [loader(rows, Share(size, accumulation, rank, ranks)) for rank in range(ranks)]
@@ -121,7 +117,9 @@ def test_a_step_does_not_depend_on_how_its_rows_are_shared_out(
 
 
 @pytest.mark.parametrize("stops", [(3,), (1, 2), (0, 5, 6)])
-def test_a_stopped_run_goes_on_with_the_very_next_batch(rows: Rows, stops: tuple[int, ...]) -> None:
+def test_a_stopped_run_goes_on_with_the_very_next_batch(
+    rows: TokenRows, stops: tuple[int, ...]
+) -> None:
     undisturbed = [digest(batch) for batch in loader(rows, Share(2, 2))]
     found: list[str] = []
     state = None
@@ -135,7 +133,7 @@ def test_a_stopped_run_goes_on_with_the_very_next_batch(rows: Rows, stops: tuple
     assert found == undisturbed
 
 
-def test_every_row_comes_once_in_an_epoch_in_an_order_of_its_own(rows: Rows) -> None:
+def test_every_row_comes_once_in_an_epoch_in_an_order_of_its_own(rows: TokenRows) -> None:
     count = rows.plan.num_rows
     order = Order(count, 3, rows_per_step=8)
     epochs = [[order.row(epoch * count + place) for place in range(count)] for epoch in (0, 1)]
@@ -143,8 +141,28 @@ def test_every_row_comes_once_in_an_epoch_in_an_order_of_its_own(rows: Rows) -> 
     assert epochs[0] != epochs[1]
 
 
+@pytest.mark.parametrize("count", [GROUP, 2 * GROUP + 2 * BLOCK + 5, BLOCK + 1])
+def test_every_row_comes_once_also_where_an_order_has_many_groups(count: int) -> None:
+    order = Order(count, 7, rows_per_step=8)
+    rows = np.array([order.row(count + place) for place in range(count)])  # of the second epoch
+    assert np.array_equal(np.sort(rows), np.arange(count))
+
+
+def test_the_order_of_a_billion_rows_takes_little_memory_and_time() -> None:
+    order = Order(10**9, 3, rows_per_step=8)
+    tracemalloc.start()
+    started = time.process_time()
+    rows = [order.row(number) for number in range(5 * 10**8, 5 * 10**8 + 5000)]
+    seconds, (_, peak) = time.process_time() - started, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert seconds < 2
+    assert peak < 40e6  # 8 bytes for each of a million blocks; all rows would take 8 GB
+    assert len(set(rows)) == len(rows)
+    assert len({row // BLOCK for row in rows}) > 60  # a step's rows come from many blocks
+
+
 @pytest.mark.proves("trainer.enforce_full_packed_batches")
-def test_an_epochs_last_step_is_filled_from_the_next_or_with_empty_rows(rows: Rows) -> None:
+def test_an_epochs_last_step_is_filled_from_the_next_or_with_empty_rows(rows: TokenRows) -> None:
     full = Order(num_rows=5, seed=0, rows_per_step=4)
     assert EMPTY not in [full.row(number) for number in range(40)]
     partial = Order(num_rows=5, seed=0, rows_per_step=4, whole_steps=False)
@@ -156,7 +174,7 @@ def test_an_epochs_last_step_is_filled_from_the_next_or_with_empty_rows(rows: Ro
 
 
 @pytest.mark.proves("dataset.skip_steps")
-def test_the_data_of_a_skipped_span_is_left_out_and_all_else_moves_up(rows: Rows) -> None:
+def test_the_data_of_a_skipped_span_is_left_out_and_all_else_moves_up(rows: TokenRows) -> None:
     plain = [digest(batch) for batch in loader(rows, Share(2, 1))]
     skipped = [digest(batch) for batch in loader(rows, Share(2, 1), skipped=(range(2, 5),))]
     assert skipped[:2] == plain[:2]
@@ -165,7 +183,7 @@ def test_the_data_of_a_skipped_span_is_left_out_and_all_else_moves_up(rows: Rows
 
 @pytest.mark.parametrize(("size", "accumulation"), [(4, 2), (1, 3), (2, 1)])
 def test_after_a_change_of_batch_the_very_next_row_follows(
-    rows: Rows, size: int, accumulation: int
+    rows: TokenRows, size: int, accumulation: int
 ) -> None:
     before = loader(rows, Share(2, 2))
     seen = texts_of(list(islice(iter(before), 6)))
@@ -178,7 +196,7 @@ def test_after_a_change_of_batch_the_very_next_row_follows(
 
 @pytest.mark.parametrize("stop", [2, 3, 5])
 def test_after_a_change_of_batch_rows_follow_also_where_epochs_are_filled_up(
-    rows: Rows, stop: int
+    rows: TokenRows, stop: int
 ) -> None:
     def filled_up(size: int) -> StepLoader:
         order = Order(5, 3, size, whole_steps=False)
@@ -197,14 +215,14 @@ def test_after_a_change_of_batch_rows_follow_also_where_epochs_are_filled_up(
     assert seen == undisturbed[: len(seen)]
 
 
-def test_targets_are_counted_over_the_whole_step(rows: Rows) -> None:
+def test_targets_are_counted_over_the_whole_step(rows: TokenRows) -> None:
     batches = list(loader(rows, Share(2, 2)))
     for first, second in zip(batches[::2], batches[1::2], strict=True):
         total = first.num_targets + second.num_targets
         assert first.num_targets_in_step == second.num_targets_in_step == total
 
 
-def test_packed_batches_have_one_shape_and_one_number_of_target_places(rows: Rows) -> None:
+def test_packed_batches_have_one_shape_and_one_number_of_target_places(rows: TokenRows) -> None:
     batches = list(loader(rows, Share(4, 1)))
     shapes = {(tuple(b.inputs.input_ids.shape), tuple(b.positions.shape)) for b in batches}
     assert shapes == {((128,), (4 * 7,))}  # 7 = ceil(0.2 · 32)
@@ -238,15 +256,15 @@ def test_documents_are_opened_closed_and_counted_from_zero(info: TokenizerInfo) 
         assert batch.inputs.position_ids[first:last].tolist() == list(range(last - first))
 
 
-def test_labels_are_the_words_that_were_there(rows: Rows) -> None:
+def test_labels_are_the_words_that_were_there(rows: TokenRows) -> None:
     batch = rows.batch([0, 1], [0, 1])
-    original = np.concatenate([rows.lay_out(row)[0] for row in (0, 1)])
+    original = np.concatenate([rows.lay_out(row).ids for row in (0, 1)])
     used = batch.labels != IGNORE
     assert batch.labels[used].tolist() == original[batch.positions[used].numpy()].tolist()
 
 
 @pytest.mark.proves("dataset.prefetch_factor", "dataset.persistent_workers", "dataset.pin_memory")
-def test_the_settings_of_workers_reach_the_loader(rows: Rows) -> None:
+def test_the_settings_of_workers_reach_the_loader(rows: TokenRows) -> None:
     numbers = loader(rows, Share(2, 1)).batches
     workers = Workers(2, prefetch_factor=7, persistent=True, pin_memory=True)
     built = build_loader(numbers, range(4), workers)

@@ -1,67 +1,101 @@
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from neobert.data.packing import RowPlan, cut_documents, plan_packed, plan_single
+from neobert.data.packing import Packing, PlanInfo, RowPlan
+
+PACKING = Packing(row_length=64, longest=64, wrapping=2, packed=True, truncate=True)
 
 
-def lengths(count: int, longest: int, seed: int = 0) -> np.ndarray:
+def offsets_of(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)])
+
+
+def documents(count: int, longest: int, seed: int = 0) -> np.ndarray:
     draw = np.random.default_rng(seed)
     return np.minimum(draw.geometric(0.02, count), longest).astype(np.int64)
+
+
+def rows_of(plan: RowPlan) -> list[list[tuple[int, int, int]]]:
+    return [plan.row(row) for row in range(plan.num_rows)]
 
 
 @pytest.mark.proves("tokenizer.truncation", "datacollator.pack_sequences")
 @pytest.mark.parametrize("truncate", [True, False])
 @pytest.mark.parametrize("window", [7, 100_000])
 def test_no_document_is_lost_or_doubled_and_none_crosses_a_row(truncate: bool, window: int) -> None:
-    documents = lengths(500, 300)
-    pieces = cut_documents(documents, room=62, truncate=truncate)
-    plan = plan_packed(pieces, row_length=64, wrapping=2, window=window)
+    lengths = documents(500, 300)
+    plan = replace(PACKING, truncate=truncate).plan(offsets_of(lengths), window)
     seen: dict[int, list[tuple[int, int]]] = {}
-    for row in range(plan.num_rows):
-        parts = plan.row(row)
-        assert sum(size + 2 for _, _, size in parts) <= 64
-        for document, start, size in parts:
+    for parts in rows_of(plan):
+        cut = [(one, start, min(size, lengths[one] - start)) for one, start, size in parts]
+        assert sum(size + 2 for _, _, size in cut) <= 64
+        for document, start, size in cut:
             seen.setdefault(document, []).append((start, size))
     assert sorted(seen) == list(range(500))
     for document, parts in seen.items():
         covered = [place for start, size in sorted(parts) for place in range(start, start + size)]
-        whole = min(documents[document], 62) if truncate else documents[document]
+        whole = min(lengths[document], 62) if truncate else lengths[document]
         assert covered == list(range(whole))
 
 
 def test_truncation_says_how_many_tokens_it_cost() -> None:
-    pieces = cut_documents(np.array([10, 70, 100]), room=62, truncate=True)
-    assert pieces.cut_tokens == 8 + 38
-    assert cut_documents(np.array([10, 70, 100]), room=62, truncate=False).cut_tokens == 0
+    offsets = offsets_of(np.array([10, 70, 100]))
+    assert PACKING.plan(offsets).info.cut_tokens == 8 + 38
+    assert replace(PACKING, truncate=False).plan(offsets).info.cut_tokens == 0
 
 
 @pytest.mark.proves("dataset.min_length", "dataset.filter_by_length")
 def test_short_documents_are_left_out_where_asked() -> None:
-    pieces = cut_documents(np.array([3, 0, 9, 5]), room=62, truncate=True, shortest=5)
-    assert pieces.document.tolist() == [2, 3]
+    plan = replace(PACKING, shortest=5).plan(offsets_of(np.array([3, 0, 9, 5])))
+    assert sorted(plan.document.tolist()) == [2, 3]
+    assert plan.info.documents == 2
 
 
 @pytest.mark.parametrize("row_length", [512, 1024])
 def test_rows_are_99_percent_full(row_length: int) -> None:
-    pieces = cut_documents(lengths(20_000, 2000), row_length - 2, truncate=False)
-    assert plan_packed(pieces, row_length, wrapping=2).fill >= 0.99
+    packing = Packing(row_length, row_length, 2, packed=True, truncate=False)
+    assert packing.plan(offsets_of(documents(20_000, 2000))).fill >= 0.99
 
 
 def test_an_unpacked_row_is_one_document() -> None:
-    plan = plan_single(cut_documents(np.array([4, 9]), 62, True), 64, wrapping=2)
-    assert [plan.row(row) for row in range(plan.num_rows)] == [[(0, 0, 4)], [(1, 0, 9)]]
-    assert plan.tokens == 4 + 9 + 4
+    single = replace(PACKING, packed=False, truncate=False)
+    plan = single.plan(offsets_of(np.array([4, 9])))
+    assert rows_of(plan) == [[(0, 0, 4)], [(1, 0, 9)]]
+    assert plan.info.tokens == 4 + 9 + 4
 
 
-def test_a_plan_survives_its_file(tmp_path) -> None:
-    plan = plan_packed(cut_documents(lengths(50, 90), 62, True), 64, wrapping=2)
-    plan.save(tmp_path)
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("truncate", [True, False])
+@pytest.mark.parametrize("count", [0, 50])
+def test_a_plan_is_written_as_it_is_in_memory(
+    tmp_path: Path, packed: bool, truncate: bool, count: int
+) -> None:
+    packing = replace(PACKING, packed=packed, truncate=truncate)
+    offsets = offsets_of(documents(count, 90))
+    plan = packing.plan(offsets, window=16)
+    packing.write_plan(offsets, tmp_path, window=16)
     again = RowPlan.load(tmp_path)
-    assert [again.row(row) for row in range(again.num_rows)] == [
-        plan.row(row) for row in range(plan.num_rows)
-    ]
-    assert (again.fill, again.tokens, again.pieces.cut_tokens) == (
-        plan.fill,
-        plan.tokens,
-        plan.pieces.cut_tokens,
-    )
+    assert rows_of(again) == rows_of(plan)
+    assert (again.fill, again.info) == (plan.fill, plan.info)
+    assert again.info != PlanInfo() or count == 0
+
+
+def test_several_processes_write_the_plan_of_one(tmp_path: Path) -> None:
+    offsets = offsets_of(documents(2000, 90))
+    PACKING.write_plan(offsets, tmp_path, num_proc=2, window=100)
+    assert rows_of(RowPlan.load(tmp_path)) == rows_of(PACKING.plan(offsets, window=100))
+
+
+def test_a_plan_takes_the_memory_of_one_window(tmp_path: Path) -> None:
+    lengths = documents(400_000, 60)
+    offsets = offsets_of(lengths)
+    tracemalloc.start()
+    PACKING.write_plan(offsets, tmp_path, window=4096)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4e6  # as lists of all documents: 140 bytes each, 56 MB
+    assert RowPlan.load(tmp_path).info.documents == len(lengths)

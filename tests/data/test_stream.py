@@ -10,10 +10,11 @@ from datasets import load_dataset
 
 from neobert.batch import MaskedBatch
 from neobert.config.checks import ConfigError
-from neobert.data.loader import Share, Steps, Workers
+from neobert.data.loader import Workers
 from neobert.data.masking import Masking
 from neobert.data.packing import Packing
 from neobert.data.sources import Documents
+from neobert.data.steps import Share, Steps
 from neobert.data.stream import StreamBatches, StreamLoader, StreamRows
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.training.callbacks.batch_digest import digest
@@ -83,8 +84,8 @@ def test_a_run_may_go_on_with_another_number_of_ranks_and_workers(stream_rows: S
     ranks = [loader(stream_rows, Share(2, 1, rank, 2), workers=1) for rank in range(2)]
     for rank in ranks:
         rank.load_state_dict(first.state_dict())
-    pairs = zip(*(islice(iter(rank), 5) for rank in ranks), strict=True)
-    assert rows_of([batch for pair in pairs for batch in pair]) == rows_of(alone[14:24])
+    pairs = zip(*(rows_of(list(islice(iter(rank), 5))) for rank in ranks), strict=True)
+    assert [row for pair in pairs for row in pair] == rows_of(alone[14:24])
 
 
 @pytest.mark.proves("dataset.shuffle_buffer_size")
@@ -99,7 +100,7 @@ def test_every_document_comes_once_an_epoch_shuffled_or_in_order(
         for start, window_rows, order in rows.windows(loader(rows, Share(1, 1))._state):
             if start["epoch"] == 1:
                 break
-            found += [tuple(window_rows.lay_out(row)[0].tolist()) for row in order.tolist()]
+            found += [tuple(window_rows.lay_out(row).ids.tolist()) for row in order.tolist()]
         return found
 
     ordered, shuffled = first_epoch(0), first_epoch(25)

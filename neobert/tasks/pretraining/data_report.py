@@ -26,7 +26,7 @@ def describe_plan(plan: RowPlan, store: TokenStore, packing: Packing, sample: bo
         )
     if packing.shortest:
         lines.append(
-            f"dataset.filter_by_length kept {plan.info.documents:,} of {info.documents:,} documents, those of "
-            f"{packing.shortest} tokens or more"
+            f"dataset.filter_by_length kept {plan.info.documents:,} of {info.documents:,} "
+            f"documents, those of {packing.shortest} tokens or more"
         )
     return "\n".join(lines)

@@ -9,8 +9,8 @@ import torch
 from datasets import Dataset
 
 from neobert.batch import IGNORE, MaskedBatch
-from neobert.data.loader import Share
 from neobert.data.masking import Masking
+from neobert.data.steps import Share
 from neobert.tasks.contrastive.batches import PairBatch, Texts, TwiceBatch
 from neobert.tasks.contrastive.data import held_out_rows, sample_of
 from neobert.tasks.contrastive.loader import Batches, Draws, Making, PairLoader, PairRows

@@ -8,7 +8,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from neobert.config.checks import ConfigError
-from neobert.data.loader import Order, Share
+from neobert.data.order import Order
+from neobert.data.steps import Share
 from neobert.tasks.glue.batch import Examples, Layout
 from neobert.tasks.glue.data import EvaluationBatches, GlueDataModule, GlueLoader, TrainingBatches
 from tests.tasks.glue.conftest import Settings, sentences, write_rows

@@ -132,8 +132,8 @@ def test_truncation_costs_tokens_and_says_so(make: Make, caplog: pytest.LogCaptu
         cut = make(*words)
     assert "tokenizer.truncation left out" in caplog.text
     whole = make(*words, "tokenizer.truncation=false")
-    assert whole.train_plan.pieces.length.sum() == whole.train_store.info.tokens
-    assert cut.train_plan.pieces.length.sum() < cut.train_store.info.tokens
+    assert whole.train_plan.length.sum() == whole.train_store.info.tokens
+    assert 0 < cut.train_plan.info.cut_tokens < cut.train_store.info.tokens
 
 
 def test_a_corpus_smaller_than_a_batch_trains_on_row_after_row(make: Make) -> None:
