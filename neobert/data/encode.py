@@ -4,20 +4,15 @@ import multiprocessing
 import os
 import threading
 
-import numpy as np
-from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from neobert.text_tokenizer import Encoded, TextTokenizer
 
-Encoded = tuple[NDArray[np.uint32], NDArray[np.int64]]
-"""Ids of some documents end to end, and how many each has."""
-
-_here: list[Tokenizer] = []
+_tokenizers: list[TextTokenizer] = []
 
 
-def start(tokenizer: str) -> None:
-    """Make this process ready: ``tokenizer`` as ``tokenizers`` writes it."""
+def start(tokenizer: TextTokenizer) -> None:
+    """Make this process ready."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _here[:] = [Tokenizer.from_str(tokenizer)]
+    _tokenizers[:] = [tokenizer]
     end_with_parent()
 
 
@@ -31,16 +26,8 @@ def end_with_parent(worker: int = 0) -> None:
 
 
 def encode_here(texts: list[str]) -> Encoded:
-    """:func:`encode` with the tokenizer that this process was started with."""
-    return encode(_here[0], texts)
-
-
-def encode(tokenizer: Tokenizer, texts: list[str]) -> Encoded:
-    """Ids of ``texts``, special tokens not added."""
-    found = [one.ids for one in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-    lengths = np.array([len(ids) for ids in found], dtype=np.int64)
-    tokens = np.fromiter((token for ids in found for token in ids), np.uint32, int(lengths.sum()))
-    return tokens, lengths
+    """Ids of ``texts`` by the tokenizer that this process was started with."""
+    return _tokenizers[0].encode(texts)
 
 
 def _end_with_parent() -> None:
