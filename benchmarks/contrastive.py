@@ -257,7 +257,7 @@ def _one_step(job: Job) -> Measured:
     from neobert.model.pretrained import load_encoder
     from neobert.tasks.contrastive.batches import Texts
     from neobert.tasks.contrastive.gradcache import encode_texts
-    from neobert.tasks.contrastive.prepare import encode, recipe_of
+    from neobert.tasks.contrastive.prepare import recipe_of
 
     encoder = load_encoder(job.model).train()
     tokenizer = describe(saved_tokenizer(Path(job.model)), job.model)
@@ -266,7 +266,7 @@ def _one_step(job: Job) -> Measured:
     with Path(job.pairs).open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in islice(lines, job.batch)]
     texts = [row[side] for side in ("query", "positive") for row in rows]
-    batch = Texts.of(encode(texts, recipe), job.chunk)
+    batch = Texts.of(recipe.documents(texts), job.chunk)
     before, start = peak_memory_mib(), (time.perf_counter(), time.process_time())
     vectors = torch.nn.functional.normalize(encode_texts(encoder, batch, "avg"))
     queries, documents = vectors.split(len(rows))

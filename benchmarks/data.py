@@ -28,15 +28,14 @@ from pyarrow import parquet
 from neobert.config.compose import compose_config
 from neobert.console import show_messages
 from neobert.data.corpora import read_corpus
-from neobert.data.encode import Encoded, encode
 from neobert.data.loader import MicroBatches, StepLoader, Workers
 from neobert.data.order import Order
 from neobert.data.packing import Packing, RowPlan
 from neobert.data.steps import Share, Steps
 from neobert.data.store import TokenStore, write_store
 from neobert.data.token_rows import RowMaker, TokenRows
-from neobert.data.tokenizer import text_tokenizer
 from neobert.tasks.pretraining.data import PretrainingDataModule
+from neobert.text_tokenizer import Encoded
 
 MEASUREMENTS = ("pack", "loader", "tokenise", "resume", "memory")
 VOCABULARY = 8192
@@ -109,12 +108,12 @@ def measure_loader(folder: Path) -> Figures:
 
 def measure_tokenising(folder: Path) -> Figures:
     """Tokens per second from text by one thread: what training on the fly would wait for."""
-    core = text_tokenizer(real_data(folder, "factbook", 512).tokenizer.tokenizer)
+    text = real_data(folder, "factbook", 512).tokenizer.text
     texts = read_corpus("factbook")["train"][:4000]
     rates, cpu_rates = [], []
     for _ in range(ROUNDS):
         wall, cpu = time.perf_counter(), time.process_time()
-        tokens = len(encode(core, texts)[0])
+        tokens = len(text.encode(texts)[0])
         rates.append(tokens / (time.perf_counter() - wall))
         cpu_rates.append(tokens / (time.process_time() - cpu))
     return {"tokens_per_sec": round(max(rates)), "tokens_per_cpu_sec": round(max(cpu_rates))}

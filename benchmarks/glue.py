@@ -28,11 +28,11 @@ from neobert.config.model import ModelConfig
 from neobert.config.optimizer import OptimizerConfig
 from neobert.console import get_logger, show_messages
 from neobert.data.saved_tokenizer import saved_tokenizer
-from neobert.data.tokenizer import text_tokenizer
 from neobert.losses.classification import classification_loss
 from neobert.model.encoder import Encoder
 from neobert.model.heads import SequenceClassifier
 from neobert.optim.build import build_optimizer
+from neobert.text_tokenizer import TextTokenizer
 
 log = get_logger("neobert.benchmarks")
 
@@ -52,10 +52,10 @@ def lengths_of(data: Path | None, tokenizer: Path | None, count: int) -> list[in
     if data is None or tokenizer is None:
         draw = np.random.default_rng(0)
         return [min(66, 2 + int(length)) for length in draw.geometric(1 / 11.3, count)]
-    core = text_tokenizer(saved_tokenizer(tokenizer))
+    text = TextTokenizer.of(saved_tokenizer(tokenizer))
     lines = data.read_text(encoding="utf-8").splitlines()[:count]
     texts = [json.loads(line)["sentence"] for line in lines]
-    return [2 + len(one.ids) for one in core.encode_batch(texts, add_special_tokens=False)]
+    return [len(document) for document in text.documents(texts)]
 
 
 def batches_of(lengths: Sequence[int], size: int) -> list[Batch]:

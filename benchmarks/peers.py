@@ -35,7 +35,7 @@ from transformers import (
 
 from neobert.config.tokenizer import TokenizerConfig
 from neobert.data.corpora import read_corpus
-from neobert.data.tokenizer import load_tokenizer, text_tokenizer
+from neobert.data.tokenizer import load_tokenizer
 from neobert.ops.swiglu import swiglu_width
 from neobert.training.cpu import keep_freed_memory
 from neobert.training.summary import peak_memory_mib
@@ -212,11 +212,7 @@ def write_documents(scratch: Path, corpus: str, vocabulary: int) -> Place:
     texts = read_corpus(corpus)["train"]
     config = TokenizerConfig(train_vocab_size=vocabulary)
     info = load_tokenizer(config, lambda: texts, corpus, scratch / "trained")
-    core = text_tokenizer(info.tokenizer)
-    encoded = [
-        [info.start_id, *encoding.ids, info.end_id]
-        for encoding in core.encode_batch(texts, add_special_tokens=False)
-    ]
+    encoded = info.text.documents(texts)
     path, folder = scratch / "documents.npz", scratch / "tokenizer"
     tokens = np.fromiter((token for document in encoded for token in document), np.int32)
     np.savez(path, tokens=tokens, lengths=np.array([len(document) for document in encoded]))

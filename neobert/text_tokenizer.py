@@ -67,6 +67,10 @@ class TextTokenizer:
         core.encode_special_tokens = not self.matches_special  # for those that keep their names
         return core
 
+    def __getstate__(self) -> dict[str, object]:
+        """Without :attr:`core`, a copy of which would lose its flag."""
+        return {key: value for key, value in self.__dict__.items() if key != "core"}
+
     @property
     def overhead(self) -> int:
         """Tokens that opening and closing adds to each document: 0 to 2."""
@@ -98,17 +102,28 @@ class TextTokenizer:
 
 
 def boundary_tokens(tokenizer: "PreTrainedTokenizerFast") -> tuple[str | None, str | None]:
-    """The tokens that open and close a document; ``None`` where the tokenizer has none."""
-    return tokenizer.cls_token or tokenizer.bos_token, tokenizer.sep_token or tokenizer.eos_token
+    """The tokens that open and close a document; ``None`` where the tokenizer has none.
+
+    They are known by their role, else as what the post-processor puts around a text.
+    """
+    start = tokenizer.cls_token or tokenizer.bos_token
+    end = tokenizer.sep_token or tokenizer.eos_token
+    if start is None or end is None:
+        first, last = _template_of(tokenizer)
+        start, end = start or first, end or last
+    return start, end
 
 
 def boundary_ids(tokenizer: "PreTrainedTokenizerFast") -> tuple[int | None, int | None]:
     """Ids of :func:`boundary_tokens`."""
-    start, end = (
-        None if token is None else tokenizer.convert_tokens_to_ids(token)
-        for token in boundary_tokens(tokenizer)
-    )
-    return start, end
+    vocabulary = tokenizer.get_vocab()
+    start, end = boundary_tokens(tokenizer)
+    return vocabulary.get(start or ""), vocabulary.get(end or "")
+
+
+def wraps_documents(tokenizer: "PreTrainedTokenizerFast") -> bool:
+    """Whether the post-processor puts exactly :func:`boundary_tokens` around a text."""
+    return _template_of(tokenizer) == boundary_tokens(tokenizer)
 
 
 def bert_template(tokenizer: "PreTrainedTokenizerFast") -> processors.TemplateProcessing:
@@ -126,6 +141,19 @@ def bert_template(tokenizer: "PreTrainedTokenizerFast") -> processors.TemplatePr
 def special_tokens(core: dict) -> set[str]:  # type: ignore[type-arg]
     """Names of the added tokens that a ``tokenizer.json`` marks as special."""
     return {entry["content"] for entry in core["added_tokens"] if entry["special"]}
+
+
+def _template_of(tokenizer: "PreTrainedTokenizerFast") -> tuple[str | None, str | None]:
+    """The token that the post-processor puts before a text, and the one behind it."""
+    core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    core.no_truncation()
+    core.no_padding()
+    encoding = core.encode("a")
+    added = encoding.special_tokens_mask
+    before = next((place for place, mark in enumerate(added) if not mark), len(added))
+    after = next((place for place, mark in enumerate(reversed(added)) if not mark), 0)
+    start = encoding.tokens[0] if before == 1 else None
+    return start, encoding.tokens[-1] if after == 1 else None
 
 
 def _hide(core: dict, names: set[str], matched: Collection[str]) -> None:  # type: ignore[type-arg]

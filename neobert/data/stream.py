@@ -22,7 +22,6 @@ from neobert.batch import MaskedBatch
 from neobert.config.checks import ConfigError
 from neobert.console import get_logger
 from neobert.data.cache import key_of
-from neobert.data.encode import Encoded
 from neobert.data.loader import Workers, build_stream_loader, over_ranks
 from neobert.data.masking import Masking
 from neobert.data.packing import Packing
@@ -32,6 +31,7 @@ from neobert.data.store import StoreInfo, TokenStore
 from neobert.data.token_rows import RowMaker, TokenRows
 from neobert.data.tokenize import tokens_of
 from neobert.data.tokenizer import TokenizerInfo
+from neobert.text_tokenizer import Encoded
 
 log = get_logger(__name__)
 

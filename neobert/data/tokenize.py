@@ -19,16 +19,17 @@ import numpy as np
 from neobert.config.checks import ConfigError
 from neobert.console import get_logger
 from neobert.data.cache import key_of, publish
-from neobert.data.encode import Encoded, encode, encode_here, start
+from neobert.data.encode import encode_here, start
 from neobert.data.sources import Documents
 from neobert.data.store import TokenStore, write_store
-from neobert.data.tokenizer import TokenizerInfo, text_tokenizer
+from neobert.data.tokenizer import TokenizerInfo
+from neobert.text_tokenizer import Encoded
 
 log = get_logger(__name__)
 
 Item = TypeVar("Item")
 
-VERSION = 2
+VERSION = 3
 BATCH = 1000
 """Documents that are tokenised at a time."""
 
@@ -63,17 +64,16 @@ def tokens_of(documents: Documents, info: TokenizerInfo, num_proc: int) -> Itera
 
 def tokenized(texts: Iterable[str], info: TokenizerInfo, num_proc: int) -> Iterator[Encoded]:
     """Ids of ``texts``, batch by batch."""
-    core = text_tokenizer(info.tokenizer)
     batches = _batches(texts)
     first = list(islice(batches, WORTH_PROCESSES)) if num_proc > 1 else []
     if len(first) < WORTH_PROCESSES:
         for batch in chain(first, batches):
-            yield encode(core, batch)
+            yield info.text.encode(batch)
         return
     # Started afresh, not forked: a fork of a process with threads can hang.
     log.debug("tokenising in %d processes", num_proc)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_proc, context, start, (core.to_str(),)) as pool:
+    with ProcessPoolExecutor(num_proc, context, start, (info.text,)) as pool:
         running: deque[Future[Encoded]] = deque()
         for batch in chain(first, batches):
             with _no_main():  # a task may start a process

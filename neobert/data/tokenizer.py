@@ -4,6 +4,7 @@ Nothing is written back to the settings. What follows from the tokenizer (vocabu
 fingerprint) is in :class:`TokenizerInfo`, which is passed on.
 """
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -11,14 +12,28 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, processors
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from neobert.config.checks import ConfigError
 from neobert.config.tokenizer import TokenizerConfig
 from neobert.console import get_logger
 from neobert.data.cache import key_of, publish
+from neobert.data.saved_tokenizer import (
+    FILE,
+    adopt_usual_tokens,
+    check_ids,
+    check_tokenizer_file,
+)
 from neobert.data.wordpiece import train_wordpiece
+from neobert.errors import ConfigError
+from neobert.files import first_line
+from neobert.text_tokenizer import (
+    TextTokenizer,
+    bert_template,
+    boundary_tokens,
+    special_tokens,
+    wraps_documents,
+)
 
 log = get_logger(__name__)
 
@@ -52,17 +67,24 @@ class TokenizerInfo:
     pad_token_id: int
     mask_token_id: int
 
-    start_id: int | None
-    """``[CLS]``, else the beginning-of-sequence token: opens each document."""
-
-    end_id: int | None
-    """``[SEP]``, else the end-of-sequence token: closes each document."""
+    text: TextTokenizer = field(repr=False)
+    """Turns text into ids, in the same way for every task."""
 
     is_special: NDArray[np.bool_] = field(repr=False)
     """By id, inert ones included: never masked, never drawn as a random replacement."""
 
     fingerprint: str
     """SHA-256 of the vocabulary and all rules, as ``tokenizers`` writes them."""
+
+    @property
+    def start_id(self) -> int | None:
+        """``[CLS]``, else the beginning-of-sequence token: opens each document."""
+        return self.text.start_id
+
+    @property
+    def end_id(self) -> int | None:
+        """``[SEP]``, else the end-of-sequence token: closes each document."""
+        return self.text.end_id
 
     @property
     def random_ids(self) -> NDArray[np.int64]:
@@ -72,7 +94,7 @@ class TokenizerInfo:
     @property
     def wrapping(self) -> int:
         """Tokens that opening and closing adds to each document: 0 to 2."""
-        return (self.start_id is not None) + (self.end_id is not None)
+        return self.text.overhead
 
     def info(self) -> dict[str, object]:
         """Content of ``tokenizer_info.json``."""
@@ -95,7 +117,7 @@ def load_tokenizer(
     """Load ``tokenizer.path`` or ``.name``, or train one of ``.train_vocab_size`` on ``texts``.
 
     A trained one is kept in ``cache`` under a key of ``data_key`` and its settings, so ``texts`` is
-    called the first time only. Raises ``ConfigError`` for a tokenizer that cannot serve.
+    called the first time only. Raises ``ConfigError`` for a tokenizer that cannot be used.
     """
     if config.train_vocab_size is None:
         name = config.path or config.name
@@ -106,6 +128,7 @@ def load_tokenizer(
         name = f"wordpiece-{config.train_vocab_size}"
         tokenizer = _trained(config.train_vocab_size, texts, data_key, cache)
     tokenizer = _with_special_tokens(tokenizer, config)
+    _wrap_documents(tokenizer)
     tokenizer.model_max_length = config.max_length
     info = describe(tokenizer, name)
     wanted = config.vocab_size
@@ -121,12 +144,14 @@ def load_tokenizer(
 def describe(tokenizer: PreTrainedTokenizerFast, name: str) -> TokenizerInfo:
     """Derive sizes, special ids and fingerprint of a tokenizer that has its special tokens."""
     ids = set(tokenizer.get_vocab().values())
+    try:
+        check_ids(list(ids))
+    except ValueError as error:
+        raise ConfigError(f"the tokenizer {name}: {error}") from error
     real = max(ids) + 1
     rounded = -(-real // MULTIPLE) * MULTIPLE
     is_special = np.ones(rounded, dtype=bool)
-    is_special[list(ids - set(tokenizer.all_special_ids))] = False
-    start = tokenizer.cls_token_id
-    end = tokenizer.sep_token_id
+    is_special[list(ids - _special_ids(tokenizer))] = False
     return TokenizerInfo(
         tokenizer=tokenizer,
         name=name,
@@ -134,30 +159,23 @@ def describe(tokenizer: PreTrainedTokenizerFast, name: str) -> TokenizerInfo:
         vocab_size=rounded,
         pad_token_id=tokenizer.pad_token_id,
         mask_token_id=tokenizer.mask_token_id,
-        start_id=tokenizer.bos_token_id if start is None else start,
-        end_id=tokenizer.eos_token_id if end is None else end,
+        text=TextTokenizer.of(tokenizer),
         is_special=is_special,
         fingerprint=_fingerprint(tokenizer),
     )
 
 
-def text_tokenizer(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    """Its fast core, set to turn text into ids and do nothing else.
-
-    No padding, no truncation, both of which files may switch on; and a literal ``[MASK]`` in a text
-    is text, not a token that was asked for.
-    """
-    core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    core.no_padding()
-    core.no_truncation()
-    core.encode_special_tokens = True
-    return core
+def _special_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
+    """Ids that stand for no text, with a role or without one (``<|endoftext|>``)."""
+    marked = special_tokens(json.loads(tokenizer.backend_tokenizer.to_str()))
+    vocabulary = tokenizer.get_vocab()
+    return {*tokenizer.all_special_ids, *(vocabulary[name] for name in marked)}
 
 
 def _load(config: TokenizerConfig, name: str) -> PreTrainedTokenizerFast:
     key = "tokenizer.path" if config.path else "tokenizer.name"
-    if config.path and not Path(config.path).exists():
-        raise ConfigError(f"tokenizer.path={config.path} does not exist")
+    if config.path:
+        name = str(_tokenizer_folder(config.path))
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             name,
@@ -165,18 +183,34 @@ def _load(config: TokenizerConfig, name: str) -> PreTrainedTokenizerFast:
             revision=config.revision or "main",
             trust_remote_code=config.trust_remote_code,
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # tokenizers raises bare Exception
         if "trust_remote_code" in str(error):
             raise ConfigError(
                 f"{key}={name} comes with code of its own: read it, then allow it to run with "
                 "tokenizer.trust_remote_code=true"
             ) from error
         raise ConfigError(
-            f"{key}={name} could not be loaded ({reason}); name a hub id that can be reached, "
-            "a folder (tokenizer.path), or train one (tokenizer.train_vocab_size=8192)"
+            f"{key}={name} could not be loaded ({first_line(error)}); name a hub id that can be "
+            "reached, a folder (tokenizer.path), or train one (tokenizer.train_vocab_size=8192)"
         ) from error
     return _require_fast(tokenizer, f"{key}={name}")
+
+
+def _tokenizer_folder(path: str) -> Path:
+    """The folder that ``tokenizer.path`` names, if its ``tokenizer.json`` can be used."""
+    folder = Path(path).expanduser()
+    if folder.is_file():
+        raise ConfigError(
+            f"tokenizer.path={path} is a file; name its folder: tokenizer.path={folder.parent}"
+        )
+    if not folder.is_dir():
+        raise ConfigError(f"tokenizer.path={path} does not exist")
+    if (folder / FILE).exists():
+        try:
+            check_tokenizer_file(folder / FILE)
+        except ValueError as error:
+            raise ConfigError(f"tokenizer.path: {error}") from error
+    return folder
 
 
 def _require_fast(tokenizer: PreTrainedTokenizerBase, origin: str) -> PreTrainedTokenizerFast:
@@ -188,7 +222,7 @@ def _require_fast(tokenizer: PreTrainedTokenizerBase, origin: str) -> PreTrained
 def _trained(
     vocab_size: int, texts: Callable[[], Iterable[str]], data_key: object, cache: Path
 ) -> PreTrainedTokenizerFast:
-    recipe = {"data": data_key, "wordpiece": vocab_size, "version": 1}
+    recipe = {"data": data_key, "wordpiece": vocab_size, "version": 2}
     folder = cache / "tokenizers" / key_of(recipe)
 
     def train(target: Path) -> None:
@@ -202,7 +236,8 @@ def _trained(
 def _with_special_tokens(
     tokenizer: PreTrainedTokenizerFast, config: TokenizerConfig
 ) -> PreTrainedTokenizerFast:
-    """Check for a mask and a pad token; add what the settings allow to add, and say so."""
+    """Check for a mask and a pad token; add what the settings allow to add, and log it."""
+    adopt_usual_tokens(tokenizer)
     if tokenizer.mask_token_id is None:
         if not config.allow_special_token_rewrite:
             raise ConfigError(
@@ -219,14 +254,24 @@ def _with_special_tokens(
 
 def _rewrite_like_roberta(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.add_special_tokens(dict(ROBERTA))
-    start, end = ROBERTA["bos_token"], ROBERTA["eos_token"]
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A {end}",
-        pair=f"{start} $A {end} $B {end}",
-        special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in (start, end)],
-    )
+    tokenizer.backend_tokenizer.post_processor = bert_template(tokenizer)
+
+
+def _wrap_documents(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Give the tokenizer a post-processor that opens and closes documents as training does.
+
+    Else whoever uses the saved tokenizer by itself gives the model other input than it has seen.
+    """
+    if wraps_documents(tokenizer):
+        return
+    tokenizer.backend_tokenizer.post_processor = bert_template(tokenizer)
+    start, end = boundary_tokens(tokenizer)
+    log.info("the tokenizer opens documents with %s and closes them with %s now", start, end)
 
 
 def _fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    core.no_padding()
+    core.no_truncation()
     special = f"{tokenizer.pad_token_id} {tokenizer.mask_token_id}"
-    return sha256((text_tokenizer(tokenizer).to_str() + special).encode()).hexdigest()
+    return sha256((core.to_str() + special).encode()).hexdigest()

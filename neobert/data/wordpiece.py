@@ -6,7 +6,7 @@ breaks ties by number, so two runs over one text differ. Here they are numbered 
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from tokenizers import (
     Tokenizer,
@@ -14,10 +14,11 @@ from tokenizers import (
     models,
     normalizers,
     pre_tokenizers,
-    processors,
     trainers,
 )
 from transformers import PreTrainedTokenizerFast
+
+from neobert.text_tokenizer import bert_template
 
 SPECIAL = {
     "pad_token": "[PAD]",
@@ -27,6 +28,9 @@ SPECIAL = {
     "mask_token": "[MASK]",
 }
 INNER = "##"
+LONGEST_WORD = 100
+"""Characters; WordPiece makes a longer one (base64, say) ``[UNK]`` without looking into it."""
+
 MOST_CHARACTERS = 1000
 """The most frequent ones; text in other characters becomes ``[UNK]``."""
 
@@ -47,21 +51,30 @@ def train_wordpiece(texts: Callable[[], Iterable[str]], vocab_size: int) -> PreT
         show_progress=False,
     )
     learner = _bert_like(models.WordPiece(unk_token=SPECIAL["unk_token"]))
-    learner.train_from_iterator(texts(), trainer)
+    learner.train_from_iterator((_without_long_words(text) for text in texts()), trainer)
     # A new one of the same pieces, to which ##a is an ordinary piece and not a special token.
     model = models.WordPiece(
         vocab=learner.get_vocab(),
         unk_token=SPECIAL["unk_token"],
         continuing_subword_prefix=INNER,
+        max_input_chars_per_word=LONGEST_WORD,
     )
     final = _bert_like(model)
-    bounds = [SPECIAL["cls_token"], SPECIAL["sep_token"]]
-    final.post_processor = processors.TemplateProcessing(
-        single=f"{bounds[0]} $A {bounds[1]}",
-        pair=f"{bounds[0]} $A {bounds[1]} $B:1 {bounds[1]}:1",
-        special_tokens=[(token, model.token_to_id(token)) for token in bounds],
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=final, **SPECIAL)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=final, **SPECIAL)
+    tokenizer.backend_tokenizer.post_processor = bert_template(tokenizer)
+    return tokenizer
+
+
+def _without_long_words(text: str) -> str:
+    """``text`` less the words that are never looked into; learning from one takes minutes."""
+    if all(len(run) <= LONGEST_WORD for run in text.split()):
+        return text
+    words = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(_normalize(text))
+    return " ".join(word for word, _ in words if len(word) <= LONGEST_WORD)
+
+
+def _normalize(text: str) -> str:
+    return str(normalizers.BertNormalizer(lowercase=True).normalize_str(text))
 
 
 def _bert_like(model: models.WordPiece) -> Tokenizer:
@@ -74,17 +87,12 @@ def _bert_like(model: models.WordPiece) -> Tokenizer:
 
 def _alphabet(texts: Iterable[str]) -> list[str]:
     counts: Counter[str] = Counter()
-    for text in _normalized(texts):
-        counts.update(text)
+    for text in texts:
+        counts.update(_normalize(text))
     for space in [letter for letter in counts if letter.isspace()]:
         del counts[space]
     ranked = sorted(counts, key=lambda letter: (-counts[letter], letter))
     return sorted(ranked[:MOST_CHARACTERS])
-
-
-def _normalized(texts: Iterable[str]) -> Iterator[str]:
-    normalize = normalizers.BertNormalizer(lowercase=True).normalize_str
-    return (normalize(text) for text in texts)
 
 
 def _continues_words(letter: str) -> bool:

@@ -14,13 +14,13 @@ from itertools import islice
 
 import torch
 from jaxtyping import Float
-from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from neobert.batch import PackedBatch
 from neobert.model.encoder import Encoder
 from neobert.ops.pooling import pool
+from neobert.text_tokenizer import TextTokenizer
 
 TEXTS_AT_ONCE = 8192
 """Texts that are sorted together: enough for batches of nearly equal lengths."""
@@ -55,7 +55,7 @@ class TextEncoder:
         self.encoder = encoder.eval()
         self.settings = settings or EncodeSettings()
         self.max_length = self.settings.max_length or encoder.config.max_position_embeddings
-        self._tokenizer = _cutting(tokenizer, self.max_length)
+        self._tokenizer = TextTokenizer.of(tokenizer)
 
     @property
     def width(self) -> int:
@@ -99,7 +99,7 @@ class TextEncoder:
         return vectors
 
     def _tokenized(self, texts: Sequence[str]) -> list[list[int]]:
-        found = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        found = self._tokenizer.documents(texts, self.max_length)
         # A text without a token would have no mean: it becomes a lone padding token.
         return [ids or [self.encoder.pad_token_id] for ids in found]
 
@@ -129,11 +129,3 @@ def by_length(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[in
         tokens += lengths[row]
     if batch:
         yield batch
-
-
-def _cutting(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Tokenizer:
-    """Its fast core without padding, that cuts at ``max_length`` tokens, whatever files say."""
-    core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    core.no_padding()
-    core.enable_truncation(max_length)
-    return core

@@ -20,6 +20,7 @@ from neobert.console import get_logger, show_messages
 from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.model.heads import MaskedLM
 from neobert.model.pretrained import find_weights, load
+from neobert.text_tokenizer import TextTokenizer
 from neobert.tools.arguments import at_least
 
 log = get_logger("neobert.tools.mlm_predict")
@@ -43,6 +44,7 @@ class MaskFiller:
             raise ValueError("the tokenizer has no mask token")
         self.model = model.to(device)
         self.tokenizer = tokenizer
+        self.text = TextTokenizer.of(tokenizer, matched=[tokenizer.mask_token])
         self.device = device
 
     def fill(self, texts: list[str], top_k: int) -> list[list[list[Guess]] | str]:
@@ -52,7 +54,7 @@ class MaskFiller:
         """
         # Whatever the tokenizer calls it, people write [MASK].
         written = [text.replace("[MASK]", self.tokenizer.mask_token) for text in texts]
-        documents: list[list[int]] = self.tokenizer(written)["input_ids"]
+        documents = self.text.documents(written)
         objections = [self._objection(*one) for one in zip(texts, documents, strict=True)]
         pairs = list(zip(documents, objections, strict=True))
         good = [document for document, problem in pairs if problem is None]

@@ -31,6 +31,7 @@ from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.files import sha256
 from neobert.model.heads import MaskedLM
 from neobert.model.pretrained import find_weights, load
+from neobert.text_tokenizer import TextTokenizer
 from neobert.tools.arguments import SHORTEST, at_least, check_length
 
 log = get_logger("neobert.tools.pseudo_perplexity")
@@ -82,6 +83,7 @@ class Scorer:
         self.model, self.tokenizer = model, tokenizer
         self.max_length = max_length or model.config.max_position_embeddings
         self.tokens_per_batch = tokens_per_batch
+        self.text = TextTokenizer.of(tokenizer)
         self.special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
 
     def scores(self, texts: Iterable[tuple[int, str]]) -> Iterator[Score]:
@@ -93,9 +95,7 @@ class Scorer:
         batch: list[tuple[_Open, list[int], int]] = []
         room = self.tokens_per_batch
         for number, text in texts:
-            ids: list[int] = self.tokenizer(text, truncation=True, max_length=self.max_length)[
-                "input_ids"
-            ]
+            (ids,) = self.text.documents([text], self.max_length)
             places = [place for place, token in enumerate(ids) if token not in self.special]
             unfinished.append(_Open(number, len(places), len(places)))
             for place in places:

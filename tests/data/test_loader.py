@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from neobert.batch import IGNORE, MaskedBatch
-from neobert.data.encode import encode
 from neobert.data.loader import MicroBatches, StepLoader, Workers, build_loader
 from neobert.data.masking import Masking
 from neobert.data.order import BLOCK, EMPTY, GROUP, Order
@@ -21,7 +20,7 @@ from neobert.data.packing import Packing
 from neobert.data.steps import Share, Steps
 from neobert.data.stream import memory_store
 from neobert.data.token_rows import RowMaker, TokenRows
-from neobert.data.tokenizer import TokenizerInfo, text_tokenizer
+from neobert.data.tokenizer import TokenizerInfo
 from neobert.training.callbacks.batch_digest import digest
 
 TOTAL_STEPS = 8
@@ -33,7 +32,7 @@ def rows(info: TokenizerInfo, texts: list[str]) -> TokenRows:
 
 
 def make_rows(info: TokenizerInfo, texts: list[str], **changes: object) -> TokenRows:
-    store = memory_store([encode(text_tokenizer(info.tokenizer), texts)])
+    store = memory_store([info.text.encode(texts)])
     packing = replace(Packing(32, 32, info.wrapping, packed=True, truncate=False), **changes)
     masking = Masking(0.2, False, info.mask_token_id, info.random_ids, seed=3)
     maker = RowMaker(info, masking, packing)

@@ -31,11 +31,12 @@ def test_several_processes_give_what_one_gives(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(tokenize, "BATCH", 10)
-    texts = make_texts(10 * tokenize.WORTH_PROCESSES + 25)
+    texts = [f"{text} [MASK]" for text in make_texts(10 * tokenize.WORTH_PROCESSES + 25)]
     alone = joined(tokenized(texts, info, 1))
     with caplog.at_level("DEBUG", logger="neobert"):
         assert joined(tokenized(texts, info, 2)) == alone
     assert "2 processes" in caplog.text
+    assert not {info.mask_token_id, info.start_id} & set(alone[0])  # written in a text, it is text
 
 
 def test_a_few_documents_start_no_processes(

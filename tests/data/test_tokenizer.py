@@ -13,7 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from neobert.config.checks import ConfigError
 from neobert.config.tokenizer import TokenizerConfig
-from neobert.data.tokenizer import TokenizerInfo, load_tokenizer, text_tokenizer
+from neobert.data.saved_tokenizer import saved_tokenizer
+from neobert.data.tokenizer import TokenizerInfo, load_tokenizer
+from neobert.data.wordpiece import train_wordpiece
 
 
 @pytest.fixture
@@ -153,6 +155,120 @@ def test_code_of_a_tokenizer_runs_only_when_trusted(folder: Path) -> None:
     assert type(trusted.tokenizer).__name__ == "Own"
 
 
+def test_a_word_of_three_megabytes_does_not_hang_the_training(info: TokenizerInfo) -> None:
+    texts = ["river oil coal"] * 30
+    expected = train_wordpiece(lambda: texts, 90).get_vocab()
+    letters = "aceilorv" * 400_000
+    assert train_wordpiece(lambda: [*texts, letters], 90).get_vocab() == expected
+
+
 def test_special_tokens_written_in_a_text_are_text(info: TokenizerInfo) -> None:
-    ids = text_tokenizer(info.tokenizer).encode("[MASK] river", add_special_tokens=False).ids
+    ids, _ = info.text.encode(["[MASK] river"])
     assert info.mask_token_id not in ids
+
+
+@pytest.mark.parametrize(
+    ("special", "roles"),
+    [
+        (
+            ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+            ["pad_token", "unk_token", "cls_token", "sep_token", "mask_token"],
+        ),
+        (
+            ["<pad>", "<unk>", "<s>", "</s>", "<mask>"],
+            ["pad_token", "unk_token", "cls_token", "sep_token", "mask_token"],
+        ),
+    ],
+)
+def test_a_bare_tokenizer_json_has_its_special_tokens_by_their_names(
+    tmp_path: Path, special: list[str], roles: list[str]
+) -> None:
+    words = {word: number for number, word in enumerate([*special, "river", "oil"])}
+    core = Tokenizer(models.WordLevel(words, unk_token=special[1]))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.add_special_tokens(special)
+    core.save(str(tmp_path / "tokenizer.json"))
+    found = load_tokenizer(TokenizerConfig(path=str(tmp_path)))
+    assert [getattr(found.tokenizer, role) for role in roles] == special
+    assert found.real_vocab_size == len(words)  # nothing was added
+    assert found.text.documents(["river oil"]) == [[2, 5, 6, 3]]
+    assert saved_tokenizer(tmp_path).mask_token == special[4]
+
+
+def test_a_saved_tokenizer_wraps_documents_as_training_does(tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    config = plain(tmp_path / "bare", mask_token="[MASK]", cls_token="[CLS]", sep_token="[SEP]")
+    info = load_tokenizer(config)
+    assert info.tokenizer("river")["input_ids"] == info.text.documents(["river"])[0]
+    info.tokenizer.save_pretrained(tmp_path / "saved")
+    again = PreTrainedTokenizerFast.from_pretrained(tmp_path / "saved")
+    assert again("river")["input_ids"] == info.text.documents(["river"])[0]
+    assert load_tokenizer(TokenizerConfig(path=str(tmp_path / "saved"))).fingerprint == (
+        info.fingerprint
+    )
+
+
+def changed(core: dict, damage: str) -> object:  # type: ignore[type-arg]
+    model, entry = core["model"], core["added_tokens"][0]
+    match damage:
+        case "another version":
+            model.clear()
+            model["type"] = "Sentence"
+        case "a huge id":
+            entry["id"] = 4_000_000_000
+        case "a large id":
+            model["vocab"]["river"] = 90_000_000
+        case "a negative id":
+            model["vocab"]["river"] = -1
+        case "a list":
+            return [core]
+        case "a nested list":
+            return None
+        case "an odd regular expression":
+            core["pre_tokenizer"] = {
+                "type": "Split",
+                "pattern": {"Regex": "(("},
+                "behavior": "Isolated",
+                "invert": False,
+            }
+        case "a normalizer that explodes":
+            step = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}
+            core["normalizer"] = {"type": "Sequence", "normalizers": [step] * 3}
+    return core
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "another version",
+        "a huge id",
+        "a large id",
+        "a negative id",
+        "a list",
+        "null",
+        "nested",
+        "cut off",
+        "an odd regular expression",
+        "a normalizer that explodes",
+    ],
+)
+def test_a_bad_tokenizer_file_is_one_line_with_file_and_key(folder: Path, damage: str) -> None:
+    file = folder / "tokenizer.json"
+    text = file.read_text()
+    texts = {"null": "null", "nested": "[" * 200_000, "cut off": text[: len(text) // 2]}
+    file.write_text(texts.get(damage) or json.dumps(changed(json.loads(text), damage)))
+    with pytest.raises(ConfigError, match=r"tokenizer\.path.*tokenizer\.json") as raised:
+        load_tokenizer(TokenizerConfig(path=str(folder)))
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ValueError, match=r"tokenizer\.json"):
+        saved_tokenizer(folder)
+
+
+def test_a_file_instead_of_its_folder_is_told_with_the_folder(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"tokenizer\.path={folder}$"):
+        load_tokenizer(TokenizerConfig(path=str(folder / "tokenizer.json")))
+
+
+def test_a_home_folder_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert load_tokenizer(TokenizerConfig(path="~/tokenizer")).mask_token_id is not None

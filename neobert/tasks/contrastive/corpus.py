@@ -33,11 +33,7 @@ class Corpus(Sequence[list[int]]):
     def __getitem__(self, index: int | slice) -> list[int] | list[list[int]]:
         if isinstance(index, slice):
             return [self[one] for one in range(len(self))[index]]
-        info = self.tokenizer
-        room = self.max_length - info.wrapping
-        opened = [] if info.start_id is None else [info.start_id]
-        closed = [] if info.end_id is None else [info.end_id]
-        return [*opened, *self.store.document(index)[:room].tolist(), *closed]
+        return self.tokenizer.text.wrap(self.store.document(index).tolist(), self.max_length)
 
 
 def open_corpus(config: Config, tokenizer: TokenizerInfo) -> Corpus | None:

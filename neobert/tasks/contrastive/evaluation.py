@@ -15,7 +15,7 @@ from torchmetrics.functional import spearman_corrcoef
 
 from neobert.config.checks import ConfigError
 from neobert.tasks.contrastive.examples import file_rows
-from neobert.tasks.contrastive.prepare import Recipe, encode
+from neobert.tasks.contrastive.prepare import Recipe
 
 SCORE_COLUMNS = ("score", "label", "similarity_score")
 PAIR_METRICS = ("loss", "accuracy_at_1", "mrr_at_10", "alignment", "uniformity")
@@ -89,7 +89,7 @@ class EvaluationSet:
         for name in ("sentence1", "sentence2"):
             sides.append(torch.arange(len(rows)) + len(self.texts))
             sentences = [recipe.query_prefix + str(row[name]) for row in rows]
-            self.texts += encode(sentences, recipe)
+            self.texts += recipe.documents(sentences)
         scores = torch.tensor([float(str(row[score])) for row in rows])
         self.sts = (sides[0], sides[1], scores)
 

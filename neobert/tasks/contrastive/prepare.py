@@ -12,19 +12,17 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
-from tokenizers import Tokenizer
 
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder, key_of, publish
-from neobert.data.tokenizer import TokenizerInfo, text_tokenizer
+from neobert.data.tokenizer import TokenizerInfo
 from neobert.files import sha256
 from neobert.tasks.contrastive.examples import identity, read_examples
 from neobert.tasks.contrastive.packaged import Example
@@ -32,7 +30,7 @@ from neobert.tasks.contrastive.sources import EVERYTHING, PairSource, select_sou
 
 log = get_logger(__name__)
 
-VERSION = 1
+VERSION = 2
 BATCH = 1000
 PAIRS, MANIFEST = "pairs.arrow", "manifest.json"
 TRAIN, HELD_OUT, UNDECIDED = 0, 1, 2
@@ -54,7 +52,7 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """What the tokens of a pair depend on, beside its texts."""
 
@@ -63,10 +61,9 @@ class Recipe:
     query_prefix: str = ""
     document_prefix: str = ""
 
-    @cached_property
-    def core(self) -> Tokenizer:
-        """The tokenizer as a function of text."""
-        return text_tokenizer(self.tokenizer.tokenizer)
+    def documents(self, texts: list[str]) -> list[list[int]]:
+        """Ids of texts with start and end token, cut to the length; the caller adds prefixes."""
+        return self.tokenizer.text.documents(texts, self.max_length)
 
     def key(self) -> dict[str, object]:
         """Part of the key and of the manifest."""
@@ -225,10 +222,10 @@ def cleaned(batch: Iterable[Example], left_out: Counter[str]) -> Iterator[Exampl
 
 
 def _table(examples: list[Example], recipe: Recipe) -> pa.RecordBatch:
-    queries = encode([recipe.query_prefix + one.query for one in examples], recipe)
+    queries = recipe.documents([recipe.query_prefix + one.query for one in examples])
     documents = [one.positive for one in examples]
     documents += [text for one in examples for text in one.negatives]
-    encoded = encode([recipe.document_prefix + text for text in documents], recipe)
+    encoded = recipe.documents([recipe.document_prefix + text for text in documents])
     negatives = iter(encoded[len(examples) :])
     columns = {
         "query": queries,
@@ -241,16 +238,6 @@ def _table(examples: list[Example], recipe: Recipe) -> pa.RecordBatch:
         "split": [UNDECIDED if one.held_out is None else int(one.held_out) for one in examples],
     }
     return pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
-
-
-def encode(texts: list[str], recipe: Recipe) -> list[list[int]]:
-    """Ids of texts with the special tokens, cut to the length; prefixes are the caller's."""
-    info = recipe.tokenizer
-    opened = [] if info.start_id is None else [info.start_id]
-    closed = [] if info.end_id is None else [info.end_id]
-    room = recipe.max_length - info.wrapping
-    found = recipe.core.encode_batch(texts, add_special_tokens=False)
-    return [[*opened, *one.ids[:room], *closed] for one in found]
 
 
 def text_number(text: str) -> int:

@@ -25,7 +25,7 @@ from neobert.tasks.glue.batch import Examples, LabelledBatch, Layout
 from neobert.tasks.glue.labels import label_splits
 from neobert.tasks.glue.source import open_splits
 from neobert.tasks.glue.tasks import GlueTask, task_of
-from neobert.tasks.glue.tokenize import build_encoder, tokenize
+from neobert.tasks.glue.tokenize import build_pair_tokenizer, tokenize
 from neobert.training.strategy import resolve_strategy
 from neobert.training.trainer import runs_on_cuda
 
@@ -58,20 +58,20 @@ class GlueDataModule(LightningDataModule):
         row = task_of(config.glue, config.dataset.name, config.dataset.config)
         splits = open_splits(row, config.glue.task_name, config.dataset, cache, config.seed)
         labelled = label_splits(row, splits)
-        encoder = build_encoder(
+        pair_tokenizer = build_pair_tokenizer(
             self.tokenizer, row.texts, config.glue.max_seq_length, own=self.packed
         )
         processes = config.glue.preprocessing_num_proc
         self.task: GlueTask = labelled.task
         self.num_labels = labelled.num_labels
         self.origin = splits.origin
-        self.train = tokenize(labelled.train, encoder, cache, processes)
+        self.train = tokenize(labelled.train, pair_tokenizer, cache, processes)
         self.validation = {
-            end: tokenize(part, encoder, cache, processes)
+            end: tokenize(part, pair_tokenizer, cache, processes)
             for end, part in labelled.validation.items()
         }
         self.test = {
-            split: tokenize(part, encoder, cache, processes)
+            split: tokenize(part, pair_tokenizer, cache, processes)
             for split, part in labelled.test.items()
         }
         self._say()

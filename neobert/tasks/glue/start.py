@@ -14,7 +14,7 @@ from neobert.config.compose import compose_config
 from neobert.config.model import ModelConfig
 from neobert.config.root import Config
 from neobert.data.saved_tokenizer import saved_tokenizer
-from neobert.data.tokenizer import load_tokenizer, text_tokenizer
+from neobert.data.tokenizer import load_tokenizer
 from neobert.files import sha256
 from neobert.model.pretrained import find_weights, read_pretrained
 from neobert.model.weight_files import WEIGHTS, PretrainedError, has_weights, read_json
@@ -250,7 +250,7 @@ def _tokenizer(config: Config, folder: Path) -> PreTrainedTokenizerFast:
         return load_tokenizer(config.tokenizer).tokenizer
     if config.tokenizer.path is not None:
         given = load_tokenizer(config.tokenizer).tokenizer
-        if text_tokenizer(given).get_vocab() != text_tokenizer(saved).get_vocab():
+        if given.get_vocab() != saved.get_vocab():
             raise ConfigError(
                 f"tokenizer.path={config.tokenizer.path} has another vocabulary than the "
                 f"tokenizer of {folder}: leave it out"

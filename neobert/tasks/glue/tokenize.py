@@ -1,22 +1,22 @@
 """From texts to ids: ``[CLS] a [SEP]`` and ``[CLS] a [SEP] b [SEP]``, cut to length, cached."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, processors
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from neobert.config.checks import ConfigError
 from neobert.data.cache import key_of, publish
-from neobert.data.tokenizer import text_tokenizer
+from neobert.errors import ConfigError
 from neobert.tasks.glue.batch import Examples
 from neobert.tasks.glue.labels import Labelled
+from neobert.text_tokenizer import TextTokenizer, bert_template, boundary_tokens
 
-VERSION = 1
+VERSION = 2
 ROWS_PER_PROCESS = 20_000
 """Fewer are tokenised faster than a process starts."""
 
@@ -25,11 +25,11 @@ NUMBER = "idx"
 
 
 @dataclass(frozen=True, slots=True)
-class Encoder:
-    """Turns rows of texts into ids. Plain data, so that it can go to another process."""
+class PairTokenizer:
+    """Turns rows of one or two texts into ids. Plain data, so that it can be pickled."""
 
-    core: str
-    """The fast tokenizer with its length, as JSON."""
+    text: TextTokenizer
+    """With a post-processor and a length."""
 
     columns: tuple[str, ...]
 
@@ -37,41 +37,45 @@ class Encoder:
         """Ids and segments of the rows. Pairs that are too long lose from their longer text."""
         texts = [rows[column] for column in self.columns]
         pairs = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
-        core = Tokenizer.from_str(self.core)
-        core.encode_special_tokens = True  # "[SEP]" in a text is text; not part of the JSON
-        found = core.encode_batch(pairs)
-        return {IDS: [one.ids for one in found], TYPES: [one.type_ids for one in found]}
+        encodings = self.text.core.encode_batch(pairs)
+        return {
+            IDS: [encoding.ids for encoding in encodings],
+            TYPES: [encoding.type_ids for encoding in encodings],
+        }
 
 
-def build_encoder(
+def build_pair_tokenizer(
     tokenizer: PreTrainedTokenizerFast, columns: tuple[str, ...], max_length: int, own: bool
-) -> Encoder:
+) -> PairTokenizer:
     """``own``: our models, whose documents always open with [CLS] and close with [SEP].
 
     Models of the hub keep the form that their tokenizer gives. Raises ``ConfigError`` where the
     tokenizer lacks what the form needs.
     """
-    core = text_tokenizer(tokenizer)
+    text = TextTokenizer.of(tokenizer)
+    core = Tokenizer.from_str(text.core_json)
+    core.post_processor = tokenizer.backend_tokenizer.post_processor
     if own:
-        core.post_processor = _bert_form(tokenizer)
+        _require_boundaries(tokenizer)
+        core.post_processor = bert_template(tokenizer)
     elif len(columns) == 2 and tokenizer.sep_token is None:
         raise ConfigError(_lacks(tokenizer, "[SEP] (sep_token), which pairs of texts need"))
     core.enable_truncation(max_length, strategy="longest_first")
-    return Encoder(core.to_str(), columns)
+    return PairTokenizer(replace(text, core_json=core.to_str()), columns)
 
 
-def tokenize(part: Labelled, encoder: Encoder, cache: Path, processes: int) -> Examples:
+def tokenize(part: Labelled, tokenizer: PairTokenizer, cache: Path, processes: int) -> Examples:
     """The examples of a split; ids are kept in ``cache`` under a key of texts and tokenizer."""
     recipe = {
         "data": part.data._fingerprint,
-        "tokenizer": sha256(encoder.core.encode()).hexdigest(),
-        "columns": encoder.columns,
+        "tokenizer": sha256(tokenizer.text.core_json.encode()).hexdigest(),
+        "columns": tokenizer.columns,
         "version": VERSION,
     }
     folder = cache / "glue" / key_of(recipe)
 
     def make(target: Path) -> None:
-        _write(part, encoder, processes, target)
+        _write(part, tokenizer, processes, target)
 
     publish(folder, make)
     return Examples(
@@ -91,16 +95,18 @@ def _names(part: Labelled) -> NDArray[np.int64]:
     return np.array(part.data[NUMBER], dtype=np.int64)
 
 
-def _write(part: Labelled, encoder: Encoder, processes: int, target: Path) -> None:
+def _write(part: Labelled, tokenizer: PairTokenizer, processes: int, target: Path) -> None:
     number = min(processes, len(part.data) // ROWS_PER_PROCESS)
     encoded = part.data.map(
-        encoder,
+        tokenizer,
         batched=True,
         num_proc=number if number > 1 else None,
         remove_columns=part.data.column_names,
         keep_in_memory=number <= 1,
         load_from_cache_file=False,
-        new_fingerprint=key_of([part.data._fingerprint, encoder.core, encoder.columns]),
+        new_fingerprint=key_of(
+            [part.data._fingerprint, tokenizer.text.core_json, tokenizer.columns]
+        ),
     )
     table = encoded.with_format("arrow")[:]
     ids = table.column(IDS).combine_chunks()
@@ -111,19 +117,12 @@ def _write(part: Labelled, encoder: Encoder, processes: int, target: Path) -> No
     np.save(target / "bounds.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
-def _bert_form(tokenizer: PreTrainedTokenizerFast) -> processors.TemplateProcessing:
-    start = tokenizer.cls_token or tokenizer.bos_token
-    end = tokenizer.sep_token or tokenizer.eos_token
+def _require_boundaries(tokenizer: PreTrainedTokenizerFast) -> None:
+    start, end = boundary_tokens(tokenizer)
     if start is None:
         raise ConfigError(_lacks(tokenizer, "[CLS] (cls_token), which the classifier reads"))
     if end is None:
         raise ConfigError(_lacks(tokenizer, "[SEP] (sep_token), which closes each text"))
-    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in {start, end}]
-    return processors.TemplateProcessing(
-        single=f"{start} $A {end}",
-        pair=f"{start} $A {end} $B:1 {end}:1",
-        special_tokens=special,
-    )
 
 
 def _lacks(tokenizer: PreTrainedTokenizerFast, what: str) -> str:

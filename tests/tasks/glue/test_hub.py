@@ -53,9 +53,9 @@ def save(kind: str, folder: Path) -> Path:
     torch.manual_seed(0)
     MODELS[kind]().save_pretrained(folder)
     tokenizer = make_tokenizer([token for token in SPECIAL if token != "[MASK]"])
-    from neobert.tasks.glue.tokenize import _bert_form
+    from neobert.text_tokenizer import bert_template
 
-    tokenizer.backend_tokenizer.post_processor = _bert_form(tokenizer)
+    tokenizer.backend_tokenizer.post_processor = bert_template(tokenizer)
     tokenizer.save_pretrained(folder)
     return folder
 

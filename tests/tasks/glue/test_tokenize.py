@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from neobert.config.checks import ConfigError
 from neobert.tasks.glue import tokenize as module
 from neobert.tasks.glue.labels import Labelled
-from neobert.tasks.glue.tokenize import build_encoder, tokenize
+from neobert.tasks.glue.tokenize import build_pair_tokenizer, tokenize
 from tests.tasks.glue.conftest import SPECIAL, make_tokenizer
 
 PAD, UNK, CLS, SEP, MASK, GOOD, BAD, FILM = range(8)
@@ -22,15 +22,15 @@ def labelled(**columns: list[object]) -> Labelled:
 
 
 def test_texts_are_opened_and_closed(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    encoder = build_encoder(tokenizer, ("a",), 8, own=True)
-    found = tokenize(labelled(a=["good film", "bad", ""]), encoder, tmp_path, 0)
+    pair_tokenizer = build_pair_tokenizer(tokenizer, ("a",), 8, own=True)
+    found = tokenize(labelled(a=["good film", "bad", ""]), pair_tokenizer, tmp_path, 0)
     documents = [found.document(row)[0].tolist() for row in range(3)]
     assert documents == [[CLS, GOOD, FILM, SEP], [CLS, BAD, SEP], [CLS, SEP]]
 
 
 def test_pairs_have_two_segments(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    encoder = build_encoder(tokenizer, ("a", "b"), 8, own=True)
-    found = tokenize(labelled(a=["good"], b=["bad film"]), encoder, tmp_path, 0)
+    pair_tokenizer = build_pair_tokenizer(tokenizer, ("a", "b"), 8, own=True)
+    found = tokenize(labelled(a=["good"], b=["bad film"]), pair_tokenizer, tmp_path, 0)
     ids, types = found.document(0)
     assert ids.tolist() == [CLS, GOOD, SEP, BAD, FILM, SEP]
     assert types.tolist() == [0, 0, 0, 1, 1, 1]
@@ -41,9 +41,9 @@ def test_pairs_have_two_segments(tokenizer: PreTrainedTokenizerFast, tmp_path: P
 def test_the_length_is_the_one_that_is_asked_for(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, length: int
 ) -> None:
-    encoder = build_encoder(tokenizer, ("a", "b"), length, own=True)
+    pair_tokenizer = build_pair_tokenizer(tokenizer, ("a", "b"), length, own=True)
     texts = labelled(a=["good film " * 9], b=["bad"])
-    ids, _ = tokenize(texts, encoder, tmp_path, 0).document(0)
+    ids, _ = tokenize(texts, pair_tokenizer, tmp_path, 0).document(0)
     assert len(ids) == length
     assert ids[-2:].tolist() == [BAD, SEP]  # the longer text is cut
 
@@ -51,8 +51,10 @@ def test_the_length_is_the_one_that_is_asked_for(
 def test_a_special_token_in_a_text_is_text(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    encoder = build_encoder(tokenizer, ("a",), 16, own=True)
-    ids, _ = tokenize(labelled(a=["good [SEP] [MASK] film"]), encoder, tmp_path, 0).document(0)
+    pair_tokenizer = build_pair_tokenizer(tokenizer, ("a",), 16, own=True)
+    ids, _ = tokenize(labelled(a=["good [SEP] [MASK] film"]), pair_tokenizer, tmp_path, 0).document(
+        0
+    )
     assert (ids == SEP).sum() == 1
     assert MASK not in ids
 
@@ -62,10 +64,10 @@ def test_processes_change_nothing(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ROWS_PER_PROCESS", 2)
-    encoder = build_encoder(tokenizer, ("a",), 8, own=True)
+    pair_tokenizer = build_pair_tokenizer(tokenizer, ("a",), 8, own=True)
     texts = labelled(a=["good film", "bad", "the plot", "a play", "end"])
-    alone = tokenize(texts, encoder, tmp_path / "one", 0)
-    together = tokenize(texts, encoder, tmp_path / "two", 2)
+    alone = tokenize(texts, pair_tokenizer, tmp_path / "one", 0)
+    together = tokenize(texts, pair_tokenizer, tmp_path / "two", 2)
     np.testing.assert_array_equal(alone.ids, together.ids)
     np.testing.assert_array_equal(alone.bounds, together.bounds)
 
@@ -74,15 +76,15 @@ def test_ids_are_kept_and_not_made_again(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = labelled(a=["good film"])
-    short = build_encoder(tokenizer, ("a",), 3, own=True)
-    first = tokenize(texts, build_encoder(tokenizer, ("a",), 8, own=True), tmp_path, 0)
+    short = build_pair_tokenizer(tokenizer, ("a",), 3, own=True)
+    first = tokenize(texts, build_pair_tokenizer(tokenizer, ("a",), 8, own=True), tmp_path, 0)
 
     def refuse(*args: object) -> None:
         raise AssertionError("tokenised again")
 
     with monkeypatch.context() as patched:
         patched.setattr(module, "_write", refuse)
-        again = tokenize(texts, build_encoder(tokenizer, ("a",), 8, own=True), tmp_path, 0)
+        again = tokenize(texts, build_pair_tokenizer(tokenizer, ("a",), 8, own=True), tmp_path, 0)
     np.testing.assert_array_equal(first.ids, again.ids)
     assert len(tokenize(texts, short, tmp_path, 0).ids) == 3  # another length, another key
 
@@ -92,8 +94,8 @@ def test_examples_keep_glues_numbers(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, idx: list[object] | None, names: list[int]
 ) -> None:
     columns = {"a": ["good", "bad"]} | ({} if idx is None else {"idx": idx})
-    encoder = build_encoder(tokenizer, ("a",), 8, own=True)
-    assert tokenize(labelled(**columns), encoder, tmp_path, 0).names.tolist() == names
+    pair_tokenizer = build_pair_tokenizer(tokenizer, ("a",), 8, own=True)
+    assert tokenize(labelled(**columns), pair_tokenizer, tmp_path, 0).names.tolist() == names
 
 
 @pytest.mark.parametrize(
@@ -109,4 +111,4 @@ def test_a_tokenizer_without_the_tokens_is_refused(
 ) -> None:
     lacking = make_tokenizer([token for token in SPECIAL if token != without])
     with pytest.raises(ConfigError, match=said):
-        build_encoder(lacking, columns, 8, own=own)
+        build_pair_tokenizer(lacking, columns, 8, own=own)
