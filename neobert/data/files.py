@@ -1,180 +1,247 @@
-"""Local files of text: which they are, how they are read, and which of them is damaged."""
+"""Which files of a folder hold rows, and which split each of them belongs to: one rule for all.
 
-import csv
-import json
-from collections.abc import Iterator
+The names of a file and of the folders above it, up to the folder that the setting names, tell its
+split: ``train``; ``val``, ``valid``, ``validation``, ``dev`` or ``eval``; ``test``. They count as
+whole words between anything that is no letter: ``my.dev.jsonl`` and ``test-set/a.txt``, but not
+``testimony.txt``. A name that is such a word and nothing else (``train-00000-of-00010.parquet``,
+``train/``) outranks one that contains it; after that the innermost name decides, and the last word
+in it. What has no such word is training data.
+"""
+
+import glob
+import os
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-
-from datasets import DatasetDict, IterableDatasetDict, load_dataset
-from pyarrow import parquet
 
 from neobert.config.checks import ConfigError
 from neobert.console import get_logger
-from neobert.data.cache import cache_is_full
-from neobert.files import is_disk_full, root_cause
+from neobert.data.rows import FORMATS, OPENERS, format_of
 
 log = get_logger(__name__)
 
-EVALUATION_SPLITS = ("validation", "eval", "test", "dev")
-FORMATS = {
-    ".parquet": "parquet",
-    ".jsonl": "json",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".txt": "text",
-    ".text": "text",
+SPLIT_WORDS = {
+    "train": "train",
+    **dict.fromkeys(("validation", "valid", "val", "dev", "eval"), "validation"),
+    "test": "test",
 }
-SEPARATORS = {"csv": ",", "tsv": "\t"}
-COMPRESSED = (".gz", ".xz", ".zst", ".bz2")
+"""Word in a name -> split."""
+
+HELD_OUT = ("validation", "test")
+SHARD = re.compile(r"[-_.]\d+([-_]of[-_]\d+)?$")
+WORD = re.compile(r"[^\W\d_]+")
+SHOWN = 4
+"""Names that a message lists at most."""
 
 
 @dataclass(frozen=True, slots=True)
-class LocalFiles:
-    """Files of one kind below ``dataset.path``."""
+class DataFile:
+    """A file, and where it is below the folder, glob or file that the setting names."""
 
     path: Path
-    kind: str
-    """parquet, json, csv, tsv or text."""
+    name: Path
 
-    files: list[Path]
+    @property
+    def split(self) -> str | None:
+        """``train``, ``validation`` or ``test``; ``None`` where no name tells."""
+        return _split_of((*self.name.parts[:-1], _stem(self.name.name)))
 
-    def load(self, streaming: bool, cache: Path) -> DatasetDict | IterableDatasetDict:
-        """The splits in the files."""
-        separator = SEPARATORS.get(self.kind)
-        options = {"sep": separator} if separator else {}
-        return load_dataset(
-            "csv" if separator else self.kind,
-            data_files=self._by_split(),
-            streaming=streaming,
-            cache_dir=str(cache / "files"),
-            **options,
-        )
+    @property
+    def is_shallow(self) -> bool:
+        """Whether each folder above it is one of a split, or ``data``: not of another data set."""
+        return all(part.lower() == "data" or _splits(_words(part)) for part in self.name.parts[:-1])
 
-    def explain(self, error: BaseException) -> ConfigError:
-        """What is the matter, by file and line, when reading ended with ``error``."""
-        if is_disk_full(error):
-            return cache_is_full(error)
+    def is_called(self, name: str) -> bool:
+        """Whether the file, or the folder it is in, has the name of a split or table.
+
+        Suffixes, shard numbers and case do not count, and ``dev``, ``val`` … are ``validation``:
+        ``dev_matched.tsv.gz`` is called ``validation_matched``.
+        """
+        wanted = [_canonical(part) for part in name.split("/")]
+        parts = [_canonical(part) for part in (*self.name.parts[:-1], _stem(self.name.name))]
+        parts = parts[1:] if len(parts) > 1 and parts[0] == "data" else parts
+        return parts[: len(wanted)] == wanted
+
+
+@dataclass(frozen=True, slots=True)
+class DataFiles:
+    """The files with rows at a path, sorted by name; empty ones are logged and left out."""
+
+    origin: str
+    """The path as the user wrote it."""
+
+    files: tuple[DataFile, ...]
+
+    def called(self, name: str) -> list[Path]:
+        """The files of a table or split of this name (:meth:`DataFile.is_called`)."""
+        return [file.path for file in self.files if file.is_called(name)]
+
+    def of_split(self, name: str) -> list[Path]:
+        """The files called ``name``, else those of the split; none of another folder's data set.
+
+        Of ``train`` where no file is called so: those of no other split.
+        """
+        if called := self.called(name):
+            return called
+        shallow = [file for file in self.files if file.is_shallow]
+        for split in (canonical_split(name), None if name == "train" else name):
+            if found := [file.path for file in shallow if file.split == split]:
+                return found
+        return []
+
+    def by_split(self, requested: Collection[str] = ()) -> dict[str, list[Path]]:
+        """All files by their split.
+
+        ``requested`` are names of splits in the settings, which may be those of files. Where all
+        files are of one split that is not among them, there is nothing to tell apart: all are
+        training data.
+        """
+        splits: dict[str, list[Path]] = {}
         for file in self.files:
-            damage = _damage(file, self.kind)
-            if damage is not None:
-                return ConfigError(f"dataset.path: {file}{damage}; mend or remove it")
-        reason = str(root_cause(error)).strip().splitlines()
-        return ConfigError(
-            f"dataset.path={self.path}: could not be read as {self.kind} "
-            f"({reason[0] if reason else type(error).__name__})"
-        )
-
-    def _by_split(self) -> dict[str, list[str]]:
-        """Files called ``validation*``, ``test*`` … are that split, all others are training."""
-        found: dict[str, list[str]] = {}
-        for file in self.files:
-            stem = file.name.lower()
-            split = next((one for one in EVALUATION_SPLITS if stem.startswith(one)), "train")
-            found.setdefault(split, []).append(str(file))
-        if "train" not in found:
-            return {"train": [str(file) for file in self.files]}
-        for split, files in found.items():
-            if split != "train":
-                log.info("not trained on, by its name: %s (%s)", ", ".join(files), split)
-        return found
+            name = next((one for one in requested if file.is_called(one)), file.split)
+            splits.setdefault(name or "train", []).append(file.path)
+        known = {canonical_split(name) for name in ("train", *requested)}
+        if len(splits) == 1 and not known & {canonical_split(name) for name in splits}:
+            return {"train": next(iter(splits.values()))}
+        return splits
 
 
-def find_files(path: Path) -> LocalFiles:
-    """The files at ``path``. Empty ones are named and left out; all empty is an error."""
-    files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
-    files = [one for one in files if not one.name.startswith((".", "_"))]
-    # Folders of tools: .git, .ipynb_checkpoints with a copy of what was looked at.
-    files = [one for one in files if not _is_hidden(one.relative_to(path).parent)]
-    kinds = {_kind(one) for one in files} - {None}
-    if len(kinds) != 1:
-        found = ", ".join(sorted({one.suffix or one.name for one in files})) or "nothing"
+def find_files(path: str | Path, setting: str, formats: Collection[str]) -> DataFiles:
+    """The files of ``formats`` at a file, below a folder, or of a glob that is no file's name.
+
+    Links are followed, each file is taken once, hidden ones are left out. Raises ``ConfigError``
+    where there is none, or where all are empty.
+    """
+    found = _candidates(path, setting)
+    chosen = _once([file for file in found if format_of(file.path) in formats])
+    if not chosen:
+        present = sorted({file.path.suffix or file.path.name for file in found})
+        suffixes = ", ".join(suffix for suffix, kind in FORMATS.items() if kind in formats)
         raise ConfigError(
-            f"dataset.path={path}: holds {found}; one of {', '.join(sorted(FORMATS))} is "
-            "needed, one kind in a folder"
+            f"{setting}={path}: holds {shortened(present) or 'nothing'}; one of {suffixes} is "
+            f"needed, also compressed ({', '.join(OPENERS)})"
         )
-    (kind,) = kinds
-    assert kind is not None
-    chosen = [one for one in files if _kind(one) == kind]
-    empty = [one for one in chosen if one.stat().st_size == 0]
+    empty = [file for file in chosen if file.path.stat().st_size == 0]
     if len(empty) == len(chosen):
-        raise ConfigError(f"dataset.path={path}: {', '.join(map(str, empty))}: empty, no text")
-    for one in empty:
-        log.warning("%s is empty and left out", one)
-    return LocalFiles(path, kind, [one for one in chosen if one not in empty])
+        raise ConfigError(f"{setting}={path}: {shortened(str(file.path) for file in empty)}: empty")
+    for file in empty:
+        log.warning("%s is empty and left out", file.path)
+    return DataFiles(str(path), tuple(file for file in chosen if file not in empty))
 
 
-def _is_hidden(below: Path) -> bool:
-    return any(part.startswith(".") for part in below.parts)
+def log_splits(origin: str, splits: dict[str, list[Path]], unused: Collection[str] = ()) -> None:
+    """One line that says which file went where."""
+    parts = [
+        f"{name}{' (not read)' if name in unused else ''}: {shortened(file.name for file in files)}"
+        for name, files in splits.items()
+    ]
+    log.info("%s: %s", origin, "; ".join(parts))
 
 
-def _kind(file: Path) -> str | None:
-    """What a file's ending says of it, or that of a compressed one's inside."""
-    name = Path(file.stem) if file.suffix.lower() in COMPRESSED else file
-    return FORMATS.get(name.suffix.lower())
+def shortened(names: Iterable[str]) -> str:
+    """The names, or the first few of them and how many there are."""
+    listed = list(names)
+    more = f", … ({len(listed)} in all)" if len(listed) > SHOWN else ""
+    return ", ".join(listed[:SHOWN]) + more
 
 
-def _damage(file: Path, kind: str) -> str | None:
-    """``, line 3: …`` where a file is damaged; ``None`` where it is sound or cannot be told."""
-    if file.suffix.lower() in COMPRESSED:
-        return None
-    if kind == "parquet":
-        return _parquet_damage(file)
-    if file.suffix.lower() == ".json":
-        return _json_damage(file)
-    for number, line in enumerate(_lines(file), 1):
-        try:
-            text = line.decode("utf-8")
-            if kind == "json" and text.strip():
-                json.loads(text)
-        except UnicodeDecodeError as error:
-            byte = line[error.start]
-            return f", line {number}: not UTF-8 (byte 0x{byte:02x} at {error.start})"
-        except json.JSONDecodeError as error:
-            return f", line {number}: no JSON ({error.msg})"
-    return _csv_damage(file, SEPARATORS[kind]) if kind in SEPARATORS else None
+def canonical_split(name: str) -> str:
+    """``validation`` for its other names, and so on; another name as it is."""
+    return SPLIT_WORDS.get(name.lower(), name)
 
 
-def _lines(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as opened:
-        yield from opened
-
-
-def _json_damage(file: Path) -> str | None:
+def _candidates(path: str | Path, setting: str) -> list[DataFile]:
+    """Every regular file at ``path``, whatever its format."""
+    place = Path(path).expanduser()
     try:
-        text = file.read_text(encoding="utf-8")
-        json.loads(text)
-    except UnicodeDecodeError as error:
-        return f": not UTF-8 (byte {error.start})"
-    except json.JSONDecodeError as error:
-        try:  # lines of JSON under the ending of one document
-            for line in filter(str.strip, text.splitlines()):
-                json.loads(line)
-        except json.JSONDecodeError:
-            return f", line {error.lineno}: no JSON ({error.msg})"
-    return None
+        if place.is_file():
+            return [DataFile(place, Path(place.name))]
+        if place.is_dir():
+            return _below(place)
+        if place.exists():
+            raise ConfigError(f"{setting}={path}: is neither a file nor a folder")
+        if glob.has_magic(str(place)):
+            return _matching(place)
+    except (OSError, ValueError) as error:  # ConfigError is one too
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{setting}={path}: cannot be read ({error})") from error
+    raise ConfigError(f"{setting}={path}: there is no such file or folder")
 
 
-def _csv_damage(file: Path, separator: str) -> str | None:
-    csv.field_size_limit(1 << 30)  # documents of many megabytes are no damage
-    with file.open(encoding="utf-8", newline="") as opened:
-        rows = csv.reader(opened, delimiter=separator)
-        try:
-            width = len(next(rows, []))
-            for row in rows:
-                if len(row) > width:
-                    return f", line {rows.line_num}: {len(row)} fields, the header has {width}"
-        except csv.Error as error:
-            return f", line {rows.line_num}: {error}"
-    return None
+def _below(folder: Path) -> list[DataFile]:
+    """The regular files below ``folder``; a loop of links ends."""
+    found: list[DataFile] = []
+    entered: set[tuple[Path, str | None]] = set()
+    for place, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
+        below = Path(place).relative_to(folder)
+        # Under each name that tells another split, lest a link hide that it is one.
+        visit = (Path(place).resolve(), _split_of(below.parts))
+        if visit in entered:
+            folders.clear()
+            continue
+        entered.add(visit)
+        # Folders of tools: .git, .ipynb_checkpoints with a copy of what was opened there.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = [Path(place, name) for name in files if not name.startswith((".", "_"))]
+        found += [DataFile(path, below / path.name) for path in paths if path.is_file()]
+    return sorted(found, key=lambda file: file.path)
 
 
-def _parquet_damage(file: Path) -> str | None:
-    try:
-        with parquet.ParquetFile(file) as opened:
-            for group in range(opened.num_row_groups):
-                opened.read_row_group(group)
-    except (OSError, ValueError) as error:
-        return f": damaged or cut off ({str(error).splitlines()[0]})"
-    return None
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _matching(pattern: Path) -> list[DataFile]:
+    """The files of a glob, and those below its folders."""
+    fixed = list(takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+    base = Path(*fixed)
+    found = []
+    for path in sorted(base.glob(str(Path(*pattern.parts[len(fixed) :])))):
+        inside = _below(path) if path.is_dir() else [DataFile(path, Path())]
+        found += [DataFile(file.path, file.path.relative_to(base)) for file in inside]
+    return [file for file in found if file.path.is_file()]
+
+
+def _once(files: list[DataFile]) -> list[DataFile]:
+    """Each file once, whatever links lead to it; held out if one of its names says so."""
+    held_out = {file.path.resolve() for file in files if file.split in HELD_OUT}
+    seen: dict[tuple[Path, str], DataFile] = {}
+    for file in files:
+        real = file.path.resolve()
+        if file.split in HELD_OUT:
+            seen.setdefault((real, _canonical(_stem(file.name.name))), file)
+        elif real not in held_out:
+            seen.setdefault((real, ""), file)
+    return list(seen.values())
+
+
+def _stem(name: str) -> str:
+    """A file name without the suffixes of its format and compression."""
+    for suffixes in (OPENERS, FORMATS):
+        if Path(name).suffix.lower() in suffixes:
+            name = Path(name).stem
+    return name
+
+
+def _split_of(names: tuple[str, ...]) -> str | None:
+    """The split that names tell, of which the last is the innermost."""
+    found = [words for name in reversed(names) if _splits(words := _words(name))]
+    exact = [words for words in found if len(words) == 1]
+    return _splits((exact or found)[0])[-1] if found else None
+
+
+def _words(name: str) -> list[str]:
+    return WORD.findall(SHARD.sub("", name).lower())
+
+
+def _splits(words: list[str]) -> list[str]:
+    return [SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS]
+
+
+def _canonical(name: str) -> str:
+    """A name in lower case without its shard number, each word of a split as the split's name."""
+    plain = SHARD.sub("", name.lower())
+    return WORD.sub(lambda word: SPLIT_WORDS.get(word[0], word[0]), plain)

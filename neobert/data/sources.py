@@ -10,37 +10,35 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
-from itertools import islice
+from itertools import chain, compress, count, islice
 from pathlib import Path
-from typing import TypeAlias
 
 import datasets
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from datasets import Dataset, IterableDataset
 
 from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.console import get_logger
-from neobert.data.cache import cache_is_full, key_of
+from neobert.data.cache import key_of
 from neobert.data.corpora import corpus_key, is_packaged, read_corpus
-from neobert.data.files import find_files
-from neobert.data.own_code import loading_code, run_loading_code
-from neobert.data.splits import split_data
-from neobert.files import is_disk_full, root_cause
+from neobert.data.digests import file_digests
+from neobert.data.loading import Explain, open_data, plain_error
+from neobert.data.rows import (
+    root_column,
+    text_column,
+    values_at,
+)
+from neobert.data.splits import Data, FileValues, HoldOut, split_data
 
 log = get_logger(__name__)
-
-TEXT_COLUMNS = ("text", "sentence", "content")
-REFINEDWEB = {"refinedweb": "tiiuae/falcon-refinedweb"}
-"""The reference's default name of its corpus, and the corpus's id on the hub."""
 
 TOKEN_COLUMN = "input_ids"
 STREAM_SAMPLE = 2048
 """Documents of a stream whose word frequencies stand for all of it, and by which it is known
 again."""
 
-Data: TypeAlias = Dataset | IterableDataset
-Loaded: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
-Explain: TypeAlias = Callable[[BaseException], ConfigError]
+BLOCK = 4096
+"""Documents whose hashes are computed at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,33 +124,48 @@ def open_source(config: DatasetConfig, cache: Path, seed: int) -> Source:
     logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # says it again
     if not config.path and is_packaged(config.name):
         return _packaged(config, seed)
-    loaded, origin, explain, files = _load(config, cache)
-    train, evaluation = split_data(_parts(loaded), config, origin, seed)
-    try:
-        columns = train.column_names or list(next(iter(train), {}))
-    except Exception as error:  # the first document of a stream is read here
-        raise explain(error) from error
-    column = _column(columns, config.text_column, origin)
+    opened = open_data(config, cache)
+    column = _column(opened.columns, config.text_column, opened.origin)
+    split = split_data(opened.parts(column), config, opened.origin, seed)
     asked: dict[str, object] = {
-        "source": origin,
+        "source": opened.origin,
         "column": column,
         "train_split": config.train_split,
         "eval_split": config.eval_split,
         "eval_samples": config.eval_samples,
     }
 
-    def documents(data: Data) -> Documents:
-        key = {**asked, "fingerprint": data._fingerprint} if isinstance(data, Dataset) else asked
+    def documents(data: Data, is_held: bool | None = None) -> Documents:
+        key = {**asked, **_content_key(data, cache)}
         read = partial(_values, data, column)
-        return Documents(origin, key, read, explain, tokenized=column == TOKEN_COLUMN)
+        if split.hold_out is not None:
+            key |= {"validation_split": config.validation_split, "seed": seed, "held": is_held}
+            read = partial(_part_of, read, split.hold_out, bool(is_held))
+        is_tokenized = column == TOKEN_COLUMN
+        return Documents(opened.origin, key, read, opened.explain, is_tokenized)
 
-    held_out = None if evaluation is None else documents(evaluation)
-    if not isinstance(train, IterableDataset):
-        return Source(documents(train), held_out, None, column)
-    # What datasets keeps of a stream does not tell its text: look, each time.
-    asked["files"] = key_of([[str(file), file.stat().st_size] for file in files])
-    asked["first documents"] = documents(train).head(STREAM_SAMPLE).known_by_text().key["text"]
-    return Source(documents(train), held_out, train, column)
+    if split.hold_out is not None:
+        return Source(documents(split.train, False), documents(split.train, True), None, column)
+    held_out = None if split.evaluation is None else documents(split.evaluation)
+    if not isinstance(split.train, IterableDataset):
+        return Source(documents(split.train), held_out, None, column)
+    # What datasets keeps of a stream does not tell its text: it is read, each time.
+    asked["files"] = key_of([[str(file), file.stat().st_size] for file in opened.files])
+    head = documents(split.train).head(STREAM_SAMPLE)
+    asked["first documents"] = head.known_by_text().key["text"]
+    return Source(documents(split.train), held_out, split.train, column)
+
+
+def _content_key(data: Data, cache: Path) -> dict[str, object]:
+    """What tells one state of indexed data from another."""
+    if isinstance(data, FileValues):
+        digests = file_digests(data.files, cache)
+        # Not where the files are: copied, they are the same text.
+        return {"source": digests, "rows": [data.first, data.stop]}
+    if isinstance(data, Dataset):
+        stored = [Path(file["filename"]) for file in data.cache_files]
+        return {"fingerprint": data._fingerprint, "files": file_digests(stored, cache)}
+    return {}
 
 
 def text_of(value: object, where: str) -> str:
@@ -170,115 +183,37 @@ def text_of(value: object, where: str) -> str:
 def _packaged(config: DatasetConfig, seed: int) -> Source:
     name = config.name
     key = corpus_key(name)
+    _column(["text"], config.text_column, name)
+    if config.config is not None:
+        raise ConfigError(f"dataset.config={config.config}: {name} has no configurations")
+    readers: list[Callable[[], Iterable[object]] | None]
     if config.train_split is not None or config.eval_split is not None:
         parts: dict[str, Data] = {
             split: Dataset.from_dict({"text": texts}) for split, texts in read_corpus(name).items()
         }
-        train, evaluation = split_data(parts, config, name, seed)
-        asked = [config.train_split, config.eval_split, config.eval_samples]
-        key |= {"splits": asked}
-        read = {"train": train, "validation": evaluation}
-        kept = {
-            split: Documents(
-                name, {**key, "split": split}, partial(_values, data, "text"), _plain_error
-            )
-            for split, data in read.items()
-            if data is not None
-        }
-        return Source(kept["train"], kept.get("validation"))
-    if config.validation_split is not None:
-        log.info("dataset.validation_split is not needed: %s has a split validation", name)
-    train, evaluation = (
-        Documents(
-            name,
-            {**key, "split": split},
-            partial(_packaged_texts, name, split),
-            _plain_error,
-        )
-        for split in ("train", "validation")
+        split = split_data(parts, config, name, seed)
+        key |= {"splits": [config.train_split, config.eval_split, config.eval_samples]}
+        readers = [
+            None if data is None else partial(_values, data, "text")
+            for data in (split.train, split.evaluation)
+        ]
+    else:
+        if config.validation_split is not None:
+            log.info("dataset.validation_split is not needed: %s has a split validation", name)
+        readers = [partial(_packaged_texts, name, part) for part in ("train", "validation")]
+    train, held_out = (
+        None if read is None else Documents(name, {**key, "split": part}, read, plain_error)
+        for part, read in zip(("train", "validation"), readers, strict=True)
     )
-    return Source(train, evaluation)
-
-
-def _load(config: DatasetConfig, cache: Path) -> tuple[Loaded, str, Explain, list[Path]]:
-    """Data, its name, how its errors are explained, and the local files it is read from."""
-    if config.path:
-        path = Path(config.path).expanduser()
-        if not path.exists():
-            raise ConfigError(f"dataset.path={config.path}: there is no such file or folder")
-        return _load_local(path, config, cache)
-    if config.name == "local":
-        raise ConfigError("dataset=local needs dataset.path=FILE_OR_FOLDER")
-    hub_id = REFINEDWEB.get(config.name, config.name)
-    try:
-        loaded = datasets.load_dataset(
-            hub_id, config.config, streaming=config.streaming, cache_dir=str(cache / "hub")
-        )
-    except Exception as error:  # the hub's client raises dozens of kinds
-        if is_disk_full(error):
-            raise cache_is_full(error) from error
-        if "script" in str(error):
-            raise ConfigError(
-                f"dataset.name={config.name} comes with loading code, which datasets no longer "
-                "runs: download its repository, read the code, then dataset.path=FOLDER "
-                "dataset.trust_remote_code=true"
-            ) from error
-        raise ConfigError(
-            f"dataset.name={config.name} could not be loaded from the hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); packaged corpora need no "
-            "network (dataset=factbook), and dataset=local dataset.path=… reads your own files"
-        ) from error
-    name = config.name if config.config is None else f"{config.name}/{config.config}"
-    return loaded, name, _plain_error, []
-
-
-def _load_local(
-    path: Path, config: DatasetConfig, cache: Path
-) -> tuple[Loaded, str, Explain, list[Path]]:
-    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        try:
-            return datasets.load_from_disk(str(path)), str(path), _plain_error, []
-        except Exception as error:  # pyarrow's, and whatever a damaged JSON file leads to
-            raise ConfigError(
-                f"dataset.path={path}: this save_to_disk folder is damaged ({root_cause(error)})"
-            ) from error
-    script = loading_code(path)
-    if script is not None:
-        return run_loading_code(script, config, cache), str(path), _plain_error, [script]
-    files = find_files(path)
-    try:
-        return files.load(config.streaming, cache), str(path), files.explain, files.files
-    except Exception as error:  # pyarrow, pandas and json each have their own
-        raise files.explain(error) from error
-
-
-def _parts(loaded: Loaded) -> dict[str, Data]:
-    if isinstance(loaded, Dataset | IterableDataset):
-        return {"train": loaded}
-    return {str(name): part for name, part in loaded.items()}
-
-
-def _plain_error(error: BaseException) -> ConfigError:
-    if is_disk_full(error):
-        return cache_is_full(error)
-    return ConfigError(f"dataset: reading failed ({type(error).__name__}: {root_cause(error)})")
+    assert train is not None
+    return Source(train, held_out)
 
 
 def _column(columns: list[str], wanted: str | None, origin: str) -> str:
-    """Column of the documents: the one asked for, ids if there are any, else the text."""
-    if wanted is not None:
-        if wanted not in columns:
-            raise ConfigError(
-                f"dataset.text_column={wanted}: {origin} has the columns {', '.join(columns)}"
-            )
-        return wanted
-    for name in (TOKEN_COLUMN, *TEXT_COLUMNS):
-        if name in columns:
-            return name
-    raise ConfigError(
-        f"dataset.text_column: {origin} has none of {', '.join(TEXT_COLUMNS)}; its columns are "
-        f"{', '.join(columns) or 'none'}"
-    )
+    """Column of the documents: the one that is set, ids if there are any, else the text."""
+    if wanted is None and TOKEN_COLUMN in columns:
+        return TOKEN_COLUMN
+    return text_column(columns, wanted, "dataset.text_column", origin)
 
 
 def _head(read: Callable[[], Iterable[object]], count: int) -> Iterator[object]:
@@ -289,6 +224,23 @@ def _packaged_texts(name: str, split: str) -> list[str]:
     return read_corpus(name)[split]
 
 
+def _part_of(
+    read: Callable[[], Iterable[object]], hold_out: HoldOut, is_held: bool
+) -> Iterator[object]:
+    """The documents that are held out, or the others, in their order."""
+    blocks = (hold_out.holds(first, BLOCK) == is_held for first in count(0, BLOCK))
+    return compress(read(), chain.from_iterable(blocks))
+
+
 def _values(data: Data, column: str) -> Iterator[object]:
-    for batch in data.select_columns([column]).iter(batch_size=1000):
-        yield from batch[column]
+    if isinstance(data, FileValues):
+        yield from data
+        return
+    root = column if isinstance(data, IterableDataset) else root_column(column)
+    if not isinstance(data, IterableDataset) and column in data.column_names:
+        root = column
+    for batch in data.select_columns([root]).iter(batch_size=1000):
+        if root == column:
+            yield from batch[column]
+        else:
+            yield from (next(iter(values_at({root: one}, column)), None) for one in batch[root])

@@ -1,113 +1,245 @@
 """Which documents train and which are held out: named splits, slices, a fraction, the head."""
 
 import re
-from typing import TypeAlias
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TypeAlias, TypeVar
 
+import numpy as np
 from datasets import Dataset, IterableDataset
+from numpy.typing import NDArray
 
 from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.console import get_logger
-from neobert.data.files import EVALUATION_SPLITS
+from neobert.data.files import canonical_split
+from neobert.data.rows import iter_values
 
 log = get_logger(__name__)
 
+EVALUATION_SPLITS = ("validation", "valid", "val", "eval", "test", "dev")
 SLICE = re.compile(r"^(?P<name>[^\[]+)\[(?P<start>-?\d*)(?P<p1>%?):(?P<stop>-?\d*)(?P<p2>%?)\]$")
+COUNTED = 10_000
+"""Documents up to which exactly the fraction is held out; beyond, as nearly as hashes give it."""
 
-Data: TypeAlias = Dataset | IterableDataset
+ENDLESS = sys.maxsize
+"""End of a range whose end is that of the data."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileValues:
+    """The values of one column of local files, from row ``first`` up to ``stop``."""
+
+    files: tuple[Path, ...]
+    column: str
+    first: int = 0
+    stop: int | None = None
+
+    def __iter__(self) -> Iterator[object]:
+        return islice(iter_values(self.files, "dataset.path", self.column), self.first, self.stop)
+
+    def count(self, at_most: int | None = None) -> int:
+        """How many there are, which only reading tells."""
+        return sum(1 for _ in islice(self, at_most))
+
+    def part(self, start: int, stop: int | None) -> "FileValues":
+        """Those from ``start`` up to ``stop``, counted from the first of these."""
+        last = None if stop is None else self.first + stop
+        ends = [end for end in (self.stop, last) if end is not None]
+        return replace(self, first=self.first + start, stop=min(ends, default=None))
+
+
+Data: TypeAlias = Dataset | IterableDataset | FileValues
+AnyData = TypeVar("AnyData", Dataset, IterableDataset, FileValues)
+
+
+@dataclass(frozen=True, slots=True)
+class HoldOut:
+    """A share of the documents, by a hash of the seed and a document's number in reading order."""
+
+    seed: int
+    bound: int
+    """Held out are the documents whose hash is below it, of 2**64."""
+
+    @classmethod
+    def of(cls, fraction: float, seed: int, count: int | None) -> "HoldOut":
+        """For ``count`` documents, at least 2, exactly the fraction; ``None``: for many."""
+        if count is None:
+            return cls(seed, round(fraction * 2**64))
+        held = min(max(1, round(fraction * count)), count - 1)
+        return cls(seed, int(np.partition(_hashes(seed, 0, count), held)[held]))
+
+    def holds(self, first: int, count: int) -> NDArray[np.bool_]:
+        """Whether each of ``count`` documents from number ``first`` on is held out."""
+        return _hashes(self.seed, first, count) < np.uint64(min(self.bound, 2**64 - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class SplitData:
+    """Training and evaluation data, or data of which ``hold_out`` holds a share out."""
+
+    train: Data
+    evaluation: Data | None = None
+    hold_out: HoldOut | None = None
 
 
 def split_data(
-    parts: dict[str, Data], config: DatasetConfig, origin: str, seed: int
-) -> tuple[Data, Data | None]:
+    parts: Mapping[str, Data], config: DatasetConfig, origin: str, seed: int
+) -> SplitData:
     """Training and evaluation data.
 
-    Evaluation: ``dataset.eval_split``; else the first split called validation, eval, test or dev;
-    else ``validation_split``; else the first ``eval_samples`` documents, which training then skips.
+    Evaluation: ``dataset.eval_split``; else the first split called validation or test (or by one
+    of their other names); else ``validation_split``; else the first ``eval_samples`` documents,
+    which training then skips.
     """
     train_name = config.train_split or "train"
     train = _split(parts, train_name, "train_split", origin)
-    evaluation = None
+    evaluation = _evaluation(parts, train_name, config, origin)
+    if evaluation is None and config.validation_split is not None:
+        if not isinstance(train, IterableDataset):
+            return SplitData(train, hold_out=hold_out(train, config.validation_split, origin, seed))
+        log.warning("dataset.validation_split: a stream takes dataset.eval_samples instead")
+    if config.eval_samples is None:
+        return SplitData(train, evaluation)
+    if evaluation is None:
+        return _head_split(train, config.eval_samples, origin)
+    return SplitData(train, _span(evaluation, 0, config.eval_samples))
+
+
+def _evaluation(
+    parts: Mapping[str, Data], train_name: str, config: DatasetConfig, origin: str
+) -> Data | None:
+    used = _named(parts, train_name.partition("[")[0])
     if config.eval_split is not None:
         evaluation = _split(parts, config.eval_split, "eval_split", origin)
-        if config.eval_split.partition("[")[0] == train_name:  # all of it
-            log.warning(
-                "dataset.eval_split=%s is trained on too: dataset.train_split can leave it out, "
-                "such as dataset.train_split='train[5%%:]' dataset.eval_split='train[:5%%]'",
-                config.eval_split,
-            )
+        if _named(parts, config.eval_split.partition("[")[0]) == used:
+            _warn_of_overlap(parts[str(used)], train_name, config.eval_split)
+        return evaluation
+    name = next((one for one in EVALUATION_SPLITS if one in parts and one != used), None)
+    if name is None:
+        return None
+    if config.validation_split is not None:
+        log.info("dataset.validation_split is not needed: %s has a split %s", origin, name)
+    return parts[name]
+
+
+def _warn_of_overlap(part: Data, train: str, evaluation: str) -> None:
+    ranges = [
+        _slice_range(part, train, "train_split"),
+        _slice_range(part, evaluation, "eval_split"),
+    ]
+    if max(one.start for one in ranges) < min(one.stop for one in ranges):
+        log.warning(
+            "dataset.eval_split=%s is trained on too: dataset.train_split can leave it out, such "
+            "as dataset.train_split='train[5%%:]' dataset.eval_split='train[:5%%]'",
+            evaluation,
+        )
+
+
+def hold_out(data: Dataset | FileValues, fraction: float, origin: str, seed: int) -> HoldOut | None:
+    """What holds the fraction of ``data`` out; ``None`` where there are fewer than 2 documents."""
+    count = _count(data, COUNTED + 1)
+    if count < 2:
+        log.warning(
+            "dataset.validation_split: %s has fewer than 2 documents: none is held out", origin
+        )
+        return None
+    return HoldOut.of(fraction, seed, None if count > COUNTED else count)
+
+
+def sliced(part: AnyData, wanted: str, key: str) -> AnyData:
+    """``part`` as the slice in a split's name says: ``train[1000:]``, ``train[:5%]``."""
+    if "[" not in wanted:
+        return part
+    chosen = _slice_range(part, wanted, key)
+    return _span(part, chosen.start, None if chosen.stop == ENDLESS else chosen.stop)
+
+
+def _slice_range(part: Data, wanted: str, key: str) -> range:
+    """The document numbers of a slice; up to :data:`ENDLESS` where the end is not known."""
+    if "[" not in wanted:
+        return range(ENDLESS)
+    edges = SLICE.match(wanted)
+    if edges is None:
+        raise ConfigError(
+            f"dataset.{key}={wanted}: is no slice; write train[:1000], train[1000:2000] or "
+            "train[:10%]"
+        )
+    counts_back = "-" in edges["start"] + edges["stop"]
+    if edges["p1"] or edges["p2"] or counts_back:
+        if isinstance(part, IterableDataset):
+            what = "counting from the end" if counts_back else "percent slicing"
+            raise ConfigError(f"dataset.{key}={wanted}: {what} needs a length, a stream has none")
+        length = _count(part)
     else:
-        used = train_name.partition("[")[0]
-        name = next((one for one in EVALUATION_SPLITS if one in parts and one != used), None)
-        evaluation = None if name is None else parts[name]
-        if name is not None and config.validation_split is not None:
-            log.info("dataset.validation_split is not needed: %s has a split %s", origin, name)
-    if evaluation is None and config.validation_split is not None:
-        if isinstance(train, Dataset):
-            return _fraction(train, config.validation_split, origin, seed)
-        log.warning("dataset.validation_split: a stream takes dataset.eval_samples instead")
-    if evaluation is None and config.eval_samples is not None:
-        return _head_split(train, config.eval_samples, origin)
-    if evaluation is not None and config.eval_samples is not None:
-        evaluation = _take(evaluation, config.eval_samples)
-    return train, evaluation
+        length = ENDLESS if isinstance(part, IterableDataset) else _count(part, _last(edges) + 1)
+    start = _edge(edges["start"], edges["p1"], length)
+    stop = _edge(edges["stop"], edges["p2"], length)
+    chosen = range(length)[start:stop]
+    if not chosen:
+        raise ConfigError(f"dataset.{key}={wanted}: is empty, there are {length} documents")
+    return range(chosen.start, ENDLESS if stop is None else chosen.stop)
 
 
-def _fraction(train: Dataset, share: float, origin: str, seed: int) -> tuple[Dataset, Dataset]:
-    if len(train) < 2:
-        raise ConfigError(f"dataset.validation_split: {origin} has {len(train)} documents")
-    held_out = min(max(1, round(share * len(train))), len(train) - 1)
-    halves = train.train_test_split(test_size=held_out, seed=seed)
-    return halves["train"], halves["test"]
+def _last(edges: re.Match[str]) -> int:
+    """The last document number that a slice names."""
+    return int(edges["stop"] or edges["start"] or 0)
 
 
-def _take(data: Data, count: int) -> Data:
-    return data.take(min(count, len(data)) if isinstance(data, Dataset) else count)
+def _count(data: Dataset | FileValues, at_most: int | None = None) -> int:
+    return data.count(at_most) if isinstance(data, FileValues) else len(data)
 
 
-def _head_split(train: Data, samples: int, origin: str) -> tuple[Data, Data]:
-    if isinstance(train, Dataset):
-        if len(train) < 2:
-            raise ConfigError(f"dataset.eval_samples: {origin} has only {len(train)} documents")
-        if samples >= len(train):
-            log.warning("dataset.eval_samples: lowered to %d, one document is left", len(train) - 1)
-            samples = len(train) - 1
-    return train.skip(samples), train.take(samples)
+def _span(data: AnyData, start: int, stop: int | None) -> AnyData:
+    match data:
+        case FileValues():
+            return data.part(start, stop)
+        case Dataset():
+            return data.select(range(len(data))[start:stop])
+        case _:
+            data = data.skip(start) if start else data
+            return data if stop is None else data.take(stop - start)
 
 
-def _split(parts: dict[str, Data], wanted: str, key: str, origin: str) -> Data:
-    """A split by its name, sliced if the name says so: ``train[1000:]``, ``train[:5%]``."""
-    sliced = SLICE.match(wanted)
-    name = sliced["name"] if sliced else wanted
-    if name not in parts:
+def _head_split(train: Data, samples: int, origin: str) -> SplitData:
+    if not isinstance(train, IterableDataset):
+        count = _count(train, samples + 1)
+        if count < 2:
+            raise ConfigError(f"dataset.eval_samples: {origin} has only {count} documents")
+        if samples >= count:
+            log.warning("dataset.eval_samples: lowered to %d, one document is left", count - 1)
+            samples = count - 1
+    return SplitData(_span(train, samples, None), _span(train, 0, samples))
+
+
+def _split(parts: Mapping[str, Data], wanted: str, key: str, origin: str) -> Data:
+    """A split by its name, sliced if the name says so."""
+    name = _named(parts, wanted.partition("[")[0])
+    if name is None:
         there = ", ".join(parts)
         raise ConfigError(f"dataset.{key}={wanted}: {origin} has the splits {there}")
-    part = parts[name]
-    if sliced is None:
-        return part
-    if isinstance(part, IterableDataset):
-        return _sliced_stream(part, sliced, wanted, key)
-    start = _edge(sliced["start"], sliced["p1"], len(part))
-    stop = _edge(sliced["stop"], sliced["p2"], len(part))
-    chosen = range(len(part))[start:stop]
-    if not chosen:
-        raise ConfigError(f"dataset.{key}={wanted}: is empty, there are {len(part)} documents")
-    return part.select(chosen)
+    return sliced(parts[name], wanted, key)
 
 
-def _sliced_stream(
-    part: IterableDataset, sliced: re.Match[str], wanted: str, key: str
-) -> IterableDataset:
-    if sliced["p1"] or sliced["p2"] or "-" in sliced["start"] + sliced["stop"]:
-        raise ConfigError(
-            f"dataset.{key}={wanted}: percent slicing needs a length, which a stream has not"
-        )
-    start, stop = int(sliced["start"] or 0), sliced["stop"]
-    part = part.skip(start) if start else part
-    return part.take(int(stop) - start) if stop else part
+def _named(parts: Mapping[str, Data], wanted: str) -> str | None:
+    """The split called ``wanted``, else one by another of its names: ``dev`` is ``validation``."""
+    same = [name for name in parts if canonical_split(name) == canonical_split(wanted)]
+    return wanted if wanted in parts else next(iter(same), None)
 
 
 def _edge(number: str, percent: str, length: int) -> int | None:
     if not number:
         return None
     return round(int(number) * length / 100) if percent else int(number)
+
+
+def _hashes(seed: int, first: int, count: int) -> NDArray[np.uint64]:
+    """64 bits of each document number, by the finaliser of SplitMix64 (Steele et al. 2014)."""
+    start = np.random.SeedSequence([seed]).generate_state(1, np.uint64)[0]
+    mixed = np.arange(first, first + count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + start
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))

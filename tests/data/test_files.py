@@ -78,14 +78,14 @@ def test_parquet_is_read(tmp_path: Path, streaming: bool) -> None:
 
 BAD = {
     "a line that is not UTF-8": ("a.txt", b"good\nna\xefve\n", r"a\.txt, line 2: not UTF-8.*0xef"),
-    "JSON cut off": ("a.jsonl", b'{"text": "a"}\n{"text": "b', r"a\.jsonl, line 2: no JSON"),
+    "JSON cut off": ("a.jsonl", b'{"text": "a"}\n{"text": "b', r"a\.jsonl, line 2: not valid JSON"),
     "JSON that is not UTF-8": (
         "a.jsonl",
         b'{"text": "na\xefve"}\n',
         r"a\.jsonl, line 1: not UTF-8",
     ),
     "mixed types": ("a.jsonl", b'{"text": "a"}\n{"text": 3}\n', r"row 1 is no text but int \('3'"),
-    "a column of numbers": ("a.csv", b"text\n1\n2\n", "row 0 is no text but int"),
+    "a column of numbers": ("a.jsonl", b'{"text": 1}\n', "row 0 is no text but int"),
     "CSV with a field too many": ("a.csv", b"text,x\na,1\nb,2,3\n", r"a\.csv, line 3: 3 fields"),
     "no column of text": ("a.csv", b"body,x\nhello,1\n", r"dataset\.text_column.*body, x"),
     "an empty file": ("a.txt", b"", r"a\.txt: empty"),
@@ -137,16 +137,18 @@ def test_files_in_hidden_folders_are_no_text(tmp_path: Path) -> None:
     assert read(tmp_path / "data", tmp_path / "cache", streaming=False) == ["data", "data/more"]
 
 
-def test_files_that_are_held_out_by_their_name_are_told(
+def test_one_line_says_which_file_went_where(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "data").mkdir()
-    for name in ("a.txt", "testimony.txt"):
+    for name in ("a.txt", "testimony.txt", "my.dev.txt", "test-1.txt"):
         (tmp_path / "data" / name).write_text("one\n")
     with caplog.at_level("INFO", logger="neobert"):
         read(tmp_path / "data", tmp_path / "cache", streaming=False)
-    assert "not trained on, by its name:" in caplog.text
-    assert "testimony.txt (test)" in caplog.text
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.endswith(
+        "data: train: a.txt, testimony.txt; validation: my.dev.txt; test (not read): test-1.txt"
+    )
 
 
 def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import os
 import pickle
 from pathlib import Path
 
@@ -79,6 +80,31 @@ def test_a_fraction_is_held_out_and_trained_on_by_nobody(folder: Path, tmp_path:
     source = opened(folder, tmp_path, streaming=False, validation_split=0.3)
     assert len(held_out(source)) == 3
     assert sorted(held_out(source) + trained_on(source)) == numbers(*range(10))
+    assert sorted(held_out(source)) == held_out(source)  # both in the order of the files
+    assert sorted(trained_on(source)) == trained_on(source)
+    config = DatasetConfig(path=str(folder), streaming=False, validation_split=0.3)
+    other = open_source(config, tmp_path, seed=1)
+    assert held_out(other) != held_out(source)
+    assert other.train.key != source.train.key
+
+
+def test_a_fraction_of_many_documents_is_held_out_as_nearly_as_hashes_give_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "many.txt").write_text("".join(f"line {n}\n" for n in range(20_000)))
+    source = opened(tmp_path / "many.txt", tmp_path, streaming=False, validation_split=0.02)
+    held = held_out(source)
+    assert 0.017 < len(held) / 20_000 < 0.023
+    assert sorted({*held, *trained_on(source)}) == sorted(numbers(*range(20_000)))
+    assert len(trained_on(source)) == 20_000 - len(held)
+
+
+def test_of_one_document_none_is_held_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "one.txt").write_text("alone\n")
+    source = opened(tmp_path / "one.txt", tmp_path, streaming=False, validation_split=0.02)
+    assert trained_on(source) == ["alone"]
+    assert source.evaluation is None
+    assert "dataset.validation_split" in caplog.text
 
 
 @pytest.mark.proves("dataset.eval_samples")
@@ -103,6 +129,21 @@ def test_files_called_validation_are_held_out(folder: Path, tmp_path: Path) -> N
     assert trained_on(source) == numbers(*range(10))
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_held_out_files_are_evaluated_on_by_any_of_their_names(
+    folder: Path, tmp_path: Path, streaming: bool
+) -> None:
+    (folder / "dev").mkdir()
+    (folder / "dev/a.txt").write_text("kept apart\n")
+    (folder / "test.txt").write_text("never seen\n")
+    for settings in ({}, {"eval_split": "val"}, {"eval_split": "validation"}):
+        source = opened(folder, tmp_path, streaming=streaming, **settings)
+        assert held_out(source) == ["kept apart"]
+        assert trained_on(source) == numbers(*range(10))
+    assert held_out(opened(folder, tmp_path, eval_split="test")) == ["never seen"]
+    assert trained_on(opened(folder, tmp_path, train_split="test[:1]")) == ["never seen"]
+
+
 @pytest.mark.proves("dataset.text_column")
 def test_the_text_column_is_the_named_one_or_the_first_known(tmp_path: Path) -> None:
     rows = {"content": ["c"], "sentence": ["s"], "body": ["b"]}
@@ -111,6 +152,70 @@ def test_the_text_column_is_the_named_one_or_the_first_known(tmp_path: Path) -> 
     assert trained_on(opened(tmp_path / "saved", tmp_path, text_column="body")) == ["b"]
     with pytest.raises(ConfigError, match=r"dataset\.text_column=words: .*content, sentence, body"):
         opened(tmp_path / "saved", tmp_path, text_column="words")
+
+
+NESTED = '{"doc": {"text": "one", "n": 1}}\n{"doc": null}\n{"doc": {"text": "two"}}\n'
+
+
+@pytest.mark.proves("dataset.text_column")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_text_column_may_lead_into_a_column(tmp_path: Path, streaming: bool) -> None:
+    (tmp_path / "a.jsonl").write_text(NESTED)
+    source = opened(tmp_path / "a.jsonl", tmp_path, streaming=streaming, text_column="doc.text")
+    assert trained_on(source) == ["one", "", "two"]
+    rows = {"doc": [{"text": "one"}, {"text": "two"}]}
+    Dataset.from_dict(rows).save_to_disk(str(tmp_path / "saved"))
+    assert trained_on(opened(tmp_path / "saved", tmp_path, text_column="doc.text")) == [
+        "one",
+        "two",
+    ]
+    with pytest.raises(ConfigError, match=r"has no column doc.txt; its columns are doc"):
+        trained_on(opened(tmp_path / "a.jsonl", tmp_path, text_column="doc.txt"))
+
+
+@pytest.mark.proves("dataset.text_column", "dataset.config")
+def test_keys_that_a_packaged_corpus_does_not_have_are_told(tmp_path: Path) -> None:
+    config = DatasetConfig(name="factbook", text_column="body")
+    with pytest.raises(ConfigError, match=r"dataset\.text_column=body: factbook has the columns"):
+        open_source(config, tmp_path, seed=0)
+    with pytest.raises(ConfigError, match=r"dataset\.config=en: factbook has no configurations"):
+        open_source(DatasetConfig(name="factbook", config="en"), tmp_path, seed=0)
+
+
+@pytest.mark.proves("dataset.config")
+def test_the_configuration_of_local_files_is_a_folder(folder: Path, tmp_path: Path) -> None:
+    (folder / "en").mkdir()
+    (folder / "en/a.txt").write_text("english\n")
+    assert trained_on(opened(folder, tmp_path, config="en", streaming=False)) == ["english"]
+    with pytest.raises(ConfigError, match=r"dataset\.config=de: .* has no folder of that name"):
+        opened(folder, tmp_path, config="de")
+
+
+def test_a_file_that_was_replaced_with_its_time_stamp_kept_is_other_data(
+    folder: Path, tmp_path: Path
+) -> None:
+    file = folder / "lines.txt"
+    first = opened(folder, tmp_path, streaming=False)
+    stamp = file.stat().st_mtime_ns
+    file.write_text(file.read_text().replace("line 3", "LINE 3"))  # of the same size too
+    os.utime(file, ns=(stamp, stamp))
+    second = opened(folder, tmp_path, streaming=False)
+    assert first.train.key != second.train.key
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy/lines.txt").write_bytes(file.read_bytes())
+    assert opened(tmp_path / "copy", tmp_path, streaming=False).train.key == second.train.key
+
+
+def test_a_save_to_disk_folder_that_was_replaced_is_other_data(tmp_path: Path) -> None:
+    saved = Dataset.from_dict({"text": ["a", "b"]})
+    saved.save_to_disk(str(tmp_path / "saved"))
+    before = opened(tmp_path / "saved", tmp_path).train
+    Dataset.from_dict({"text": ["a", "c"]}).save_to_disk(str(tmp_path / "other"))
+    arrow = "data-00000-of-00001.arrow"
+    (tmp_path / "saved" / arrow).write_bytes((tmp_path / "other" / arrow).read_bytes())
+    after = opened(tmp_path / "saved", tmp_path).train
+    assert list(after.texts()) == ["a", "c"]
+    assert before.key != after.key
 
 
 def test_a_damaged_save_to_disk_folder_is_named(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from neobert.data.splits import split_data
         (None, "train[:5%]", True),
         ("train", "train", True),
         ("train[5%:]", "train[:5%]", False),
+        ("train[:10]", "train[5:8]", True),
+        ("train[10:20]", "train[20:]", False),
         (None, "held", False),
     ],
 )

@@ -1,0 +1,226 @@
+"""Rows of text formats: lines, csv, tsv and JSON, decoded and checked, each with its line number.
+
+The rules are those of :mod:`neobert.data.rows`, which opens the files.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from io import BufferedIOBase
+from itertools import zip_longest
+
+Row = dict[str, object]
+"""Column -> value."""
+
+LONGEST_LINE = 2**28
+"""Bytes of the longest line that is read: a device or a binary file has no lines."""
+
+LARGEST_DOCUMENT = 2**30
+"""Characters of the largest json file that is a single list or object, which memory has to hold."""
+
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+NONCHARACTER = "\ufdd0"
+"""Stands for a ``\\r`` while the csv module, which takes every ``\\r`` for a line end, reads."""
+
+
+class FaultError(ValueError):
+    """What is wrong at the current line."""
+
+
+class Lines:
+    """Lines of a file with their ends, decoded; ``number`` counts from 1."""
+
+    def __init__(self, source: BufferedIOBase) -> None:
+        self.source, self.number = source, 0
+        self.has_surrogates = False
+        """Whether a line so far has the escape of a surrogate."""
+
+    def __iter__(self) -> "Lines":
+        return self
+
+    def __next__(self) -> str:
+        raw = self.source.readline(LONGEST_LINE + 1)
+        if not raw:
+            raise StopIteration
+        self.number += 1
+        self.has_surrogates = self.has_surrogates or b"\\ud" in raw or b"\\uD" in raw
+        if len(raw) > LONGEST_LINE:
+            raise FaultError(f"is longer than {LONGEST_LINE:,} bytes")
+        if self.number == 1:
+            raw = raw.removeprefix(BYTE_ORDER_MARK)
+            if raw.startswith(UTF_16) or raw[:4096].count(0) * 4 > len(raw[:4096]):
+                raise FaultError("not UTF-8 but UTF-16 or no text at all; convert it to UTF-8")
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            byte, start = raw[error.start], error.start
+            raise FaultError(
+                f"not UTF-8 (byte 0x{byte:02x} at {start}); convert the file to UTF-8"
+            ) from error
+
+
+def text_rows(text: Lines) -> Iterator[Row]:
+    """A row per line, an empty one too, with the column ``text``."""
+    for line in text:
+        yield {"text": without_end(line)}
+
+
+def without_end(line: str) -> str:
+    """``line`` without its ``\\n`` or ``\\r\\n``."""
+    return line.removesuffix("\n").removesuffix("\r")
+
+
+def separated_rows(text: Lines, kind: str) -> Iterator[Row]:
+    """Rows of csv or tsv by the names in the header, as strings; blank lines are left out."""
+    records = separated(text, kind)
+    header = next(records, [])
+    for record in records:
+        if not record or record == [""]:
+            continue  # a blank line
+        if len(record) > len(header):
+            raise FaultError(f"{len(record)} fields, the header has {len(header)}")
+        yield dict(zip_longest(header, record))
+
+
+def separated(text: Lines, kind: str) -> Iterator[list[str]]:
+    """The fields of each row; the header is the first."""
+    if kind == "tsv":
+        for line in text:
+            yield without_end(line).split("\t")
+        return
+    # Documents of megabytes are ordinary; the length of a line is bounded already.
+    csv.field_size_limit(LONGEST_LINE)
+    records = csv.reader(map(_hide_returns, text), strict=True)
+    while True:
+        first = text.number + 1
+        try:
+            record = next(records)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise FaultError(_csv_problem(error, first, text.number)) from error
+        yield [field.replace(NONCHARACTER, "\r") for field in record]
+
+
+def _csv_problem(error: csv.Error, first: int, last: int) -> str:
+    if "unexpected end" in str(error):
+        return f"the quoted field that begins in line {first} does not end"
+    if "expected after" in str(error):
+        return 'a quoted field goes on after its end; a quotation mark within one is written ""'
+    return f"{error}" if first == last else f"{error} (the row begins in line {first})"
+
+
+def _hide_returns(line: str) -> str:
+    body = line.removesuffix("\n").removesuffix("\r")
+    if "\r" not in body:
+        return line
+    return body.replace("\r", NONCHARACTER) + line[len(body) :]
+
+
+def json_rows(text: Lines, kept_whole: bool) -> Iterator[Row]:
+    """Rows of JSON lines, or with ``kept_whole`` perhaps of one list or object over many lines."""
+    filled = (line for line in text if line.strip())
+    first = next(filled, "")
+    number = text.number
+    second = next(filled, "")
+    if not second:
+        if first:
+            text.number = number
+            yield from _document_rows(_parsed(first))
+        return
+    try:
+        row = json.loads(first)
+    except ValueError:
+        if kept_whole or first.lstrip().startswith("["):
+            between = "\n" * (text.number - number - 1)
+            yield from _document_rows(_parsed_document(first + between + second, text, number))
+            return
+        text.number = number
+        row = _parsed(first)
+    except RecursionError:
+        text.number = number
+        raise FaultError("nested too deeply") from None
+    text.number, after = number, text.number
+    yield _object(row)
+    text.number = after
+    yield _object(_parsed(second))
+    for line in filled:
+        yield _object(_parsed(line))
+
+
+def _parsed(line: str) -> object:
+    try:
+        return json.loads(line)
+    except RecursionError:
+        raise FaultError("nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise FaultError(f"not valid JSON ({error.msg} at column {error.colno})") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise FaultError(f"not valid JSON ({error})") from error
+
+
+def _parsed_document(begin: str, text: Lines, first: int) -> object:
+    """One JSON value that begins in line ``first`` and goes to the end of the file."""
+    parts, size = [begin], len(begin)
+    for line in text:
+        parts.append(line)
+        size += len(line)
+        if size > LARGEST_DOCUMENT:
+            raise FaultError(
+                f"one JSON value of more than {LARGEST_DOCUMENT:,} characters, which memory would "
+                "have to hold: write a row per line (jsonl)"
+            )
+    try:
+        return json.loads("".join(parts))
+    except json.JSONDecodeError as error:
+        text.number = first - 1 + error.lineno
+        raise FaultError(f"not valid JSON ({error.msg} at column {error.colno})") from error
+    except ValueError as error:
+        raise FaultError(f"not valid JSON ({error})") from error
+    except RecursionError:
+        text.number = first
+        raise FaultError("nested too deeply") from None
+
+
+def _document_rows(value: object) -> Iterator[Row]:
+    """Rows of a whole file: a list, an object whose ``data`` is one, or one row."""
+    inner: object = value
+    if isinstance(value, dict):
+        tables = [value["data"]] if "data" in value else list(value.values())
+        is_table = len(tables) == 1 and isinstance(tables[0], list) and "data" in value
+        is_table |= len(value) == 1 and _are_rows(tables[0])
+        inner = tables[0] if is_table else [value]
+    if not isinstance(inner, list):
+        raise FaultError(f"{_kind_of(inner)}, not a JSON object or a list of them")
+    for number, row in enumerate(inner, start=1):
+        if not isinstance(row, dict):
+            raise FaultError(f"element {number} of the list is {_kind_of(row)}, not a JSON object")
+        yield row
+
+
+def _are_rows(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _object(value: object) -> Row:
+    if not isinstance(value, dict):
+        raise FaultError(f"{_kind_of(value)}, not a JSON object")
+    return value
+
+
+def _kind_of(value: object) -> str:
+    kinds = {type(None): "null", list: "a list", str: "a string", bool: "true or false"}
+    return kinds.get(type(value), "a number")
+
+
+def check_surrogates(row: Row) -> None:
+    """Half of an emoji, as text cut in two has it, is no character: nothing can encode it."""
+    for name, value in row.items():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start])[1:-1]
+            raise FaultError(
+                f"{name} holds {half}, half of a surrogate pair, which is no character"
+            ) from error

@@ -1,0 +1,334 @@
+"""Rows of local files: jsonl, json, csv, tsv, parquet and text, plain or compressed.
+
+Every task and tool that reads a user's files reads them here, so that one rule holds for all:
+
+- Text is UTF-8; a byte-order mark at the start of a file is no part of it.
+- A line ends with ``\\n`` or ``\\r\\n``. A ``\\r`` by itself is a character of the text.
+- csv has quotes (RFC 4180), tsv has none. Their values are strings: ``NA`` and ``null`` are words,
+  and a field that is missing at the end of a line is null.
+- json is a row per line, a list of rows, or an object whose ``data`` is that list.
+- Only the columns that are needed are kept, so no other column can stop a run.
+- What is wrong is one ``ConfigError`` with the setting, the file, and the line where there is one.
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from neobert.config.checks import ConfigError
+from neobert.data.records import (
+    FaultError,
+    Lines,
+    Row,
+    check_surrogates,
+    json_rows,
+    separated,
+    separated_rows,
+    text_rows,
+    without_end,
+)
+
+FORMATS = {
+    ".parquet": "parquet",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".txt": "text",
+    ".text": "text",
+}
+"""Suffix -> format; in any case, and with one of :data:`OPENERS` after it."""
+
+TABLES = ("parquet", "json", "csv", "tsv")
+"""Formats with named columns."""
+
+TEXT_COLUMNS = ("text", "sentence", "content")
+"""Columns that hold the text where no setting names one; the first that exists is taken."""
+
+LARGEST_PARQUET = 2**31
+"""Bytes of the largest compressed parquet file once decompressed, which memory has to hold."""
+
+ROWS_AT_A_TIME = 1000
+STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d*)\]")
+
+
+def format_of(file: Path) -> str | None:
+    """The format that the suffixes of a file name state; ``None`` for another."""
+    suffixes = [suffix.lower() for suffix in file.suffixes[-2:]]
+    if suffixes and suffixes[-1] in OPENERS:
+        suffixes.pop()
+    return FORMATS.get(suffixes[-1]) if suffixes else None
+
+
+def iter_rows(
+    files: Iterable[Path], setting: str, columns: Collection[str] | None = None
+) -> Iterator[Row]:
+    """The rows of ``files``, one file after the other, in bounded memory.
+
+    ``columns`` are the top-level columns to keep (``None``: all); a row lacks those that its file
+    does not have. Raises ``ConfigError``, beginning with ``setting`` (a key such as
+    ``dataset.path``), for a file that cannot be read.
+    """
+    for file in files:
+        for _, row in _numbered_rows(file, setting, columns):
+            yield row
+
+
+def iter_values(files: Iterable[Path], setting: str, path: str) -> Iterator[object]:
+    """One value per row: what ``path`` leads to (:func:`values_at`), null where it leads nowhere.
+
+    Raises ``ConfigError`` also for a file in which it leads nowhere in any row.
+    """
+    for file in files:
+        has_rows = is_found = False
+        for row in iter_rows([file], setting, {path, root_column(path)}):
+            values = values_at(row, path)
+            has_rows, is_found = True, is_found or bool(values)
+            yield values[0] if values else None
+        if has_rows and not is_found:
+            raise lacks_columns(setting, file, [path], row_columns(file, setting))
+
+
+def read_table(
+    files: Iterable[Path], setting: str, columns: Collection[str] | None = None
+) -> pa.Table:
+    """All rows of ``files`` as one table in memory; a column that some rows lack is null there.
+
+    Parquet keeps its types, and what ``datasets`` noted about them (names of classes).
+    """
+    files = list(files)
+    if files and all(_is_plain_parquet(file) for file in files):
+        tables = [_parquet_table(file, setting, columns) for file in files]
+        try:
+            return pa.concat_tables(tables, promote_options="default")
+        except pa.ArrowException:  # other types: as values, below
+            pass
+    values: dict[str, list[object]] = {}
+    count = 0
+    for row in iter_rows(files, setting, columns):
+        for name, value in row.items():
+            values.setdefault(name, [None] * count).append(value)
+        count += 1
+        for filled in values.values():
+            if len(filled) < count:
+                filled.append(None)
+    if not count and files:
+        values = {name: [] for name in row_columns(files[0], setting)}
+    return pa.table({name: _array(name, some, files, setting) for name, some in values.items()})
+
+
+def row_columns(file: Path, setting: str) -> list[str]:
+    """The columns of a file: of its schema, its header, or its first row."""
+    with _faults(file, setting) as place, _opened(file) as source:
+        match format_of(file):
+            case "parquet":
+                return list(pq.ParquetFile(source).schema_arrow.names)
+            case "text":
+                return ["text"]
+            case "csv" | "tsv" as kind:
+                return next(separated(place.lines_of(source), kind), [])
+            case _:
+                return list(next(json_rows(place.lines_of(source), _is_json(file)), {}))
+
+
+def lines(source: BufferedIOBase) -> Iterator[str]:
+    """The lines of UTF-8 text as they come, without their ends: what a text file's rows are.
+
+    Raises ``ValueError`` that names the line where it is not UTF-8.
+    """
+    place = Lines(source)
+    try:
+        for line in place:
+            yield without_end(line)
+    except FaultError as fault:
+        raise ValueError(f"line {place.number}: {fault}") from fault
+
+
+def text_column(columns: Collection[str], wanted: str | None, setting: str, origin: str) -> str:
+    """Column of the text: ``wanted``, else the first of :data:`TEXT_COLUMNS` that exists.
+
+    ``wanted`` may lead into a column (``doc.text``). Raises ``ConfigError``.
+    """
+    if wanted is not None:
+        if wanted not in columns and root_column(wanted) not in columns:
+            raise ConfigError(f"{setting}={wanted}: {origin} has the columns {', '.join(columns)}")
+        return wanted
+    found = next((name for name in TEXT_COLUMNS if name in columns), None)
+    if found is None:
+        raise ConfigError(
+            f"{setting}: {origin} has none of {', '.join(TEXT_COLUMNS)}; its columns are "
+            f"{', '.join(columns) or 'none'}"
+        )
+    return found
+
+
+def root_column(path: str) -> str:
+    """The top-level column of a path: ``doc`` of ``doc.text`` and of ``doc[0]``."""
+    return re.split(r"[.\[]", path)[0] or path
+
+
+def values_at(row: Mapping[str, object], path: str) -> list[object]:
+    """The values that a path leads to; none where it leads nowhere.
+
+    A path is a column (``question``), a field (``set.query``), an element of a list (``set[0]``),
+    all of them (``neg[]``, ``paras[].text``), or alternatives (``body|post``: the first that a row
+    has). A column whose name is the whole path wins.
+    """
+    for alternative in path.split("|"):
+        if alternative in row:
+            return [row[alternative]]
+        values: list[object] = [row]
+        for name, index in STEP.findall(alternative):
+            values = [inner for value in values for inner in _step(value, name, index)]
+        if values:
+            return values
+    return []
+
+
+def value_at(row: Mapping[str, object], path: str) -> object:
+    """The first value that a path leads to, else ``None``."""
+    return next(iter(values_at(row, path)), None)
+
+
+def lacks_columns(
+    setting: str, file: Path | str, missing: Iterable[str], columns: Iterable[str]
+) -> ConfigError:
+    """The error for a file without a needed column."""
+    return ConfigError(
+        f"{setting}: {file} has no column {', '.join(missing)}; its columns are "
+        f"{', '.join(columns) or 'none'}"
+    )
+
+
+@dataclass(slots=True)
+class _faults:  # noqa: N801  (a context manager)
+    """Turns whatever is raised inside into one ``ConfigError`` with setting, file and line."""
+
+    file: Path
+    setting: str
+    lines: Lines | None = None
+
+    def lines_of(self, source: BufferedIOBase) -> Lines:
+        """The lines of ``source``, which is where errors are from now on."""
+        self.lines = Lines(source)
+        return self.lines
+
+    def __enter__(self) -> "_faults":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, ConfigError) or not isinstance(error, Exception):
+            return
+        if isinstance(error, FaultError):
+            place = f", line {self.lines.number}" if self.lines is not None else ""
+            raise ConfigError(f"{self.setting}: {self.file}{place}: {error}") from error
+        place = f" after line {self.lines.number}" if self.lines and self.lines.number else ""
+        what = "cannot be read" if isinstance(error, PermissionError) else "damaged or cut off"
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{self.setting}: {self.file}: {what}{place} ({reason})") from error
+
+
+def _numbered_rows(
+    file: Path, setting: str, columns: Collection[str] | None
+) -> Iterator[tuple[int, Row]]:
+    """Rows with the lines they end on; of parquet, with their numbers from 1."""
+    with _faults(file, setting) as place, _opened(file) as source:
+        kind = format_of(file)
+        if kind == "parquet":
+            yield from enumerate(_parquet_rows(source, columns), start=1)
+            return
+        text = place.lines_of(source)
+        match kind:
+            case "text":
+                rows = text_rows(text)
+            case "json":
+                rows = json_rows(text, _is_json(file))
+            case _:
+                rows = separated_rows(text, str(kind))
+        for row in rows:
+            kept = row if columns is None else {name: row[name] for name in columns if name in row}
+            if text.has_surrogates and kind == "json":
+                check_surrogates(kept)
+            yield text.number, kept
+
+
+def _is_json(file: Path) -> bool:
+    """Whether a file may be one JSON value over many lines, by its suffix."""
+    return ".json" in (suffix.lower() for suffix in file.suffixes[-2:])
+
+
+def _opened(file: Path) -> BufferedIOBase:
+    """The bytes of a regular file, decompressed; of parquet, something that can seek."""
+    if not file.is_file():
+        raise FaultError("is no regular file")
+    opened: BufferedIOBase = OPENERS.get(file.suffix.lower(), Path.open)(file, "rb")
+    if format_of(file) != "parquet" or _is_plain_parquet(file):
+        return opened
+    with opened:
+        content = opened.read(LARGEST_PARQUET + 1)
+    if len(content) > LARGEST_PARQUET:
+        raise FaultError(f"more than {LARGEST_PARQUET:,} bytes: decompress it (parquet is packed)")
+    return io.BytesIO(content)
+
+
+def _zstandard(file: Path, mode: str) -> BufferedIOBase:
+    return io.BufferedReader(pa.input_stream(str(file), compression="zstd"))
+
+
+OPENERS: dict[str, Callable[..., Any]] = {
+    ".gz": gzip.open,
+    ".xz": lzma.open,
+    ".bz2": bz2.open,
+    ".zst": _zstandard,
+}
+"""Suffix of a compressed file -> what opens it."""
+
+
+def _parquet_rows(source: BufferedIOBase, columns: Collection[str] | None) -> Iterator[Row]:
+    file = pq.ParquetFile(source)
+    names = file.schema_arrow.names
+    kept = names if columns is None else [name for name in names if name in columns]
+    for batch in file.iter_batches(batch_size=ROWS_AT_A_TIME, columns=kept):
+        yield from batch.to_pylist() if kept else ({} for _ in range(batch.num_rows))
+
+
+def _is_plain_parquet(file: Path) -> bool:
+    return file.suffix.lower() == ".parquet"
+
+
+def _parquet_table(file: Path, setting: str, columns: Collection[str] | None) -> pa.Table:
+    with _faults(file, setting), _opened(file) as source:
+        opened = pq.ParquetFile(source)
+        names = opened.schema_arrow.names
+        kept = names if columns is None else [name for name in names if name in columns]
+        return opened.read(columns=kept)
+
+
+def _array(name: str, values: list[object], files: list[Path], setting: str) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, TypeError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        where = ", ".join(map(str, files[:3]))
+        raise ConfigError(
+            f"{setting}: {where}: values of {name} differ in type ({reason})"
+        ) from error
+
+
+def _step(value: object, name: str, index: str) -> list[object]:
+    if name:
+        return [value[name]] if isinstance(value, Mapping) and name in value else []
+    if not isinstance(value, list):
+        return []
+    return list(value) if index == "" else value[int(index) : int(index) + 1]
