@@ -30,11 +30,10 @@ from transformers import PreTrainedTokenizerFast
 from neobert.config.model import ModelConfig
 from neobert.console import get_logger, show_messages
 from neobert.data.corpora import read_corpus
-from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.export.write import export
 from neobert.model.encode import EncodeSettings, TextEncoder
-from neobert.model.pretrained import find_weights, load_encoder
 from neobert.training.cpu import keep_freed_memory
+from neobert.training.start import open_weights
 from neobert.training.summary import command_line, origin, peak_memory_mib
 
 if TYPE_CHECKING:
@@ -95,13 +94,13 @@ def measure(
     source: Path, texts: Sequence[str], rounds: int, batch_size: int, streams: Sequence[int]
 ) -> Findings:
     """Encode ``texts`` in all ways, ``rounds`` times in turn, and streams of so many texts."""
-    folder = find_weights(source)
-    encoder, tokenizer = load_encoder(folder), saved_tokenizer(folder)
+    weights = open_weights(source)
+    encoder, tokenizer = weights.encoder().eval(), weights.tokenizer
     packed = TextEncoder(encoder, tokenizer, EncodeSettings(tokens_per_batch=4096))
     added = {count: _added(packed, count) for count in streams}  # first: later peaks hide it
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        padded = _padded(folder, Path(place) / "exported", batch_size)
+        padded = _padded(weights.folder, Path(place) / "exported", batch_size)
         others = _others(encoder.config, tokenizer, Path(place), batch_size)
         ways: dict[str, Encode] = {PACKED: packed.encode, **padded, **others}
         found = {name: encode(texts) for name, encode in ways.items()}  # also warms up
@@ -173,7 +172,7 @@ def _padded(folder: Path, exported: Path, batch_size: int) -> dict[str, Encode]:
     from sentence_transformers import SentenceTransformer
 
     export(folder, exported, None, False)
-    longest = load_encoder(folder).config.max_position_embeddings
+    longest = open_weights(folder).config.max_position_embeddings
 
     def way(attention: str) -> Encode:
         model = SentenceTransformer(

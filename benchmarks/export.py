@@ -31,9 +31,9 @@ from neobert.export import modeling_neobert
 from neobert.export.convert import CLASSES, MODULE
 from neobert.export.modeling_neobert import NeoBERT, NeoBERTConfig
 from neobert.files import write_json
-from neobert.model.pretrained import load_encoder
 from neobert.ops.kernels import cpu_has_bf16
 from neobert.ops.swiglu import swiglu_width
+from neobert.training.start import open_weights
 
 log = get_logger("neobert.benchmarks")
 
@@ -130,7 +130,7 @@ def _load_exported(folder: Path) -> object:
 
 WAYS: dict[str, Callable[[Path], object]] = {
     "transformers": _load_exported,
-    "neobert": load_encoder,
+    "neobert": lambda folder: open_weights(folder).encoder().eval(),
 }
 
 

@@ -1,7 +1,7 @@
 """The ``model`` section: the shape of the encoder."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
 from neobert.config.checks import above, at_least, one_of, require, within
@@ -161,6 +161,13 @@ class ModelConfig:
 def fields_of(*parts: Part) -> tuple[str, ...]:
     """Names of the settings that belong to one of ``parts``, in the order of the section."""
     return tuple(one.name for one in fields(ModelConfig) if one.metadata["part"] in parts)
+
+
+def with_shape_of(trained: ModelConfig, settings: ModelConfig) -> ModelConfig:
+    """``settings`` of a run that starts from weights of ``trained``: the weights decide the shape,
+    the run everything else (dropout, backends, initialisation of what is new)."""
+    names = fields_of("shape", "positions", "vocabulary")
+    return replace(settings, **{name: getattr(trained, name) for name in names})
 
 
 ROPE_TYPES: dict[str, tuple[set[str], set[str]]] = {

@@ -25,8 +25,7 @@ from neobert.export.convert import MODULE
 from neobert.export.source import Model, Source, read_source
 from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.model.heads import MaskedLM
-from neobert.model.pretrained import PretrainedError
-from neobert.model.weight_files import read_json, read_text
+from neobert.model.weight_files import PretrainedError, read_json, read_text
 
 log = get_logger(__name__)
 

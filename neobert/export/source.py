@@ -11,20 +11,12 @@ from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.config.store import load_config_file
 from neobert.console import get_logger
-from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.model.encoder import Encoder
 from neobert.model.heads import MaskedLM, SequenceClassifier
-from neobert.model.pretrained import (
-    PretrainedError,
-    find_weights,
-    load,
-    load_classifier,
-    load_encoder,
-)
-from neobert.model.weight_files import has_weights, read_json, weight_names
-from neobert.training.checkpoint import MANIFEST, damages
+from neobert.model.weight_files import PretrainedError, has_weights, read_json, weight_names
 from neobert.training.metrics_file import Row, read_metrics
 from neobert.training.run_folder import RunFolder
+from neobert.training.start import Pretrained, open_weights
 
 log = get_logger(__name__)
 
@@ -91,17 +83,16 @@ class Source:
 
 def read_source(path: Path) -> Source:
     """Load what ``path`` names: a run (its newest checkpoint), a checkpoint, a published folder."""
-    folder = find_weights(path)
-    if (folder / MANIFEST).is_file() and (problems := damages(folder)):
-        raise PretrainedError(f"{folder} is damaged: {'; '.join(problems)}")
+    weights = open_weights(path)
+    folder = weights.folder
     settings = _settings(folder)
     kind = _kind(folder, settings)
     run = _run_of(folder)
     return Source(
         folder=folder,
         kind=kind,
-        model=_load(folder, kind),
-        tokenizer=saved_tokenizer(folder),
+        model=_load(weights, kind),
+        tokenizer=weights.tokenizer,
         settings=settings,
         summary=_summary(run),
         metrics=read_metrics(run.metrics_file) if run and run.metrics_file.is_file() else [],
@@ -109,14 +100,14 @@ def read_source(path: Path) -> Source:
     )
 
 
-def _load(folder: Path, kind: Kind) -> Model:
+def _load(weights: Pretrained, kind: Kind) -> Model:
     match kind:
         case "masked_lm":
-            return load(folder)
+            return weights.masked_lm().eval()
         case "classifier":
-            return load_classifier(folder)
+            return weights.classifier().eval()
         case "encoder":
-            return load_encoder(folder)
+            return weights.encoder().eval()
 
 
 def _kind(folder: Path, settings: Config | None) -> Kind:

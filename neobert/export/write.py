@@ -19,7 +19,6 @@ from neobert.export.convert import (
 from neobert.export.embedding import write_sentence_transformers
 from neobert.export.source import SETTINGS, Source, read_source
 from neobert.files import publish_folder, write_json
-from neobert.model.pretrained import PretrainedError
 
 log = get_logger(__name__)
 
@@ -43,12 +42,6 @@ def export(
 def write_folder(source: Source, folder: Path, name: str) -> None:
     """All files of an exported folder, unchecked."""
     tokenizer = source.tokenizer
-    if len(tokenizer) > source.encoder.vocab_size:
-        raise PretrainedError(
-            f"{source.folder}: the tokenizer has {len(tokenizer)} tokens, but the model's "
-            f"vocabulary ends at {source.encoder.vocab_size}: it is not the tokenizer that the "
-            "model was trained with"
-        )
     max_length = source.encoder.config.max_position_embeddings
     write_json(config_json(source), folder / "config.json")
     save_file(weights(source.model), folder / "model.safetensors", metadata={"format": "pt"})

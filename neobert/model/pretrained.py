@@ -1,13 +1,15 @@
-"""Read trained weights: ``neobert.load(folder)``.
+"""Trained weights: read a folder without trusting it, and build the model that it describes.
 
-Understands a folder in the published layout (``config.json`` + ``model.safetensors``), a run of
-ours or of the reference implementation, one of its checkpoints (``config.yaml`` +
-``model.safetensors``, or the pieces of DeepSpeed ZeRO), and an id of the Hugging Face Hub. No code
-in files is run, and every weight must find its place. Whatever is wrong is a
-:class:`PretrainedError`.
+Understands a folder in the published layout (``config.json`` + ``model.safetensors``), in another
+format of :data:`~neobert.model.published.FORMATS`, and a checkpoint of ours or of the reference
+(``config.yaml`` + ``model.safetensors``, or the shards of DeepSpeed ZeRO). No code in files is run,
+and every weight must have its place. Whatever is wrong is a :class:`PretrainedError`.
+
+Which folder that is, and whether it is damaged: :mod:`neobert.training.start`.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -15,106 +17,120 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from neobert.config.model import ModelConfig
+from neobert.config.model import ModelConfig, fields_of
 from neobert.console import get_logger
+from neobert.files import first_line
 from neobert.model.attention import SelfAttention
 from neobert.model.encoder import Encoder
 from neobert.model.heads import ACTIVATIONS, ClassifierSettings, MaskedLM, SequenceClassifier
-from neobert.model.published import model_config, published_names
+from neobert.model.published import DECODER, DECODER_BIAS, EMBEDDING, OURS, translate
 from neobert.model.weight_files import (
-    NoWeightsError,
     PretrainedError,
     has_weights,
     read_json,
     read_text,
     read_weights,
-    what_is_there,
 )
 from neobert.model.zero import read_zero, zero_folder
 
 log = get_logger(__name__)
 
-EMBEDDING, DECODER, DECODER_BIAS = "model.encoder.weight", "decoder.weight", "decoder.bias"
 ENCODER = "model."
 LOGIT_SCALE = "sz"
 HEADS = (LOGIT_SCALE, "decoder.", "dense.", "classifier.", "qa_outputs.")
-OF_THE_MACHINE = ("name", "from_hub", "attn_backend", "kernel_backend")
-"""Settings of the run that made the weights which are none of whoever loads them."""
 BLOCK = re.compile(r"model\.transformer_encoder\.(\d+)\.")
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-HUB_FILES = ("*.json", "*.safetensors", "tokenizer*", "vocab*", "merges.txt")
+MANIFEST = "manifest.json"
+"""File of a checkpoint of ours."""
+
+INFORMATION = "tokenizer_info.json"
+"""File of a checkpoint that says what follows from its tokenizer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pretrained:
-    """Weights and what describes them, before a model is made of them."""
+class StoredModel:
+    """Weights and settings of a folder, checked against each other, before a model is made."""
 
     folder: Path
     config: ModelConfig
-    pad_token_id: int
+    """With the vocabulary size, the id of padding and the tying of the weights."""
+
     weights: dict[str, Tensor]
-    """By the names of the published layout."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Rows of the embedding."""
-        return len(self.weights[EMBEDDING])
+    """By the names of the published layout, in the precision of the files, mapped into memory."""
 
 
-def load(path: str | Path) -> MaskedLM:
-    """The model in ``path``, in fp32 on the CPU, set to evaluation.
+def read_stored(folder: Path) -> StoredModel:
+    """Read settings and weights of ``folder``."""
+    settings, stored = _read_settings(folder), _read_weights(folder)
+    try:
+        config, weights = translate(settings, stored)
+    except (RuntimeError, ValueError, TypeError) as error:  # gates that cannot be taken apart
+        raise PretrainedError(f"{folder}: {first_line(error)}") from error
+    config = _typed(config, folder)
+    table = weights.get(EMBEDDING)
+    if table is None or table.dim() != 2:
+        raise PretrainedError(f"{folder} holds no NeoBERT: it has no table {EMBEDDING}")
+    config = replace(config, vocab_size=len(table), tie_word_embeddings=_tied(config, weights))
+    _check_sizes(config, weights, folder)
+    return StoredModel(folder, config, weights)
 
-    Of a run, the newest checkpoint is taken. Raises :class:`PretrainedError`, a ``ValueError`` that
-    lists every weight that is missing, unexpected or of another shape.
+
+def masked_lm_of(stored: StoredModel, settings: ModelConfig | None = None) -> MaskedLM:
+    """The encoder and its decoder, which is the embedding where the weights have none.
+
+    ``settings`` of the run, in place of those of the weights, must describe the same shape.
     """
-    found = read_pretrained(path)
-    config = replace(found.config, tie_word_embeddings=_tied(found.config, found.weights))
-    weights = found.weights
+    config, weights = settings or stored.config, stored.weights
     with torch.device("meta"):
         model = MaskedLM(
-            config, found.vocab_size, found.pad_token_id, decoder_bias=DECODER_BIAS in weights
+            config,
+            stored.config.vocab_size,
+            stored.config.pad_token_id,
+            decoder_bias=DECODER_BIAS in weights,
         )
     tied = config.tie_word_embeddings and not config.ngpt
     if DECODER not in weights and tied:
         weights = {**weights, DECODER: weights[EMBEDDING]}
     if config.ngpt and LOGIT_SCALE not in weights:
         # The reference has none, which is the same as its initial value.
-        weights = {**weights, LOGIT_SCALE: torch.full((found.vocab_size,), config.base_scale)}
-    _fill(model, weights, found.folder)
+        scale = torch.full((stored.config.vocab_size,), config.base_scale)
+        weights = {**weights, LOGIT_SCALE: scale}
+    _fill(model, weights, stored.folder)
     if tied:
         model.decoder.weight = model.model.encoder.weight
-    return model.eval()
+    return model
 
 
-def load_encoder(path: str | Path) -> Encoder:
-    """The encoder in ``path``; heads that stand on it there are left out, and nothing else is."""
-    found = read_pretrained(path)
-    with torch.device("meta"):
-        encoder = Encoder(found.config, found.vocab_size, found.pad_token_id)
+def encoder_of(stored: StoredModel, settings: ModelConfig | None = None) -> Encoder:
+    """The encoder; heads on it are left out, and nothing else is."""
+    encoder = _encoder(stored, settings)
     weights = {
         name.removeprefix(ENCODER): tensor
-        for name, tensor in found.weights.items()
+        for name, tensor in stored.weights.items()
         if not name.startswith(HEADS)
     }
-    _fill(encoder, weights, found.folder)
-    return encoder.eval()
+    _fill(encoder, weights, stored.folder)
+    return encoder
 
 
-def load_classifier(path: str | Path, dropout: float = 0.0) -> SequenceClassifier:
-    """The classifier in ``path``, its number of labels that of the weights."""
-    found = read_pretrained(path)
-    if "classifier.weight" not in found.weights:
-        raise PretrainedError(f"{found.folder} holds no classifier")
-    settings = replace(
-        _classifier_settings(found.folder),
-        dropout=dropout,
-        init_std=found.config.classifier_init_range,
-    )
+def classifier_of(
+    stored: StoredModel, settings: ModelConfig | None = None, dropout: float = 0.0
+) -> SequenceClassifier:
+    """The encoder and its classifier, with as many labels as the weights have."""
+    if "classifier.weight" not in stored.weights:
+        raise PretrainedError(f"{stored.folder} holds no classifier")
+    encoder = _encoder(stored, settings)
+    head = replace(_classifier_settings(stored.folder), dropout=dropout)
     with torch.device("meta"):
-        encoder = Encoder(found.config, found.vocab_size, found.pad_token_id)
-        model = SequenceClassifier(encoder, len(found.weights["classifier.weight"]), settings)
-    _fill(model, found.weights, found.folder)
-    return model.eval()
+        model = SequenceClassifier(encoder, len(stored.weights["classifier.weight"]), head)
+    _fill(model, stored.weights, stored.folder)
+    return model
+
+
+def _encoder(stored: StoredModel, settings: ModelConfig | None) -> Encoder:
+    """Without weights yet."""
+    own = stored.config
+    with torch.device("meta"):
+        return Encoder(settings or own, own.vocab_size, own.pad_token_id)
 
 
 def _classifier_settings(folder: Path) -> ClassifierSettings:
@@ -136,85 +152,30 @@ def _classifier_settings(folder: Path) -> ClassifierSettings:
     return replace(ClassifierSettings(), **chosen)  # type: ignore[arg-type]
 
 
-def read_pretrained(path: str | Path) -> Pretrained:
-    """Weights and settings of a folder or hub id; checked against each other by the loaders."""
-    folder = find_weights(path)
-    config, pad_token_id = _read_config(folder)
-    stored = _read_weights(folder)
-    try:
-        weights = published_names(stored)
-    except (RuntimeError, ValueError) as error:  # gates that cannot be taken apart
-        raise PretrainedError(f"{folder}: {error}") from error
-    if EMBEDDING not in weights or weights[EMBEDDING].dim() != 2:
-        raise PretrainedError(f"{folder} holds no NeoBERT: it has no table {EMBEDDING}")
-    _check_sizes(config, weights, folder)
-    if not 0 <= pad_token_id < len(weights[EMBEDDING]):
-        raise PretrainedError(f"{folder}: pad_token_id {pad_token_id} is no row of the embedding")
-    return Pretrained(folder, config, pad_token_id, {k: v.float() for k, v in weights.items()})
-
-
-def find_weights(path: str | Path) -> Path:
-    """The folder with the weights: ``path`` itself, or the newest checkpoint of the run there.
-
-    An id of the Hub is fetched into its cache.
-    """
-    path = _on_disk(path)
-    if _is_checkpoint(path):
-        return path
-    steps = [step for step in (path / "checkpoints").glob("*") if step.name.isdigit()]
-    complete = [step for step in steps if _is_checkpoint(step)]
-    if complete:
-        return max(complete, key=lambda step: int(step.name))
-    why = what_is_there(path) if path.is_dir() else "there is no such folder"
-    raise NoWeightsError(
-        f"{path} holds neither model.safetensors nor checkpoints/<step>/model.safetensors "
-        f"({why}): name the folder of a run, of one of its checkpoints, of an "
-        "exported model, or an id of the Hugging Face Hub"
-    )
-
-
-def _is_checkpoint(folder: Path) -> bool:
-    return has_weights(folder) or zero_folder(folder) is not None
-
-
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """Of safetensors if there are any, else of the pieces of DeepSpeed."""
-    pieces = None if has_weights(folder) else zero_folder(folder)
-    return read_weights(folder) if pieces is None else read_zero(pieces)
+    """Of safetensors if there are any, else of the shards of DeepSpeed."""
+    shards = None if has_weights(folder) else zero_folder(folder)
+    return read_weights(folder) if shards is None else read_zero(shards)
 
 
-def _on_disk(path: str | Path) -> Path:
-    """A folder, fetched from the Hub if ``path`` is no folder but looks like an id there."""
-    if Path(path).exists() or not HUB_ID.fullmatch(str(path)):
-        return Path(path)
-    from huggingface_hub import snapshot_download  # slow to import, and seldom needed
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    log.info("%s is no folder here; fetching it from the Hugging Face Hub (data only)", path)
-    try:
-        return Path(snapshot_download(str(path), allow_patterns=list(HUB_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise NoWeightsError(
-            f"{path} is no folder, and the Hugging Face Hub does not give it: {error}"
-        ) from error
-
-
-def _read_config(folder: Path) -> tuple[ModelConfig, int]:
-    """Settings of the model, and the id of padding."""
+def _read_settings(folder: Path) -> dict[str, object]:
+    """The settings of the model as its files have them, under their own names."""
     if (folder / "config.json").is_file():
-        published = read_json(folder / "config.json")
-        return _made(published, folder), _integer(published.get("pad_token_id") or 0, folder)
-    pieces = zero_folder(folder)
-    # DeepSpeed's pieces may lie with it one folder further down; a run of the reference keeps it
-    # above.
-    for parent in (folder, *([pieces] if pieces else []), *folder.parents[:2]):
+        return read_json(folder / "config.json")
+    shards = zero_folder(folder)
+    # DeepSpeed's shards may be one folder further down; a run of the reference has its
+    # config.yaml above.
+    for parent in (folder, *([shards] if shards else []), *folder.parents[:2]):
         if (parent / "config.yaml").is_file():
             section = _model_section(parent / "config.yaml")
-            pad_token_id = section.get("pad_token_id") or 0
-            information = folder / "tokenizer_info.json"
-            if information.is_file():
-                pad_token_id = read_json(information).get("pad_token_id", pad_token_id)
-            return _made(section, folder), _integer(pad_token_id, folder)
+            own = fields_of("machine", "origin")
+            section = {name: value for name, value in section.items() if name not in own}
+            if (folder / INFORMATION).is_file():
+                information = read_json(folder / INFORMATION)
+                section["pad_token_id"] = information.get("pad_token_id") or 0
+            if (folder / MANIFEST).is_file():
+                section[OURS] = None
+            return section
     raise PretrainedError(f"{folder} has weights but neither config.json nor config.yaml")
 
 
@@ -238,18 +199,16 @@ def _sections(path: Path) -> dict[str, object]:
     }
 
 
-def _made(values: dict[str, object], folder: Path) -> ModelConfig:
-    """Settings of these values, each of its field's type."""
-    types = {field.name: type(field.default) for field in fields(ModelConfig)}
-    made = model_config({name: v for name, v in values.items() if name not in OF_THE_MACHINE})
+def _typed(config: ModelConfig, folder: Path) -> ModelConfig:
+    """``config`` with each value of its field's type; numbers may be written as text."""
     numbers = {}
-    for name, kind in types.items():
-        value = getattr(made, name)
+    for field in fields(ModelConfig):
+        value, kind = getattr(config, field.name), type(field.default)
         if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
-            numbers[name] = value = _float(value, name, folder)  # YAML reads 1e-5 as a text
+            numbers[field.name] = value = _float(value, field.name, folder)  # YAML: 1e-5 is a text
         if kind in (bool, int, float, str) and type(value) is not kind:
-            raise PretrainedError(f"{folder}: {name} is {value!r}, not a {kind.__name__}")
-    return replace(made, **numbers)  # type: ignore[arg-type]
+            raise PretrainedError(f"{folder}: {field.name} is {value!r}, not a {kind.__name__}")
+    return replace(config, **numbers)  # type: ignore[arg-type]
 
 
 def _float(value: int | str, name: str, folder: Path) -> float:
@@ -259,13 +218,7 @@ def _float(value: int | str, name: str, folder: Path) -> float:
         raise PretrainedError(f"{folder}: {name} is {value!r}, not a number") from error
 
 
-def _integer(value: object, folder: Path) -> int:
-    if type(value) is not int:
-        raise PretrainedError(f"{folder}: pad_token_id is {value!r}, not an integer")
-    return value
-
-
-def _check_sizes(config: ModelConfig, weights: dict[str, Tensor], folder: Path) -> None:
+def _check_sizes(config: ModelConfig, weights: Mapping[str, Tensor], folder: Path) -> None:
     """Refuse sizes that no model can have, and those that only the weights can contradict."""
     sizes = ("hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings")
     problems = [
@@ -282,11 +235,13 @@ def _check_sizes(config: ModelConfig, weights: dict[str, Tensor], folder: Path) 
         problems.append("an odd width of the heads, which rope=true cannot turn")
     if config.hidden_act.lower() not in ("swiglu", "gelu"):
         problems.append(f"hidden_act is {config.hidden_act!r}")
+    if not 0 <= config.pad_token_id < config.vocab_size:
+        problems.append(f"pad_token_id {config.pad_token_id} is no row of the embedding")
     if problems:
         raise PretrainedError(f"{folder}: impossible settings: " + "; ".join(problems))
 
 
-def _tied(config: ModelConfig, weights: dict[str, Tensor]) -> bool:
+def _tied(config: ModelConfig, weights: Mapping[str, Tensor]) -> bool:
     """What the weights know better than the configuration: whether the decoder is tied."""
     if config.ngpt or DECODER not in weights or not config.tie_word_embeddings:
         return config.tie_word_embeddings
@@ -297,8 +252,8 @@ def _tied(config: ModelConfig, weights: dict[str, Tensor]) -> bool:
     return False
 
 
-def _fill(model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
-    """Put ``weights`` into a model on the meta device: all of them, without a copy."""
+def _fill(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Put fp32 copies of ``weights`` into a model on the meta device: each has its place."""
     own = model.state_dict()
     problems = [f"missing: {name}" for name in own if name not in weights]
     problems += [f"unexpected: {name}" for name in weights if name not in own]
@@ -311,7 +266,12 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
         listed = "\n- ".join(sorted(problems)[:20])
         more = f"\n- and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise PretrainedError(f"{folder} does not fit its settings:\n- {listed}{more}")
-    model.load_state_dict(weights, assign=True)
+    # Copies: training must not write into the mapped file, and what is mapped is not aligned.
+    copies = {
+        name: tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in weights.items()
+    }
+    model.load_state_dict(copies, assign=True)
     for module in model.modules():
         if isinstance(module, SelfAttention):  # what it records is no weight, so still on `meta`
             module.max_logits = torch.full((module.num_heads,), -torch.inf)

@@ -4,21 +4,22 @@ A folder has ``model.safetensors``, or shards named by ``model.safetensors.index
 wrong with it - absent, cut off, damaged, made to do harm - is a :class:`PretrainedError`.
 """
 
-import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from neobert import files
+from neobert.errors import ConfigError
+from neobert.files import first_line
+
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "model.pt", "model.ckpt")
-LARGEST_TEXT = 16 * 2**20
-"""Bytes of the largest JSON or YAML file that is read; real ones have some thousands."""
 
 
-class PretrainedError(ValueError):
+class PretrainedError(ConfigError):
     """Weights, or what describes them, cannot be used; the message says which file and why."""
 
 
@@ -29,6 +30,13 @@ class NoWeightsError(PretrainedError, FileNotFoundError):
 def has_weights(folder: Path) -> bool:
     """Whether ``folder`` has weights, whole or in shards."""
     return (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the tensors of a folder."""
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    return [folder / name for name in _shards(folder / INDEX)]
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -53,7 +61,7 @@ def weight_names(folder: Path) -> set[str]:
             return set(file.keys())
     except (SafetensorError, OSError, ValueError) as error:
         raise PretrainedError(
-            f"{folder / WEIGHTS} is no safetensors file: {_short(error)}"
+            f"{folder / WEIGHTS} is no safetensors file: {first_line(error)}"
         ) from error
 
 
@@ -68,11 +76,10 @@ def what_is_there(folder: Path) -> str:
 
 def read_json(path: Path) -> dict[str, object]:
     """The object in a JSON file."""
-    text = read_text(path)
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise PretrainedError(f"{path} is not JSON: {_short(error)}") from error
+        values = files.read_json(path)
+    except (OSError, ValueError) as error:
+        raise PretrainedError(f"{path} is not JSON: {first_line(error)}") from error
     if not isinstance(values, dict):
         raise PretrainedError(f"{path} holds a {type(values).__name__}, not an object")
     return values
@@ -81,12 +88,9 @@ def read_json(path: Path) -> dict[str, object]:
 def read_text(path: Path) -> str:
     """A text file of a sensible size."""
     try:
-        size = path.stat().st_size
-        if size > LARGEST_TEXT:
-            raise PretrainedError(f"{path} has {size:,} bytes; that is no configuration")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PretrainedError(f"{path} cannot be read: {_short(error)}") from error
+        return files.read_text(path)
+    except (OSError, ValueError) as error:
+        raise PretrainedError(f"{path} cannot be read: {first_line(error)}") from error
 
 
 def _shards(index: Path) -> list[str]:
@@ -108,14 +112,9 @@ def _read_shard(path: Path) -> dict[str, Tensor]:
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, OverflowError) as error:
         raise PretrainedError(
-            f"{path} is damaged or no safetensors file: {_short(error)}"
+            f"{path} is damaged or no safetensors file: {first_line(error)}"
         ) from error
     odd = [name for name, tensor in weights.items() if not tensor.is_floating_point()]
     if odd:
         raise PretrainedError(f"{path}: {odd[0]!r} is {weights[odd[0]].dtype}, not a float")
     return weights
-
-
-def _short(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]

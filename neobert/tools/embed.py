@@ -20,10 +20,9 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from neobert.console import get_logger, show_messages
-from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.model.encode import EncodeSettings, TextEncoder
-from neobert.model.pretrained import find_weights, load_encoder
 from neobert.tools.arguments import SHORTEST, at_least, check_length
+from neobert.training.start import open_weights
 
 log = get_logger("neobert.tools.embed")
 
@@ -142,16 +141,16 @@ def main(argv: list[str] | None = None) -> int:
             raise FileExistsError(
                 f"{options.output} exists; name another --output, or give --overwrite"
             )
-        folder = find_weights(options.model)
+        weights = open_weights(options.model)
         settings = EncodeSettings(
             pooling=options.pooling,
             max_length=options.max_length,
             tokens_per_batch=options.tokens_per_batch,
             bf16=options.bf16,
         )
-        model = load_encoder(folder).to(options.device)
+        model = weights.encoder().eval().to(options.device)
         check_length(model.config, options.max_length)
-        encoder = TextEncoder(model, saved_tokenizer(folder), settings)
+        encoder = TextEncoder(model, weights.tokenizer, settings)
         rows = embed_file(encoder, options.texts, options.output, options.prefix, options.normalize)
     except (ValueError, OSError) as error:
         log.error("%s", error)

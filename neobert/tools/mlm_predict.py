@@ -17,11 +17,10 @@ from transformers import PreTrainedTokenizerFast
 
 from neobert.batch import PackedBatch
 from neobert.console import get_logger, show_messages
-from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.model.heads import MaskedLM
-from neobert.model.pretrained import find_weights, load
 from neobert.text_tokenizer import TextTokenizer
 from neobert.tools.arguments import at_least
+from neobert.training.start import open_weights
 
 log = get_logger("neobert.tools.mlm_predict")
 
@@ -128,8 +127,8 @@ def main(argv: list[str] | None = None) -> int:
     at_once = TEXTS_AT_ONCE if options.texts or not sys.stdin.isatty() else 1
     texts = options.texts or (line.rstrip("\n") for line in sys.stdin if line.strip())
     try:
-        folder = find_weights(options.model)
-        filler = MaskFiller(load(folder), saved_tokenizer(folder), options.device)
+        weights = open_weights(options.model)
+        filler = MaskFiller(weights.masked_lm().eval(), weights.tokenizer, options.device)
         all_answered = True
         for some in chunks(texts, at_once):
             for text, found in zip(some, filler.fill(some, options.top_k), strict=True):

@@ -27,12 +27,11 @@ from transformers import PreTrainedTokenizerFast
 
 from neobert.batch import PackedBatch, bounds_of
 from neobert.console import get_logger, show_messages
-from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.files import sha256
 from neobert.model.heads import MaskedLM
-from neobert.model.pretrained import find_weights, load
 from neobert.text_tokenizer import TextTokenizer
 from neobert.tools.arguments import SHORTEST, at_least, check_length
+from neobert.training.start import open_weights
 
 log = get_logger("neobert.tools.pseudo_perplexity")
 
@@ -257,14 +256,12 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     show_messages()
     try:
-        folder = find_weights(options.model)
-        model = load(folder).to(options.device)
+        weights = open_weights(options.model)
+        model = weights.masked_lm().eval().to(options.device)
         check_length(model.config, options.max_length)
-        scorer = Scorer(
-            model, saved_tokenizer(folder), options.max_length, options.tokens_per_batch
-        )
+        scorer = Scorer(model, weights.tokenizer, options.max_length, options.tokens_per_batch)
         identity = {
-            "model": weights_digest(folder),
+            "model": "-".join(digest[:16] for digest in weights.sha256.split("-")),
             "texts": sha256(options.texts),
             "max_length": scorer.max_length,
         }
@@ -284,11 +281,6 @@ def report(scores: list[Score], picture: Path) -> None:
     log.info("all: %d texts, %d tokens, %.4g", len(scores), whole.tokens, whole.pseudo_perplexity)
     if whole.tokens:  # else there is nothing on a logarithmic axis
         plot(scores, picture)
-
-
-def weights_digest(folder: Path) -> str:
-    """SHA-256 of the weights' files, so that scores of two models are never mixed."""
-    return "-".join(sha256(path)[:16] for path in sorted(folder.glob("*.safetensors")))
 
 
 if __name__ == "__main__":

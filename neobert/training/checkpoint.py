@@ -12,7 +12,6 @@ A checkpoint is written under a temporary name and renamed when all of it is on 
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from neobert.console import get_logger
-from neobert.errors import ConfigError, RunError
+from neobert.errors import RunError
 from neobert.files import (
     REPLACED,
     TEMPORARY,
@@ -32,15 +31,12 @@ from neobert.files import (
     is_disk_full,
     publish_folder,
     set_aside,
-    sha256,
-    write_json,
 )
+from neobert.model.weight_files import WEIGHTS
+from neobert.training.manifest import STATE, numbered, write_manifest
 
 log = get_logger(__name__)
 
-WEIGHTS = "model.safetensors"
-STATE = "trainer_state.pt"
-MANIFEST = "manifest.json"
 FINGERPRINT = "fingerprint.json"
 MODULE_PREFIX = "model."
 """Every LightningModule of ours keeps its network in ``self.model``."""
@@ -80,7 +76,7 @@ class FolderCheckpointIO(CheckpointIO):
         with (folder / STATE).open("wb") as file:  # given a path, torch hides a full disk
             torch.save(state, file)
         self.write_extras(folder)
-        _write_manifest(folder)
+        write_manifest(folder)
 
     def load_checkpoint(
         self, path: str | Path, map_location: object = None, weights_only: bool | None = None
@@ -109,61 +105,6 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def list_checkpoints(checkpoints: Path) -> list[Path]:
-    """Complete checkpoints below ``checkpoints``, by ascending step."""
-    return [path for path in _numbered(checkpoints) if (path / MANIFEST).is_file()]
-
-
-def damages(folder: Path) -> list[str]:
-    """What is wrong with a checkpoint, file by file; empty when its checksums hold."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        files = {str(name): (entry["size"], entry["sha256"]) for name, entry in manifest.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        return [f"{MANIFEST}: cannot be read ({error})"]
-    found = [f"{MANIFEST}: does not list {name}" for name in (WEIGHTS, STATE) if name not in files]
-    for name, (size, digest) in files.items():
-        path = folder / name
-        if not path.is_file():
-            found.append(f"{name}: missing")
-        elif path.stat().st_size != size:
-            found.append(f"{name}: {path.stat().st_size} bytes instead of {size}")
-        elif sha256(path) != digest:
-            found.append(f"{name}: its SHA-256 is not the recorded one")
-    return found
-
-
-def find_checkpoint(run: Path, selector: str) -> Path | None:
-    """The checkpoint that ``trainer.resume_from_checkpoint`` names.
-
-    ``latest``, ``auto`` and ``true`` take the newest undamaged one (``None`` if the run has none
-    yet); a number takes that step; anything else is a path, of a checkpoint or of a run.
-    """
-    if selector.lower() in ("latest", "auto", "true"):
-        return latest_checkpoint(run / "checkpoints")
-    if re.fullmatch(r"\d+", selector):
-        return _undamaged(run / "checkpoints" / selector)
-    path = Path(selector)
-    if not path.exists() and (run / selector).exists():
-        path = run / selector
-    if (path / "checkpoints").is_dir():
-        found = latest_checkpoint(path / "checkpoints")
-        if found is None:
-            raise ConfigError(f"trainer.resume_from_checkpoint: {path} has no checkpoint yet")
-        return found
-    return _undamaged(path)
-
-
-def latest_checkpoint(checkpoints: Path) -> Path | None:
-    """The newest checkpoint whose checksums hold; damaged ones are named and passed over."""
-    for folder in reversed(_numbered(checkpoints)):
-        problems = damages(folder)
-        if not problems:
-            return folder
-        log.warning("%s is damaged (%s); trying the one before", folder, "; ".join(problems))
-    return None
-
-
 def remove_leftovers(checkpoints: Path) -> None:
     """Delete what an interrupted save or removal left; complete checkpoints are never touched."""
     for path in checkpoints.glob(f"{TEMPORARY}*"):
@@ -181,37 +122,12 @@ def set_aside_later(checkpoints: Path, step: int) -> None:
 
     Else ``latest`` would go on with them, and retention would keep them as the newest.
     """
-    for folder in _numbered(checkpoints):
+    for folder in numbered(checkpoints):
         if int(folder.name) > step:
             log.warning(
                 "%s is of steps that are trained anew from step %d on; it lies in %s now",
                 *(folder, step, set_aside(folder)),
             )
-
-
-def _numbered(checkpoints: Path) -> list[Path]:
-    """Folders that are called as a step, complete or not, by ascending step."""
-    if not checkpoints.is_dir():
-        return []
-    folders = [path for path in checkpoints.iterdir() if path.name.isdigit() and path.is_dir()]
-    return sorted(folders, key=lambda path: int(path.name))
-
-
-def _undamaged(path: Path) -> Path:
-    if not path.is_dir():
-        there = ", ".join(folder.name for folder in list_checkpoints(path.parent)) or "none"
-        raise ConfigError(
-            f"trainer.resume_from_checkpoint: {path} does not exist; checkpoints there: {there}"
-        )
-    problems = damages(path)
-    if problems:
-        others = [folder for folder in list_checkpoints(path.parent) if folder != path]
-        good = [folder for folder in reversed(others) if not damages(folder)]
-        offer = f"; use {good[0]} instead" if good else ""
-        raise ConfigError(
-            f"trainer.resume_from_checkpoint: {path} is damaged: {'; '.join(problems)}{offer}"
-        )
-    return path
 
 
 def _save_weights(state_dict: dict[str, Tensor], path: Path) -> None:
@@ -235,17 +151,3 @@ def _shared_names(path: Path) -> dict[str, str]:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     metadata = header.get("__metadata__", {})
     return {name: shared for name, shared in metadata.items() if shared in header}
-
-
-def _write_manifest(folder: Path) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    write_json(
-        {
-            path.relative_to(folder).as_posix(): {
-                "size": path.stat().st_size,
-                "sha256": sha256(path),
-            }
-            for path in files
-        },
-        folder / MANIFEST,
-    )

@@ -11,8 +11,10 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from neobert.config.checks import ConfigError
 from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
-from neobert.training.checkpoint import FINGERPRINT, find_checkpoint, remove_leftovers
+from neobert.model.weight_files import NoWeightsError
+from neobert.training.checkpoint import FINGERPRINT, remove_leftovers
 from neobert.training.claim import claim
+from neobert.training.start import LATEST, select
 from neobert.training.summary import command_line
 
 log = get_logger(__name__)
@@ -34,7 +36,7 @@ def resume_point(settings: TrainerConfig) -> Path | None:
     if (run / "checkpoints").is_dir() and getattr(rank_zero_only, "rank", 0) == 0:
         claim(run)
         remove_leftovers(run / "checkpoints")
-    found = find_checkpoint(run, selector)
+    found = _checkpoint(run, selector)
     if found is not None and not found.name.isdigit():
         raise ConfigError(
             f"trainer.resume_from_checkpoint={selector}: a checkpoint's folder must be called "
@@ -45,6 +47,17 @@ def resume_point(settings: TrainerConfig) -> Path | None:
     else:
         log.info("resuming from %s; what the run once started from is not read again", found)
     return found
+
+
+def _checkpoint(run: Path, selector: str) -> Path | None:
+    """The checkpoint that ``selector`` names; ``None`` where ``latest`` finds none yet."""
+    key = "trainer.resume_from_checkpoint"
+    try:
+        return select(run, selector, "trainer.output_dir", key, resumable=True)
+    except NoWeightsError:
+        if selector.lower() not in LATEST:
+            raise
+        return None
 
 
 def check_same_run(

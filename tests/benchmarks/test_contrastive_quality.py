@@ -16,11 +16,11 @@ from benchmarks.contrastive_quality import (
 )
 from neobert.config.compose import compose_config
 from neobert.config.store import save_config
-from neobert.model.pretrained import load_encoder
 from neobert.tasks import run
 from neobert.tasks.contrastive.data import ContrastiveDataModule
 from neobert.tasks.contrastive.prepare import text_number
 from neobert.tasks.contrastive.start import open_start
+from neobert.training.start import open_weights
 from tests.tools.conftest import WORDS
 
 
@@ -62,7 +62,9 @@ def test_the_twin_of_a_run_ends_on_nearly_the_same_weights(
     run(compose_config(words))
     assert main([str(tmp_path / "run"), "--output", str(tmp_path / "twin")]) == 0
     start, ours, theirs = (
-        torch.cat([tensor.flatten() for tensor in load_encoder(folder).state_dict().values()])
+        torch.cat(
+            [tensor.flatten() for tensor in open_weights(folder).encoder().state_dict().values()]
+        )
         for folder in (model_folder, tmp_path / "run", tmp_path / "twin")
     )
     moved = float((ours - start).norm())

@@ -19,7 +19,9 @@ from neobert.export.check import ExportError, check_code, run_checks
 from neobert.export.source import read_source
 from neobert.export.verify import CHECKS
 from neobert.export.write import export
-from neobert.model.pretrained import PretrainedError, load_encoder
+from neobert.model.weight_files import PretrainedError
+from neobert.training.manifest import write_manifest
+from neobert.training.start import open_weights
 
 DOCS = Path(__file__).parents[2] / "docs/export.md"
 
@@ -144,7 +146,7 @@ def spoil(run: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
     weights = load_file(folder / "model.safetensors")
     change(weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "manifest.json").unlink()
+    write_manifest(folder)
     return run
 
 
@@ -190,11 +192,12 @@ def test_a_foreign_tokenizer_is_refused(make_run, tmp_path) -> None:
         make_run(),
         lambda w: w.update({"model.encoder.weight": w["model.encoder.weight"][:100].clone()}),
     )
-    with pytest.raises(PretrainedError, match="tokens, but the model's vocabulary ends at 100"):
+    with pytest.raises(PretrainedError, match="has 100 rows, but the tokenizer has ids up to"):
         export(run, tmp_path / "model")
     assert not list(tmp_path.iterdir())
     (tokenizer,) = run.glob("checkpoints/*/tokenizer")
     shutil.rmtree(tokenizer)
+    write_manifest(tokenizer.parent)
     with pytest.raises(ValueError, match="must come with their tokenizer"):
         export(run, tmp_path / "model")
 
@@ -336,5 +339,5 @@ def test_an_embedding_model_brings_its_pooling_and_a_classifier_its_labels(make_
     assert values["problem_type"] == "single_label_classification"
     source = read_source(make_run("contrastive"))
     assert config_json(source)["architectures"] == ["NeoBERT"]
-    same = load_encoder(source.folder).state_dict()
+    same = open_weights(source.folder).encoder().state_dict()
     assert all(torch.equal(same[name], value) for name, value in source.model.state_dict().items())

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import neobert
-from neobert.model.pretrained import PretrainedError
+from neobert.model.weight_files import PretrainedError
 
 GOLDEN = Path(__file__).parents[1] / "golden/swiglu_rmsnorm_rope.safetensors"
 FOLDERS = 500

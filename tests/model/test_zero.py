@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 import neobert
-from neobert.model.pretrained import PretrainedError, load_encoder
+from neobert.model.weight_files import PretrainedError
+from neobert.training.start import open_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden/zero"
 
@@ -45,7 +46,7 @@ def test_the_pieces_are_put_together_exactly(folder) -> None:
 def test_a_run_with_nested_pieces_is_read(run, capsys) -> None:
     pytest.importorskip("deepspeed")
     expected = load_file(GOLDEN / "reference.safetensors")
-    encoder = load_encoder(run)
+    encoder = open_weights(run).encoder()
     assert torch.equal(encoder.encoder.weight, expected["model.encoder.weight"])
     assert capsys.readouterr().out == "", "standard output is for results"
 

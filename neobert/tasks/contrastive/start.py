@@ -3,18 +3,15 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import nn
-
 from neobert.config.checks import ConfigError
-from neobert.config.model import ModelConfig
+from neobert.config.model import with_shape_of
 from neobert.config.root import Config
+from neobert.config.tokenizer import TokenizerConfig
 from neobert.console import get_logger
-from neobert.data.saved_tokenizer import saved_tokenizer
-from neobert.data.tokenizer import TokenizerInfo, describe, load_tokenizer
+from neobert.data.tokenizer import TokenizerInfo, load_tokenizer
 from neobert.model.encoder import Encoder
 from neobert.model.heads import MaskedLM
-from neobert.model.pretrained import PretrainedError, find_weights, load, load_encoder
-from neobert.training.select import select_checkpoint
+from neobert.training.start import Pretrained, open_weights, tokenizer_info
 
 log = get_logger(__name__)
 
@@ -49,33 +46,22 @@ def open_start(config: Config, resume: Path | None) -> Start:
     weights, tokenizer and settings do not fit.
     """
     _check_dropout(config)
-    place = resume if resume is not None else _named(config)
-    if place is None:
+    weights = _named(config) if resume is None else Pretrained(resume)
+    if weights is None:
         return _random(config)
-    try:
-        folder = find_weights(place)
-        model = load(folder) if needs_decoder(config) else load_encoder(folder)
-        tokenizer = describe(saved_tokenizer(folder), str(folder))
-    except (PretrainedError, ValueError) as error:
-        raise ConfigError(f"contrastive: cannot start from {place}: {error}") from error
-    merged = replace(config, model=_model_settings(model.config, config.model))
-    problems = merged.problems()
-    if tokenizer.real_vocab_size > model.vocab_size:
-        problems.append(
-            f"{folder}: its tokenizer has {tokenizer.real_vocab_size} tokens, the embedding "
-            f"{model.vocab_size} rows"
-        )
-    if problems:
+    merged = replace(config, model=with_shape_of(weights.config, config.model))
+    if problems := merged.problems():
         raise ConfigError(*problems)
     log.info(
         "starting from %s: %d × %d; of model.* only dropout_prob and the backends are taken from "
         "the settings",
-        folder,
+        weights.folder,
         merged.model.hidden_size,
         merged.model.num_hidden_layers,
     )
-    tokenizer = replace(tokenizer, vocab_size=model.vocab_size, pad_token_id=model.pad_token_id)
-    return Start(_with_settings(model, merged.model), tokenizer, merged, str(folder))
+    build = weights.masked_lm if needs_decoder(config) else weights.encoder
+    tokenizer = tokenizer_info(weights, config.tokenizer if resume is None else TokenizerConfig())
+    return Start(build(merged.model), tokenizer, merged, str(weights.folder))
 
 
 def _check_dropout(config: Config) -> None:
@@ -91,26 +77,17 @@ def _check_dropout(config: Config) -> None:
 
 def open_tokenizer(config: Config) -> TokenizerInfo:
     """The tokenizer alone, as :func:`open_start` gives it."""
-    place = _named(config)
-    if place is None:
-        return _own_tokenizer(config)
-    try:
-        folder = find_weights(place)
-        return describe(saved_tokenizer(folder), str(folder))
-    except ValueError as error:
-        raise ConfigError(f"contrastive: cannot start from {place}: {error}") from error
+    weights = _named(config)
+    return _own_tokenizer(config) if weights is None else tokenizer_info(weights, config.tokenizer)
 
 
-def _named(config: Config) -> str | Path | None:
-    """The folder or hub id to start from; ``None`` for random weights, if they are allowed."""
-    settings = config.contrastive
-    if settings.pretrained_model_path is not None:
-        return settings.pretrained_model_path
-    if settings.pretrained_checkpoint_dir is not None:
-        run = Path(settings.pretrained_checkpoint_dir).expanduser()
-        key = "contrastive.pretrained_checkpoint_dir"
-        return select_checkpoint(run, config.pretrained_checkpoint, key)
-    if settings.allow_random_weights:
+def _named(config: Config) -> Pretrained | None:
+    """The weights to start from; ``None`` for random ones, if they are allowed."""
+    for key in ("pretrained_model_path", "pretrained_checkpoint_dir"):
+        place = getattr(config.contrastive, key)
+        if place is not None:
+            return open_weights(place, config.pretrained_checkpoint, f"contrastive.{key}")
+    if config.contrastive.allow_random_weights:
         return None
     raise ConfigError(
         "contrastive: name the weights to start from: contrastive.pretrained_checkpoint_dir="
@@ -135,26 +112,3 @@ def _own_tokenizer(config: Config) -> TokenizerInfo:
             "tokenizer.train_vocab_size=null"
         )
     return load_tokenizer(config.tokenizer)
-
-
-def _model_settings(stored: ModelConfig, asked: ModelConfig) -> ModelConfig:
-    return replace(
-        stored,
-        dropout_prob=asked.dropout_prob,
-        attn_backend=asked.attn_backend,
-        kernel_backend=asked.kernel_backend,
-    )
-
-
-def _with_settings(model: Encoder | MaskedLM, config: ModelConfig) -> Encoder | MaskedLM:
-    """The same weights in a network with these settings."""
-    fresh: nn.Module
-    if isinstance(model, MaskedLM):
-        tied = model.decoder.weight is model.model.encoder.weight
-        bias = model.decoder.bias is not None
-        config = replace(config, tie_word_embeddings=tied)
-        fresh = MaskedLM(config, model.vocab_size, model.pad_token_id, decoder_bias=bias)
-    else:
-        fresh = Encoder(config, model.vocab_size, model.pad_token_id)
-    fresh.load_state_dict(model.state_dict(), strict=True)
-    return fresh  # type: ignore[return-value]

@@ -1,17 +1,15 @@
 """The classifier of a run: ours on the encoder that it starts from, or one of transformers."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
-from neobert.config.checks import ConfigError
 from neobert.config.glue import GlueConfig
 from neobert.config.model import ModelConfig
 from neobert.config.root import Config
 from neobert.model.encoder import Encoder
 from neobert.model.heads import ClassifierSettings, SequenceClassifier
-from neobert.model.pretrained import load_classifier, load_encoder
-from neobert.model.weight_files import PretrainedError
 from neobert.tasks.glue.hub import load_hub_model
 from neobert.tasks.glue.start import Start
 from neobert.tasks.glue.tasks import GlueTask
@@ -33,21 +31,19 @@ def build_classifier(config: Config, start: Start, task: GlueTask, num_labels: i
     if start.kind == "hub":
         model, num_heads = load_hub_model(config, task, num_labels)
         return Classifier(model, num_heads)
-    encoder = Encoder(start.model, start.vocab_size, start.pad_token_id)
     head = _head(config.glue, start.model)
+    dense = None
+    if start.weights is None:
+        encoder = Encoder(start.model, start.model.vocab_size, start.model.pad_token_id)
+    elif start.kind == "transfer":
+        source = start.weights.classifier(start.model)
+        _refuse_other_head(source, head, start.weights.folder)
+        encoder, dense = source.model, source.dense
+    else:
+        encoder = start.weights.encoder(start.model)
     classifier = SequenceClassifier(encoder, num_labels, head)
-    try:
-        if start.kind == "transfer":
-            assert start.folder is not None
-            source = load_classifier(start.folder)
-            _refuse_other_head(source, head, start)
-            encoder.load_state_dict(source.model.state_dict(), strict=True)
-            if classifier.dense is not None and source.dense is not None:
-                classifier.dense.load_state_dict(source.dense.state_dict(), strict=True)
-        elif start.folder is not None:
-            encoder.load_state_dict(load_encoder(start.folder).state_dict(), strict=True)
-    except PretrainedError as error:
-        raise ConfigError(f"glue: {error}") from error
+    if dense is not None:
+        classifier.dense = dense
     encoder.gradient_checkpointing = config.trainer.gradient_checkpointing
     on_cuda = runs_on_cuda(config.trainer)
     compile_if_asked(encoder, config.trainer, runs_deepspeed(config, on_cuda), on_cuda)
@@ -63,11 +59,11 @@ def _head(glue: GlueConfig, model: ModelConfig) -> ClassifierSettings:
     )
 
 
-def _refuse_other_head(source: SequenceClassifier, head: ClassifierSettings, start: Start) -> None:
+def _refuse_other_head(source: SequenceClassifier, head: ClassifierSettings, folder: Path) -> None:
     """The dense layer was trained for one activation and one pooling."""
     trained = source.settings
     problems = [
-        f"glue.classifier_{name}={getattr(head, name)} contradicts {start.folder}, whose "
+        f"glue.classifier_{name}={getattr(head, name)} contradicts {folder}, whose "
         f"classifier was trained with {getattr(trained, name)}: glue.transfer_from_task takes its "
         f"dense layer, so set glue.classifier_{name}={getattr(trained, name)}"
         for name in ("activation", "pooling")

@@ -206,7 +206,7 @@ def _card(config: Config, data: GlueDataModule, start: Start, plan: Plan) -> Mod
         tokenizer=data.tokenizer,
         tokenizer_info={
             "tokenizer_name": data.tokenizer.name_or_path,
-            "vocab_size": start.vocab_size or len(data.tokenizer),
+            "vocab_size": len(data.tokenizer) if start.kind == "hub" else start.model.vocab_size,
             "pad_token_id": data.tokenizer.pad_token_id,
             "labels": list(data.task.labels),
             "weights": start.record,

@@ -11,37 +11,18 @@ from transformers import PreTrainedTokenizerFast
 
 from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
-from neobert.config.model import ModelConfig
+from neobert.config.model import ModelConfig, fields_of, with_shape_of
 from neobert.config.root import Config
-from neobert.data.saved_tokenizer import saved_tokenizer
+from neobert.config.tokenizer import TokenizerConfig
+from neobert.console import get_logger
 from neobert.data.tokenizer import load_tokenizer
-from neobert.files import sha256
-from neobert.model.pretrained import find_weights, read_pretrained
-from neobert.model.weight_files import WEIGHTS, PretrainedError, has_weights, read_json
+from neobert.model.pretrained import INFORMATION
+from neobert.model.weight_files import read_json
 from neobert.tasks.glue.tasks import TASKS
 from neobert.tasks.glue.transfer import source_run
-from neobert.training.checkpoint import MANIFEST, damages
-from neobert.training.select import best_step
+from neobert.training.start import Pretrained, open_weights
 
-ARCHITECTURE = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "vocab_size",
-    "rope",
-    "rope_theta",
-    "rms_norm",
-    "hidden_act",
-    "norm_eps",
-    "ngpt",
-    "base_scale",
-)
-"""Settings that belong to the weights. The others are the run's own: dropout, backends."""
-
-INFORMATION = "tokenizer_info.json"
-"""File of a checkpoint; under ``weights`` it tells what the run started from."""
+log = get_logger(__name__)
 
 FROM_NOTHING = (
     "glue starts from no weights: set glue.pretrained_model_path=RUN_OR_FOLDER, or "
@@ -62,10 +43,10 @@ class Start:
     """``None`` for models of the hub, which bring their own."""
 
     model: ModelConfig
-    vocab_size: int
-    pad_token_id: int
-    folder: Path | None = None
-    """The checkpoint or published folder to read; ``None`` where there is nothing to read."""
+    """Shape and vocabulary of the weights, everything else of the run."""
+
+    weights: Pretrained | None = None
+    """What the model is built from; ``None`` where nothing is to be read."""
 
     record: dict[str, object] = field(default_factory=dict)
     """For ``summary.json``: which weights these are."""
@@ -74,99 +55,71 @@ class Start:
 def find_start(config: Config, resume: Path | None = None) -> Start:
     """What ``config`` starts from. Raises ``ConfigError`` where it cannot.
 
-    A run that goes on at the checkpoint ``resume`` has all it needs there. Models of the hub still
+    A run that resumes at the checkpoint ``resume`` has all it needs there. Models of the hub still
     need their folder, which alone knows their architecture.
     """
-    glue = config.glue
-    try:
-        record = None if resume is None else read_json(resume / INFORMATION).get("weights")
-        if resume is not None and isinstance(record, dict) and record.get("kind") != "hub":
-            return _resumed(config, resume, record)
-        if glue.transfer_from_task:
-            return _transfer(config)
-        if config.model.from_hub:
-            return _hub(config)
-        if glue.pretrained_checkpoint_dir:
-            folder = chosen_checkpoint(
-                Path(glue.pretrained_checkpoint_dir).expanduser(), _selector(config)
-            )
-            return _encoder(config, "encoder", folder, {})
-        if glue.pretrained_model_path:
-            return _from_path(config, Path(glue.pretrained_model_path).expanduser())
-    except PretrainedError as error:
-        raise ConfigError(*[f"glue: {line}" for line in str(error).splitlines()]) from error
-    if glue.allow_random_weights:
-        info = load_tokenizer(config.tokenizer)
-        return Start(
-            "random",
-            info.tokenizer,
-            config.model,
-            info.vocab_size,
-            info.pad_token_id,
-            record={"kind": "random"},
-        )
+    record = None if resume is None else read_json(resume / INFORMATION).get("weights")
+    if resume is not None and isinstance(record, dict) and record.get("kind") != "hub":
+        # What the run once started from may have moved, or be another by now.
+        start = _encoder(_without_tokenizer(config), "resumed", Pretrained(resume), {})
+        return replace(start, weights=None, record=record)
+    key = _deciding_key(config)
+    if key == "glue.transfer_from_task":
+        return _transfer(config)
+    if key == "model.from_hub":
+        return _hub(config)
+    if key is not None:
+        return _named(config, key)
+    if config.glue.allow_random_weights:
+        return _random(config)
     raise ConfigError(FROM_NOTHING)
 
 
-def chosen_checkpoint(run: Path, selector: str) -> Path:
-    """The checkpoint of ``run`` that ``selector`` names: ``latest``, ``best``, or a step.
+def _deciding_key(config: Config) -> str | None:
+    """The strongest of the keys that name weights; a warning reports the others that are set."""
+    glue = config.glue
+    values = {
+        "glue.transfer_from_task": glue.transfer_from_task,
+        "model.from_hub": config.model.from_hub,
+        "glue.pretrained_checkpoint_dir": glue.pretrained_checkpoint_dir,
+        "glue.pretrained_model_path": glue.pretrained_model_path,
+    }
+    given = [key for key, value in values.items() if value]
+    for key in given[1:]:
+        if not _is_config_of(glue.pretrained_checkpoint_dir, str(values[key])):
+            log.warning(
+                "%s=%s has no effect: %s=%s names the weights",
+                *(key, values[key], given[0], values[given[0]]),
+            )
+    return given[0] if given else None
 
-    ``run`` may also be its folder of checkpoints, or one checkpoint.
+
+def _is_config_of(run: str | None, path: str) -> bool:
+    """Whether ``path`` is the ``config.yaml`` of ``run``: the reference sets both keys."""
+    if run is None or not _is_yaml(path):
+        return False
+    folder = Path(run).expanduser().resolve()
+    return folder.is_relative_to(Path(path).expanduser().resolve().parent)
+
+
+def _is_yaml(path: str) -> bool:
+    return Path(path).suffix in (".yaml", ".yml")
+
+
+def _named(config: Config, key: str) -> Start:
+    """The weights in the place that ``key`` names.
+
+    Of a ``config.yaml`` alone the weights may be left aside (``allow_random_weights``).
     """
-    key = "glue.pretrained_checkpoint_dir"
-    if not run.is_dir():
-        raise ConfigError(f"{key}={run}: there is no such folder")
-    if has_weights(run) and selector == "latest":
-        return run
-    places = [run / "checkpoints", run / "model_checkpoints", run]
-    place = next((one for one in places if one.is_dir() and _steps(one)), None)
-    if place is None:
-        raise ConfigError(f"{key}={run}: has no checkpoints/<step>/model.safetensors")
-    steps = _steps(place)
-    wanted = str(steps[-1]) if selector == "latest" else selector
-    if selector == "best":
-        wanted = str(best_step(place / str(steps[-1])))
-    if not wanted.isdigit() or int(wanted) not in steps:
-        there = ", ".join(map(str, steps))
-        raise ConfigError(
-            f"glue.pretrained_checkpoint={selector}: {run} has the steps {there}; "
-            "latest and best are allowed too"
-        )
-    return place / wanted
-
-
-def _selector(config: Config) -> str:
-    own = config.glue.pretrained_checkpoint
-    return str(config.pretrained_checkpoint if own is None else own)
-
-
-def _steps(place: Path) -> list[int]:
-    found = [one for one in place.iterdir() if one.name.isdigit() and has_weights(one)]
-    return sorted(int(one.name) for one in found)
-
-
-def _from_path(config: Config, path: Path) -> Start:
-    """A run, a checkpoint, a published folder; a ``config.yaml`` stands for its folder.
-
-    Only of a ``config.yaml`` may the weights be left aside (``allow_random_weights``).
-    """
-    if path.suffix not in (".yaml", ".yml"):
-        given = config.glue.pretrained_model_path or ""  # may be an id of the hub
-        folder = find_weights(path if path.exists() else given)
-        return _encoder(config, "encoder", folder, {})
-    if not path.is_file():
-        raise ConfigError(f"glue.pretrained_model_path={path}: there is no such file")
-    folder = find_weights(path.parent)
-    if not config.glue.allow_random_weights:
-        return _encoder(config, "encoder", folder, {})
-    start = _encoder(config, "random", folder, {})
-    return replace(start, folder=None, record={"kind": "random", "architecture": str(path)})
-
-
-def _resumed(config: Config, checkpoint: Path, record: dict[str, object]) -> Start:
-    """The run's own checkpoint; what it once started from may have moved, or be another by now."""
-    config = replace(config, tokenizer=replace(config.tokenizer, path=None))
-    return replace(_encoder(config, "resumed", checkpoint, {}), folder=None, record=record)
+    glue, selector_key = config.glue, "glue.pretrained_checkpoint"
+    place, selector = str(getattr(glue, key.removeprefix("glue."))), glue.pretrained_checkpoint
+    if selector is None:
+        selector, selector_key = config.pretrained_checkpoint, "pretrained_checkpoint"
+    start = _encoder(config, "encoder", open_weights(place, selector, key, selector_key), {})
+    if _is_yaml(place) and glue.allow_random_weights:
+        record: dict[str, object] = {"kind": "random", "architecture": place}
+        return replace(start, kind="random", weights=None, record=record)
+    return start
 
 
 def _transfer(config: Config) -> Start:
@@ -178,92 +131,62 @@ def _transfer(config: Config) -> Start:
             f"glue.transfer_from_task: {task} has no usual source; those that have: {able}"
         )
     run = source_run(config, source)
+    weights = open_weights(run.checkpoint, key="glue.transfer_from_task")
     return _encoder(
-        config, "transfer", run.checkpoint, {"task": source, "score": run.score, "run": run.folder}
+        config, "transfer", weights, {"task": source, "score": run.score, "run": run.folder}
     )
 
 
-def _encoder(config: Config, kind: str, folder: Path, more: dict[str, object]) -> Start:
-    if (folder / MANIFEST).is_file() and (problems := damages(folder)):
-        raise ConfigError(f"{folder} is damaged: {'; '.join(problems)}")
-    found = read_pretrained(folder)
-    _refuse_contradictions(config, found.config, found.vocab_size, folder)
-    tokenizer = _tokenizer(config, folder)
-    largest = max(tokenizer.get_vocab().values())
-    if largest >= found.vocab_size:
-        raise ConfigError(
-            f"{folder}: its embedding has {found.vocab_size} rows, but the tokenizer has ids "
-            f"up to {largest}: they do not belong together"
-        )
+def _random(config: Config) -> Start:
+    info = load_tokenizer(config.tokenizer)
+    model = replace(config.model, vocab_size=info.vocab_size, pad_token_id=info.pad_token_id)
+    return Start("random", info.tokenizer, model, record={"kind": "random"})
+
+
+def _encoder(config: Config, kind: str, weights: Pretrained, more: dict[str, object]) -> Start:
+    _refuse_contradictions(config, weights)
     return Start(
         kind,
-        tokenizer,
-        replace(
-            found.config,
-            dropout_prob=config.model.dropout_prob,
-            classifier_init_range=config.model.classifier_init_range,
-            attn_backend=config.model.attn_backend,
-            kernel_backend=config.model.kernel_backend,
-            vocab_size=found.vocab_size,
-            pad_token_id=found.pad_token_id,
-        ),
-        found.vocab_size,
-        found.pad_token_id,
-        folder,
-        {"kind": kind, "folder": str(folder.resolve()), "sha256": _digest(folder), **more},
+        weights.tokenizer_or(config.tokenizer),
+        with_shape_of(weights.config, config.model),
+        weights,
+        {
+            "kind": kind,
+            "folder": str(weights.folder.resolve()),
+            "sha256": weights.sha256,
+            **more,
+        },
     )
 
 
-def _refuse_contradictions(
-    config: Config, trained: ModelConfig, vocab_size: int, folder: Path
-) -> None:
-    """An architecture that was asked for must be the one of the weights.
+def _refuse_contradictions(config: Config, weights: Pretrained) -> None:
+    """A requested architecture must be the one of the weights.
 
-    Asked for is what differs from the settings that a bare ``task=glue`` has.
+    Requested is what differs from the settings of a bare ``task=glue``.
     """
-    defaults = compose_config(["task=glue"]).model
-    theirs = replace(trained, vocab_size=vocab_size)
+    defaults, trained = compose_config(["task=glue"]).model, weights.config
     problems = [
-        f"model.{key}={getattr(config.model, key)} contradicts {folder}, whose weights have "
-        f"{getattr(theirs, key)}: leave it out, the architecture comes with the weights"
-        for key in ARCHITECTURE
+        f"model.{key}={getattr(config.model, key)} contradicts {weights.folder}, whose weights "
+        f"have {getattr(trained, key)}: leave it out, the architecture comes with the weights"
+        for key in fields_of("shape", "positions", "vocabulary")
         if getattr(config.model, key) != getattr(defaults, key)
-        and getattr(config.model, key) != getattr(theirs, key)
+        and getattr(config.model, key) != getattr(trained, key)
     ]
     longest = config.glue.max_seq_length
     if not trained.rope and longest > trained.max_position_embeddings:
         problems.append(
             f"glue.max_seq_length={longest} is longer than the {trained.max_position_embeddings} "
-            f"positions that {folder} has learned"
+            f"positions that {weights.folder} has learned"
         )
     if problems:
         raise ConfigError(*problems)
 
 
-def _tokenizer(config: Config, folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer beside the weights; ``tokenizer.path`` where there is none."""
-    try:
-        saved = saved_tokenizer(folder)
-    except ValueError as error:
-        if config.tokenizer.path is None:
-            raise ConfigError(f"{error}; or set tokenizer.path") from error
-        return load_tokenizer(config.tokenizer).tokenizer
-    if config.tokenizer.path is not None:
-        given = load_tokenizer(config.tokenizer).tokenizer
-        if given.get_vocab() != saved.get_vocab():
-            raise ConfigError(
-                f"tokenizer.path={config.tokenizer.path} has another vocabulary than the "
-                f"tokenizer of {folder}: leave it out"
-            )
-    return saved
+def _without_tokenizer(config: Config) -> Config:
+    return replace(config, tokenizer=TokenizerConfig())
 
 
 def _hub(config: Config) -> Start:
     if config.model.name is None:
         raise ConfigError("model.from_hub=true needs model.name: a folder or an id of the hub")
-    return Start("hub", None, config.model, 0, 0, record={"kind": "hub", "name": config.model.name})
-
-
-def _digest(folder: Path) -> str | None:
-    path = folder / WEIGHTS
-    return sha256(path) if path.is_file() else None  # None: in shards
+    return Start("hub", None, config.model, record={"kind": "hub", "name": config.model.name})

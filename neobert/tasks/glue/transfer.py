@@ -10,6 +10,7 @@ from pathlib import Path
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.model.weight_files import has_weights
+from neobert.training.manifest import numbered
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,7 @@ def read_summary(path: Path) -> dict[str, object] | None:
 
 def _checkpoint(run: Path, best: dict[str, object]) -> Path | None:
     """Its best checkpoint, else its newest."""
-    folders = [one for one in (run / "checkpoints").glob("*") if one.name.isdigit()]
-    kept = {int(one.name): one for one in folders if has_weights(one)}
+    kept = {int(one.name): one for one in numbered(run / "checkpoints") if has_weights(one)}
     step = best.get("step")
     if isinstance(step, int) and step in kept:
         return kept[step]

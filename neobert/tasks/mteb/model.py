@@ -5,22 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from transformers import PreTrainedTokenizerFast
 
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
-from neobert.data.saved_tokenizer import saved_tokenizer
-from neobert.data.tokenizer import load_tokenizer
 from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.model.encoder import Encoder
-from neobert.model.pretrained import PretrainedError, find_weights, load_encoder
 from neobert.model.weight_files import read_json
 from neobert.tasks.mteb.encoder import PackedEncoder, describe, revision_of
 from neobert.tasks.mteb.hub import HubEncoder, load_hub_encoder
 from neobert.training.precision import resolve_precision
 from neobert.training.run_folder import RunFolder
-from neobert.training.select import select_checkpoint
+from neobert.training.start import Pretrained, open_weights
 from neobert.training.trainer import runs_on_cuda
 
 log = get_logger(__name__)
@@ -53,11 +49,8 @@ def load_evaluated(config: Config) -> Evaluated:
     if config.model.from_hub:
         hub = load_hub_encoder(config, "cuda" if on_cuda else "cpu", bf16)
         return Evaluated(hub, hub.label, str(config.model.name))
-    folder, label = _folder(config)
-    try:
-        encoder = load_encoder(folder)
-    except PretrainedError as error:
-        raise ConfigError(f"{_key(config)}: {error}") from error
+    weights, label = _open(config)
+    encoder, folder = weights.encoder().eval(), weights.folder
     trained = trained_for(folder)
     prompts = config.mteb_prompts or trained.prompts
     max_length = _max_length(config, encoder)
@@ -70,7 +63,7 @@ def load_evaluated(config: Config) -> Evaluated:
     revision = revision_of(encoder, settings.pooling, max_length, bf16, prompts)
     width = encoder.config.hidden_size
     meta = describe(label_of_run(folder), revision, encoder, width, max_length)
-    tokenizer = _tokenizer(folder, config)
+    tokenizer = weights.tokenizer_or(config.tokenizer)
     texts = TextEncoder(encoder.to("cuda" if on_cuda else "cpu"), tokenizer, settings)
     return Evaluated(PackedEncoder(texts, meta, prompts), label, str(folder))
 
@@ -108,28 +101,22 @@ def _given(prompts: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in prompts.items() if text}
 
 
-def _key(config: Config) -> str:
-    return "mteb_model" if config.mteb_model else "trainer.output_dir"
-
-
-def _folder(config: Config) -> tuple[Path, str]:
-    """Where the weights are, and the label of the results."""
-    key, name = _key(config), config.mteb_model or config.trainer.output_dir
-    run = RunFolder(Path(name))
-    if run.checkpoints.is_dir():
-        folder = select_checkpoint(run.path, config.pretrained_checkpoint, key)
-        return folder, folder.name if key == "trainer.output_dir" else label_of_run(folder)
-    if key == "trainer.output_dir":
-        raise ConfigError(
-            f"trainer.output_dir={name} is no run with checkpoints: name such a one, or with "
-            "mteb_model a run, a checkpoint, a published folder or a hub id (a model of "
-            "others: model.from_hub=true model.name=…)"
-        )
-    try:
-        folder = find_weights(name)
-    except PretrainedError as error:
-        raise ConfigError(f"mteb_model={name}: {error}") from error
-    return folder, label_of_run(folder) if Path(name).exists() else name.replace("/", "__")
+def _open(config: Config) -> tuple[Pretrained, str]:
+    """The weights, and the label of their results."""
+    if config.mteb_model is None:
+        run = RunFolder(Path(config.trainer.output_dir))
+        if not run.checkpoints.is_dir():
+            raise ConfigError(
+                f"trainer.output_dir={run.path} is no run with checkpoints: name such a one, or "
+                "with mteb_model a run, a checkpoint, a published folder or a hub id (for models "
+                "of other kinds: model.from_hub=true model.name=ID)"
+            )
+        weights = open_weights(run.path, config.pretrained_checkpoint, "trainer.output_dir")
+        return weights, weights.folder.name
+    name = config.mteb_model
+    weights = open_weights(name, config.pretrained_checkpoint, "mteb_model")
+    is_local = Path(name).expanduser().exists()
+    return weights, label_of_run(weights.folder) if is_local else name.replace("/", "__")
 
 
 def _pooling(config: Config, trained: Trained) -> str:
@@ -152,19 +139,3 @@ def _max_length(config: Config, encoder: Encoder) -> int:
             f"mteb_max_length={wanted}: the model has learned positions for {trained} tokens"
         )
     return wanted
-
-
-def _tokenizer(folder: Path, config: Config) -> PreTrainedTokenizerFast:
-    """The one beside the weights; ``tokenizer.*`` for weights that came without."""
-    if any((place / "tokenizer.json").is_file() for place in (folder / "tokenizer", folder)):
-        try:
-            return saved_tokenizer(folder)
-        except ValueError as error:
-            raise ConfigError(f"{_key(config)}: {error}") from error
-    if config.tokenizer.train_vocab_size is not None:
-        raise ConfigError(
-            f"{_key(config)}: {folder} has no tokenizer beside it: name one by "
-            "tokenizer.path=… tokenizer.train_vocab_size=null"
-        )
-    log.info("%s has no tokenizer beside it: taking tokenizer.path or tokenizer.name", folder)
-    return load_tokenizer(config.tokenizer).tokenizer

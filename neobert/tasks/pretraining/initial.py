@@ -1,64 +1,40 @@
 """The model that pretraining starts from: fresh, or with the weights of ``model.init_from``."""
 
-from dataclasses import fields
-
 from transformers import PreTrainedTokenizerFast
 
 from neobert.config.checks import ConfigError
-from neobert.config.model import ModelConfig
+from neobert.config.model import ModelConfig, fields_of
 from neobert.console import get_logger
-from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.data.tokenizer import TokenizerInfo
-from neobert.model.heads import MaskedLM, build_masked_lm
-from neobert.model.pretrained import find_weights, load
+from neobert.model.heads import MaskedLM
+from neobert.training.start import open_weights
 
 log = get_logger(__name__)
-
-FREE = (
-    "name",
-    "vocab_size",
-    "pad_token_id",
-    "dropout_prob",
-    "embedding_init_range",
-    "decoder_init_range",
-    "classifier_init_range",
-    "attn_backend",
-    "kernel_backend",
-    "from_hub",
-    "init_from",
-)
-"""Settings that may differ from those the weights were trained with."""
-
-FREE_WITH_ROPE = ("max_position_embeddings", "rope_theta")
-"""Those of longer texts; without rotary positions they are the size of a table."""
 
 PROBES = ("An encoder reads a text from both sides.", "naïve 東京, 3.14!  lower UPPER")
 
 
-def initial_model(config: ModelConfig, tokenizer: TokenizerInfo) -> MaskedLM:
+def initial_model(
+    config: ModelConfig, tokenizer: TokenizerInfo, selector: str = "latest"
+) -> MaskedLM:
     """A model with fresh weights, or with all of those in ``config.init_from``, or an error.
 
     Its vocabulary is then that of the weights, which may have been rounded up otherwise.
+    ``selector`` is ``pretrained_checkpoint``: which checkpoint, where it is a run.
     """
     if config.init_from is None:
-        return build_masked_lm(config, tokenizer.vocab_size, tokenizer.pad_token_id)
-    try:
-        folder = find_weights(config.init_from)
-        found = load(folder)
-        known = saved_tokenizer(folder)
-    except ValueError as error:
-        raise ConfigError(f"model.init_from={config.init_from}: {error}") from error
-    _check_shape(config, found.config)
-    _check_tokenizer(config.init_from, known, tokenizer)
-    own = MaskedLM(config, found.vocab_size, found.pad_token_id, found.decoder.bias is not None)
-    own.load_state_dict(found.state_dict())
-    log.info("starting from the weights in %s (model.init_from)", folder)
-    return own
+        return MaskedLM(config, tokenizer.vocab_size, tokenizer.pad_token_id)
+    weights = open_weights(config.init_from, selector, "model.init_from")
+    _check_shape(config, weights.config)
+    _check_tokenizer(config.init_from, weights.tokenizer, tokenizer)
+    model = weights.masked_lm(config)
+    log.info("starting from the weights in %s (model.init_from)", weights.folder)
+    return model
 
 
 def _check_shape(config: ModelConfig, trained: ModelConfig) -> None:
-    free = (*FREE, *FREE_WITH_ROPE) if config.rope and trained.rope else FREE
-    checked = [field.name for field in fields(ModelConfig) if field.name not in free]
+    both_rope = config.rope and trained.rope  # then a run may train longer documents
+    checked = fields_of("shape") if both_rope else fields_of("shape", "positions")
     differing = [
         f"model.{name}={_as_typed(getattr(trained, name))}"
         for name in checked

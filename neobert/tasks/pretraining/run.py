@@ -77,11 +77,11 @@ def build_module(
     resume: Path | None = None,
 ) -> PretrainingModule:
     """The model, its head and how they are trained."""
-    shape = config.model
+    shape, selector = config.model, config.pretrained_checkpoint
     if shape.init_from is not None and resume is not None:
         # The checkpoint has all weights; the folder they once came from may be gone.
-        shape = replace(shape, init_from=str(resume))
-    model = initial_model(shape, data.tokenizer)
+        shape, selector = replace(shape, init_from=str(resume)), "latest"
+    model = initial_model(shape, data.tokenizer, selector)
     model.model.gradient_checkpointing = config.trainer.gradient_checkpointing
     on_cuda = runs_on_cuda(config.trainer)
     compile_if_asked(model.model, config.trainer, runs_deepspeed(config, on_cuda), on_cuda)

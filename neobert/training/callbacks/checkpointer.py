@@ -14,7 +14,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
 from neobert.training.callbacks.interrupt import Interrupt, Interrupted
-from neobert.training.checkpoint import damages, list_checkpoints, set_aside_later
+from neobert.training.checkpoint import set_aside_later
+from neobert.training.manifest import damages, list_checkpoints
 from neobert.training.resume import realign
 
 log = get_logger(__name__)

@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file
 
 from neobert.config.store import save_config
-from neobert.model.pretrained import load_encoder
 from neobert.tasks import run
+from neobert.training.start import open_weights
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -37,7 +37,7 @@ def test_two_ranks_of_8_pairs_train_as_one_of_16(settings, model_folder: Path, t
         timeout=300,
     )
     one, two = (load_file(run / "checkpoints/2/model.safetensors") for run in (alone, together))
-    start = load_encoder(model_folder).state_dict()
+    start = open_weights(model_folder).encoder().state_dict()
     # Adam's first steps are almost signs: gradients that differ by a rounding may differ in theirs.
     apart = sum(float((two[name] - tensor).square().sum()) for name, tensor in one.items())
     moved = sum(float((tensor - start[name]).square().sum()) for name, tensor in one.items())

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from neobert.config.checks import ConfigError
-from neobert.model.pretrained import load_encoder
 from neobert.tasks import run
+from neobert.training.start import open_weights
 from tests.tasks.contrastive.conftest import pairs, write_jsonl
 
 
@@ -64,7 +64,7 @@ def test_the_checkpoint_is_an_encoder_with_its_settings_and_tokenizer(settings, 
     assert source.settings.contrastive.pooling == "cls"
     assert source.settings.model.hidden_size == 32
     assert source.tokenizer.get_vocab()["river"] == 5
-    trained, before = load_encoder(folder), load_encoder(model_folder)
+    trained, before = open_weights(folder).encoder(), open_weights(model_folder).encoder()
     assert trained.state_dict().keys() == before.state_dict().keys()
     name = "transformer_encoder.0.qkv.weight"
     assert not torch.equal(trained.state_dict()[name], before.state_dict()[name])

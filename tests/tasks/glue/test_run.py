@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from neobert.config.checks import ConfigError
-from neobert.model.pretrained import load_classifier
 from neobert.tasks.glue.run import run
 from neobert.training.callbacks.interrupt import Interrupt
 from neobert.training.metrics_file import read_metrics
+from neobert.training.start import open_weights
 from tests.tasks.glue.conftest import Settings, pairs, sentences, write_rows
 
 pytestmark = pytest.mark.filterwarnings(
@@ -114,7 +114,7 @@ def test_a_run_ends_with_its_best_model(settings: Settings, start: str, tmp_path
     assert by_step[best] == score
     assert found["score_step"] == best
     assert (tmp_path / f"run/checkpoints/{best}/model.safetensors").is_file()
-    model = load_classifier(tmp_path / f"run/checkpoints/{best}")
+    model = open_weights(tmp_path / f"run/checkpoints/{best}").classifier()
     assert model.classifier.out_features == 2
 
 
@@ -213,7 +213,7 @@ def test_a_resumed_run_ends_with_the_same_weights_though_its_source_is_gone(
     assert score == expected
     assert read_metrics(tmp_path / "run/metrics.csv")[-1]["step"] == "12"
     ours, theirs = (
-        load_classifier(tmp_path / f"{name}/checkpoints/12").state_dict()
+        open_weights(tmp_path / f"{name}/checkpoints/12").classifier().state_dict()
         for name in ("run", "whole")
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -273,8 +273,8 @@ def test_a_task_starts_from_the_run_of_its_source(
     run(rte)
     weights = summary(tmp_path / "sweep/1")["weights"]
     assert (weights["task"], weights["run"]) == ("mnli", str(tmp_path / "sweep/0"))
-    source = load_classifier(weights["folder"]).state_dict()
-    found = load_classifier(tmp_path / "sweep/1/checkpoints/1").state_dict()
+    source = open_weights(weights["folder"]).classifier().state_dict()
+    found = open_weights(tmp_path / "sweep/1/checkpoints/1").classifier().state_dict()
     moved = {
         name
         for name in source

@@ -153,7 +153,11 @@ def test_weights_without_a_tokenizer_take_that_of_the_settings(
     bare = run.parent / "bare"
     shutil.copytree(run / "checkpoints/20", bare)
     shutil.rmtree(bare / "tokenizer")
-    with pytest.raises(ConfigError, match=r"no tokenizer beside it: name one by tokenizer\.path"):
+    with pytest.raises(ConfigError, match=r"is damaged: tokenizer/tokenizer\.json: missing"):
+        load_evaluated(compose(f"mteb_model={bare}"))
+    for name in ("manifest.json", "trainer_state.pt"):  # a folder of bare weights
+        (bare / name).unlink()
+    with pytest.raises(ConfigError, match=r"has no tokenizer/.* or set tokenizer\.path"):
         load_evaluated(compose(f"mteb_model={bare}"))
     words = [f"tokenizer.path={tokenizer_folder}", "tokenizer.train_vocab_size=null"]
     evaluated = load_evaluated(compose(f"mteb_model={bare}", *words))
