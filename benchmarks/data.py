@@ -162,7 +162,7 @@ def measure_memory(folder: Path, tokens: int) -> Figures:
         plan.mkdir()
         packing.write_plan(TokenStore.open(store).offsets, plan)
         return measure_in_fresh_process(folder, tokens)
-    masking = real_data(folder, "factbook", 512).masking(seed=0)
+    masking = real_data(folder, "factbook", 512).masking(train=True)
     before = resident()
     maker = RowMaker(info, masking, packing)
     rows = TokenRows(TokenStore.open(store), RowPlan.load(plan), maker)

@@ -33,6 +33,11 @@ class MaskRate:
     """Between two points: ``linear``, ``cosine`` (half a wave), or ``steps`` (the earlier rate
     holds until the later point)."""
 
+    @classmethod
+    def constant(cls, rate: float) -> "MaskRate":
+        """The same rate at every step."""
+        return cls(((0, rate),))
+
     def at(self, step: int) -> float:
         """The rate of a step."""
         later = next((i for i, (at, _) in enumerate(self.points) if at > step), len(self.points))
@@ -58,7 +63,7 @@ def mask_rate(
 ) -> MaskRate:
     """The mask rate of a run: ``constant``, or what ``schedule`` (place in the run: rate) says."""
     if not schedule:
-        return MaskRate(((0, constant),))
+        return MaskRate.constant(constant)
     points = {place_in_run(place, total_steps): float(rate) for place, rate in schedule.items()}
     return MaskRate(tuple(sorted(points.items())), shape)
 

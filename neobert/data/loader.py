@@ -31,7 +31,8 @@ class MicroBatches(Dataset[MaskedBatch]):
 
     def __getitem__(self, number: int) -> MaskedBatch:
         numbers = self.steps.numbers(number)
-        return self.rows.batch([self.order.row(one) for one in numbers], list(numbers))
+        step = number // self.steps.share.accumulation
+        return self.rows.batch([self.order.row(one) for one in numbers], list(numbers), step)
 
 
 @dataclass(frozen=True, slots=True)

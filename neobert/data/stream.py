@@ -146,7 +146,7 @@ class StreamBatches(IterableDataset):  # type: ignore[type-arg]
                     continue
                 waiting.append((rows, row, number))
                 if len(waiting) == size:
-                    yield joined(waiting), start
+                    yield joined(waiting, micro_batch // self.steps.share.accumulation), start
                     waiting, micro_batch = [], micro_batch + 1
                     wanted = self.steps.numbers(micro_batch)
 
@@ -208,10 +208,10 @@ class StreamLoader:
         self._state = window
 
 
-def joined(parts: list[tuple[TokenRows, int, int]]) -> MaskedBatch:
+def joined(parts: list[tuple[TokenRows, int, int]], step: int) -> MaskedBatch:
     """One batch of rows that may lie in several windows."""
     maker = parts[0][0].maker
-    return maker.batch([maker.mask(rows.lay_out(row), number) for rows, row, number in parts])
+    return maker.batch([maker.mask(rows.lay_out(row), number, step) for rows, row, number in parts])
 
 
 def memory_store(batches: Iterable[Encoded]) -> TokenStore:

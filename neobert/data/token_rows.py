@@ -66,11 +66,11 @@ class RowMaker:
             lengths.append(length - text)
         return Row(np.concatenate(parts) if parts else np.zeros(0, np.int64), lengths, text)
 
-    def mask(self, row: Row, key: int) -> MaskedRow:
-        """``row`` as it is masked where it has the number ``key`` in the run."""
+    def mask(self, row: Row, key: int, step: int) -> MaskedRow:
+        """``row`` as it is masked where it has the number ``key`` in the run, for ``step``."""
         maskable = ~self.tokenizer.is_special[row.ids]
         maskable[row.text :] = False
-        corrupted, positions = mask_row(row.ids, maskable, self.masking, key)
+        corrupted, positions = mask_row(row.ids, maskable, self.masking, key, step)
         return MaskedRow(corrupted, row.lengths, row.text, positions, row.ids[positions])
 
     def batch(self, rows: Sequence[MaskedRow]) -> MaskedBatch:
@@ -113,12 +113,13 @@ class TokenRows:
     plan: RowPlan
     maker: RowMaker
 
-    def batch(self, rows: Sequence[int], keys: Sequence[int]) -> MaskedBatch:
-        """The micro-batch of these rows, masked under these keys."""
+    def batch(self, rows: Sequence[int], keys: Sequence[int], step: int = 0) -> MaskedBatch:
+        """The micro-batch of these rows, masked under these keys at the rate of ``step``."""
         maker = self.maker
-        return maker.batch(
-            [maker.mask(self.lay_out(row), key) for row, key in zip(rows, keys, strict=True)]
-        )
+        masked = [
+            maker.mask(self.lay_out(row), key, step) for row, key in zip(rows, keys, strict=True)
+        ]
+        return maker.batch(masked)
 
     def documents(self, row: int) -> list[Ids]:
         """The documents of a row as ids, before masking."""

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from neobert.batch import IGNORE, MaskedBatch
+from neobert.data.curriculum import MaskRate
 from neobert.data.loader import MicroBatches, StepLoader, Workers, build_loader
 from neobert.data.masking import Masking
 from neobert.data.order import BLOCK, EMPTY, GROUP, Order
@@ -34,7 +35,7 @@ def rows(info: TokenizerInfo, texts: list[str]) -> TokenRows:
 def make_rows(info: TokenizerInfo, texts: list[str], **changes: object) -> TokenRows:
     store = memory_store([info.text.encode(texts)])
     packing = replace(Packing(32, 32, info.wrapping, packed=True, truncate=False), **changes)
-    masking = Masking(0.2, False, info.mask_token_id, info.random_ids, seed=3)
+    masking = Masking(MaskRate.constant(0.2), False, info.mask_token_id, info.random_ids, seed=3)
     maker = RowMaker(info, masking, packing)
     return TokenRows(store, packing.plan(store.offsets), maker)
 

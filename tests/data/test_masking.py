@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
 
+from neobert.config.datacollator import DataCollatorConfig
+from neobert.data.curriculum import MaskRate
+from neobert.data.mask_units import MaskUnits
 from neobert.data.masking import Masking, mask_row
 
 MASK = 4
@@ -8,7 +11,7 @@ MASK = 4
 
 def masking(**changes: object) -> Masking:
     settings = {
-        "probability": 0.2,
+        "rate": MaskRate.constant(0.2),
         "mask_all": False,
         "mask_id": MASK,
         "random_ids": np.arange(5, 100),
@@ -72,7 +75,9 @@ def test_every_token_is_a_target_with_that_probability(probability: float) -> No
     ids, maskable = row(12)
     counts = np.zeros(12)
     for number in range(4000):
-        counts[mask_row(ids, maskable, masking(probability=probability), number)[1]] += 1
+        counts[
+            mask_row(ids, maskable, masking(rate=MaskRate.constant(probability)), number)[1]
+        ] += 1
     assert counts[0] == counts[-1] == 0
     assert counts[1:-1] / 4000 == pytest.approx(probability, abs=0.03)
 
@@ -81,3 +86,62 @@ def test_the_number_of_targets_is_fixed_up_to_rounding() -> None:
     counts = {len(mask_row(*row(), masking(), number)[1]) for number in range(50)}
     assert counts <= {199, 200}
     assert masking().most_targets(1000) == 200
+
+
+def test_the_rate_is_that_of_the_step_and_its_bound_that_of_the_run() -> None:
+    moving = masking(rate=MaskRate(((0, 0.4), (100, 0.1))))
+    counts = [len(mask_row(*row(), moving, 7, step)[1]) for step in (0, 50, 100)]
+    assert counts == pytest.approx([0.4 * 998, 0.25 * 998, 0.1 * 998], abs=1)
+    assert moving.most_targets(1000) == 400
+
+
+@pytest.mark.parametrize("kind", ["word", "span"])
+def test_units_are_masked_whole(kind: str) -> None:
+    ids, maskable = row(2000)
+    continues = np.arange(100) % 2 == 1
+    units = MaskUnits(kind, continues, longest_span=5)
+    corrupted, chosen = mask_row(ids, maskable, masking(units=units, mask_all=True), 0)
+    assert len(chosen) == pytest.approx(0.2 * 1998, abs=1)
+    assert (corrupted[chosen] == MASK).all()
+    if kind == "word":
+        before, after = chosen - 1, chosen + 1
+        starts_inside = continues[ids[chosen]] & maskable[before]
+        assert np.isin(before[starts_inside], chosen).all()
+        inner = maskable[after]
+        assert np.isin(after[inner][continues[ids[after[inner]]]], chosen).all()
+    else:
+        runs = np.split(chosen, np.flatnonzero(np.diff(chosen) > 1) + 1)
+        assert np.mean([len(run) for run in runs]) > 2
+
+
+def test_a_span_shares_one_outcome() -> None:
+    ids, maskable = row(4000)
+    units = MaskUnits("span", longest_span=8)
+    settings = masking(units=units, replace_share=0.5, random_share=0.0)
+    corrupted, chosen = mask_row(ids, maskable, settings, 0)
+    masked = corrupted[chosen] == MASK
+    neighbours = np.diff(chosen) == 1
+    assert (masked[1:] == masked[:-1])[neighbours].mean() > 0.8
+
+
+def test_the_shares_of_what_replaces() -> None:
+    ids, maskable = row(50_000)
+    settings = masking(replace_share=0.3, random_share=0.6)
+    corrupted, chosen = mask_row(ids, maskable, settings, 0)
+    assert (corrupted[chosen] == MASK).mean() == pytest.approx(0.3, abs=0.02)
+    assert (corrupted[chosen] == ids[chosen]).mean() == pytest.approx(0.1 + 0.6 / 95, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"mlm_schedule": {"soon": 0.3}}, "datacollator.mlm_schedule.soon: must be a step"),
+        ({"mlm_schedule": {"50%": 1.3}}, "datacollator.mlm_schedule.50%=1.3: must be between"),
+        ({"mlm_schedule_shape": "exp"}, "datacollator.mlm_schedule_shape=exp: must be one of"),
+        ({"mask_unit": "sentence"}, "datacollator.mask_unit=sentence: must be one of"),
+        ({"span_p": 0.0}, "datacollator.span_p=0.0: must be greater than 0"),
+        ({"replace_share": 0.8, "random_share": 0.3}, "are 1.1 together, at most 1"),
+    ],
+)
+def test_settings_of_masking_that_are_wrong(settings: dict[str, object], problem: str) -> None:
+    assert problem in "\n".join(DataCollatorConfig(**settings).problems())

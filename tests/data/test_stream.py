@@ -10,6 +10,7 @@ from datasets import load_dataset
 
 from neobert.batch import MaskedBatch
 from neobert.config.checks import ConfigError
+from neobert.data.curriculum import MaskRate
 from neobert.data.loader import Workers
 from neobert.data.masking import Masking
 from neobert.data.packing import Packing
@@ -34,7 +35,7 @@ def stream_rows(tmp_path: Path, info: TokenizerInfo, texts: list[str]) -> Stream
         documents=Documents("mine", {"mine": 1}, list, lambda e: ConfigError(f"mine: {e}")),
         column="text",
         tokenizer=info,
-        masking=Masking(0.2, False, info.mask_token_id, info.random_ids, seed=3),
+        masking=Masking(MaskRate.constant(0.2), False, info.mask_token_id, info.random_ids, seed=3),
         packing=Packing(32, 32, info.wrapping, packed=True, truncate=False),
         window=25,
     )

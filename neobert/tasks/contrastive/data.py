@@ -17,7 +17,7 @@ from neobert.batch import TensorBatch
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
-from neobert.data.masking import Masking
+from neobert.data.masking import build_masking
 from neobert.data.steps import Share
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.tasks.contrastive.batches import Texts
@@ -162,11 +162,15 @@ class ContrastiveDataModule(LightningDataModule):
             config.seed,
             self.total_steps * config.trainer.gradient_accumulation_steps,
         )
+        masking = None
+        if settings.pretraining_step == "mlm":
+            collator, steps = config.datacollator, self.total_steps
+            masking = build_masking(collator, self.tokenizer, config.seed, steps)
         making = Making(
             hard_negatives=settings.hard_negatives,
             chunk_size=settings.micro_batch_size,
             seed=config.seed,
-            masking=self._masking() if settings.pretraining_step == "mlm" else None,
+            masking=masking,
             is_special=self.tokenizer.is_special,
         )
         batches = Batches(self.sources, self.corpus, draws, self.share, making)
@@ -188,16 +192,6 @@ class ContrastiveDataModule(LightningDataModule):
             for part in parts[share.rank :: share.ranks]
         ]
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
-
-    def _masking(self) -> Masking:
-        settings = self.config.datacollator
-        return Masking(
-            probability=settings.mlm_probability,
-            mask_all=settings.mask_all,
-            mask_id=self.tokenizer.mask_token_id,
-            random_ids=self.tokenizer.random_ids,
-            seed=self.config.seed,
-        )
 
 
 def held_out_rows(table: ArrowDataset, fraction: float | None) -> NDArray[np.bool_]:

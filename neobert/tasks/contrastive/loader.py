@@ -126,7 +126,8 @@ class Batches(Dataset[AnyBatch]):
             draw = _generator(self.making.seed, TEXTS, self._key(number))
             places = draw.choice(len(self.corpus), self.share.batch_size)
             texts = [self.corpus[int(place)] for place in places]
-        return pretraining_batch(texts, self.making, self._key(number))  # type: ignore[arg-type]
+        step = number // self.share.accumulation
+        return pretraining_batch(texts, self.making, self._key(number), step)  # type: ignore[arg-type]
 
     def _key(self, number: int) -> int:
         return number * self.share.ranks + self.share.rank
@@ -160,7 +161,7 @@ def _numbers(rows: Sequence[dict[str, object]], name: str) -> torch.Tensor:
 
 
 def pretraining_batch(
-    texts: Sequence[Sequence[int]], making: Making, key: int
+    texts: Sequence[Sequence[int]], making: Making, key: int, step: int
 ) -> TwiceBatch | MaskedBatch:
     """A step against forgetting: the same texts twice, or with some of their tokens masked."""
     if making.masking is None:
@@ -169,9 +170,8 @@ def pretraining_batch(
     corrupted, positions, labels, offset = [], [], [], 0
     for place, text in enumerate(texts):
         ids = np.asarray(text, dtype=np.int64)
-        masked, chosen = mask_row(
-            ids, ~making.is_special[ids], making.masking, key * len(texts) + place
-        )
+        row = key * len(texts) + place
+        masked, chosen = mask_row(ids, ~making.is_special[ids], making.masking, row, step)
         corrupted.append(masked.tolist())
         positions.append(chosen + offset)
         labels.append(ids[chosen])

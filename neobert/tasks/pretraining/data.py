@@ -18,7 +18,7 @@ from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder, key_of, publish
 from neobert.data.loader import MicroBatches, StepLoader, Workers, build_loader
-from neobert.data.masking import Masking
+from neobert.data.masking import Masking, build_masking
 from neobert.data.order import VERSION as ORDER_VERSION
 from neobert.data.order import Order
 from neobert.data.packing import Packing, RowPlan
@@ -269,28 +269,23 @@ class PretrainingDataModule(LightningDataModule):
             documents=self.source.train,
             column=self.source.column,
             tokenizer=self.tokenizer,
-            masking=self.masking(self.config.seed),
+            masking=self.masking(train=True),
             packing=self.packing,
             window=self.config.dataset.shuffle_buffer_size,
         )
 
     def _rows(self, train: bool) -> TokenRows:
-        masking = self.masking(self.config.seed if train else EVALUATION_SEED)
-        maker = RowMaker(self.tokenizer, masking, self.packing)
+        maker = RowMaker(self.tokenizer, self.masking(train), self.packing)
         if train:
             return TokenRows(self.train_store, self.train_plan, maker)
         return TokenRows(self.eval_store, self.eval_plan, maker)
 
-    def masking(self, seed: int) -> Masking:
-        """How tokens are chosen and replaced."""
+    def masking(self, train: bool) -> Masking:
+        """How tokens are chosen and replaced: evaluation always at one rate, under one seed."""
         settings = self.config.datacollator
-        return Masking(
-            probability=settings.mlm_probability,
-            mask_all=settings.mask_all,
-            mask_id=self.tokenizer.mask_token_id,
-            random_ids=self.tokenizer.random_ids,
-            seed=seed,
-        )
+        if train:
+            return build_masking(settings, self.tokenizer, self.config.seed, self.total_steps)
+        return build_masking(settings, self.tokenizer, EVALUATION_SEED)
 
     def _store(self, documents: Documents, cache: Path) -> TokenStore:
         return token_store(cache, documents, self.tokenizer, self._processes)

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 
 from neobert.batch import IGNORE, MaskedBatch
+from neobert.data.curriculum import MaskRate
 from neobert.data.masking import Masking
 from neobert.data.steps import Share
 from neobert.tasks.contrastive.batches import PairBatch, Texts, TwiceBatch
@@ -149,7 +150,7 @@ def test_up_to_so_many_hard_negatives_of_a_pair_are_drawn_anew_each_time(asked):
 
 @pytest.mark.proves("contrastive.pretraining_step")
 def test_a_masked_step_keeps_what_stood_at_its_targets():
-    masking = Masking(0.4, True, mask_id=4, random_ids=np.arange(5, 64), seed=0)
+    masking = Masking(MaskRate.constant(0.4), True, mask_id=4, random_ids=np.arange(5, 64), seed=0)
     loaded = batches([source("a", 8)], Draws.of([8], 1.0, 1.0, 0, 3), masking=masking)
     batch = loaded[2]
     assert isinstance(batch, MaskedBatch)
