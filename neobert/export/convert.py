@@ -17,9 +17,11 @@ CLASSES = {
     "AutoConfig": "NeoBERTConfig",
     "AutoModel": "NeoBERT",
     "AutoModelForMaskedLM": "NeoBERTLMHead",
+    "AutoModelForPreTraining": "NeoBERTLMHead",
     "AutoModelForSequenceClassification": "NeoBERTForSequenceClassification",
     "AutoModelForTokenClassification": "NeoBERTForTokenClassification",
     "AutoModelForQuestionAnswering": "NeoBERTForQuestionAnswering",
+    "AutoModelForMultipleChoice": "NeoBERTForMultipleChoice",
 }
 ARCHITECTURES = {
     "masked_lm": "NeoBERTLMHead",
@@ -45,12 +47,18 @@ def config_json(source: Source) -> dict[str, object]:
         "pad_token_id": encoder.pad_token_id,
         "dropout": config.dropout_prob,
         **{name: getattr(config, name) for name in fields_of(*PUBLISHED_PARTS)},
+        "max_length": config.max_position_embeddings,  # the reference's modeling file reads it
     }
     if isinstance(model, MaskedLM):
         values["tie_word_embeddings"] = _tied(model)
         values["decoder_bias"] = model.decoder.bias is not None
     if isinstance(model, SequenceClassifier):
-        values |= _labels(source, model.classifier.out_features)
+        values |= label_settings(source, model.classifier.out_features)
+        values |= {
+            "classifier_dropout": source.classifier_dropout,
+            "classifier_activation": model.settings.activation,
+            "classifier_pooling": model.settings.pooling,
+        }
     return values
 
 
@@ -92,11 +100,11 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, folder:
     write_json(special, folder / "special_tokens_map.json")
 
 
-def _labels(source: Source, count: int) -> dict[str, object]:
-    regression = count == 1
+def label_settings(source: Source, count: int) -> dict[str, object]:
+    """Names of the ``count`` classes, and what the scores are."""
+    names = source.labels if len(source.labels) == count else [f"LABEL_{i}" for i in range(count)]
     return {
-        "id2label": {str(number): f"LABEL_{number}" for number in range(count)},
-        "label2id": {f"LABEL_{number}": number for number in range(count)},
-        "problem_type": "regression" if regression else "single_label_classification",
-        "classifier_dropout": source.settings.glue.classifier_dropout if source.settings else 0.0,
+        "id2label": {str(number): name for number, name in enumerate(names)},
+        "label2id": {name: number for number, name in enumerate(names)},
+        "problem_type": "regression" if count == 1 else "single_label_classification",
     }

@@ -8,6 +8,8 @@ Letters: B rows, S places in a row, T tokens that are computed, E model width, H
 a head, V vocabulary. ``...`` is ``B, S`` where rows stay rectangles and ``T`` where padding is out.
 """
 
+import math
+from copy import deepcopy
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutput,
     MaskedLMOutput,
+    MultipleChoiceModelOutput,
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
@@ -31,6 +34,9 @@ except ImportError:
     flash_attn_varlen_func = None
 
 
+CLASSIFIER_ACTIVATIONS = {"tanh": torch.tanh, "gelu": F.gelu, "none": None}
+
+
 class NeoBERTConfig(PretrainedConfig):
     """Shape of the model; ``max_length`` is the published name of ``max_position_embeddings``.
 
@@ -38,6 +44,9 @@ class NeoBERTConfig(PretrainedConfig):
     a multiple of 8. ``embedding_init_range`` and ``decoder_init_range`` are half-widths of uniform
     distributions, ``classifier_init_range`` is a standard deviation. ``ngpt`` is the normalised
     transformer (arXiv 2410.01131), which has no norms, no ``hidden_act`` and no tied decoder.
+    ``rope_scaling`` scales the rotary frequencies (``rope_type`` linear, yarn or llama3).
+    ``classifier_activation`` is ``tanh``, ``gelu`` or ``none`` (no dense layer),
+    ``classifier_pooling`` ``cls`` (first token) or ``avg`` (mean of the tokens).
     """
 
     model_type = "neobert"
@@ -59,9 +68,12 @@ class NeoBERTConfig(PretrainedConfig):
         rms_norm: bool = True,
         rope: bool = True,
         rope_theta: float = 10000.0,
+        rope_scaling: dict | None = None,
         hidden_act: str = "swiglu",
         dropout: float = 0.0,
         classifier_dropout: float | None = None,
+        classifier_activation: str = "tanh",
+        classifier_pooling: str = "cls",
         tie_word_embeddings: bool = True,
         decoder_bias: bool = False,
         ngpt: bool = False,
@@ -75,8 +87,13 @@ class NeoBERTConfig(PretrainedConfig):
             )
         if rope and hidden_size // num_attention_heads % 2:
             raise ValueError("rope=True needs an even hidden_size / num_attention_heads")
-        if hidden_act.lower() not in ("swiglu", "gelu"):
-            raise ValueError(f"hidden_act must be swiglu or gelu, not {hidden_act!r}")
+        for name, value, allowed in (
+            ("hidden_act", hidden_act.lower(), ("swiglu", "gelu")),
+            ("classifier_activation", classifier_activation, tuple(CLASSIFIER_ACTIVATIONS)),
+            ("classifier_pooling", classifier_pooling, ("cls", "avg")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be {' or '.join(allowed)}, not {value!r}")
         if ngpt and not rope:
             raise ValueError("ngpt=True needs rope=True: it has no learned positions")
         self.hidden_size = hidden_size
@@ -93,9 +110,13 @@ class NeoBERTConfig(PretrainedConfig):
         self.rms_norm = rms_norm
         self.rope = rope
         self.rope_theta = rope_theta
+        # Not under its own name, which transformers 5 turns into another.
+        self.rotary_scaling = dict(rope_scaling or {})
         self.hidden_act = hidden_act.lower()
         self.dropout = dropout
         self.classifier_dropout = dropout if classifier_dropout is None else classifier_dropout
+        self.classifier_activation = classifier_activation
+        self.classifier_pooling = classifier_pooling
         self.decoder_bias = decoder_bias
         self.ngpt = ngpt
         self.base_scale = base_scale
@@ -109,6 +130,8 @@ class NeoBERTConfig(PretrainedConfig):
         """Without the generation length that transformers 4 gives every configuration."""
         values = super().to_dict()
         values.pop("max_length", None)
+        if "rotary_scaling" in values:
+            values["rope_scaling"] = values.pop("rotary_scaling")
         return values
 
 
@@ -120,7 +143,8 @@ class Layout(NamedTuple):
     ``documents`` and ``flash``: T tokens of documents laid end to end."""
 
     mask: Tensor | None = None
-    """(B, 1, 1, S), True at keys that may be seen; ``None`` if all may."""
+    """(B, 1, 1, S), True at keys that may be seen; ``None`` if all may. (B, 1 or H, S, S), bool or
+    additive, where that depends on the query."""
 
     places: Tensor | None = None
     """(T,) where each token stands among the B * S; ``None`` if nothing was left out."""
@@ -135,22 +159,67 @@ class Layout(NamedTuple):
 
 
 def keys_to_keep(attention_mask: Tensor, shape: torch.Size) -> Tensor:
-    """(B, S) True at tokens to attend to; the mask may be bool, 0/1 or additive (0 / -inf)."""
-    if attention_mask.shape != shape:
+    """(B, S) True at tokens that may be attended to, from a mask of any form that is accepted.
+
+    The mask may be bool, 0/1 or additive (0 / -inf), of the shape (B, S), or (B, S, S) or
+    (B, 1 or H, 1 or S, S) with queries before keys; there a token is kept that any query sees.
+    """
+    seen = seen_keys(attention_mask, shape)
+    while seen.dim() > 2:
+        seen = seen.any(1)
+    return seen.expand(shape)
+
+
+def seen_keys(attention_mask: Tensor, shape: torch.Size) -> Tensor:
+    """True where the mask lets attention through, in the mask's own shape."""
+    rows, places = shape
+    size = tuple(attention_mask.shape)
+    by_query = len(size) in (3, 4) and size[0] in (1, rows) and size[-2] in (1, places)
+    if size != (rows, places) and not (by_query and size[-1] == places):
         raise ValueError(
-            f"attention_mask must have the shape of the tokens, {tuple(shape)}, "
-            f"not {tuple(attention_mask.shape)}"
+            f"attention_mask must have the shape of the tokens, {(rows, places)}, or "
+            f"{(rows, places, places)} or {(rows, 1, places, places)} with queries before keys, "
+            f"not {size}"
         )
     if not attention_mask.is_floating_point():
         return attention_mask != 0
-    if attention_mask.isnan().any():
+    if not fixed_shapes() and attention_mask.isnan().any():
         raise ValueError("attention_mask contains NaN")
-    additive = bool((attention_mask.min() < 0) | (attention_mask.max() <= 0))
-    return attention_mask >= 0 if additive else attention_mask != 0
+    if not is_additive(attention_mask):
+        return attention_mask != 0
+    return attention_mask >= 0 if attention_mask.dim() == 2 else attention_mask > BLOCKED
 
 
-def lay_out(keep: Tensor | None, shape: torch.Size, attention: str) -> Layout:
+BLOCKED = -1e4
+"""Additive masks with queries may hold biases; what is at most this much blocks a key."""
+
+
+def is_additive(attention_mask: Tensor) -> bool:
+    """Whether a mask is added to the scores (0 / -inf) and does not mark tokens to keep (1 / 0)."""
+    if not attention_mask.is_floating_point():
+        return False
+    return bool((attention_mask.min() < 0) | (attention_mask.max() <= 0))
+
+
+def pair_mask(attention_mask: Tensor, shape: torch.Size) -> Tensor | None:
+    """(B, 1 or H, S, S), bool or to be added to the scores; ``None`` if queries do not differ.
+
+    A query that sees no key would be all NaN: it may see everything, and means nothing.
+    """
+    if attention_mask.dim() == 2 or attention_mask.shape[-2] != shape[1]:
+        return None
+    pairs = attention_mask if attention_mask.dim() == 4 else attention_mask[:, None]
+    seen = seen_keys(pairs, shape)
+    sees_none = ~seen.any(-1, keepdim=True)
+    if is_additive(attention_mask):
+        return pairs.masked_fill(~seen, -torch.inf).masked_fill(sees_none, 0.0)
+    return seen | sees_none
+
+
+def lay_out(keep: Tensor | None, pairs: Tensor | None, shape: torch.Size, attention: str) -> Layout:
     """Prepare ``attention`` for the tokens of ``keep`` (all of them if ``None``)."""
+    if pairs is not None:
+        return Layout("eager" if attention == "eager" else "rows", mask=pairs)
     if attention in ("rows", "eager"):
         if keep is None:
             return Layout(attention)
@@ -189,22 +258,67 @@ def with_padding(x: Tensor, layout: Layout, shape: torch.Size) -> Tensor:
     return x.unflatten(0, shape)
 
 
-def rotary_table(positions: Tensor, head_width: int, theta: float) -> Tensor:
+def rotary_table(positions: Tensor, head_width: int, theta: float, scaling: dict) -> Tensor:
     """(..., D / 2, 2) cosines and sines that turn the pairs of channels of a head, in fp32.
 
     Made anew in each forward pass: a buffer would come back as garbage from loading on the meta
     device, be rounded by ``.to(bfloat16)``, and end at the trained length.
     """
     even = torch.arange(0, head_width, 2, dtype=torch.float32, device=positions.device)
-    angles = positions[..., None].float() * theta ** (-even / head_width)
-    return torch.stack((angles.cos(), angles.sin()), -1)
+    frequencies, height = theta ** (-even / head_width), 1.0
+    match scaling.get("rope_type", "default"):
+        case "linear":
+            frequencies = frequencies / scaling["factor"]
+        case "yarn":
+            frequencies, height = yarn(frequencies, theta, scaling)
+        case "llama3":
+            frequencies = llama3(frequencies, scaling)
+    angles = positions[..., None].float() * frequencies
+    table = torch.stack((angles.cos(), angles.sin()), -1)
+    return table if height == 1.0 else table * height
+
+
+def yarn(frequencies: Tensor, theta: float, scaling: dict) -> tuple[Tensor, float]:
+    """Scaled frequencies and the factor of cosines and sines (arXiv 2309.00071, section 3.4)."""
+    factor, trained = scaling["factor"], scaling["original_max_position_embeddings"]
+    width = 2 * len(frequencies)
+
+    def channel(rotations: float) -> float:  # that turns so often over the trained length
+        return width * math.log(trained / (rotations * 2 * math.pi)) / (2 * math.log(theta))
+
+    first = channel(float(scaling.get("beta_fast") or 32))
+    last = channel(float(scaling.get("beta_slow") or 1))
+    if scaling.get("truncate", True):
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, width - 1)
+    if first == last:
+        last += 0.001
+    place = torch.arange(len(frequencies), dtype=torch.float32, device=frequencies.device)
+    slow = ((place - first) / (last - first)).clamp(0, 1)
+    height = scaling.get("attention_factor")
+    if height is None:
+        height = 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1
+    return frequencies / factor * slow + frequencies * (1 - slow), float(height)
+
+
+def llama3(frequencies: Tensor, scaling: dict) -> Tensor:
+    """Waves longer than the trained length are stretched by the factor, short ones stay."""
+    factor, low, high = (scaling[key] for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequencies / factor * (1 - kept) + frequencies * kept
+
+
+def fixed_shapes() -> bool:
+    """Whether the model is being compiled or traced: control flow must not depend on values."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def turn(x: Tensor, rotary: Tensor) -> Tensor:
     """Rotate the interleaved pairs of channels of ``x`` (..., H, 2, D) by their token's angle."""
     pairs = x.float().unflatten(-1, (-1, 2))  # (..., H, 2, D / 2, 2)
     rotary = rotary[..., None, None, :, :]
-    if torch.compiler.is_compiling():  # inductor has no complex numbers; without it they are fast
+    if fixed_shapes():  # neither inductor nor ONNX has complex numbers; without them they are fast
         (real, imaginary), (cos, sin) = pairs.unbind(-1), rotary.unbind(-1)
         turned = torch.stack((real * cos - imaginary * sin, real * sin + imaginary * cos), -1)
     else:
@@ -224,16 +338,21 @@ def attend(
     if layout.attention == "documents":
         return attend_documents(q, k, v, layout.runs, scale, dropout), None
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, S, D)
+    mask = layout.mask
+    if mask is not None and mask.is_floating_point():
+        mask = mask.to(q.dtype)
     if layout.attention == "rows":
         out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=layout.mask, dropout_p=dropout, scale=scale
+            q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale
         )
         return out.transpose(1, 2), None
     scores = q @ k.transpose(-1, -2) * scale
-    if layout.mask is not None:
-        scores = scores.masked_fill(~layout.mask, torch.finfo(scores.dtype).min)
+    if mask is not None and mask.is_floating_point():
+        scores = scores + mask
+    elif mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     weights = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
-    return (F.dropout(weights, dropout) @ v).transpose(1, 2), weights
+    return (F.dropout(weights, dropout, dropout > 0) @ v).transpose(1, 2), weights
 
 
 def attend_documents(
@@ -277,9 +396,21 @@ def feed_forward(config: NeoBERTConfig) -> nn.Module:
     )
 
 
+class NeoBERTRMSNorm(nn.RMSNorm):
+    """RMSNorm (arXiv 1910.07467), written out for exporters that do not know the operator."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., E) to (..., E)."""
+        if not torch.jit.is_tracing():
+            return super().forward(x)
+        exact = x.float()
+        scaled = exact * (exact.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+        return (scaled * self.weight).to(x.dtype)
+
+
 def norm(config: NeoBERTConfig) -> nn.Module:
     """RMSNorm, or LayerNorm with a bias."""
-    return (nn.RMSNorm if config.rms_norm else nn.LayerNorm)(
+    return (NeoBERTRMSNorm if config.rms_norm else nn.LayerNorm)(
         config.hidden_size, eps=config.norm_eps
     )
 
@@ -330,10 +461,10 @@ class NeoBERTBlock(NeoBERTAttention):
         self, x: Tensor, rotary: Tensor | None, layout: Layout
     ) -> tuple[Tensor, Tensor | None]:
         """(..., E) to (..., E), and the weights of attention if ``layout`` asks for them."""
-        dropout = self.dropout if self.training else 0.0
         out, weights = self.attention(self.attention_norm(x), rotary, layout)
-        x = x + F.dropout(out, dropout)
-        return x + F.dropout(self.ffn(self.ffn_norm(x)), dropout), weights
+        x = x + F.dropout(out, self.dropout, self.training)
+        out = F.dropout(self.ffn(self.ffn_norm(x)), self.dropout, self.training)
+        return x + out, weights
 
 
 class NeoBERTNormalizedBlock(NeoBERTAttention):
@@ -474,11 +605,14 @@ class NeoBERT(NeoBERTPreTrainedModel):
             output_hidden_states = config.output_hidden_states
         x = self._embed(input_ids, inputs_embeds)  # (B, S, E)
         shape = x.shape[:2]
-        keep = None if attention_mask is None else keys_to_keep(attention_mask, shape).to(x.device)
         attention = self._attention(x, output_attentions)
+        keep = pairs = None
+        if attention_mask is not None:
+            attention_mask = attention_mask.to(x.device)
+            keep, pairs = keys_to_keep(attention_mask, shape), pair_mask(attention_mask, shape)
         if keep is not None and attention not in ("rows", "eager") and keep.all():
             keep = None
-        layout = lay_out(keep, shape, attention)
+        layout = lay_out(keep, pairs, shape, attention)
         positions = self._positions(input_ids, position_ids, keep, x)
         rotary = None
         if config.rope:
@@ -486,6 +620,7 @@ class NeoBERT(NeoBERTPreTrainedModel):
                 without_padding(positions, layout),
                 config.hidden_size // config.num_attention_heads,
                 config.rope_theta,
+                config.rotary_scaling,
             )
         else:
             x = x + self.positional_embedding(positions)
@@ -531,8 +666,7 @@ class NeoBERT(NeoBERTPreTrainedModel):
                     f"device and dtype=torch.bfloat16 or float16; here: {x.device}, {x.dtype}"
                 )
             return "flash"
-        fixed_shapes = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        return "rows" if fixed_shapes or x.device.type != "cpu" else "documents"
+        return "rows" if fixed_shapes() or x.device.type != "cpu" else "documents"
 
     def _positions(
         self,
@@ -550,10 +684,10 @@ class NeoBERT(NeoBERTPreTrainedModel):
         else:
             text = torch.ones(shape, dtype=torch.bool, device=x.device) if keep is None else keep
             if self.config.rope:
-                return (text.cumsum(-1) - 1).clamp(min=0)
+                return (text.long().cumsum(-1) - 1).clamp(min=0)
             if input_ids is not None:
                 text = text & (input_ids != self.config.pad_token_id)
-            positions = text.cumsum(-1) * text
+            positions = text.long().cumsum(-1) * text
         longest = self.config.max_position_embeddings
         if not self.config.rope and shape[1] > longest and positions.max() > longest:
             raise ValueError(
@@ -645,14 +779,80 @@ class NeoBERTWithNewHead(NeoBERTPreTrainedModel):
         nn.init.normal_(weight, std=self.config.classifier_init_range)
 
 
-class NeoBERTForSequenceClassification(NeoBERTWithNewHead):
-    """Classes, several labels, or numbers (``problem_type``) from a text's first token."""
+class ClassifierHead(nn.Linear):
+    """The last layer of a classifier, which applies the dense layer beside it first.
+
+    The dense layer belongs to the model, where the published weights have it. But PEFT trains and
+    saves a copy of ``classifier`` alone, so a copy takes the dense layer along, and gives it back
+    where it is put into a model again.
+    """
+
+    def __init__(self, model: "NeoBERTWithClassifier") -> None:
+        config = model.config
+        super().__init__(config.hidden_size, model.num_scores)
+        self._owner = (model,)  # in a tuple, it is no part of this module
+        self._activation = CLASSIFIER_ACTIVATIONS[config.classifier_activation]
+        self._dropout = config.classifier_dropout
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(B, E) to (B, scores)."""
+        x = F.dropout(pooled, self._dropout, self.training)
+        if self._activation is not None:
+            dense = self._modules.get("dense") or self._owner[0].dense
+            x = F.dropout(self._activation(dense(x)), self._dropout, self.training)
+        return super().forward(x)
+
+    def __deepcopy__(self, memo: dict) -> "ClassifierHead":
+        owner = self._owner[0]
+        new = self.__class__.__new__(self.__class__)
+        memo[id(self)] = new
+        with_owner = id(owner) in memo  # then the whole model is being copied
+        for name, value in self.__dict__.items():
+            if name != "_owner" or with_owner:
+                new.__dict__[name] = deepcopy(value, memo)
+        if not with_owner:
+            new.__dict__["_owner"] = self._owner
+            if self._activation is not None and "dense" not in self._modules:
+                new.dense = deepcopy(getattr(owner.dense, "base_layer", owner.dense), memo)
+        return new
+
+
+class NeoBERTWithClassifier(NeoBERTWithNewHead):
+    """A dense layer and a classifier on one vector per text."""
+
+    def __init__(self, config: NeoBERTConfig, num_scores: int) -> None:
+        super().__init__(config)
+        self.num_scores = num_scores
+        if config.classifier_activation != "none":
+            self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.classifier = ClassifierHead(self)
+        self.post_init()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "classifier" and isinstance(value, ClassifierHead):
+            value._owner = (self,)
+            if (dense := value._modules.pop("dense", None)) is not None:
+                self.dense = dense
+        super().__setattr__(name, value)
+
+    def _pooled(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """(B, E): the first token that is kept (padding may be on the left), or the mean."""
+        average = self.config.classifier_pooling == "avg"
+        if attention_mask is None:
+            return hidden.mean(1) if average else hidden[:, 0]
+        keep = keys_to_keep(attention_mask.to(hidden.device), hidden.shape[:2])
+        if average:
+            total = (hidden * keep[..., None]).sum(1)
+            return total / keep.sum(1, keepdim=True).clamp(min=1).to(hidden.dtype)
+        first = keep.int().argmax(-1)
+        return hidden[torch.arange(len(hidden), device=hidden.device), first]
+
+
+class NeoBERTForSequenceClassification(NeoBERTWithClassifier):
+    """Classes, several labels, or numbers (``problem_type``) of a text."""
 
     def __init__(self, config: NeoBERTConfig) -> None:
-        super().__init__(config)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
+        super().__init__(config, config.num_labels)
 
     def forward(
         self,
@@ -676,15 +876,7 @@ class NeoBERTForSequenceClassification(NeoBERTWithNewHead):
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        hidden = out.last_hidden_state
-        first = hidden.new_zeros(len(hidden), dtype=torch.long)
-        if attention_mask is not None:  # padding may stand on the left
-            first = (
-                keys_to_keep(attention_mask, hidden.shape[:2]).int().argmax(-1).to(hidden.device)
-            )
-        x = hidden[torch.arange(len(hidden), device=hidden.device), first]  # (B, E)
-        x = torch.tanh(self.dense(self.dropout(x)))
-        logits = self.classifier(self.dropout(x))
+        logits = self.classifier(self._pooled(out.last_hidden_state, attention_mask))
         loss = None if labels is None else self._loss(logits, labels.to(logits.device))
         outputs = SequenceClassifierOutput(loss, logits, out.hidden_states, out.attentions)
         return self._outputs(outputs, return_dict)
@@ -700,6 +892,47 @@ class NeoBERTForSequenceClassification(NeoBERTWithNewHead):
         if problem.startswith("single_label"):
             return F.cross_entropy(logits.float(), labels.view(-1))
         return F.binary_cross_entropy_with_logits(logits.float(), labels.float())
+
+
+class NeoBERTForMultipleChoice(NeoBERTWithClassifier):
+    """A score for each of several texts, the choices, of which one is right."""
+
+    def __init__(self, config: NeoBERTConfig) -> None:
+        super().__init__(config, 1)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> MultipleChoiceModelOutput | tuple:
+        """Logits (B, choices) from inputs (B, choices, S); the loss is over the right choice."""
+        choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]
+        flat = [
+            None if x is None else x.flatten(0, 1)
+            for x in (input_ids, attention_mask, position_ids, inputs_embeds)
+        ]
+        out = self.model(
+            flat[0],
+            flat[1],
+            position_ids=flat[2],
+            inputs_embeds=flat[3],
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.classifier(self._pooled(out.last_hidden_state, flat[1])).view(-1, choices)
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits.float(), labels.view(-1).to(logits.device))
+        outputs = MultipleChoiceModelOutput(loss, logits, out.hidden_states, out.attentions)
+        return self._outputs(outputs, return_dict)
 
 
 class NeoBERTForTokenClassification(NeoBERTWithNewHead):

@@ -48,6 +48,9 @@ class Source:
     settings: Config | None
     """Configuration of the run; ``None`` where there is none that this package reads."""
 
+    labels: list[str]
+    """Names of a classifier's classes; empty where they have none."""
+
     summary: dict[str, object]
     """``summary.json`` of the run; empty if the run has not ended."""
 
@@ -76,6 +79,11 @@ class Source:
         return {"query": trained.query_prefix, "document": trained.document_prefix}
 
     @property
+    def classifier_dropout(self) -> float:
+        """Dropout that a classifier was trained with."""
+        return self.settings.glue.classifier_dropout if self.settings else 0.0
+
+    @property
     def step(self) -> int | None:
         """Optimizer steps that the weights have seen, if the folder's name says so."""
         return int(self.folder.name) if self.folder.name.isdigit() else None
@@ -94,6 +102,7 @@ def read_source(path: Path) -> Source:
         model=_load(weights, kind),
         tokenizer=weights.tokenizer,
         settings=settings,
+        labels=_labels(folder),
         summary=_summary(run),
         metrics=read_metrics(run.metrics_file) if run and run.metrics_file.is_file() else [],
         plot=run.plot_file if run and run.plot_file.is_file() else None,
@@ -143,6 +152,18 @@ def _settings(folder: Path) -> Config | None:
     except (ConfigError, ValueError) as error:
         log.warning("%s is not of this version, so the model card says less: %s", file, error)
         return None
+
+
+def _labels(folder: Path) -> list[str]:
+    """Names of the classes, as a checkpoint or an exported folder records them."""
+    information, config = folder / "tokenizer_info.json", folder / "config.json"
+    if information.is_file():
+        names = read_json(information).get("labels")
+        return [str(name) for name in names] if isinstance(names, list) else []
+    names = read_json(config).get("id2label") if config.is_file() else None
+    if not isinstance(names, dict):
+        return []
+    return [str(names.get(str(number), f"LABEL_{number}")) for number in range(len(names))]
 
 
 def _run_of(folder: Path) -> RunFolder | None:

@@ -5,6 +5,7 @@ Runs on its own under either version (`make test-transformers4`): it needs nothi
 
 import json
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForPreTraining,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -26,6 +29,7 @@ from neobert.export import modeling_neobert
 from neobert.export.modeling_neobert import (
     NeoBERT,
     NeoBERTConfig,
+    NeoBERTForMultipleChoice,
     NeoBERTForQuestionAnswering,
     NeoBERTForSequenceClassification,
     NeoBERTForTokenClassification,
@@ -51,10 +55,28 @@ HEADS = [
     NeoBERTForTokenClassification,
     NeoBERTForQuestionAnswering,
 ]
+CLASSIFIERS = [
+    {"classifier_activation": "gelu"},
+    {"classifier_activation": "none", "classifier_pooling": "avg"},
+]
+SCALINGS = [
+    {"rope_type": "linear", "factor": 3.0},
+    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 10},
+    {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+]
+SCALED = {"rope_scaling": SCALINGS[1]}
 AUTO_MAP = {
     "AutoConfig": "modeling_neobert.NeoBERTConfig",
     "AutoModel": "modeling_neobert.NeoBERT",
+    "AutoModelForPreTraining": "modeling_neobert.NeoBERTLMHead",
     "AutoModelForMaskedLM": "modeling_neobert.NeoBERTLMHead",
+    "AutoModelForMultipleChoice": "modeling_neobert.NeoBERTForMultipleChoice",
     "AutoModelForSequenceClassification": "modeling_neobert.NeoBERTForSequenceClassification",
     "AutoModelForTokenClassification": "modeling_neobert.NeoBERTForTokenClassification",
     "AutoModelForQuestionAnswering": "modeling_neobert.NeoBERTForQuestionAnswering",
@@ -190,8 +212,41 @@ def test_masks_may_be_of_any_kind(implementation: str) -> None:
     assert_close(model(ids, torch.zeros(ids.shape)).last_hidden_state, everything)
     with pytest.raises(ValueError, match="NaN"):
         model(ids, torch.full(ids.shape, torch.nan))
-    with pytest.raises(ValueError, match=r"\(2, 9\), not \(2, 1, 9\)"):
-        model(ids, mask[:, None])
+    with pytest.raises(ValueError, match=r"\(2, 9\), or .* not \(2, 8\)"):
+        model(ids, mask[:, 1:])
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_masks_may_depend_on_the_query(implementation: str) -> None:
+    model = make(NeoBERT, attn_implementation=implementation)
+    first, second = texts([5, 9])
+    together = torch.cat([first, second])[None]
+    document = torch.tensor([0] * 5 + [1] * 9)
+    pairs = (document[:, None] == document)[None]  # (1, S, S): two documents in a row
+    additive = torch.zeros(pairs.shape).masked_fill(~pairs, -torch.inf)
+    lowest = additive.clamp(min=torch.finfo(torch.float32).min)
+    expected = torch.cat([model(text[None])[0][0] for text in (first, second)])
+    for mask in (pairs, pairs.long(), pairs.float(), additive, lowest):
+        for form in (mask, mask[:, None], mask[:, None].expand(1, 4, 14, 14)):
+            assert_close(model(together, form)[0][0], expected, atol=1e-5, rtol=0)
+    bias = additive - 0.5 * (torch.arange(14)[:, None] - torch.arange(14)).abs()
+    assert (model(together, bias)[0][0] - expected).abs().max() > 1e-2  # a bias is no block
+
+    batch = padded(texts([5, 9]))
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    kept = mask.bool()
+    expected = model(ids, mask)[0][kept]
+    square = kept[:, None] & kept[:, :, None]  # padding sees nothing
+    for form in (mask[:, None], mask[:, None, None], square, square[:, None]):
+        states = model(ids, form)[0]
+        assert states.isfinite().all()
+        assert_close(states[kept], expected, atol=1e-5, rtol=0)
+    classifier = make(NeoBERTForSequenceClassification, num_labels=4)
+    left = padded(texts([6, 3]), "left")
+    flat, kept = left["attention_mask"], left["attention_mask"].bool()
+    expected = classifier(left["input_ids"], flat).logits
+    square = kept[:, None] & kept[:, :, None]
+    assert_close(classifier(left["input_ids"], square[:, None]).logits, expected)
 
 
 def test_ngpt_gives_the_reference_s_values() -> None:
@@ -345,7 +400,7 @@ def test_the_vocabulary_can_be_resized(tied: bool) -> None:
 
 
 @pytest.mark.parametrize("cls", [NeoBERT, *HEADS])
-@pytest.mark.parametrize("variant", [*VARIANTS, {"decoder_bias": True}])
+@pytest.mark.parametrize("variant", [*VARIANTS, {"decoder_bias": True}, *CLASSIFIERS, SCALED])
 def test_a_saved_model_comes_back_whole(cls: type, variant: dict, tmp_path: Path) -> None:
     model = make(cls, **variant)
     for parameter in model.parameters():
@@ -422,6 +477,8 @@ def test_every_auto_class_finds_its_model(tmp_path: Path) -> None:
     for auto, name in [
         (AutoModel, "NeoBERT"),
         (AutoModelForMaskedLM, "NeoBERTLMHead"),
+        (AutoModelForPreTraining, "NeoBERTLMHead"),
+        (AutoModelForMultipleChoice, "NeoBERTForMultipleChoice"),
         (AutoModelForSequenceClassification, "NeoBERTForSequenceClassification"),
         (AutoModelForTokenClassification, "NeoBERTForTokenClassification"),
         (AutoModelForQuestionAnswering, "NeoBERTForQuestionAnswering"),
@@ -501,6 +558,140 @@ def test_a_classifier_reads_the_first_token_that_is_not_padding() -> None:
     rows = texts([6, 3])
     left, right = model(**padded(rows, "left")).logits, model(**padded(rows)).logits
     assert_close(left, right, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "avg"])
+@pytest.mark.parametrize("activation", ["tanh", "gelu", "none"])
+def test_a_classifier_has_the_head_of_its_configuration(activation: str, pooling: str) -> None:
+    head = {"classifier_activation": activation, "classifier_pooling": pooling}
+    model = make(NeoBERTForSequenceClassification, num_labels=4, **head)
+    batch = padded(texts([6, 3]), "left")
+    states = model.model(**batch)[0]
+    texts_of = [states[0], states[1, 3:]]
+    x = torch.stack([text[0] if pooling == "cls" else text.mean(0) for text in texts_of])
+    if activation != "none":
+        x = getattr(torch.nn.functional, activation)(model.dense(x))
+    expected = torch.nn.functional.linear(x, model.classifier.weight, model.classifier.bias)
+    assert_close(model(**batch).logits, expected)
+    assert ("dense.weight" in model.state_dict()) == (activation != "none")
+    dropping = make(NeoBERTForSequenceClassification, classifier_dropout=1.0, **head).train()
+    torch.nn.init.ones_(dropping.classifier.bias)
+    assert_close(dropping(**batch).logits, torch.ones(2, 2))  # only the last bias is left
+
+
+def test_a_choice_is_made_between_texts() -> None:
+    model = make(NeoBERTForMultipleChoice)
+    rows = texts([6, 3, 5, 2])
+    flat = padded(rows)
+    batch = {name: tensor.unflatten(0, (2, 2)) for name, tensor in flat.items()}
+    out = model(**batch, labels=torch.tensor([1, 0]))
+    alone = torch.cat([model(text[None, None]).logits for text in rows]).view(2, 2)
+    assert_close(out.logits, alone, atol=1e-5, rtol=0)
+    expected = torch.nn.functional.cross_entropy(alone, torch.tensor([1, 0]))
+    assert_close(out.loss, expected, atol=1e-5, rtol=0)
+    embeds = model.model.encoder(flat["input_ids"])[None]
+    assert model(inputs_embeds=embeds).logits.shape == (1, 4)
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_rotary_scaling_is_that_of_the_trainer(scaling: dict) -> None:
+    from neobert.ops.rotary import rotary_table as trainers
+
+    positions = torch.arange(50)
+    table = modeling_neobert.rotary_table(positions, 16, 500.0, scaling)
+    assert_close(table.unbind(-1), trainers(positions, 16, 500.0, scaling))
+    plain = modeling_neobert.rotary_table(positions, 16, 500.0, {})
+    assert (table - plain).abs().max() > 0.1
+
+
+PEFT_TASKS = [
+    (NeoBERTForSequenceClassification, "SEQ_CLS", {}),
+    (NeoBERTForSequenceClassification, "SEQ_CLS", {"classifier_activation": "none"}),
+    (NeoBERTForMultipleChoice, "SEQ_CLS", {"classifier_activation": "gelu"}),
+    (NeoBERTForTokenClassification, "TOKEN_CLS", {}),
+    (NeoBERTForQuestionAnswering, "QUESTION_ANS", {}),
+    (NeoBERT, "FEATURE_EXTRACTION", {}),
+    (NeoBERTLMHead, None, {}),
+]
+
+
+# peft 0.21 on transformers 5.23
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+@pytest.mark.parametrize(
+    ("cls", "task", "head", "targets"),
+    [(*one, ["qkv"]) for one in PEFT_TASKS] + [(*one, "all-linear") for one in PEFT_TASKS[:3]],
+)
+def test_lora_with_its_defaults_gives_equal_outputs_after_saving(
+    cls: type, task: str | None, head: dict, targets: list[str] | str, tmp_path: Path
+) -> None:
+    peft = pytest.importorskip("peft")
+    make(NeoBERT).save_pretrained(tmp_path / "base")
+
+    def fresh(seed: int):
+        torch.manual_seed(seed)  # heads that pretraining does not know are drawn anew
+        return cls.from_pretrained(tmp_path / "base", **head)
+
+    rows = padded(texts([7, 4]))
+    if cls is NeoBERTForMultipleChoice:
+        rows = {name: tensor[None] for name, tensor in rows.items()}
+    settings = peft.LoraConfig(target_modules=targets, task_type=task, init_lora_weights=False)
+    model = peft.get_peft_model(fresh(1), settings)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model(**rows)[0].square().sum().backward()
+    optimizer.step()
+    model.eval().save_pretrained(tmp_path / "adapter")
+    expected = model(**rows)[0]
+    restored = peft.PeftModel.from_pretrained(fresh(2), tmp_path / "adapter").eval()
+    assert torch.equal(restored(**rows)[0], expected)
+    if task == "SEQ_CLS" and not head:
+        dense = model.base_model.model.classifier.modules_to_save["default"].dense
+        assert not torch.equal(dense.weight, model.base_model.model.dense.weight), "not trained"
+    merged = restored.merge_and_unload()
+    assert_close(merged(**rows)[0], expected, atol=1e-4, rtol=0)  # the sums are in another order
+    merged.save_pretrained(tmp_path / "merged")
+    again = cls.from_pretrained(tmp_path / "merged")
+    assert torch.equal(again(**rows)[0], merged(**rows)[0])
+    names = load_file(tmp_path / "merged/model.safetensors").keys()
+    assert not [name for name in names if name.startswith("classifier.dense")]
+
+
+@pytest.mark.parametrize("cls", [NeoBERT, *HEADS])
+def test_a_copy_of_a_model_stands_alone(cls: type) -> None:
+    model = make(cls)
+    copy = deepcopy(model)
+    batch = padded(texts([7, 4]))
+    expected = model(**batch)[0]
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    assert torch.equal(copy(**batch)[0], expected)
+    assert copy.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, SCALED])
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_legacy_exporter_of_onnx_writes_the_model(variant: dict, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    model = make(NeoBERT, **variant)
+    example = padded(texts([7, 4]))
+    axes = {0: "rows", 1: "places"}
+    names = ["input_ids", "attention_mask"]
+    torch.onnx.export(
+        model,
+        tuple(example[name] for name in names),
+        str(tmp_path / "model.onnx"),
+        input_names=names,
+        output_names=["last_hidden_state"],
+        dynamic_axes=dict.fromkeys([*names, "last_hidden_state"], axes),
+        opset_version=17,
+        dynamo=False,
+    )
+    session = runtime.InferenceSession(tmp_path / "model.onnx")
+    batch = padded(texts([11, 3, 8]))
+    (states,) = session.run(None, {name: batch[name].numpy() for name in names})
+    kept = batch["attention_mask"].bool()
+    expected = model(**batch)[0][kept]
+    assert_close(torch.from_numpy(states)[kept], expected, atol=1e-4, rtol=0)
 
 
 def test_tokens_and_answers_have_losses_of_their_text_only() -> None:

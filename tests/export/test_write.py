@@ -34,6 +34,10 @@ MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "untied": ("pretraining", {"tie_word_embeddings": False, "rope_theta": 500.0}),
     "nGPT": ("pretraining", {"ngpt": True, "base_scale": 0.2}),
     "regression": ("glue", {"labels": 1}),
+    "gelu on the mean": (
+        "glue",
+        {"classifier_activation": "gelu", "classifier_pooling": "avg", "names": ("a", "b", "c")},
+    ),
     "encoder": ("contrastive", {"query_prefix": "Query: ", "pooling": "cls"}),
 }
 
@@ -328,6 +332,26 @@ def test_a_wrong_command_line_says_what_to_give(capsys) -> None:
             main(wrong)
         assert error.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_class_names_of_the_data_are_exported(make_run, tmp_path) -> None:
+    from neobert.export.write import write_folder
+
+    source = read_source(make_run("glue", names=("no", "perhaps", "yes")))
+    (tmp_path / "model").mkdir()
+    write_folder(source, tmp_path / "model", "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    assert config["id2label"] == {"0": "no", "1": "perhaps", "2": "yes"}
+    assert config["label2id"] == {"no": 0, "perhaps": 1, "yes": 2}
+    again = read_source(tmp_path / "model")
+    assert again.labels == ["no", "perhaps", "yes"]
+
+
+def test_the_reference_s_modeling_file_finds_its_length(make_run) -> None:
+    from neobert.export.convert import config_json
+
+    values = config_json(read_source(make_run(rope=False)))
+    assert values["max_length"] == values["max_position_embeddings"] == 64
 
 
 def test_an_embedding_model_brings_its_pooling_and_a_classifier_its_labels(make_run) -> None:
