@@ -9,7 +9,7 @@ EXTRAS ?= dev,eval,sweep,deepspeed$(if $(GPU),$(comma)liger)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart glue test test-fast test-gpu test-liger venv-transformers4 test-transformers4 check bench bench-gpu format docs lock clean
+.PHONY: help setup quickstart glue test test-fast test-parity test-gpu test-liger venv-transformers4 test-transformers4 check bench bench-gpu format docs lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,9 @@ test: setup ## Lint, types and the whole test suite, what is exported on transfo
 
 test-fast: setup ## The tests that take under 20 s each
 	$(BIN)/python -m pytest -m 'not slow'
+
+test-parity: setup ## Does a test fail for each key of the contract whose effect is taken away? KEYS='wandb.*'
+	$(BIN)/python tests/parity.py $(KEYS)
 
 test-gpu: setup ## The tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu

@@ -10,24 +10,26 @@ dev set is optimistic, as in the published numbers; so the number of settings tr
 """
 
 import argparse
-import json
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+from matplotlib.figure import Figure
+
 from neobert.console import get_logger, show_messages
-from neobert.files import replacing, write_atomically
 from neobert.tasks.glue.published import GLUE_8, PUBLISHED
 from neobert.tasks.glue.transfer import read_summary
+from neobert.tools.report_files import Scores, bar_chart, markdown_table, write_report_files
 
 log = get_logger("neobert.tools.glue_report")  # __name__ is __main__ here
 
 DEFINITION = (
     "GLUE-8: the unweighted mean of " + ", ".join(GLUE_8) + "; WNLI is left out, as in the papers"
 )
+
+COLUMNS = ("model", "task", "score", "n", "examples", "lr", "batch", "epochs", "settings tried")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,60 +105,46 @@ def average(results: Sequence[Result], model: str) -> tuple[float | None, list[s
     return (None if missing else mean(scores[task] for task in GLUE_8)), missing
 
 
-def markdown(results: Sequence[Result]) -> str:
-    """The report as a page."""
-    models = sorted({one.model for one in results})
-    lines = ["# GLUE report", "", "Official dev scores in percent, mean ± sd over seeds.", ""]
-    lines += ["| model | task | score | n | examples | lr | batch | epochs | settings tried |"]
-    lines += ["|---|---|--:|--:|--:|--:|--:|--:|--:|"]
-    for one in results:
-        spread = "" if one.sd is None else f" ± {one.sd:.1f}"
-        lines.append(
-            f"| {one.model} | {one.task} | {one.mean:.1f}{spread} | {one.runs} "
-            f"| {one.setting['examples']:,} | {one.setting['lr']:g} "
-            f"| {one.setting['batch_size']} | {one.epochs:.3g} | {one.settings_tried} |"
+def glue_page(results: Sequence[Result]) -> str:
+    """The report as Markdown."""
+    rows = []
+    for result in results:
+        spread = "" if result.sd is None else f" ± {result.sd:.1f}"
+        setting = result.setting
+        rows.append(
+            (
+                result.model,
+                result.task,
+                f"{result.mean:.1f}{spread}",
+                result.runs,
+                f"{setting['examples']:,}",
+                f"{setting['lr']:g}",
+                setting["batch_size"],
+                f"{result.epochs:.3g}",
+                result.settings_tried,
+            )
         )
+    lines = ["# GLUE report", "", "Official dev scores in percent, mean ± sd over seeds.", ""]
+    lines += markdown_table(COLUMNS, rows, text_columns=2)
     lines += ["", "## Averages", "", f"{DEFINITION}. Not given while a task is missing.", ""]
-    for model in models:
+    for model in sorted({result.model for result in results}):
         value, missing = average(results, model)
-        said = f"**{value:.1f}**" if value is not None else f"missing: {', '.join(missing)}"
-        lines.append(f"- {model}: {said}")
+        shown = f"**{value:.1f}**" if value is not None else f"missing: {', '.join(missing)}"
+        lines.append(f"- {model}: {shown}")
     return "\n".join([*lines, "", *_published_lines(), ""])
 
 
-def plot(results: Sequence[Result], path: Path) -> None:
+def glue_chart(results: Sequence[Result]) -> Figure:
     """Bars per task, one per model, and the published numbers as marks."""
-    os.environ.setdefault("MPLBACKEND", "agg")
-    from matplotlib import pyplot  # slow to import
-
-    models = sorted({one.model for one in results})
-    found = {one.task for one in results}
-    tasks = [task for task in GLUE_8 if task in found] + sorted(found - set(GLUE_8))
-    figure, axes = pyplot.subplots(figsize=(4 + 1.2 * len(tasks), 4), layout="constrained")
-    width = 0.8 / len(models)
-    for number, model in enumerate(models):
-        mine = {one.task: one for one in results if one.model == model}
-        places = [place for place, task in enumerate(tasks) if task in mine]
-        bars = [mine[tasks[place]] for place in places]
-        axes.bar(
-            [place - 0.4 + (number + 0.5) * width for place in places],
-            [bar.mean for bar in bars],
-            width,
-            yerr=[float("nan") if bar.sd is None else bar.sd for bar in bars],
-            capsize=3,
-            label=model,
-        )
-    for row, mark in zip(PUBLISHED, "x+v^", strict=True):
-        places = [place for place, task in enumerate(tasks) if task in row.scores]
-        if places:
-            heights = [row.scores[tasks[place]] for place in places]
-            axes.plot(places, heights, mark, color="black", label=f"{row.model}, published")
-    axes.set_xticks(range(len(tasks)), tasks)
-    axes.set_ylabel("official score, %")
-    figure.legend(fontsize="x-small", loc="outside right upper")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=120)
-    pyplot.close(figure)
+    reported = {result.task for result in results}
+    models = []
+    for model in sorted({result.model for result in results}):
+        own = [result for result in results if result.model == model]
+        deviations = {result.task: result.sd for result in own if result.sd is not None}
+        models.append(Scores(model, {result.task: result.mean for result in own}, deviations))
+    tasks = [task for task in GLUE_8 if task in reported] + sorted(reported - set(GLUE_8))
+    published = [Scores(row.model, row.scores) for row in PUBLISHED]
+    return bar_chart(tasks, models, published, "official score, %")
 
 
 def as_json(results: Sequence[Result]) -> dict[str, object]:
@@ -187,19 +175,11 @@ def main(words: Sequence[str] | None = None) -> int:
         log.error("error: %s holds no finished run of task=glue", arguments.folder)
         return 1
     results = best_results(runs)
-    output = arguments.output or arguments.folder
-    output.mkdir(parents=True, exist_ok=True)
-    write_atomically(output / "glue.md", markdown(results))
-    write_atomically(output / "glue.json", json.dumps(as_json(results), indent=2) + "\n")
-    plot(results, output / "glue.png")
-    log.info("%s", markdown(results))
-    log.info(
-        "%d runs; written: %s", len(runs), ", ".join(str(output / f"glue.{end}") for end in ENDS)
-    )
+    output = (arguments.output or arguments.folder) / "glue"
+    page = glue_page(results)
+    files = write_report_files(output, page, as_json(results), glue_chart(results))
+    log.info("%s\n%d runs; written: %s", page, len(runs), ", ".join(map(str, files)))
     return 0
-
-
-ENDS = ("md", "json", "png")
 
 
 def _run(folder: Path, summary: Mapping[str, object]) -> Run:
@@ -248,11 +228,12 @@ def _result(runs: Sequence[Run], settings_tried: int) -> Result:
 
 
 def _published_lines() -> list[str]:
-    lines = ["## Published, for comparison", "", f"| model | {' | '.join(GLUE_8)} | average |"]
-    lines.append("|---|" + "--:|" * (len(GLUE_8) + 1))
-    for row in PUBLISHED:
-        cells = " | ".join(f"{row.scores[task]:.1f}" for task in GLUE_8)
-        lines.append(f"| {row.model} | {cells} | {row.average:.1f} |")
+    rows = [
+        (row.model, *(f"{row.scores[task]:.1f}" for task in GLUE_8), f"{row.average:.1f}")
+        for row in PUBLISHED
+    ]
+    lines = ["## Published, for comparison", ""]
+    lines += markdown_table(["model", *GLUE_8, "average"], rows)
     lines += ["", "Sources:", ""]
     lines += [f"- {row.model}: {row.source}" for row in PUBLISHED]
     return [*lines, "", "Their grids, their transfer and their choice of metric differ from ours."]

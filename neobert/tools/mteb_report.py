@@ -9,11 +9,11 @@ those of the benchmark they were measured on, and of no other.
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mteb.benchmarks import Benchmark
 from mteb.get_tasks import TASK_LIST
@@ -25,12 +25,13 @@ from neobert.tasks.mteb.evaluate import main_score
 from neobert.tasks.mteb.run import OWN_TASKS
 from neobert.tasks.mteb.scores import MEAN_TASK, MEAN_TYPE, by_type, overall
 from neobert.tasks.mteb.select import find_benchmark
+from neobert.tools.report_files import Scores, bar_chart, markdown_table, write_report_files
 
 log = get_logger("neobert.tools.mteb_report")
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedMean:
     """A figure from a paper or a repository, in percent."""
 
     model: str
@@ -38,6 +39,11 @@ class Published:
     mean: float
     source: str
     types: Mapping[str, float]
+
+    @property
+    def by_column(self) -> dict[str, float]:
+        """The mean over all tasks beside those of the types."""
+        return {**self.types, MEAN_TASK: self.mean}
 
 
 PAPER = "arXiv 2502.19587v2, table 4: 2,000 steps of one contrastive recipe for all"
@@ -53,16 +59,16 @@ NEOBERT_TYPES = {
     "Summarization": 30.7,
 }
 PUBLISHED = (
-    Published("NeoBERT", V1, 51.3, PAPER, NEOBERT_TYPES),
-    Published("BERT-large", V1, 49.1, PAPER, {}),
-    Published("RoBERTa-large", V1, 48.9, PAPER, {}),
-    Published("BERT-base", V1, 48.1, PAPER, {}),
-    Published("NomicBERT", V1, 47.1, PAPER, {}),
-    Published("ModernBERT-large", V1, 46.9, PAPER, {}),
-    Published("ModernBERT-base", V1, 45.0, PAPER, {}),
-    Published("ModernBERT-base", V2, 53.63, NEXTERA, {}),
-    Published("NexteraBERT (130B tokens)", V2, 54.70, NEXTERA, {}),
-    Published("mmBERT-base", V2, 53.9, "arXiv 2509.06888", {}),
+    PublishedMean("NeoBERT", V1, 51.3, PAPER, NEOBERT_TYPES),
+    PublishedMean("BERT-large", V1, 49.1, PAPER, {}),
+    PublishedMean("RoBERTa-large", V1, 48.9, PAPER, {}),
+    PublishedMean("BERT-base", V1, 48.1, PAPER, {}),
+    PublishedMean("NomicBERT", V1, 47.1, PAPER, {}),
+    PublishedMean("ModernBERT-large", V1, 46.9, PAPER, {}),
+    PublishedMean("ModernBERT-base", V1, 45.0, PAPER, {}),
+    PublishedMean("ModernBERT-base", V2, 53.63, NEXTERA, {}),
+    PublishedMean("NexteraBERT (130B tokens)", V2, 54.70, NEXTERA, {}),
+    PublishedMean("mmBERT-base", V2, 53.9, "arXiv 2509.06888", {}),
 )
 
 
@@ -96,7 +102,7 @@ class Report:
     missing: dict[str, list[str]]
     """Model -> tasks without a result."""
 
-    published: list[Published]
+    published: list[PublishedMean]
 
     @property
     def columns(self) -> list[str]:
@@ -151,66 +157,40 @@ def build_report(
     )
 
 
-def markdown(report: Report) -> str:
+def mteb_page(report: Report) -> str:
     """The report as Markdown, scores in percent."""
-    counts = {kind: list(report.types.values()).count(kind) for kind in set(report.types.values())}
-    heads = [f"{one} ({counts[one]})" if one in counts else one for one in report.columns]
-    lines = [f"# MTEB: {report.benchmark or f'{len(report.types)} tasks'}", ""]
-    lines += ["| model | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(heads)]
-    for label, means in report.means.items():
-        lines.append(_line(label, [means.get(one) for one in report.columns]))
-    for one in report.published:
-        percent = {**one.types, MEAN_TASK: one.mean}
-        figures = [percent[name] / 100 if name in percent else None for name in report.columns]
-        lines.append(_line(f"{one.model} (published)", figures))
-    sources = dict.fromkeys(one.source for one in report.published)
-    for source in sources:
-        lines += ["", f"Published figures: {source}."]
-    labels = list(report.scores)
-    lines += [
-        "",
-        "| task | type | " + " | ".join(labels) + " |",
-        "|---|---|" + "--:|" * len(labels),
+    counts = Counter(report.types.values())
+    heads = [f"{name} ({counts[name]})" if name in counts else name for name in report.columns]
+    means = [(label, *_cells(means, report.columns)) for label, means in report.means.items()]
+    means += [
+        (f"{row.model} (published)", *_cells(row.by_column, report.columns, 1))
+        for row in report.published
     ]
-    for name, kind in report.types.items():
-        figures = [report.scores[label].get(name) for label in labels]
-        lines.append(_line(f"{name} | {kind}", figures))
+    lines = [f"# MTEB: {report.benchmark or f'{len(report.types)} tasks'}", ""]
+    lines += markdown_table(["model", *heads], means)
+    for source in dict.fromkeys(row.source for row in report.published):
+        lines += ["", f"Published figures: {source}."]
+    tasks = [
+        (task, kind, *(_cells(scores, [task])[0] for scores in report.scores.values()))
+        for task, kind in report.types.items()
+    ]
+    lines += ["", *markdown_table(["task", "type", *report.scores], tasks, text_columns=2)]
     for label, names in report.missing.items():
         if names:
             lines += ["", f"No result of {label}: {', '.join(names)}."]
     return "\n".join(lines) + "\n"
 
 
-def plot(report: Report, picture: Path) -> None:
-    """Means as bars, a group for each type; published figures as diamonds."""
-    columns = report.columns
-    figure = Figure(figsize=(max(7.0, 1.3 * len(columns)), 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    width = 0.8 / max(1, len(report.means))
-    for number, (label, means) in enumerate(report.means.items()):
-        places = [column + (number + 0.5) * width - 0.4 for column in range(len(columns))]
-        heights = [100 * means.get(one, 0.0) for one in columns]
-        axes.bar(places, heights, width, label=label)
-    for one in report.published:
-        percent = {**one.types, MEAN_TASK: one.mean}
-        places = [float(place) for place, name in enumerate(columns) if name in percent]
-        heights = [percent[name] for name in columns if name in percent]
-        axes.plot(places, heights, "D", markersize=5, label=f"{one.model} (published)")
-    axes.set_xticks(range(len(columns)), columns, rotation=20, ha="right")
-    axes.set_ylabel("mean main score (%)")
-    axes.set_title(report.benchmark or "MTEB, own choice of tasks")
-    axes.grid(axis="y", alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=4, fontsize="small")
-    figure.savefig(picture, dpi=120)
-
-
-def write(report: Report, output: Path) -> None:
-    """``output`` with the endings ``.md``, ``.json`` and ``.png``."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.with_suffix(".md").write_text(markdown(report))
-    output.with_suffix(".json").write_text(json.dumps(asdict(report), indent=2) + "\n")
-    plot(report, output.with_suffix(".png"))
+def mteb_chart(report: Report) -> Figure:
+    """Means as bars, a group for each type; published figures as marks."""
+    models = [
+        Scores(label, {name: 100 * mean for name, mean in means.items()})
+        for label, means in report.means.items()
+    ]
+    published = [Scores(row.model, row.by_column) for row in report.published]
+    figure = bar_chart(report.columns, models, published, "mean main score, %")
+    figure.axes[0].set_title(report.benchmark or "MTEB, own choice of tasks")
+    return figure
 
 
 def _read_model(meta_file: Path) -> Model:
@@ -249,9 +229,8 @@ def _means(model: Model, types: Mapping[str, str], benchmark: Benchmark | None) 
     return found
 
 
-def _line(head: str, figures: Sequence[float | None]) -> str:
-    shown = ["–" if one is None else f"{100 * one:.2f}" for one in figures]
-    return f"| {head} | " + " | ".join(shown) + " |"
+def _cells(scores: Mapping[str, float], columns: Sequence[str], factor: float = 100) -> list[str]:
+    return [f"{factor * scores[name]:.2f}" if name in scores else "–" for name in columns]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -281,8 +260,9 @@ def main(argv: list[str] | None = None) -> int:
         log.error("%s", error)
         return 1
     report = build_report(models, own, benchmark)
-    write(report, options.output)
-    log.info("%s\nwritten to %s.{md,json,png}", markdown(report), options.output.with_suffix(""))
+    page = mteb_page(report)
+    files = write_report_files(options.output, page, asdict(report), mteb_chart(report))
+    log.info("%s\nwritten: %s", page, ", ".join(map(str, files)))
     return 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from neobert.tasks.glue.published import GLUE_8, PUBLISHED
-from neobert.tools.glue_report import average, best_results, find_runs, main, markdown
+from neobert.tools.glue_report import average, best_results, find_runs, glue_page, main
 
 
 def write_run(folder: Path, task: str, score: float | None, **settings: object) -> None:
@@ -64,7 +64,7 @@ def test_a_missing_task_is_said_and_never_averaged_away(sweep: Path) -> None:
     value, missing = average(results, "ours")
     assert value is None
     assert missing == [task for task in GLUE_8 if task not in ("cola", "rte")]
-    assert f"missing: {', '.join(missing)}" in markdown(results)
+    assert f"missing: {', '.join(missing)}" in glue_page(results)
 
 
 def test_all_eight_tasks_have_an_average(tmp_path: Path) -> None:

@@ -1,0 +1,149 @@
+"""The rules of CONTRIBUTING.md that the code itself can be asked about."""
+
+import ast
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "neobert"
+EXPORTED = PACKAGE / "export" / "modeling_neobert.py"
+"""One file, since it travels with exported weights."""
+
+LINES_OF_FILE, LINES_OF_FUNCTION = 400, 50
+
+PER_PROGRAM = {"main", "parser"}
+"""What each program has: its entry and its command line."""
+
+PER_TASK = {"run", "data", "module"}
+"""The modules that each task has, and the function that runs it."""
+
+FUNCTIONS_TO_GO = {"build_trainer"}
+"""Functions that are still too long."""
+
+NAMES_TO_GO = {
+    "Corpus",
+    "Encoder",
+    "EvaluationBatches",
+    "Guess",
+    "Layout",
+    "Source",
+    "Start",
+    "at_least",
+    "build_loader",
+    "build_module",
+    "by_length",
+    "check_tokenizer",
+    "describe",
+    "encode",
+    "finish",
+    "gathered",
+    "read_json",
+    "read_text",
+    "require",
+    "show_report",
+    "summarize",
+    "translate",
+    "weights_digest",
+}
+"""Public names that are still used twice: to be renamed, never to be added to."""
+
+MODULES_TO_GO = {
+    "attention",
+    "batch",
+    "build",
+    "compile",
+    "contrastive",
+    "encode",
+    "encoder",
+    "files",
+    "hub",
+    "kernels",
+    "loader",
+    "module",
+    "ngpt",
+    "norm",
+    "packaged",
+    "published",
+    "qk_clip",
+    "report",
+    "select",
+    "source",
+    "sources",
+    "start",
+    "store",
+    "tokenize",
+}
+"""Module names that are still used twice."""
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(
+        file
+        for folder in folders
+        for file in (ROOT / folder).rglob("*.py")
+        if file != EXPORTED and "__pycache__" not in file.parts
+    )
+
+
+def relative(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+def functions(file: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+@pytest.mark.parametrize("file", sources("neobert", "benchmarks", "docs"), ids=relative)
+def test_files_and_functions_are_short(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= LINES_OF_FILE
+    lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions(file)}
+    long = {name for name, length in lengths.items() if length > LINES_OF_FUNCTION}
+    assert long <= FUNCTIONS_TO_GO
+
+
+def public_names() -> dict[str, set[str]]:
+    """Files that define a public class or function of this name at their top level."""
+    places = defaultdict(set)
+    for file in sources("neobert"):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                places[node.name].add(relative(file))
+    return {name: files for name, files in places.items() if not name.startswith("_")}
+
+
+def test_no_two_public_classes_or_functions_share_a_name() -> None:
+    shared = {name: files for name, files in public_names().items() if len(files) > 1}
+    entries = shared.pop("run")
+    assert all(file.endswith("/run.py") or file.endswith("tasks/__init__.py") for file in entries)
+    assert {n: f for n, f in shared.items() if n not in PER_PROGRAM | NAMES_TO_GO} == {}
+
+
+def test_no_two_modules_share_a_name() -> None:
+    """But sections of the configuration, which have the names of what they configure."""
+    places = defaultdict(set)
+    for file in sources("neobert"):
+        if not file.stem.startswith("__") and file.parent != PACKAGE / "config":
+            places[file.stem].add(relative(file))
+    for name in PER_TASK:
+        places[name] = {file for file in places[name] if not file.startswith("neobert/tasks/")}
+    shared = {name: files for name, files in places.items() if len(files) > 1}
+    assert {name: files for name, files in shared.items() if name not in MODULES_TO_GO} == {}
+
+
+def test_every_part_of_the_package_has_its_layer() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers, independence = contracts["contracts"]
+    named = {part.strip() for layer in layers["layers"] for part in layer.split("|")}
+    parts = {
+        f"neobert.{path.stem}"
+        for path in PACKAGE.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    assert parts - {"neobert.__init__"} == named
+    assert independence["modules"] == ["neobert.tasks.*"]
