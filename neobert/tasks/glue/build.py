@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
+from neobert.config.checks import ConfigError
 from neobert.config.glue import GlueConfig
 from neobert.config.model import ModelConfig
 from neobert.config.root import Config
