@@ -72,7 +72,7 @@ class FolderCheckpointIO(CheckpointIO):
         state = {key: value for key, value in checkpoint.items() if key != "state_dict"}
         weights = checkpoint["state_dict"]
         assert isinstance(weights, dict)
-        _save_weights(weights, folder / WEIGHTS)
+        save_weights(weights, folder / WEIGHTS)
         with (folder / STATE).open("wb") as file:  # given a path, torch hides a full disk
             torch.save(state, file)
         self.write_extras(folder)
@@ -130,7 +130,7 @@ def set_aside_later(checkpoints: Path, step: int) -> None:
             )
 
 
-def _save_weights(state_dict: dict[str, Tensor], path: Path) -> None:
+def save_weights(state_dict: dict[str, Tensor], path: Path) -> None:
     """Write the network's tensors; one that two names share is stored once, as safetensors asks."""
     first_name: dict[tuple[int, int | torch.SymInt], str] = {}
     tensors: dict[str, Tensor] = {}

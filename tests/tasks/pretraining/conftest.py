@@ -45,12 +45,11 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def tiny_run(tiny_corpus: Path, tmp_path: Path) -> TinyRun:
+def _runs_in(tiny_corpus: Path, parent: Path) -> TinyRun:
     """Train as the command line does, a few steps; return the run's folder."""
 
     def train(*overrides: str, folder: str = "run") -> Path:
-        output = tmp_path / folder
+        output = parent / folder
         words = [
             *TINY,
             f"dataset.path={tiny_corpus / 'corpus.txt'}",
@@ -62,3 +61,15 @@ def tiny_run(tiny_corpus: Path, tmp_path: Path) -> TinyRun:
         return output
 
     return train
+
+
+@pytest.fixture
+def tiny_run(tiny_corpus: Path, tmp_path: Path) -> TinyRun:
+    """Trains into the test's own folder."""
+    return _runs_in(tiny_corpus, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def tiny_run_module(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """Trains into a folder of the module, for runs that several tests look at."""
+    return _runs_in(tiny_corpus, tmp_path_factory.mktemp("runs"))
