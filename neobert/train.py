@@ -7,39 +7,23 @@ import os
 import sys
 from collections.abc import Sequence
 
-from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
 from neobert.config.root import Config
 from neobert.config.store import to_yaml
 from neobert.console import get_logger, show_messages
+from neobert.errors import ExitCode
+from neobert.failures import ending_on_sigterm, report
 
 log = get_logger("neobert.train")  # __name__ is __main__ here
 
-WRONG_SETTINGS = 2
-FAILED = 1
-"""A rank was lost, or the loss or a gradient is no number any more."""
-
-NOT_STARTED = 130
-"""What a shell reports of a program that Ctrl-C ended."""
-
-INTERRUPTED = 75
-"""Exit code EX_TEMPFAIL of sysexits.h: a scheduler can requeue the run, which resumes."""
-
 
 def main() -> None:
-    """The program. Exits with 0, 2 (wrong settings), 75 (interrupted, saved) or 130 (interrupted
-    before training or after it)."""
-    words = sys.argv[1:]
+    """Run the command line; exit with one of :class:`~neobert.errors.ExitCode`."""
     show_messages()
     try:
-        code = _dispatch(words)
-    except ConfigError as error:
-        for problem in error.problems:
-            log.error("error: %s", problem)
-        code = WRONG_SETTINGS
-    except KeyboardInterrupt:
-        log.warning("interrupted outside training, or twice: no checkpoint was written")
-        code = NOT_STARTED
+        code = _dispatch(sys.argv[1:])
+    except BaseException as error:
+        code = report(error)
     sys.exit(code)
 
 
@@ -72,7 +56,6 @@ def _run(config: Config, words: Sequence[str]) -> int:
     from neobert.training.accelerate_file import with_accelerate_file
     from neobert.training.cpu import tune_cpu_if_asked
     from neobert.training.kernels import check_kernels
-    from neobert.training.ranks import LostRank
     from neobert.training.strategy import resolve_strategy
     from neobert.training.trainer import runs_on_cuda
 
@@ -82,13 +65,11 @@ def _run(config: Config, words: Sequence[str]) -> int:
         resolve_strategy(config, runs_on_cuda(config.trainer))  # refused before any work is done
     tune_cpu_if_asked(config.trainer)
     try:
-        run(config)
+        with ending_on_sigterm():
+            run(config)
     except Interrupted:
-        return INTERRUPTED
-    except (LostRank, FloatingPointError) as error:
-        log.error("error: %s", error)
-        return FAILED
-    return 0
+        return ExitCode.INTERRUPTED
+    return ExitCode.DONE
 
 
 def chosen(config: Config, words: Sequence[str]) -> str:

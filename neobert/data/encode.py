@@ -2,7 +2,10 @@
 
 import multiprocessing
 import os
+import signal
+import sys
 import threading
+from types import TracebackType
 
 from neobert.text_tokenizer import Encoded, TextTokenizer
 
@@ -16,18 +19,31 @@ def start(tokenizer: TextTokenizer) -> None:
     end_with_parent()
 
 
-def end_with_parent(worker: int = 0) -> None:
-    """End this process once the one that wanted it is gone; a killed one tells nobody.
+def end_with_parent(worker: int | None = None) -> None:
+    """End this process once the one that started it is gone; a killed one tells nobody.
 
-    ``worker`` is what PyTorch gives to the start of a loader process, whose own watch looks at the
-    parent only, which a fork server is.
+    ``worker`` is the number that PyTorch gives to a loader process, whose own watch looks at the
+    parent only, which a fork server is. Such a process ignores Ctrl-C and SIGTERM, which reach the
+    whole process group: the run still needs its batches to finish the step and save.
     """
+    if worker is not None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        sys.excepthook = _unless_parent_left
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def encode_here(texts: list[str]) -> Encoded:
     """Ids of ``texts`` by the tokenizer that this process was started with."""
     return _tokenizers[0].encode(texts)
+
+
+def _unless_parent_left(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Say nothing of a connection that the run has closed: it ends, and has said why itself."""
+    if not issubclass(kind, EOFError | ConnectionError | multiprocessing.AuthenticationError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _end_with_parent() -> None:

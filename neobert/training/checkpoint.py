@@ -23,13 +23,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from neobert.console import get_logger
-from neobert.errors import RunError
+from neobert.errors import ConfigError, RunError
+from neobert.failures import WORKER
 from neobert.files import (
     REPLACED,
     TEMPORARY,
     first_line,
     is_disk_full,
     publish_folder,
+    reading,
     set_aside,
 )
 from neobert.model.weight_files import WEIGHTS
@@ -38,6 +40,10 @@ from neobert.training.manifest import STATE, numbered, write_manifest
 log = get_logger(__name__)
 
 FINGERPRINT = "fingerprint.json"
+KEY = "trainer.resume_from_checkpoint"
+STATE_PARTS = ("loops", "optimizer_states", "lr_schedulers", "callbacks", "global_step", "epoch")
+"""What exact resume needs of Lightning's checkpoint."""
+
 MODULE_PREFIX = "model."
 """Every LightningModule of ours keeps its network in ``self.model``."""
 
@@ -59,14 +65,23 @@ class FolderCheckpointIO(CheckpointIO):
         path = Path(path)
         remove_leftovers(path.parent)
         try:
-            with publish_folder(path, replace=True) as temporary:
-                self._write(checkpoint, temporary)
+            try:
+                self._publish(checkpoint, path)
+            except RuntimeError as error:
+                if WORKER not in str(error):
+                    raise
+                # A loader process has died: PyTorch says so wherever the run is, once.
+                self._publish(checkpoint, path)
         except (OSError, RuntimeError, SafetensorError) as error:  # each library has its own
             advice = "make room, then resume" if is_disk_full(error) else "resume"
             raise RunError(
                 f"{path} could not be written ({first_line(error)}): {advice} "
                 "from the checkpoint before it (trainer.resume_from_checkpoint=latest)"
             ) from error
+
+    def _publish(self, checkpoint: dict[str, object], path: Path) -> None:
+        with publish_folder(path, replace=True) as temporary:
+            self._write(checkpoint, temporary)
 
     def _write(self, checkpoint: dict[str, object], folder: Path) -> None:
         state = {key: value for key, value in checkpoint.items() if key != "state_dict"}
@@ -83,10 +98,13 @@ class FolderCheckpointIO(CheckpointIO):
     ) -> dict[str, object]:
         """Read a folder back. The pickle inside is only ever read as plain data and tensors."""
         path = Path(path)
-        state = torch.load(path / STATE, map_location="cpu", weights_only=True)
-        state["state_dict"] = {
-            MODULE_PREFIX + name: tensor for name, tensor in load_weights(path).items()
-        }
+        with reading(path / STATE, KEY):
+            state = torch.load(path / STATE, map_location="cpu", weights_only=True)
+            _check_state(state, path)
+        with reading(path / WEIGHTS, KEY):
+            state["state_dict"] = {
+                MODULE_PREFIX + name: tensor for name, tensor in load_weights(path).items()
+            }
         return state
 
     def remove_checkpoint(self, path: str | Path) -> None:
@@ -95,6 +113,18 @@ class FolderCheckpointIO(CheckpointIO):
         doomed = path.with_name(f"{TEMPORARY}removed-{path.name}-{os.getpid()}")
         path.rename(doomed)
         shutil.rmtree(doomed)
+
+
+def _check_state(state: object, path: Path) -> None:
+    if not isinstance(state, dict):
+        raise ValueError("it holds no state of a run")
+    if missing := [name for name in STATE_PARTS if name not in state]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    if path.name.isdigit() and state["global_step"] != int(path.name):
+        raise ConfigError(
+            f"{KEY}={path}: the checkpoint is of step {state['global_step']}; its folder must be "
+            "called so"
+        )
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from neobert.optim.groups import MUONCLIP
 from neobert.training.callbacks.checkpointer import load_weights_of
 from neobert.training.callbacks.interrupt import Interrupted
 from neobert.training.metrics_file import read_metrics
-from neobert.training.resume import resume_command
+from neobert.training.resume import TOTAL_STEPS, resume_command
 from neobert.training.run_folder import RunFolder
 from neobert.training.trainer import Parts, Plan
 
@@ -76,6 +76,6 @@ def optimization_fingerprint(config: Config, plan: Plan) -> dict[str, object]:
         **{f"optimizer.muon_config.{key}": value for key, value in muon.items()},
         "trainer.gradient_accumulation_steps": config.trainer.gradient_accumulation_steps,
         "trainer.gradient_clipping": config.trainer.gradient_clipping,
-        "total steps (trainer.max_steps, trainer.num_train_epochs)": plan.total_steps,
+        TOTAL_STEPS: plan.total_steps,
         **{f"scheduler.{key}": value for key, value in asdict(config.scheduler).items()},
     }

@@ -18,12 +18,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from neobert.console import get_logger
+from neobert.errors import ExitCode, RunError
 
 log = get_logger(__name__)
 
 Result = TypeVar("Result")
 
-IN_ORDER = (0, 75)
+IN_ORDER = (ExitCode.DONE, ExitCode.INTERRUPTED)
 """Exit codes of a rank that ended as it should: done, or interrupted with a checkpoint."""
 
 GRACE = 10.0
@@ -43,7 +44,7 @@ SYMPTOMS = (
 """What gloo, NCCL and the store say when another rank does not answer."""
 
 
-class LostRank(RuntimeError):  # noqa: N818 - says what happened
+class LostRank(RunError):  # noqa: N818 - says what happened
     """Another process of the run died, or did not answer in time."""
 
     def __init__(self, cause: BaseException) -> None:

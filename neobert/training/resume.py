@@ -1,8 +1,9 @@
 """Where a run continues, and whether it may: the settings that exact resume rests on."""
 
 import json
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +12,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from neobert.config.checks import ConfigError
 from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
+from neobert.files import read_json, reading
 from neobert.model.weight_files import NoWeightsError
 from neobert.training.checkpoint import FINGERPRINT, remove_leftovers
 from neobert.training.claim import claim
@@ -18,6 +20,17 @@ from neobert.training.start import LATEST, select
 from neobert.training.summary import command_line
 
 log = get_logger(__name__)
+
+PLAIN = re.compile(r"[\w.-]+")
+"""Names that need no quotes in a list on the command line."""
+
+ROWS_PER_STEP = "trainer.per_device_train_batch_size"
+TOTAL_STEPS = "trainer.max_steps"
+MEANING = {
+    ROWS_PER_STEP: "rows per step: batch size × accumulation × devices",
+    TOTAL_STEPS: "steps of the whole run, also where trainer.num_train_epochs sets them",
+}
+"""What a fingerprint holds under a key that decides it together with others."""
 
 SKIPPED = "dataset.skip_steps"
 """Exists to be changed on resume: told, and refused only where the span is behind already."""
@@ -70,10 +83,10 @@ def check_same_run(
     Raises ``ConfigError`` with one line per setting that differs from the checkpoint's, unless
     ``trainer.accept_changes`` names it (or is ``all``).
     """
-    saved = json.loads((checkpoint / FINGERPRINT).read_text())
+    saved = read_fingerprint(checkpoint)
     here = json.loads(json.dumps(fingerprint))
     changed = [key for key in sorted({*saved, *here}) if saved.get(key) != here.get(key)]
-    step = int(checkpoint.name) if checkpoint.name.isdigit() else 0
+    step, before = int(checkpoint.name), accepted
     if _begun(saved.get(SKIPPED), step) == _begun(here.get(SKIPPED), step):
         accepted = [*accepted, SKIPPED]
     refused = [key for key in changed if key not in accepted and "all" not in accepted]
@@ -82,11 +95,35 @@ def check_same_run(
     if refused:
         raise ConfigError(
             *[
-                f"{key} differs from the checkpoint's ({_change(saved, here, key)}), so the run "
-                f"would not continue as the same one; trainer.accept_changes=[{key}] accepts it"
+                f"{key}{_meaning(key)} differs from the checkpoint's ({_change(saved, here, key)})"
                 for key in refused
-            ]
+            ],
+            "the run would not continue as the same one; set the old values, or accept the new "
+            f"ones with {shlex.quote(accepting([*before, *refused]))}",
         )
+
+
+def read_fingerprint(checkpoint: Path) -> dict[str, object]:
+    """The settings that a checkpoint was trained with.
+
+    Raises ``ConfigError`` if its ``fingerprint.json`` cannot be read.
+    """
+    path = checkpoint / FINGERPRINT
+    with reading(path, "trainer.resume_from_checkpoint"):
+        saved = read_json(path)
+        if not isinstance(saved, dict):
+            raise ValueError("it holds no settings")
+    return saved
+
+
+def accepting(keys: Iterable[str]) -> str:
+    """The override that accepts changes of ``keys``."""
+    names = [key if PLAIN.fullmatch(key) else f"'{key}'" for key in dict.fromkeys(keys)]
+    return f"trainer.accept_changes=[{','.join(names)}]"
+
+
+def _meaning(key: str) -> str:
+    return f" ({MEANING[key]})" if key in MEANING else ""
 
 
 def realign(checkpoint: dict[str, object], accumulation: int) -> None:

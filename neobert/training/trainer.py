@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
 from transformers import PreTrainedTokenizerBase
 
 from neobert.config.root import Config
@@ -22,6 +21,8 @@ from neobert.training.callbacks.ngpt import ngpt_callbacks
 from neobert.training.callbacks.progress import ProgressBar
 from neobert.training.callbacks.qk_clip import qk_clip_callbacks
 from neobert.training.callbacks.reproduce import SeedEachMicroBatch
+from neobert.training.callbacks.save_logs import SaveLogs
+from neobert.training.callbacks.stop_early import StopEarly
 from neobert.training.callbacks.throughput import Throughput
 from neobert.training.callbacks.train_metrics import TrainMetrics
 from neobert.training.checkpoint import FINGERPRINT, FolderCheckpointIO
@@ -120,6 +121,7 @@ def build_trainer(
             *_early_stopping(settings, checkpointer),
             interrupt,
             ProgressBar(metrics, bar=not settings.disable_tqdm),
+            SaveLogs(),
             checkpointer,
         ],
     )
@@ -177,7 +179,7 @@ def _early_stopping(settings: TrainerConfig, checkpointer: Checkpointer) -> list
     best = checkpointer.best
     assert best.metric is not None
     return [
-        EarlyStopping(
+        StopEarly(
             monitor=best.metric,
             mode="max" if best.greater_is_better else "min",
             patience=settings.early_stopping,

@@ -20,10 +20,11 @@ def io() -> FolderCheckpointIO:
     return FolderCheckpointIO(lambda folder: (folder / "config.yaml").write_text("seed: 0\n"))
 
 
-def state(value: float = 1.0) -> dict[str, object]:
+def state(value: float = 1.0, step: int = 3) -> dict[str, object]:
     shared = torch.full((4, 3), value)
     return {
-        "global_step": 7,
+        **dict.fromkeys(("loops", "lr_schedulers", "callbacks", "epoch")),
+        "global_step": step,
         "optimizer_states": [{"momentum": torch.arange(3.0)}],
         "state_dict": {"model.model.encoder.weight": shared, "model.decoder.weight": shared},
     }
@@ -31,7 +32,7 @@ def state(value: float = 1.0) -> dict[str, object]:
 
 def save(run: Path, *steps: int) -> None:
     for step in steps:
-        io().save_checkpoint(state(float(step)), run / "checkpoints" / str(step))
+        io().save_checkpoint(state(float(step), step), run / "checkpoints" / str(step))
 
 
 def find_checkpoint(run: Path, selector: str) -> Path:
@@ -49,7 +50,7 @@ def flip_a_byte(path: Path) -> None:
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     save(tmp_path, 3)
     loaded = io().load_checkpoint(tmp_path / "checkpoints" / "3")
-    assert loaded["global_step"] == 7
+    assert loaded["global_step"] == 3
     weights = loaded["state_dict"]
     assert torch.equal(weights["model.decoder.weight"], torch.full((4, 3), 3.0))
     assert torch.equal(weights["model.model.encoder.weight"], weights["model.decoder.weight"])

@@ -13,8 +13,9 @@ SAVED = {"seed": 0, "dataset.max_seq_length": 128, "scheduler.betas": [1, 2]}
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    (tmp_path / "fingerprint.json").write_text(json.dumps(SAVED))
-    return tmp_path
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "fingerprint.json").write_text(json.dumps(SAVED))
+    return tmp_path / "0"
 
 
 def test_the_same_settings_may_resume(checkpoint: Path) -> None:
@@ -33,7 +34,7 @@ def test_every_changed_setting_is_named_with_both_values_and_the_override(
     assert "0 -> 1" in message
     assert "dataset.max_seq_length differs" in message
     assert "128 -> 256" in message
-    assert "trainer.accept_changes=[seed]" in message
+    assert "'trainer.accept_changes=[dataset.max_seq_length,seed]'" in message
 
 
 def test_accepted_changes_pass_and_the_others_do_not(checkpoint: Path) -> None:

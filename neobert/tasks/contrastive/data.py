@@ -32,6 +32,7 @@ from neobert.tasks.contrastive.prepare import (
     prepare_sources,
     recipe_of,
 )
+from neobert.training.resume import ROWS_PER_STEP
 
 log = get_logger(__name__)
 
@@ -135,7 +136,7 @@ class ContrastiveDataModule(LightningDataModule):
         """What a resumed run must share, by setting."""
         config, settings = self.config, self.config.contrastive
         return {
-            **{f"pairs of {one.name}": one.manifest["sha256"] for one in self.prepared},
+            **{f"contrastive.sources.{one.name}": one.manifest["sha256"] for one in self.prepared},
             "tokenizer": self.tokenizer.fingerprint,
             "seed": config.seed,
             "dataset.alpha": config.dataset.alpha,
@@ -149,7 +150,7 @@ class ContrastiveDataModule(LightningDataModule):
             "contrastive.loss_type": settings.loss_type,
             "contrastive.temperature": settings.temperature,
             "contrastive.pooling": settings.pooling,
-            "rows per step (batch size × accumulation × devices)": self.share.rows_per_step,
+            ROWS_PER_STEP: self.share.rows_per_step,
         }
 
     def train_dataloader(self) -> PairLoader:

@@ -26,6 +26,7 @@ from neobert.tasks.glue.labels import label_splits
 from neobert.tasks.glue.source import open_splits
 from neobert.tasks.glue.tasks import GlueTask, task_of
 from neobert.tasks.glue.tokenize import build_pair_tokenizer, tokenize
+from neobert.training.resume import ROWS_PER_STEP
 from neobert.training.strategy import resolve_strategy
 from neobert.training.trainer import runs_on_cuda
 
@@ -105,15 +106,13 @@ class GlueDataModule(LightningDataModule):
         """What a resumed run must share, by setting."""
         return {
             "glue.task_name": self.config.glue.task_name,
-            "dataset": self.origin,
+            "dataset": f"{self.origin}, {len(self.train)} examples, {self.train.bounds[-1]} tokens",
             "dataset.train_split": self.config.dataset.train_split,
-            "training examples": len(self.train),
-            "training tokens": int(self.train.bounds[-1]),
             "glue.max_seq_length": self.config.glue.max_seq_length,
             "glue.classifier_dropout": self.config.glue.classifier_dropout,
             **self._head(),
             "seed": self.config.seed,
-            "rows per step (batch size × accumulation × devices)": self.share.rows_per_step,
+            ROWS_PER_STEP: self.share.rows_per_step,
         }
 
     def _head(self) -> dict[str, object]:

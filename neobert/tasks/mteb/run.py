@@ -11,11 +11,11 @@ from pathlib import Path
 from mteb.benchmarks import Benchmark
 from mteb.get_tasks import TASK_LIST
 
-from neobert.config.checks import ConfigError
 from neobert.config.mteb import read_local_tasks
 from neobert.config.root import Config
 from neobert.config.store import save_config
 from neobert.console import get_logger
+from neobert.errors import RunError
 from neobert.files import write_json
 from neobert.tasks.mteb.evaluate import Outcome, evaluate_tasks
 from neobert.tasks.mteb.model import Evaluated, load_evaluated
@@ -32,7 +32,7 @@ OWN_TASKS = "own_tasks.json"
 def run(config: Config) -> float:
     """Evaluate; return the mean score over the tasks (the objective of a sweep).
 
-    Raises ``ConfigError`` at the end if a task failed; the results of the others are there.
+    Raises ``RunError`` at the end if a task failed; the results of the others are there.
     """
     tasks, benchmark = select_tasks(config.mteb_task_type, read_local_tasks(config.mteb_local)[0])
     check_prompts(config.mteb_prompts, tasks)
@@ -51,7 +51,7 @@ def run(config: Config) -> float:
     _show(outcomes)
     if failed := [one for one in outcomes if one.error]:
         done = len(outcomes) - len(failed)
-        raise ConfigError(
+        raise RunError(
             *(f"{one.name} failed: {one.error}" for one in failed),
             f"{len(failed)} of {len(outcomes)} tasks failed; the results of the other {done} "
             f"are in {folder}, and the same command tries the failed ones again",

@@ -31,6 +31,7 @@ from neobert.data.token_rows import RowMaker, TokenRows
 from neobert.data.tokenize import token_store
 from neobert.data.tokenizer import TokenizerInfo, load_tokenizer
 from neobert.tasks.pretraining.data_report import describe_plan
+from neobert.training.resume import ROWS_PER_STEP
 from neobert.training.strategy import num_devices
 
 log = get_logger(__name__)
@@ -211,12 +212,11 @@ class PretrainingDataModule(LightningDataModule):
     def fingerprint(self) -> dict[str, object]:
         """What a resumed run must share, by setting."""
         config, stream = self.config, self.source.stream is not None
-        settings = config.dataset
+        settings, tokens = config.dataset, self.train_store.info.digest
         return {
             # The text of a stream is known by its name and its first documents.
-            "dataset (stream)": self.source.train.key if stream else None,
-            "dataset (tokens)": self.train_store.info.digest,
-            "dataset (version of the order)": ORDER_VERSION,
+            "dataset": [self.source.train.key, tokens] if stream else tokens,
+            "dataset.order_version": ORDER_VERSION,
             "dataset.shuffle_buffer_size": settings.shuffle_buffer_size if stream else None,
             "tokenizer": self.tokenizer.fingerprint,
             "seed": config.seed,
@@ -226,7 +226,7 @@ class PretrainingDataModule(LightningDataModule):
             "tokenizer.truncation": config.tokenizer.truncation,
             **{f"datacollator.{key}": value for key, value in asdict(config.datacollator).items()},
             "trainer.enforce_full_packed_batches": config.trainer.enforce_full_packed_batches,
-            "rows per step (batch size × accumulation × devices)": self.share.rows_per_step,
+            ROWS_PER_STEP: self.share.rows_per_step,
         }
 
     def train_dataloader(self) -> StepLoader | StreamLoader:

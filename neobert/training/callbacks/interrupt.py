@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM end a run in order: finish the step, save, say how to resume.
 
-The process then exits with ``EXIT_CODE`` (EX_TEMPFAIL of sysexits.h), on which a scheduler can
-requeue. A second Ctrl-C stops at once, without a checkpoint.
+The process then exits with 75 (:class:`neobert.errors.ExitCode`), on which a scheduler can requeue.
+A second Ctrl-C stops at once, without a checkpoint.
 """
 
 import os
@@ -15,7 +15,6 @@ from neobert.console import get_logger
 
 log = get_logger(__name__)
 
-EXIT_CODE = 75
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

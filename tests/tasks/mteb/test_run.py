@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from neobert.config.checks import ConfigError
+from neobert.errors import ConfigError, RunError
 from neobert.model.encode import TextEncoder
 from neobert.tasks.mteb.run import run
 
@@ -78,7 +78,7 @@ def test_changed_data_is_evaluated_anew(make_run, compose, local_sts, sts_file) 
 def test_a_failing_task_is_told_at_the_end_and_loses_no_other(make_run, compose, local_sts) -> None:
     folder = make_run()
     words = [f"trainer.output_dir={folder}", "mteb_task_type='STS12,local'", local_sts]
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(RunError) as error:
         run(compose(*words))
     first, last = error.value.problems
     assert first.startswith("STS12 failed: ")  # tests have no network

@@ -287,6 +287,23 @@ def test_early_stopping_counts_evaluations_without_a_better_one(
     assert summary(run)["throughput"]["flops_per_token"] > 0
 
 
+def test_a_run_that_early_stopping_ended_stays_ended_until_it_may_be_more_patient(
+    tiny_run: TinyRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ("optimizer.lr=5", "trainer.eval_steps=1", "trainer.max_steps=6")
+    words = (
+        *words,
+        "trainer.metric_for_best_model=eval/accuracy",
+        "trainer.greater_is_better=true",
+    )
+    assert summary(tiny_run(*words, "trainer.early_stopping=1"))["steps"] == 2
+    words = (*words, "trainer.resume_from_checkpoint=latest")
+    with caplog.at_level("WARNING", logger="neobert"):
+        assert summary(tiny_run(*words, "trainer.early_stopping=1"))["steps"] == 2
+    assert "early stopping ended this run at step 2" in caplog.text
+    assert summary(tiny_run(*words, "trainer.early_stopping=6"))["steps"] == 6
+
+
 @pytest.mark.proves("trainer.report_to")
 def test_tensorboard_is_written_beside_the_metrics_file(tiny_run: TinyRun) -> None:
     run = tiny_run("trainer.report_to=[tensorboard]")
