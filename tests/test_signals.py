@@ -37,10 +37,8 @@ def training(folder: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
     lines = [" ".join(draw.choices(["river", "oil", "coal"], k=9)) for _ in range(60)]
     (folder / "text.txt").write_text("\n".join(lines))
     words = (
-        *TINY,
-        f"dataset.cache_dir={folder / 'cache'}",
-        f"dataset.path={folder / 'text.txt'}",
-        f"trainer.output_dir={folder / 'run'}",
+        *(*TINY, f"dataset.path={folder / 'text.txt'}"),
+        *(f"dataset.cache_dir={folder / 'cache'}", f"trainer.output_dir={folder / 'run'}"),
     )
     process = subprocess.Popen(
         [sys.executable, "-m", "neobert.train", *words, *overrides],
@@ -67,6 +65,7 @@ def read_line(process: subprocess.Popen[str]) -> str:
     return process.stderr.readline()
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_group_saves_and_ends_with_75_in_spite_of_loader_processes(
     tmp_path: Path,
 ) -> None:
@@ -79,6 +78,7 @@ def test_sigterm_to_the_group_saves_and_ends_with_75_in_spite_of_loader_processe
     assert f"stopped after step {saved.name}; to resume:" in shown
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once_with_130_and_a_word(tmp_path: Path) -> None:
     # A step is long enough for both.
     with training(tmp_path, "trainer.gradient_accumulation_steps=200") as process:

@@ -172,7 +172,7 @@ def test_an_earlier_run_is_moved_aside_or_refused_and_never_lost(tiny_run: TinyR
 def test_the_best_model_is_that_of_the_best_evaluation(tiny_run: TinyRun) -> None:
     # A learning rate that ruins the model: the first evaluation stays the best.
     run = tiny_run(
-        "optimizer.lr=5",
+        "optimizer.lr=50",
         "trainer.max_steps=8",
         "trainer.load_best_model_at_end=true",
         "trainer.metric_for_best_model=loss",
@@ -202,7 +202,7 @@ def test_a_run_that_goes_on_from_an_earlier_step_or_elsewhere_knows_its_own_chec
     tiny_run: TinyRun,
 ) -> None:
     # The rate ruins the model, so the best checkpoint is an early one.
-    words = ("optimizer.lr=5", "trainer.load_best_model_at_end=true", "trainer.save_total_limit=1")
+    words = ("optimizer.lr=50", "trainer.load_best_model_at_end=true", "trainer.save_total_limit=1")
     run = tiny_run(*words, "trainer.max_steps=8")
     best = summary(run)["best"]["step"]
     tiny_run(*words, "trainer.max_steps=8", f"trainer.resume_from_checkpoint={best}")
