@@ -69,25 +69,31 @@ class DataFile:
 class DataFiles:
     """The files with rows at a path, sorted by name; empty ones are logged and left out."""
 
+    setting: str
+    """The key that names the path."""
+
     origin: str
     """The path as the user wrote it."""
 
     files: tuple[DataFile, ...]
+    empty: tuple[DataFile, ...] = ()
+    """Files of no bytes, which are left out."""
 
     def called(self, name: str) -> list[Path]:
         """The files of a table or split of this name (:meth:`DataFile.is_called`)."""
-        return [file.path for file in self.files if file.is_called(name)]
+        return _called(self.files, name)
 
     def of_split(self, name: str) -> list[Path]:
         """The files called ``name``, else those of the split; none of another folder's data set.
 
-        Of ``train`` where no file is called so: those of no other split.
+        Of ``train`` where no file is called so: those of no other split. Raises ``ConfigError``
+        where all of them are empty.
         """
-        if called := self.called(name):
-            return called
-        shallow = [file for file in self.files if file.is_shallow]
-        for split in (canonical_split(name), None if name == "train" else name):
-            if found := [file.path for file in shallow if file.split == split]:
+        for files in (self.files, self.empty):
+            found = _files_of(files, name)
+            if found and files is self.empty:
+                raise ConfigError(f"{self.setting}={self.origin}: {shortened(map(str, found))}: empty")
+            if found:
                 return found
         return []
 
@@ -128,7 +134,8 @@ def find_files(path: str | Path, setting: str, formats: Collection[str]) -> Data
         raise ConfigError(f"{setting}={path}: {shortened(str(file.path) for file in empty)}: empty")
     for file in empty:
         log.warning("%s is empty and left out", file.path)
-    return DataFiles(str(path), tuple(file for file in chosen if file not in empty))
+    kept = tuple(file for file in chosen if file not in empty)
+    return DataFiles(setting, str(path), kept, tuple(empty))
 
 
 def log_splits(origin: str, splits: dict[str, list[Path]], unused: Collection[str] = ()) -> None:
@@ -150,6 +157,21 @@ def shortened(names: Iterable[str]) -> str:
 def canonical_split(name: str) -> str:
     """``validation`` for its other names, and so on; another name as it is."""
     return SPLIT_WORDS.get(name.lower(), name)
+
+
+def _called(files: Iterable[DataFile], name: str) -> list[Path]:
+    return [file.path for file in files if file.is_called(name)]
+
+
+def _files_of(files: Iterable[DataFile], name: str) -> list[Path]:
+    """The files called ``name``, else those of the split, else of ``train`` those of none."""
+    if called := _called(files, name):
+        return called
+    shallow = [file for file in files if file.is_shallow]
+    for split in (canonical_split(name), None if name == "train" else name):
+        if found := [file.path for file in shallow if file.split == split]:
+            return found
+    return []
 
 
 def _candidates(path: str | Path, setting: str) -> list[DataFile]:

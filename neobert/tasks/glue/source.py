@@ -1,28 +1,43 @@
-"""Where a task's splits come from: the hub, a local folder with the same columns, a package."""
+"""Where a task's splits come from: the hub, local files with the same columns, a package."""
 
-import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 
 from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
+from neobert.console import get_logger
 from neobert.data.corpora import is_packaged
+from neobert.data.files import DataFiles, find_files, log_splits, shortened
+from neobert.data.loading import is_saved, load_saved
+from neobert.data.rows import (
+    TABLES,
+    format_of,
+    lacks_columns,
+    read_table,
+    root_column,
+    row_columns,
+    value_at,
+)
+from neobert.data.splits import HoldOut, sliced
+from neobert.files import first_line
 from neobert.tasks.glue.packaged import is_packaged_task, packaged_folder
-from neobert.tasks.glue.tasks import GlueTask
+from neobert.tasks.glue.tasks import NUMBER, GlueTask
 
-FORMATS = {
-    ".parquet": "parquet",
-    ".jsonl": "json",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-}
-OTHER_NAMES = {"validation": ("dev", "eval"), "dev": ("validation",)}
-"""Names that a local file of a split may have too."""
+log = get_logger(__name__)
+
+Result = TypeVar("Result")
+
+INTEGER = r"^\s*[+-]?\d{1,18}\s*$"
+DECIMAL = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,50 +52,82 @@ class Splits:
     """By the end of the metrics' names: ``""``, ``"_mm"``."""
 
     test: Mapping[str, Dataset]
-    """By name of the split; what is not there is left out."""
+    """By name of the split; what is missing is left out."""
 
 
 def open_splits(task: GlueTask, name: str, config: DatasetConfig, cache: Path, seed: int) -> Splits:
     """Read the splits of ``task``, called ``name``.
 
     Slices (``dataset.train_split=train[:10%]``), ``validation_split`` and ``eval_samples`` work as
-    in pretraining. Raises ``ConfigError`` if a split that is needed is missing.
+    in pretraining. Raises ``ConfigError`` with all that is wrong: splits that are missing, files
+    that cannot be read.
     """
     reader = _reader(task, name, config, cache)
-    train = reader.needed(config.train_split or task.train, "train")
+    problems: list[str] = []
+    train = _collect(problems, lambda: reader.split(config.train_split or task.train, "train"))
     wanted = task.validation if config.eval_split is None else {config.eval_split: ""}
-    found = {end: reader.split(split, "validation") for split, end in wanted.items()}
-    if config.validation_split is not None and not any(found.values()):
-        halves = train.train_test_split(test_size=config.validation_split, seed=seed)
-        train, found = halves["train"], {"": halves["test"]}
+    found = {
+        end: _collect(problems, lambda split=split: reader.split(split, "validation"))
+        for split, end in wanted.items()
+    }
+    tests = {
+        split: _collect(problems, lambda split=split: reader.split(split, "test"))
+        for split in task.test
+    }
+    if problems:
+        raise ConfigError(*problems)
+    if train is None:
+        raise reader.missing(config.train_split or task.train)
+    if config.validation_split is not None and not any(part is not None for part in found.values()):
+        train, found[""] = _held_out(train, config.validation_split, seed)
+        wanted = {"": ""}
     for split, end in wanted.items():
         if found.get(end) is None:
             raise reader.missing(split)
     limit = config.eval_samples
-    validation = {
-        end: part if limit is None else part.take(min(limit, len(part)))
-        for end, part in found.items()
-        if part is not None
-    }
-    tests = {split: reader.split(split, "test") for split in task.test}
     return Splits(
         origin=reader.origin,
         train=train,
-        validation=validation,
+        validation={
+            end: part if limit is None else part.take(min(limit, len(part)))
+            for end, part in found.items()
+            if part is not None
+        },
         test={split: part for split, part in tests.items() if part is not None},
     )
 
 
+def _collect(problems: list[str], read: Callable[[], Result]) -> Result | None:
+    """The result, or ``None`` with what is wrong added to ``problems``."""
+    try:
+        return read()
+    except ConfigError as error:
+        problems += [problem for problem in error.problems if problem not in problems]
+        return None
+
+
+def _held_out(train: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
+    """Training and held-out examples, chosen as in pretraining, both in their order."""
+    if len(train) < 2:
+        return train, None
+    held = HoldOut.of(fraction, seed, len(train)).holds(0, len(train))
+    return train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))
+
+
 def _reader(
     task: GlueTask, name: str, config: DatasetConfig, cache: Path
-) -> "FolderReader | HubReader":
+) -> "LocalReader | HubReader":
+    if config.config is not None and config.config != task.config:
+        log.warning(
+            "dataset.config=%s has no effect: glue.task_name=%s reads %s",
+            config.config,
+            name,
+            task.config or "all of its data",
+        )
     if config.path:
-        path = Path(config.path).expanduser()
-        if not path.exists():
-            raise ConfigError(f"dataset.path={config.path}: there is no such folder")
-        return FolderReader(path, task, name, cache)
+        return LocalReader(_folder(Path(config.path).expanduser(), task, name, config), task)
     if is_packaged_task(task.source):
-        return FolderReader(packaged_folder(task.source, cache), task, name, cache)
+        return LocalReader({"": packaged_folder(task.source, cache)}, task)
     if is_packaged(task.source) or task.source == "local":
         raise ConfigError(
             f"glue.task_name={name} is a task of your own: set dataset.path to the folder of "
@@ -89,76 +136,124 @@ def _reader(
     return HubReader(task, config, cache)
 
 
-@dataclass(frozen=True, slots=True)
-class FolderReader:
-    """Files ``<split>.{parquet,jsonl,json,csv,tsv}``, in ``path`` or below the task's name."""
+def _folder(
+    path: Path, task: GlueTask, name: str, config: DatasetConfig
+) -> dict[str, Path]:
+    """Where the splits are, and under ``test`` where the test splits are, if elsewhere.
 
-    path: Path
+    ``path/<configuration>``, ``path/<task>``, or ``path`` itself.
+    """
+
+    def below(*names: str | None) -> Path:
+        return next((path / one for one in names if one and (path / one).is_dir()), path)
+
+    if config.config is not None and config.config == task.config and below(task.config) == path:
+        raise ConfigError(
+            f"dataset.config={config.config}: {path} has no folder of that name; null reads all"
+        )
+    tests = {"test": below(task.test_config, task.config, name)} if task.test_config else {}
+    return {"": below(task.config, name), **tests}
+
+
+@dataclass(frozen=True)
+class LocalReader:
+    """Row files or a ``save_to_disk`` folder; which file is which split, the files' names tell."""
+
+    places: Mapping[str, Path]
+    """Path of the data, and under ``test`` that of the test splits where it is another."""
+
     task: GlueTask
-    name: str
-    cache: Path
 
     @property
     def origin(self) -> str:
-        return str(self._folder(self.task.config))
-
-    def needed(self, wanted: str, kind: str) -> Dataset:
-        """A split that must be there."""
-        found = self.split(wanted, kind)
-        if found is None:
-            raise self.missing(wanted)
-        return found
+        return str(self.places[""])
 
     def split(self, wanted: str, kind: str) -> Dataset | None:
-        """The split ``wanted``, slices allowed; ``None`` if there is no file of it."""
-        folder = self._folder(self.task.test_config if kind == "test" else self.task.config)
-        split = wanted.partition("[")[0]
-        if (folder / "dataset_dict.json").is_file():
-            return _of_saved(folder, split)
-        for one in (split, *OTHER_NAMES.get(split, ())):
-            files = _files(folder, one)
-            if files:
-                return self._read(files, split, wanted)
-        return None
+        """The split ``wanted``, slices allowed; ``None`` if there is nothing of it."""
+        name = wanted.partition("[")[0]
+        place = self.places.get(kind, self.places[""])
+        if is_saved(place):
+            part = _of_saved(place, name)
+        else:
+            files = self._files(place, name)
+            part = self._read(files, kind) if files else None
+        return None if part is None else sliced(part, wanted, f"{kind}_split".replace("valid", "eval"))
 
     def missing(self, wanted: str) -> ConfigError:
         """What to say if a split is not there."""
-        split = wanted.partition("[")[0]
-        folder = self._folder(self.task.config)
-        there = ", ".join(sorted(one.name for one in folder.iterdir())) or "nothing"
+        place = self.places[""]
+        if is_saved(place):
+            has = ", ".join(_saved_parts(place))
+        else:
+            has = shortened(str(file.name) for file in self._found(place).files)
         return ConfigError(
-            f"dataset.path={self.path}: {folder} has no {split}"
-            f"{{{','.join(FORMATS)}}}; it holds {there}"
+            f"dataset.path={place}: has no {wanted.partition('[')[0]} (such as "
+            f"{wanted.partition('[')[0]}.csv); it holds {has or 'nothing'}; "
+            "dataset.validation_split=0.1 holds a part of the training data out"
         )
 
-    def _folder(self, config: str | None) -> Path:
-        """``path/<configuration>``, ``path/<task>``, or ``path`` itself."""
-        for name in (config or self.name, self.task.config or self.name, self.name):
-            if (self.path / name).is_dir():
-                return self.path / name
-        return self.path
+    @cached_property
+    def _opened(self) -> dict[Path, DataFiles]:
+        return {}
 
-    def _read(self, files: list[Path], split: str, wanted: str) -> Dataset:
-        kind = FORMATS[files[0].suffix]
-        options: dict[str, object] = {}
-        if kind == "csv":
-            # Else the text "None", and "NA", would be read as missing.
-            options = {"keep_default_na": False}
-        if files[0].suffix == ".tsv":
-            options |= {"sep": "\t", "quoting": csv.QUOTE_NONE}
-        try:
-            return datasets.load_dataset(
-                kind,
-                data_files={split: [str(file) for file in files]},
-                split=wanted,
-                cache_dir=str(self.cache / "files"),
-                **options,
-            )
-        except Exception as error:  # pyarrow, pandas and json each have their own
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ConfigError(
-                f"dataset.path: {files[0]} could not be read as {kind} ({reason})"
-            ) from error
+    def _found(self, place: Path) -> DataFiles:
+        if place not in self._opened:
+            self._opened[place] = find_files(place, "dataset.path", TABLES)
+        return self._opened[place]
+
+    def _files(self, place: Path, name: str) -> list[Path]:
+        found = self._found(place)
+        if place.is_file():
+            return [place] if name == "train" else []
+        files = found.of_split(name)
+        if files:
+            log_splits(str(place), {name: files})
+        return files
+
+    def _read(self, files: list[Path], kind: str) -> Dataset:
+        task = self.task
+        needed = [*task.texts, *([] if kind == "test" else [task.label_column])]
+        kept = {*task.texts, task.label_column, NUMBER}
+        table = read_table(files, "dataset.path", {*kept, *map(root_column, kept)})
+        for path in kept - set(table.column_names):
+            table = _with_path(table, path)
+        if missing := [column for column in needed if column not in table.column_names]:
+            columns = row_columns(files[0], "dataset.path")
+            raise lacks_columns("dataset.path", files[0], missing, columns)
+        table = table.select([name for name in table.column_names if name in kept])
+        if all(format_of(file) in ("csv", "tsv") for file in files):
+            for name in {task.label_column, NUMBER} & set(table.column_names):
+                table = _with_numbers(table, name)
+        return Dataset(table)
+
+
+def _with_path(table: pa.Table, path: str) -> pa.Table:
+    """The table with what ``path`` leads to as a column, if it leads anywhere (``doc.text``)."""
+    root = root_column(path)
+    if root not in table.column_names or root == path:
+        return table
+    values = [value_at({root: value}, path) for value in table[root].to_pylist()]
+    return table.append_column(path, pa.array(values))
+
+
+def _with_numbers(table: pa.Table, name: str) -> pa.Table:
+    """The table with a column of text as numbers, if all of it is numbers."""
+    column = table[name]
+    for pattern, kind in ((INTEGER, pa.int64()), (DECIMAL, pa.float64())):
+        if len(column) and pc.all(pc.match_substring_regex(column, pattern)).as_py():
+            numbers = pc.cast(pc.utf8_trim_whitespace(column), kind)
+            return table.set_column(table.column_names.index(name), name, numbers)
+    return table
+
+
+def _saved_parts(folder: Path) -> dict[str, Dataset]:
+    saved = load_saved(folder, "dataset.path")
+    return {str(name): part for name, part in saved.items()} if isinstance(saved, DatasetDict) else {"train": saved}
+
+
+def _of_saved(folder: Path, name: str) -> Dataset | None:
+    parts = _saved_parts(folder)
+    return parts.get(named_split(parts, name) or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +268,6 @@ class HubReader:
     def origin(self) -> str:
         parts = [self.task.source, self.task.config or "", self.task.revision or ""]
         return " ".join(part for part in parts if part)
-
-    def needed(self, wanted: str, kind: str) -> Dataset:
-        """A split that must be there."""
-        found = self.split(wanted, kind)
-        if found is None:
-            raise self.missing(wanted)
-        return found
 
     def split(self, wanted: str, kind: str) -> Dataset | None:
         """The split ``wanted``, slices allowed; ``None`` if the dataset has none of this name."""
@@ -206,27 +294,9 @@ class HubReader:
         return ConfigError(f"{self.origin} has no split {wanted}")
 
     def _failed(self, error: Exception) -> ConfigError:
-        reason = (str(error).splitlines() or [""])[0]
         return ConfigError(
             f"{self.origin} could not be loaded from the hub ({type(error).__name__}: "
-            f"{reason}); dataset.path=FOLDER reads local files of the same columns "
+            f"{first_line(error)}); dataset.path=FOLDER reads local files of the same columns "
             f"({self.task.config or 'the task'}/train.jsonl, …), and "
             "glue.task_name=factbook_sections needs no network"
         )
-
-
-def _files(folder: Path, split: str) -> list[Path]:
-    """The files of a split: ``train.csv``, or the hub's shards ``train-00000-of-00001.parquet``."""
-    for place in (folder, folder / "data"):
-        for ending in FORMATS:
-            found = [place / f"{split}{ending}", *sorted(place.glob(f"{split}-*{ending}"))]
-            files = [file for file in found if file.is_file()]
-            if files:
-                return files
-    return []
-
-
-def _of_saved(folder: Path, split: str) -> Dataset | None:
-    saved = datasets.load_from_disk(str(folder))
-    assert isinstance(saved, DatasetDict)
-    return saved.get(split)
