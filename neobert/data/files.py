@@ -92,7 +92,9 @@ class DataFiles:
         for files in (self.files, self.empty):
             found = _files_of(files, name)
             if found and files is self.empty:
-                raise ConfigError(f"{self.setting}={self.origin}: {shortened(map(str, found))}: empty")
+                raise ConfigError(
+                    f"{self.setting}={self.origin}: {shortened(map(str, found))}: empty"
+                )
             if found:
                 return found
         return []
@@ -131,7 +133,12 @@ def find_files(path: str | Path, setting: str, formats: Collection[str]) -> Data
         )
     empty = [file for file in chosen if file.path.stat().st_size == 0]
     if len(empty) == len(chosen):
-        raise ConfigError(f"{setting}={path}: {shortened(str(file.path) for file in empty)}: empty")
+        names = (
+            ""
+            if Path(path).expanduser().is_file()
+            else f"{shortened(str(file.name) for file in empty)}: "
+        )
+        raise ConfigError(f"{setting}={path}: {names}empty")
     for file in empty:
         log.warning("%s is empty and left out", file.path)
     kept = tuple(file for file in chosen if file not in empty)

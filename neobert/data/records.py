@@ -155,9 +155,13 @@ def _parsed(line: str) -> object:
     except RecursionError:
         raise FaultError("nested too deeply") from None
     except json.JSONDecodeError as error:
-        raise FaultError(f"not valid JSON ({error.msg} at column {error.colno})") from error
+        raise FaultError(_json_problem(error)) from error
     except ValueError as error:  # a number of thousands of digits
         raise FaultError(f"not valid JSON ({error})") from error
+
+
+def _json_problem(error: json.JSONDecodeError) -> str:
+    return f"not valid JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
 
 
 def _parsed_document(begin: str, text: Lines, first: int) -> object:
@@ -175,7 +179,7 @@ def _parsed_document(begin: str, text: Lines, first: int) -> object:
         return json.loads("".join(parts))
     except json.JSONDecodeError as error:
         text.number = first - 1 + error.lineno
-        raise FaultError(f"not valid JSON ({error.msg} at column {error.colno})") from error
+        raise FaultError(_json_problem(error)) from error
     except ValueError as error:
         raise FaultError(f"not valid JSON ({error})") from error
     except RecursionError:

@@ -272,6 +272,8 @@ def _opened(file: Path) -> BufferedIOBase:
     """The bytes of a regular file, decompressed; of parquet, something that can seek."""
     if not file.is_file():
         raise FaultError("is no regular file")
+    if format_of(file) is None:
+        raise FaultError(f"its name ends in none of {', '.join(FORMATS)}, also compressed")
     opened: BufferedIOBase = OPENERS.get(file.suffix.lower(), Path.open)(file, "rb")
     if format_of(file) != "parquet" or _is_plain_parquet(file):
         return opened

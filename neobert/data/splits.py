@@ -112,10 +112,10 @@ def split_data(
 def _evaluation(
     parts: Mapping[str, Data], train_name: str, config: DatasetConfig, origin: str
 ) -> Data | None:
-    used = _named(parts, train_name.partition("[")[0])
+    used = named_split(parts, train_name.partition("[")[0])
     if config.eval_split is not None:
         evaluation = _split(parts, config.eval_split, "eval_split", origin)
-        if _named(parts, config.eval_split.partition("[")[0]) == used:
+        if named_split(parts, config.eval_split.partition("[")[0]) == used:
             _warn_of_overlap(parts[str(used)], train_name, config.eval_split)
         return evaluation
     name = next((one for one in EVALUATION_SPLITS if one in parts and one != used), None)
@@ -217,14 +217,14 @@ def _head_split(train: Data, samples: int, origin: str) -> SplitData:
 
 def _split(parts: Mapping[str, Data], wanted: str, key: str, origin: str) -> Data:
     """A split by its name, sliced if the name says so."""
-    name = _named(parts, wanted.partition("[")[0])
+    name = named_split(parts, wanted.partition("[")[0])
     if name is None:
         there = ", ".join(parts)
         raise ConfigError(f"dataset.{key}={wanted}: {origin} has the splits {there}")
     return sliced(parts[name], wanted, key)
 
 
-def _named(parts: Mapping[str, Data], wanted: str) -> str | None:
+def named_split(parts: Mapping[str, object], wanted: str) -> str | None:
     """The split called ``wanted``, else one by another of its names: ``dev`` is ``validation``."""
     same = [name for name in parts if canonical_split(name) == canonical_split(wanted)]
     return wanted if wanted in parts else next(iter(same), None)

@@ -95,6 +95,15 @@ class ContrastiveDataModule(LightningDataModule):
         self.sources.append(PairRows(prepared.name, table, rows, self.config.seed))
         if len(places) > 1:
             self.evaluation.add_pairs(prepared.name, table.select(places).to_list())
+        elif self.config.trainer.eval_strategy != "no":
+            log.warning(
+                "%s: %d of %s pairs held out (dataset.validation_split=%s), so it is not "
+                "evaluated: raise dataset.validation_split, or put a val.jsonl beside the pairs",
+                prepared.name,
+                len(places),
+                f"{len(held):,}",
+                self.config.dataset.validation_split,
+            )
         log.info(
             "%s: %s pairs to train on, %d to evaluate on",
             prepared.name,

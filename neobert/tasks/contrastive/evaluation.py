@@ -5,7 +5,6 @@ Letters: Q queries, D documents, S texts, E width.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +13,11 @@ from torch import Tensor
 from torchmetrics.functional import spearman_corrcoef
 
 from neobert.config.checks import ConfigError
-from neobert.tasks.contrastive.examples import file_rows
+from neobert.data.files import find_files
+from neobert.data.rows import TABLES, read_table, row_columns
 from neobert.tasks.contrastive.prepare import Recipe
 
+SENTENCES = ("sentence1", "sentence2")
 SCORE_COLUMNS = ("score", "label", "similarity_score")
 PAIR_METRICS = ("loss", "accuracy_at_1", "mrr_at_10", "alignment", "uniformity")
 """What :func:`pair_metrics` finds."""
@@ -74,23 +75,22 @@ class EvaluationSet:
 
     def add_sts(self, file: str, recipe: Recipe) -> None:
         """Add scored sentence pairs. Raises ``ConfigError`` for a file without the columns."""
-        path = Path(file).expanduser()
-        if not path.is_file():
-            raise ConfigError(f"contrastive.eval_sts={file}: there is no such file")
-        rows = list(file_rows([path]))
-        score = next((name for name in SCORE_COLUMNS if rows and name in rows[0]), None)
-        if score is None or not {"sentence1", "sentence2"} <= set(rows[0]):
-            has = ", ".join(map(str, rows[0])) if rows else "no row"
+        setting = "contrastive.eval_sts"
+        found = find_files(file, setting, TABLES)
+        table = read_table([one.path for one in found.files], setting, {*SENTENCES, *SCORE_COLUMNS})
+        has = row_columns(found.files[0].path, setting)
+        score = next((name for name in SCORE_COLUMNS if name in has), None)
+        if score is None or not set(SENTENCES) <= set(has):
             raise ConfigError(
-                f"contrastive.eval_sts={file}: needs the columns sentence1, sentence2 and one "
-                f"of {', '.join(SCORE_COLUMNS)}; it has {has}"
+                f"{setting}={file}: needs the columns sentence1, sentence2 and one of "
+                f"{', '.join(SCORE_COLUMNS)}; it has {', '.join(has) or 'none'}"
             )
+        scores = _scores(table[score].to_pylist(), f"{setting}={file}: {score}")
         sides = []
-        for name in ("sentence1", "sentence2"):
-            sides.append(torch.arange(len(rows)) + len(self.texts))
-            sentences = [recipe.query_prefix + str(row[name]) for row in rows]
+        for name in SENTENCES:
+            sides.append(torch.arange(len(scores)) + len(self.texts))
+            sentences = [recipe.query_prefix + str(text) for text in table[name].to_pylist()]
             self.texts += recipe.documents(sentences)
-        scores = torch.tensor([float(str(row[score])) for row in rows])
         self.sts = (sides[0], sides[1], scores)
 
     def check_metric(self, wanted: str | None) -> None:
@@ -121,6 +121,17 @@ class EvaluationSet:
             cosines = (vectors[first] * vectors[second]).sum(1)
             found["eval/sts_spearman"] = float(spearman_corrcoef(cosines.double(), scores.double()))
         return found
+
+
+def _scores(values: list[object], where: str) -> Float[Tensor, " S"]:
+    """The values as numbers. Raises ``ConfigError`` naming the row of one that is none."""
+    scores = []
+    for row, value in enumerate(values, start=1):
+        try:
+            scores.append(float(str(value)))
+        except ValueError:
+            raise ConfigError(f"{where} of row {row} is not a number: {value!r}") from None
+    return torch.tensor(scores)
 
 
 def pair_metrics(

@@ -125,7 +125,10 @@ def _prepare(
     source: PairSource, root: Path, recipe: Recipe, config: Config, force: bool
 ) -> Prepared:
     sources_dir = config.contrastive.sources_dir
-    key = {"source": identity(source, sources_dir), **recipe.key()}
+    key = {
+        "source": identity(source, sources_dir, cache_folder(config.dataset.cache_dir)),
+        **recipe.key(),
+    }
     folder = root / source.name / key_of(key)
 
     def make(target: Path) -> None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, List
 from numpy.typing import NDArray
 
 from neobert.config.checks import ConfigError
@@ -68,7 +69,11 @@ def label_splits(task: GlueTask, splits: Splits) -> LabelledSplits:
 
 
 def class_names(task: GlueTask, parts: Iterable[Dataset]) -> tuple[str, ...]:
-    """The classes that the data has: names in their order, or the numbers from 0 to the largest."""
+    """The classes that the data has: names in their order, or numbers.
+
+    Numbers from 0 on are those of the classes, of which none may be missing; others, such as 1 to 5
+    stars, are names: those that occur.
+    """
     values: set[object] = set()
     for part in parts:
         feature = part.features[task.label_column]
@@ -76,10 +81,19 @@ def class_names(task: GlueTask, parts: Iterable[Dataset]) -> tuple[str, ...]:
             return tuple(feature.names)
         values |= set(part.unique(task.label_column))
     numbers = [value for value in values if isinstance(value, int | float)]
-    if numbers:
-        largest = max((int(value) for value in numbers if float(value).is_integer()), default=0)
-        return tuple(str(number) for number in range(min(largest, MOST_CLASSES) + 1))
-    return tuple(sorted(str(value) for value in values if value not in (None, "")))
+    if not numbers:
+        return tuple(sorted(str(value) for value in values if value not in (None, "")))
+    whole = sorted({int(value) for value in numbers if float(value).is_integer()})
+    if whole and whole[0] > 0:
+        return tuple(map(str, whole[:MOST_CLASSES]))
+    largest = max(whole, default=0)
+    return tuple(str(number) for number in range(min(largest, MOST_CLASSES) + 1))
+
+
+def column_values(part: Dataset, column: str) -> list[Any]:
+    """A column as Python values; ``datasets`` itself would go from row to row."""
+    values: list[Any] = part.select_columns([column]).with_format("arrow")[:][column].to_pylist()
+    return values
 
 
 def _column_problems(task: GlueTask, name: str, part: Dataset, needs_label: bool) -> list[str]:
@@ -94,15 +108,21 @@ def _column_problems(task: GlueTask, name: str, part: Dataset, needs_label: bool
         return [f"{name} is empty"]
     problems = []
     for column in task.texts:
-        texts = part[column]
-        bad = [row for row, text in enumerate(texts) if not isinstance(text, str)]
+        values = column_values(part, column)
+        bad = [row for row, text in enumerate(values) if not isinstance(text, str)]
         if bad:
             problems.append(f"{name}: {column} is no text in {_rows(bad)}")
+    if needs_label and isinstance(part.features[task.label_column], list | dict | List):
+        first = next(iter(column_values(part.take(1), task.label_column)))
+        problems.append(
+            f"{name}: {task.label_column} holds lists or objects ({str(first)[:40]}); one label "
+            "per text is needed, a name or a number"
+        )
     return problems
 
 
 def _labelled(task: GlueTask, name: str, part: Dataset, problems: list[str]) -> Labelled:
-    values = list(part[task.label_column])
+    values = column_values(part, task.label_column)
     if task.relabel:
         values = [task.relabel.get(value, value) for value in values]
         kept = [row for row, value in enumerate(values) if value != DROPPED]
@@ -120,21 +140,27 @@ def _maybe_labelled(task: GlueTask, name: str, part: Dataset) -> Labelled:
     unknown = np.full(len(part), np.nan)
     if task.label_column not in part.column_names:
         return Labelled(name, part, unknown)
-    values = [task.relabel.get(value, value) for value in part[task.label_column]]
+    values = column_values(part, task.label_column)
+    if task.relabel:
+        values = [task.relabel.get(value, value) for value in values]
     numbers = _numbers(task, part, values)
     return Labelled(name, part, numbers if _is_legal(task, numbers).all() else unknown)
 
 
 def _numbers(task: GlueTask, part: Dataset, values: Sequence[object]) -> NDArray[np.float64]:
     """Values as numbers; NaN for what is none."""
-    by_name = {name: float(number) for number, name in enumerate(task.labels)}
     named = not isinstance(part.features[task.label_column], ClassLabel)
+    by_name = {name: float(number) for number, name in enumerate(task.labels) if named}
+    # 1 to 5 stars are names too: class 0 is "1".
+    only_names = named and task.labels and all(map(str.isdecimal, task.labels))
 
     def number(value: object) -> float:
-        if named and isinstance(value, str) and value in by_name:
-            return by_name[value]
-        if isinstance(value, bool) or value is None:
-            return float(value) if isinstance(value, bool) else np.nan
+        whole = isinstance(value, int | float) and float(value).is_integer()
+        name = str(int(value)) if whole else value  # type: ignore[call-overload]
+        if isinstance(name, str) and name in by_name:
+            return by_name[name]
+        if (only_names and whole) or value is None:
+            return np.nan
         try:
             return float(value)  # type: ignore[arg-type]
         except (TypeError, ValueError):
@@ -157,6 +183,8 @@ def _legal(task: GlueTask) -> str:
         return "numbers" if task.label_range is None else f"numbers from {low:g} to {high:g}"
     names = ", ".join(task.labels[:SHOWN])
     more = ", …" if len(task.labels) > SHOWN else ""
+    if task.labels[0].isdecimal() and task.labels[0] != "0":
+        return f"one of {names}{more}"
     return f"0 to {len(task.labels) - 1} ({names}{more})"
 
 

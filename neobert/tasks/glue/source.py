@@ -1,16 +1,15 @@
 """Where a task's splits come from: the hub, local files with the same columns, a package."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 
 from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
@@ -27,14 +26,15 @@ from neobert.data.rows import (
     row_columns,
     value_at,
 )
-from neobert.data.splits import HoldOut, sliced
+from neobert.data.splits import HoldOut, named_split, sliced
 from neobert.files import first_line
 from neobert.tasks.glue.packaged import is_packaged_task, packaged_folder
 from neobert.tasks.glue.tasks import NUMBER, GlueTask
 
 log = get_logger(__name__)
 
-Result = TypeVar("Result")
+KEYS = {"train": "train_split", "validation": "eval_split", "test": "test_split"}
+"""Kind of a split -> the key below ``dataset`` that names it."""
 
 INTEGER = r"^\s*[+-]?\d{1,18}\s*$"
 DECIMAL = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
@@ -64,16 +64,12 @@ def open_splits(task: GlueTask, name: str, config: DatasetConfig, cache: Path, s
     """
     reader = _reader(task, name, config, cache)
     problems: list[str] = []
-    train = _collect(problems, lambda: reader.split(config.train_split or task.train, "train"))
+    train = _collect(problems, reader, config.train_split or task.train, "train")
+    if problems and isinstance(reader, HubReader):  # it would fail again, and take its time
+        raise ConfigError(*problems)
     wanted = task.validation if config.eval_split is None else {config.eval_split: ""}
-    found = {
-        end: _collect(problems, lambda split=split: reader.split(split, "validation"))
-        for split, end in wanted.items()
-    }
-    tests = {
-        split: _collect(problems, lambda split=split: reader.split(split, "test"))
-        for split in task.test
-    }
+    found = {end: _collect(problems, reader, split, "validation") for split, end in wanted.items()}
+    tests = {split: _collect(problems, reader, split, "test") for split in task.test}
     if problems:
         raise ConfigError(*problems)
     if train is None:
@@ -97,10 +93,12 @@ def open_splits(task: GlueTask, name: str, config: DatasetConfig, cache: Path, s
     )
 
 
-def _collect(problems: list[str], read: Callable[[], Result]) -> Result | None:
-    """The result, or ``None`` with what is wrong added to ``problems``."""
+def _collect(
+    problems: list[str], reader: "LocalReader | HubReader", split: str, kind: str
+) -> Dataset | None:
+    """The split, or ``None`` with what is wrong with it added to ``problems``."""
     try:
-        return read()
+        return reader.split(split, kind)
     except ConfigError as error:
         problems += [problem for problem in error.problems if problem not in problems]
         return None
@@ -136,9 +134,7 @@ def _reader(
     return HubReader(task, config, cache)
 
 
-def _folder(
-    path: Path, task: GlueTask, name: str, config: DatasetConfig
-) -> dict[str, Path]:
+def _folder(path: Path, task: GlueTask, name: str, config: DatasetConfig) -> dict[str, Path]:
     """Where the splits are, and under ``test`` where the test splits are, if elsewhere.
 
     ``path/<configuration>``, ``path/<task>``, or ``path`` itself.
@@ -173,11 +169,12 @@ class LocalReader:
         name = wanted.partition("[")[0]
         place = self.places.get(kind, self.places[""])
         if is_saved(place):
-            part = _of_saved(place, name)
+            parts = _saved_parts(place)
+            part = parts.get(named_split(parts, name) or "")
         else:
             files = self._files(place, name)
             part = self._read(files, kind) if files else None
-        return None if part is None else sliced(part, wanted, f"{kind}_split".replace("valid", "eval"))
+        return None if part is None else sliced(part, wanted, KEYS[kind])
 
     def missing(self, wanted: str) -> ConfigError:
         """What to say if a split is not there."""
@@ -186,10 +183,11 @@ class LocalReader:
             has = ", ".join(_saved_parts(place))
         else:
             has = shortened(str(file.name) for file in self._found(place).files)
+        name = wanted.partition("[")[0]
+        hint = "; dataset.validation_split=0.1 holds a part of the training data out"
         return ConfigError(
-            f"dataset.path={place}: has no {wanted.partition('[')[0]} (such as "
-            f"{wanted.partition('[')[0]}.csv); it holds {has or 'nothing'}; "
-            "dataset.validation_split=0.1 holds a part of the training data out"
+            f"dataset.path={place}: has no {name} (such as {name}.csv); it holds "
+            f"{has or 'nothing'}{'' if name == self.task.train else hint}"
         )
 
     @cached_property
@@ -248,12 +246,9 @@ def _with_numbers(table: pa.Table, name: str) -> pa.Table:
 
 def _saved_parts(folder: Path) -> dict[str, Dataset]:
     saved = load_saved(folder, "dataset.path")
-    return {str(name): part for name, part in saved.items()} if isinstance(saved, DatasetDict) else {"train": saved}
-
-
-def _of_saved(folder: Path, name: str) -> Dataset | None:
-    parts = _saved_parts(folder)
-    return parts.get(named_split(parts, name) or "")
+    if isinstance(saved, Dataset):
+        return {"train": saved}
+    return {str(name): part for name, part in saved.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,9 @@ GLUE_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 SNLI_REVISION = "cdb5c3d5eed6ead6e5a341c8e56e669bb666725b"
 ALL_NLI_REVISION = "d482672c8e74ce18da116f430137434ba2e52fab"
 
+NUMBER = "idx"
+"""Column of an example's number, where the data has one."""
+
 DROPPED = -1
 """In ``relabel``: examples with this label are left out."""
 

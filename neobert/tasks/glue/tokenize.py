@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from neobert.data.cache import key_of, publish
 from neobert.errors import ConfigError
 from neobert.tasks.glue.batch import Examples
-from neobert.tasks.glue.labels import Labelled
+from neobert.tasks.glue.labels import Labelled, column_values
+from neobert.tasks.glue.tasks import NUMBER
 from neobert.text_tokenizer import TextTokenizer, bert_template, boundary_tokens
 
 VERSION = 2
@@ -21,7 +22,6 @@ ROWS_PER_PROCESS = 20_000
 """Fewer are tokenised faster than a process starts."""
 
 IDS, TYPES = "input_ids", "token_type_ids"
-NUMBER = "idx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def _names(part: Labelled) -> NDArray[np.int64]:
     feature = part.data.features.get(NUMBER)
     if feature is None or not str(getattr(feature, "dtype", "")).startswith("int"):
         return np.arange(len(part.labels), dtype=np.int64)
-    return np.array(part.data[NUMBER], dtype=np.int64)
+    return np.array(column_values(part.data, NUMBER), dtype=np.int64)
 
 
 def _write(part: Labelled, tokenizer: PairTokenizer, processes: int, target: Path) -> None:

@@ -110,7 +110,7 @@ def test_sts_is_the_rank_correlation_of_cosines_and_scores(info, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "there is no such file"), ('{"a": 1}', "needs the columns sentence1"), ("", "no row")],
+    [(None, "there is no such file"), ('{"a": 1}', "needs the columns sentence1"), ("", "empty")],
 )
 def test_an_sts_file_that_cannot_serve_is_one_clear_error(content, message, info, tmp_path: Path):
     file = tmp_path / "sts.jsonl"

@@ -143,7 +143,9 @@ def test_labelled_data_pairs_each_text_with_another_of_its_label(tmp_path: Path)
 
 def test_a_source_without_the_needed_columns_is_one_clear_error(tmp_path: Path):
     (tmp_path / "ALLNLI.jsonl").write_text('{"anchor": "q", "pos": "p"}')
-    message = "source ALLNLI: lacks the column positive, negative; it has anchor, pos"
+    message = (
+        r"sources_dir: .*ALLNLI.jsonl has no column positive, negative; its columns are anchor"
+    )
     with pytest.raises(ConfigError, match=message):
         list(read_examples(TABLE["ALLNLI"], str(tmp_path)))
 
@@ -151,9 +153,9 @@ def test_a_source_without_the_needed_columns_is_one_clear_error(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"a": "q", "b"', "cannot be read"),
-        ('["a", "b"]\n', "cannot be read|lacks"),
-        (None, "exist"),
+        ('{"a": "q", "b"', r"mine\.path: .*mine\.jsonl, line 1: not valid JSON"),
+        ('["a", "b"]\n', "line 1: element 1 of the list is a string, not a JSON object"),
+        (None, r"contrastive\.sources\.mine\.path=.*there is no such file"),
     ],
 )
 def test_a_damaged_or_missing_file_is_one_clear_error(content, message, tmp_path: Path):
@@ -207,3 +209,52 @@ def test_wordnet_pairs_the_words_of_a_synset_with_its_definition(tmp_path: Path)
         Example("entity", "that which is perceived"),
         Example("unable, not able", "lacking the means"),
     ]
+
+
+def pairs_file(file: Path, *queries: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps({"a": query, "b": "p"}) + "\n" for query in queries))
+
+
+def test_files_called_validation_are_held_out_and_those_called_test_are_not_read(tmp_path, caplog):
+    for name in ("pairs", "pairs.val", "test/pairs"):
+        pairs_file(tmp_path / f"mine/{name}.jsonl", name)
+    own = own_source("mine", {"path": str(tmp_path / "mine"), "query": "a", "positive": "b"})
+    with caplog.at_level("INFO", logger="neobert"):
+        found = [(one.query, one.held_out) for one in read_examples(own)]
+    assert found == [("pairs", False), ("pairs.val", True)]
+    expected = "train: pairs.jsonl; validation: pairs.val.jsonl; test (not read): pairs.jsonl"
+    assert expected in caplog.text
+
+
+@pytest.mark.proves("contrastive.sources_dir")
+def test_a_copy_of_the_hub_s_folder_is_trained_on_its_training_split_alone(tmp_path: Path):
+    for split in ("train", "dev", "test"):
+        row = {"anchor": split, "positive": "p", "negative": "n"}
+        folder = tmp_path / "ALLNLI/triplet"
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist([row]), folder / f"{split}-00000-of-00001.parquet")
+    found = [(one.query, one.held_out) for one in read_examples(TABLE["ALLNLI"], str(tmp_path))]
+    assert found == [("train", False), ("dev", True)]
+
+
+def test_joined_tables_have_their_split_in_the_judgements(tmp_path: Path):
+    folder = tmp_path / "FEVER"
+    for name in ("queries", "corpus"):
+        rows = [{"_id": str(number), "text": f"{name} {number}"} for number in range(3)]
+        (folder / "qrels").mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for number, split in enumerate(("train", "dev", "test")):
+        judged = f"query-id\tcorpus-id\tscore\n{number}\t{number}\t1\n"
+        (folder / f"qrels/{split}.tsv").write_text(judged)
+    found = [(one.query, one.held_out) for one in read_examples(TABLE["FEVER"], str(tmp_path))]
+    assert found == [("queries 0", False), ("queries 1", True)]
+
+
+def test_labelled_texts_are_paired_within_their_split(tmp_path: Path):
+    for split, texts in (("train", "abc"), ("val", "de")):
+        rows = [{"s": text, "l": "x"} for text in texts]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    own = own_source("mine", {"path": str(tmp_path), "text": "s", "label": "l"})
+    for one in read_examples(own):
+        assert {one.query, one.positive} <= set("de" if one.held_out else "abc")

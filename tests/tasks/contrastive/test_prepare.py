@@ -114,6 +114,6 @@ def test_an_interrupted_preparation_leaves_nothing_behind(own, info):
     config = own()
     file = Path(config.contrastive.sources["own"]["path"])
     file.write_text(file.read_text() + '{"q": "cut')
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"rows\.jsonl, line 5: not valid JSON"):
         prepare_sources(config, Recipe(info, 16))
     assert not [one for one in Path(config.dataset.path).rglob("*") if one.suffix != ".lock"][1:]

@@ -135,5 +135,5 @@ def test_a_wrong_file_is_an_error_before_anything_is_trained(
 ) -> None:
     write_rows(tmp_path / "data/sst2/train.jsonl", sentences(8))
     write_rows(tmp_path / "data/sst2/validation.jsonl", [{"text": "good", "label": 1}])
-    with pytest.raises(ConfigError, match="validation has no column sentence"):
+    with pytest.raises(ConfigError, match=r"validation\.jsonl has no column sentence"):
         GlueDataModule(settings(), tokenizer, packed=True).setup()

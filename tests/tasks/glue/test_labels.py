@@ -34,6 +34,24 @@ def test_numbers_are_classes_from_zero() -> None:
     assert found.task.labels == ("0", "1", "2")
 
 
+@pytest.mark.parametrize(
+    ("values", "names", "numbers"),
+    [
+        ([1, 5, 3, 2, 4], ("1", "2", "3", "4", "5"), [0, 4, 2, 1, 3]),
+        ([3, 7, 3], ("3", "7"), [0, 1, 0]),
+        ([2.0, 1.0], ("1", "2"), [1, 0]),
+        (["7", "3"], ("3", "7"), [1, 0]),
+        ([10, 9], ("9", "10"), [1, 0]),
+    ],
+)
+def test_numbers_from_above_zero_are_names(
+    values: list[object], names: tuple[str, ...], numbers: list[int]
+) -> None:
+    found = label_splits(OWN, splits(part(values), part(values[:1])))
+    assert found.task.labels == names
+    assert found.train.labels.tolist() == numbers
+
+
 def test_a_class_label_names_its_classes() -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
     rows = Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
@@ -81,6 +99,10 @@ WRONG = [
     (OWN, part([0, 2]), part([2]), "train has no example of 1 of the 3 classes: 1"),
     (OWN, part(["a", "b"]), part(["c"]), "train has no example of 1 of the 3 classes: c"),
     (OWN, part([0, 0]), part([0]), "train has one class only"),
+    (OWN, part([1, 2, 3]), part([4]), "train has no example of 1 of the 4 classes: 4"),
+    (OWN, part([1, 2]), part([1.5]), "labels must be one of 1, 2, but row 0 have 1.5"),
+    (OWN, part([[0], [1, 2]]), part([[0]]), "label holds lists or objects ([0]); one label"),
+    (OWN, part([{"a": 0}, {"a": 1}]), part([{"a": 0}]), "label holds lists or objects"),
     (NUMBERS, part([1.0, float("nan")]), part([1.0]), "labels must be numbers, but row 1 have nan"),
     (NUMBERS, part(["a", "1"]), part([1.0]), "row 0 have 'a'"),
 ]

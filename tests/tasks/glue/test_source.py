@@ -1,5 +1,7 @@
 """Splits from local files of any format, from packages, and what is said where there are none."""
 
+import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ from datasets import Dataset, DatasetDict
 
 from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
+from neobert.tasks.glue.labels import label_splits
 from neobert.tasks.glue.source import Splits, open_splits
 from neobert.tasks.glue.tasks import TASKS, GlueTask
 from tests.tasks.glue.conftest import sentences, write_rows
@@ -92,6 +95,125 @@ def test_a_saved_dataset_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.proves("dataset.train_split", "dataset.eval_split")
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_saved_dataset_is_sliced(tmp_path: Path, whole: bool) -> None:
+    rows = Dataset.from_list(sentences(20))
+    saved = rows if whole else DatasetDict(train=rows, dev=rows)
+    saved.save_to_disk(tmp_path / "data")
+    splits = read(tmp_path, train_split="train[:10]", eval_split="train[10:14]")
+    assert splits.train["sentence"][:] == rows["sentence"][:10]
+    assert splits.validation[""]["sentence"][:] == rows["sentence"][10:14]
+    if not whole:
+        assert len(read(tmp_path).validation[""]) == 20
+
+
+NAMES = [
+    ("train.CSV.gz", "val.csv.gz"),
+    ("train.tsv", "valid.tsv"),
+    ("my.train.jsonl", "my.dev.jsonl"),
+    ("train/part-0.jsonl", "validation/part-0.jsonl"),
+    ("all.csv", "eval.csv"),
+]
+
+
+def write_table(path: Path, rows: list[dict[str, object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suffixes = path.name.lower()
+    separator = "\t" if ".tsv" in suffixes else ","
+    lines = [separator.join(rows[0])] + [separator.join(map(str, row.values())) for row in rows]
+    if ".jsonl" in suffixes:
+        lines = [json.dumps(row) for row in rows]
+    content = "\ufeff" + "\n".join(lines) + "\n"
+    path.write_bytes(gzip.compress(content.encode()) if ".gz" in suffixes else content.encode())
+
+
+@pytest.mark.proves("dataset.path")
+@pytest.mark.parametrize(("train", "validation"), NAMES)
+def test_files_are_found_by_the_names_that_pretraining_knows(
+    tmp_path: Path, train: str, validation: str
+) -> None:
+    rows = sentences(6)
+    write_table(tmp_path / "data" / train, rows)
+    write_table(tmp_path / "data" / validation, rows[:2])
+    write_table(tmp_path / "data/other_task/train.csv", rows * 9)
+    splits = read(tmp_path)
+    assert splits.train["sentence"][:] == [row["sentence"] for row in rows]
+    assert splits.train["label"][:] == [row["label"] for row in rows]
+    assert len(splits.validation[""]) == 2
+
+
+def test_the_path_may_be_a_file(tmp_path: Path) -> None:
+    write_table(tmp_path / "data", sentences(1))  # no format
+    with pytest.raises(ConfigError, match=r"dataset\.path=.*data: holds data; one of \.parquet"):
+        read(tmp_path)
+    write_table(tmp_path / "dev.csv", sentences(20))
+    config = DatasetConfig(path=str(tmp_path / "dev.csv"), validation_split=0.2)
+    splits = open_splits(TASKS["sst2"], "sst2", config, tmp_path / "cache", seed=0)
+    assert (len(splits.train), len(splits.validation[""])) == (16, 4)
+    assert splits.train["sentence"][:] == [
+        text
+        for text in (row["sentence"] for row in sentences(20))
+        if text in splits.train["sentence"][:]
+    ]
+    config = DatasetConfig(path=str(tmp_path / "dev.csv"))
+    with pytest.raises(ConfigError, match=r"has no validation.*dataset\.validation_split=0\.1"):
+        open_splits(TASKS["sst2"], "sst2", config, tmp_path / "cache", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "validation.csv: empty"), ("sentence,label\n", "validation is empty")],
+)
+def test_an_empty_evaluation_file_is_said_to_be_empty(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    write_table(tmp_path / "data/train.csv", sentences(6))
+    (tmp_path / "data/validation.csv").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        label_splits(TASKS["sst2"], read(tmp_path))
+
+
+def test_all_files_that_cannot_be_read_are_told_at_once(tmp_path: Path) -> None:
+    write_table(tmp_path / "data/train.csv", sentences(6))
+    (tmp_path / "data/train.csv").write_text("sentence,label\na,1,2\n")
+    (tmp_path / "data/dev.jsonl").write_text("null\n")
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path)
+    assert len(error.value.problems) == 2
+    assert "train.csv, line 2: 3 fields, the header has 2" in error.value.problems[0]
+    assert "dev.jsonl, line 1: null, not a JSON object" in error.value.problems[1]
+
+
+def test_texts_may_be_nested_and_other_columns_may_be_anything(tmp_path: Path) -> None:
+    task = GlueTask(texts=("doc.text",), label_column="meta.label")
+    rows = [
+        {"doc": {"text": "a"}, "meta": {"label": "x"}, "id": 1},
+        {"doc": {"text": "b"}, "meta": {"label": "y"}, "id": "two"},
+    ]
+    for split in ("train", "validation"):
+        write_rows(tmp_path / f"data/{split}.jsonl", rows)
+    found = label_splits(task, read(tmp_path, task))
+    assert found.train.data["doc.text"][:] == ["a", "b"]
+    assert found.task.labels == ("x", "y")
+
+
+@pytest.mark.proves("dataset.config")
+def test_the_configuration_of_local_files_is_a_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = GlueTask(texts=("sentence",), config="en", source="local", revision=None)
+    for folder, count in (("data", 4), ("data/en", 6)):
+        for split in ("train", "validation"):
+            write_table(tmp_path / folder / f"{split}.csv", sentences(count))
+    assert len(read(tmp_path, own, config="en").train) == 6
+    other = GlueTask(texts=("sentence",), config="de", source="local", revision=None)
+    with pytest.raises(ConfigError, match=r"dataset\.config=de: .* has no folder of that name"):
+        read(tmp_path, other, config="de")
+    read(tmp_path, config="de")
+    assert "dataset.config=de has no effect" in caplog.text
+
+
+@pytest.mark.proves("dataset.train_split", "dataset.eval_split")
 def test_splits_are_sliced_and_named(tmp_path: Path) -> None:
     write_rows(tmp_path / "data/train.jsonl", sentences(20))
     write_rows(tmp_path / "data/other.jsonl", sentences(6))
@@ -123,8 +245,8 @@ def test_a_packaged_task_needs_no_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ((), "there is no such folder"),
-        (("train",), "has no validation{.parquet,.jsonl,.json,.csv,.tsv}; it holds train.jsonl"),
+        ((), "there is no such file or folder"),
+        (("train",), "has no validation (such as validation.csv); it holds train.jsonl"),
         (("validation",), "has no train"),
     ],
 )
@@ -139,7 +261,7 @@ def test_a_missing_file_is_told(tmp_path: Path, files: tuple[str, ...], said: st
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/train.jsonl").write_text("{not json\n")
-    with pytest.raises(ConfigError, match=r"train.jsonl could not be read as json"):
+    with pytest.raises(ConfigError, match=r"train.jsonl, line 1: not valid JSON"):
         read(tmp_path)
 
 
