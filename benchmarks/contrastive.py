@@ -13,19 +13,19 @@ import argparse
 import json
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from neobert.console import get_logger, show_messages
-from neobert.training.summary import command_line, origin, peak_memory_mib
+from matplotlib.figure import Figure
 
-log = get_logger("neobert.benchmarks")
+from benchmarks import harness
+from neobert.console import show_messages
+from neobert.training.summary import peak_memory_mib
 
 OURS, THEIRS = "ours", "sentence_transformers"
 TUNED, PADDED = "sentence_transformers_tuned", "sentence_transformers_padded"
@@ -64,26 +64,24 @@ class Measured:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The program; with ``--job`` one process of it."""
+    """Measure and write; with ``--job`` one process of it."""
     options = _options().parse_args(argv)
     if options.job is not None:
         job = Job(**json.loads(options.job))
-        sys.stdout.write(json.dumps(asdict(JOBS[job.kind](job))) + "\n")
-        return 0
+        return harness.answer(asdict(JOBS[job.kind](job)))
     show_messages()
     with tempfile.TemporaryDirectory() as scratch:
         pairs = options.pairs or str(_factbook(Path(scratch) / "factbook.jsonl"))
-        common = {"model": options.model, "pairs": pairs, "max_length": options.max_length}
-        settings = {**common, "pairs": options.pairs or "factbook", "batch": options.batch}
-        found: dict[str, object] = {"settings": settings}
+        job = Job(OURS, options.model, pairs, options.batch, options.steps, options.max_length)
+        shown = {"pairs": options.pairs or "factbook", "batch": job.batch}
+        figures: dict[str, object] = {
+            "settings": {"model": job.model, "max_length": job.max_length, **shown}
+        }
         if options.rounds:
-            found["speed"] = _speed(options, common)
+            figures["speed"] = _speed(job, options.peers, options.rounds)
         if options.large:
-            found["memory"] = _memory(options, common)
-    text = json.dumps({**found, **origin(command_line())}, indent=1) + "\n"
-    options.output.write_text(text)
-    plot(found, options.output.with_suffix(".svg"))
-    log.info("%s", text)
+            figures["memory"] = _memory(replace(job, batch=options.large, steps=1), options.chunk)
+    harness.save(options.output, figures, plot=lambda: chart(figures))
     return 0
 
 
@@ -101,64 +99,48 @@ def _factbook(file: Path) -> Path:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.contrastive")
+    parser = harness.command("contrastive", __doc__, rounds=3, output=Path("contrastive.json"))
     parser.add_argument("model", nargs="?")
     parser.add_argument("pairs", nargs="?")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=3)
     peers = [THEIRS, TUNED, PADDED]
     parser.add_argument("--peers", nargs="+", choices=peers, default=peers)
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--large", type=int, default=0, help="pairs of the batch for GradCache")
     parser.add_argument("--chunk", type=int, default=128, help="texts at a time with GradCache")
-    parser.add_argument("--output", type=Path, default=Path("bench_contrastive.json"))
     parser.add_argument("--job", help=argparse.SUPPRESS)
     return parser
 
 
-def _speed(options: argparse.Namespace, common: dict[str, object]) -> dict[str, object]:
-    rounds: dict[str, list[Measured]] = {kind: [] for kind in (OURS, *options.peers)}
-    for _ in range(options.rounds):
-        for kind, measured in rounds.items():
-            job = Job(kind, batch=options.batch, steps=options.steps, **common)  # type: ignore[arg-type]
-            measured.append(_in_a_process(job))
-            log.info("%s: %s", kind, measured[-1])
-    pairs = options.batch * options.steps
+def _speed(job: Job, peers: Sequence[str], rounds: int) -> dict[str, object]:
+    runs = {kind: partial(_in_a_process, replace(job, kind=kind)) for kind in (OURS, *peers)}
+    measured = harness.in_turns(runs, rounds)
+    wall = {kind: [run.wall for run in found] for kind, found in measured.items()}
+    cpu = {kind: [run.cpu for run in found] for kind, found in measured.items()}
+    pairs = job.batch * job.steps
     return {
         kind: {
-            "pairs_per_sec": [pairs / one.wall for one in measured],
-            "pairs_per_cpu_sec": [pairs / one.cpu for one in measured],
-            "ours_is_faster_by": _ratio(rounds[OURS], measured, "wall"),
-            "ours_is_faster_by_cpu": _ratio(rounds[OURS], measured, "cpu"),
+            "pairs_per_sec": [pairs / seconds for seconds in wall[kind]],
+            "pairs_per_cpu_sec": [pairs / seconds for seconds in cpu[kind]],
+            "ours_is_faster_by": harness.median_ratio(wall[kind], wall[OURS]),
+            "ours_is_faster_by_cpu": harness.median_ratio(cpu[kind], cpu[OURS]),
         }
-        for kind, measured in rounds.items()
+        for kind in runs
     }
 
 
-def _ratio(ours: list[Measured], theirs: list[Measured], clock: str) -> float:
-    """Median over the rounds."""
-    both = zip(ours, theirs, strict=True)
-    return statistics.median(getattr(b, clock) / getattr(a, clock) for a, b in both)
-
-
-def _memory(options: argparse.Namespace, common: dict[str, object]) -> dict[str, object]:
-    found: dict[str, object] = {"pairs": options.large, "chunk": options.chunk}
-    for name, chunk in (("direct", None), ("gradcache", options.chunk)):
-        job = Job("memory", batch=options.large, steps=1, chunk=chunk, **common)  # type: ignore[arg-type]
-        measured = _in_a_process(job)
+def _memory(job: Job, chunk: int) -> dict[str, object]:
+    found: dict[str, object] = {"pairs": job.batch, "chunk": chunk}
+    for name, texts in (("direct", None), ("gradcache", chunk)):
+        measured = _in_a_process(replace(job, kind="memory", chunk=texts))
         found[f"{name}_mib"], found[f"{name}_cpu_seconds"] = measured.peak_mib, measured.cpu
-        log.info("%s: %s", name, measured)
     return found
 
 
-def plot(found: Mapping[str, object], picture: Path) -> None:
-    """Draw pairs per second, and the memory of a large batch if measured."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def chart(found: Mapping[str, object]) -> Figure:
+    """Pairs per second, and the memory of a large batch if measured."""
     figure = Figure(figsize=(7, 2.6), layout="constrained")
-    FigureCanvasAgg(figure)  # no display, no global state of pyplot
     left, right = figure.subplots(1, 2)
     speed, memory = found.get("speed"), found.get("memory")
     if isinstance(speed, dict):
@@ -169,15 +151,11 @@ def plot(found: Mapping[str, object], picture: Path) -> None:
     if isinstance(memory, dict):
         right.barh(["at once", "GradCache"], [memory["direct_mib"], memory["gradcache_mib"]])
         right.set_xlabel(f"peak MiB of a step of {memory['pairs']} pairs")
-    figure.savefig(picture)
+    return figure
 
 
 def _in_a_process(job: Job) -> Measured:
-    command = [sys.executable, "-m", "benchmarks.contrastive", "--job"]
-    done = subprocess.run(
-        [*command, json.dumps(asdict(job))], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+    return Measured(**harness.in_fresh_process("contrastive", "--job", json.dumps(asdict(job))))
 
 
 def _steps_alone(train: Callable[[int], object], steps: int) -> Measured:

@@ -13,10 +13,7 @@ processor (``cpu``) is the steadier number.
 """
 
 import argparse
-import json
 import resource
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from benchmarks import harness
 from neobert.config.compose import compose_config
 from neobert.console import show_messages
 from neobert.data.corpora import read_corpus
@@ -44,23 +42,26 @@ Figures = dict[str, float | str]
 
 
 def main() -> None:
-    """Run the measurements that are asked for, each in a fresh process, and print their figures."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.data")
+    """Run the measurements that are chosen, each in a fresh process, and write their figures."""
+    parser = harness.command("data", __doc__, rounds=None, output=None)
     parser.add_argument("--only", choices=MEASUREMENTS, action="append")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/neobert-bench-data"))
     parser.add_argument("--documents", type=int, default=1_000_000, help="of resume")
     parser.add_argument("--tokens", type=int, default=500_000_000, help="of memory, 2 bytes each")
-    parser.add_argument("--here", action="store_true", help="in this process, no new one")
+    parser.add_argument("--here", choices=MEASUREMENTS, help="in this process, no new one")
     options = parser.parse_args()
     show_messages()
-    for name in options.only or MEASUREMENTS:
-        if options.here:
-            sys.stdout.write(json.dumps({name: measure(name, options)}) + "\n")
-        else:
-            words = [word for word in sys.argv[1:] if word not in ("--only", *MEASUREMENTS)]
-            command = [sys.executable, "-m", "benchmarks.data", "--here", "--only", name]
-            subprocess.run([*command, *words], check=True)
-        sys.stdout.flush()
+    if options.here:
+        harness.answer(measure(options.here, options))
+        return
+    figures = {name: in_fresh_process(name, options) for name in options.only or MEASUREMENTS}
+    harness.save(options.output, figures)
+
+
+def in_fresh_process(name: str, options: argparse.Namespace) -> Figures:
+    """One measurement in a process of its own, in whose memory nothing else is."""
+    words = [f"--{key}={getattr(options, key)}" for key in ("folder", "documents", "tokens")]
+    return harness.in_fresh_process("data", "--here", name, *words)
 
 
 def measure(name: str, options: argparse.Namespace) -> Figures:
@@ -161,7 +162,9 @@ def measure_memory(folder: Path, tokens: int) -> Figures:
         write_store(store, random_documents(tokens), VOCABULARY)
         plan.mkdir()
         packing.write_plan(TokenStore.open(store).offsets, plan)
-        return measure_in_fresh_process(folder, tokens)
+        # Once more where making the store has left nothing in memory.
+        size = f"--folder={folder}", f"--tokens={tokens}"
+        return harness.in_fresh_process("data", "--here", "memory", *size)
     masking = real_data(folder, "factbook", 512).masking(train=True)
     before = resident()
     maker = RowMaker(info, masking, packing)
@@ -177,15 +180,6 @@ def measure_memory(folder: Path, tokens: int) -> Figures:
         "added_mib": round(resident() - before, 1),
         "tokens_read": seen,
     }
-
-
-def measure_in_fresh_process(folder: Path, tokens: int) -> Figures:
-    """:func:`measure_memory` once more, where making the store has left nothing in memory."""
-    command = [sys.executable, "-m", "benchmarks.data", "--here", "--only", "memory"]
-    command += ["--folder", str(folder), "--tokens", str(tokens)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    figures: Figures = json.loads(done.stdout.splitlines()[-1])["memory"]
-    return figures
 
 
 def real_data(folder: Path, corpus: str, length: int) -> PretrainingDataModule:

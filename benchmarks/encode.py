@@ -9,15 +9,13 @@ weights. Rounds alternate, and one thread's CPU time is counted, so that a busy 
 little. Then a stream of short texts shows whether memory grows with the corpus.
 """
 
-import argparse
-import json
 import statistics
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,19 +25,19 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks import harness
 from neobert.config.model import ModelConfig
-from neobert.console import get_logger, show_messages
+from neobert.console import show_messages
 from neobert.data.corpora import read_corpus
 from neobert.export.write import export
 from neobert.model.encode import EncodeSettings, TextEncoder
+from neobert.tools.report_files import markdown_table
 from neobert.training.cpu import keep_freed_memory
 from neobert.training.start import open_weights
-from neobert.training.summary import command_line, origin, peak_memory_mib
+from neobert.training.summary import peak_memory_mib
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-log = get_logger("neobert.benchmarks")
 
 PACKED = "packed (TextEncoder)"
 EXPORTED = "sentence-transformers, exported folder"
@@ -54,19 +52,6 @@ WARM_UP = 500
 Encode = Callable[[Sequence[str]], Float[Tensor, "S E"]]
 
 
-@dataclass(slots=True)
-class Speed:
-    """One way of encoding."""
-
-    name: str
-    sentences_per_sec: list[float] = field(default_factory=list)
-
-    @property
-    def median(self) -> float:
-        """Of the rounds."""
-        return statistics.median(self.sentences_per_sec)
-
-
 @dataclass(frozen=True, slots=True)
 class Findings:
     """What a run of this program found."""
@@ -77,7 +62,9 @@ class Findings:
     """Shortest, median, longest text."""
 
     threads: int
-    speeds: list[Speed]
+    sentences_per_sec: dict[str, list[float]]
+    """Way of encoding → sentences per CPU second in each round."""
+
     ratios: dict[str, float]
     """Median over rounds of packed / another way, by its name."""
 
@@ -104,14 +91,8 @@ def measure(
         others = _others(encoder.config, tokenizer, Path(place), batch_size)
         ways: dict[str, Encode] = {PACKED: packed.encode, **padded, **others}
         found = {name: encode(texts) for name, encode in ways.items()}  # also warms up
-        speeds = {name: Speed(name) for name in ways}
-        for number in range(rounds):
-            for name, encode in ways.items():
-                speeds[name].sentences_per_sec.append(_speed(encode, texts))
-            shown = ", ".join(
-                f"{one.name} {one.sentences_per_sec[-1]:.0f}" for one in speeds.values()
-            )
-            log.info("round %d/%d, sentences/s: %s", number + 1, rounds, shown)
+        timed = {name: partial(_speed, encode, texts) for name, encode in ways.items()}
+        speeds = harness.in_turns(timed, rounds)
     reference = found[PADDED]
     few = texts[:: max(1, len(texts) // 100)]
     rounded = TextEncoder(encoder, tokenizer, EncodeSettings(bf16=True)).encode(few)
@@ -121,8 +102,10 @@ def measure(
         texts=len(texts),
         words=[lengths[0], lengths[len(lengths) // 2], lengths[-1]],
         threads=torch.get_num_threads(),
-        speeds=list(speeds.values()),
-        ratios=_ratios(speeds),
+        sentences_per_sec=speeds,
+        ratios={
+            name: harness.median_ratio(speeds[PACKED], rates) for name, rates in speeds.items()
+        },
         smallest_cosine=_smallest_cosine(found[PACKED], reference),
         smallest_cosine_bf16=_smallest_cosine(rounded, reference[:: max(1, len(texts) // 100)]),
         added_mib=added,
@@ -143,14 +126,18 @@ def markdown(found: Findings) -> str:
         f"{found.model}: {found.texts} texts of {found.words[0]} to {found.words[2]} words (median "
         f"{found.words[1]}), {found.threads} thread(s), fp32, rounds in turn.",
         "",
-        "| way | sentences per CPU second, median | rounds | packed is faster by |",
-        "|---|--:|---|--:|",
     ]
-    for one in found.speeds:
-        rounds = ", ".join(f"{speed:.0f}" for speed in one.sentences_per_sec)
-        lines.append(
-            f"| {one.name} | {one.median:.0f} | {rounds} | {found.ratios[one.name]:.2f} × |"
+    head = ["way", "sentences per CPU second, median", "rounds", "packed is faster by"]
+    rows = [
+        (
+            name,
+            f"{statistics.median(rates):.0f}",
+            ", ".join(f"{rate:.0f}" for rate in rates),
+            f"{found.ratios[name]:.2f} ×",
         )
+        for name, rates in found.sentences_per_sec.items()
+    ]
+    lines += markdown_table(head, rows)
     grown = ", ".join(f"{mib:.0f} MiB by {count:,}" for count, mib in found.added_mib.items())
     lines += [
         "",
@@ -235,19 +222,7 @@ def _encode(model: "SentenceTransformer", batch_size: int) -> Encode:
 
 
 def _speed(encode: Encode, texts: Sequence[str]) -> float:
-    start = time.process_time()
-    encode(texts)
-    return len(texts) / (time.process_time() - start)
-
-
-def _ratios(speeds: dict[str, Speed]) -> dict[str, float]:
-    ours = speeds[PACKED].sentences_per_sec
-    return {
-        one.name: statistics.median(
-            mine / other for mine, other in zip(ours, one.sentences_per_sec, strict=True)
-        )
-        for one in speeds.values()
-    }
+    return len(texts) / harness.seconds_of(lambda: encode(texts))
 
 
 def _smallest_cosine(one: Float[Tensor, "S E"], two: Float[Tensor, "S E"]) -> float:
@@ -263,44 +238,27 @@ def _added(encoder: TextEncoder, count: int) -> float:
     return round(peak_memory_mib() - before, 1)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m benchmarks.encode",
-        description="Packed encoding against SentenceTransformer.encode with the same weights.",
-    )
-    arguments.add_argument("model", type=Path, help="a run or one of its checkpoints")
-    arguments.add_argument("--texts", type=int, default=1000)
-    arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument(
-        "--batch-size", type=int, default=32, help="of sentence-transformers, whose default it is"
-    )
-    arguments.add_argument(
-        "--streams", type=int, nargs="*", default=[2000, 40000], help="numbers of short texts"
-    )
-    arguments.add_argument("--output", type=Path, help="written with .md and .json")
-    return arguments
-
-
 def main(argv: list[str] | None = None) -> int:
     """Measure and report; 1 if the model cannot be used."""
-    options = parser().parse_args(argv)
+    parser = harness.command("encode", __doc__, rounds=5, output=None)
+    parser.add_argument("model", type=Path, help="a run or one of its checkpoints")
+    parser.add_argument("--texts", type=int, default=1000)
+    parser.add_argument(
+        "--batch-size", type=int, default=32, help="of sentence-transformers, whose default it is"
+    )
+    parser.add_argument(
+        "--streams", type=int, nargs="*", default=[2000, 40000], help="numbers of short texts"
+    )
+    options = parser.parse_args(argv)
     show_messages()
     keep_freed_memory()
     try:
-        texts = sample(options.texts)
-        found = measure(
-            options.model, texts, options.rounds, options.batch_size, sorted(options.streams)
-        )
+        texts, streams = sample(options.texts), sorted(options.streams)
+        found = measure(options.model, texts, options.rounds, options.batch_size, streams)
     except (ValueError, OSError) as error:
-        log.error("%s", error)
+        harness.log.error("%s", error)
         return 1
-    log.info("%s", markdown(found))
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.with_suffix(".md").write_text(markdown(found))
-        everything = {**asdict(found), **origin(command_line())}
-        options.output.with_suffix(".json").write_text(json.dumps(everything, indent=2) + "\n")
+    harness.save(options.output, asdict(found), markdown(found))
     return 0
 
 

@@ -1,22 +1,21 @@
 """Speed of an exported model beside transformers' ModernBertModel of equal size, and its loading.
 
-``python -m benchmarks.export`` writes ``<folder>/export.json`` and ``export.md``. The two
+``python -m benchmarks.export`` writes ``docs/benchmarks/export.json`` and ``export.md``. The two
 models take turns on the same batches with one thread, and the time is that of the CPU spent, which
 other programs on the machine change little. Medians over the rounds are reported. Loading is
 measured in a process of its own per way.
 """
 
 import argparse
-import json
 import platform
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,15 @@ from torch import Tensor
 from transformers import ModernBertConfig, ModernBertModel, PreTrainedModel
 
 import neobert
-from neobert.console import get_logger, show_messages
+from benchmarks import harness
+from neobert.console import show_messages
 from neobert.export import modeling_neobert
 from neobert.export.convert import CLASSES, MODULE
 from neobert.export.modeling_neobert import NeoBERT, NeoBERTConfig
-from neobert.files import write_json
 from neobert.ops.kernels import cpu_has_bf16
 from neobert.ops.swiglu import swiglu_width
+from neobert.tools.report_files import markdown_table
 from neobert.training.start import open_weights
-
-log = get_logger("neobert.benchmarks")
 
 ROWS, LONGEST, VOCABULARY = 8, 128, 8192
 SHAPE: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6}
@@ -106,22 +104,17 @@ def measure(rounds: int) -> list[Speed]:
         ours.to(dtype=kind)  # type: ignore[call-arg]  # transformers' wrapper loses the signature
         peer.to(dtype=kind)  # type: ignore[call-arg]
         for name, batch in batches().items():
-            seconds = [(_seconds(ours, batch), _seconds(peer, batch)) for _ in range(rounds + 1)]
-            del seconds[0]  # warms up
-            exported, modernbert = (
-                ROWS / statistics.median(times) for times in zip(*seconds, strict=True)
-            )
-            ratio = statistics.median(theirs / own for own, theirs in seconds)
+            work = {"ours": partial(_seconds, ours, batch), "peer": partial(_seconds, peer, batch)}
+            seconds = harness.in_turns(work, rounds, warm_up=1)
+            exported, modernbert = (ROWS / statistics.median(x) for x in seconds.values())
+            ratio = harness.median_ratio(seconds["peer"], seconds["ours"])
             found.append(Speed(name, dtype, exported, modernbert, ratio, rounds))
-            log.info("%s", found[-1])
     return found
 
 
 @torch.inference_mode()
 def _seconds(model: PreTrainedModel, batch: dict[str, Tensor]) -> float:
-    start = time.process_time()
-    model(**batch)
-    return time.process_time() - start
+    return harness.seconds_of(lambda: model(**batch))
 
 
 def _load_exported(folder: Path) -> object:
@@ -142,15 +135,10 @@ def measure_loading() -> dict[str, dict[str, float]]:
         config.auto_map = {auto: f"{MODULE}.{name}" for auto, name in CLASSES.items()}
         NeoBERT(config).save_pretrained(folder)
         (folder / f"{MODULE}.py").write_bytes(Path(modeling_neobert.__file__).read_bytes())
-        command = [sys.executable, "-m", "benchmarks.export", "--folder", str(folder)]
-        found = {}
-        for way in WAYS:
-            done = subprocess.run(
-                [*command, "--load", way], capture_output=True, text=True, check=True
-            )
-            found[way] = json.loads(done.stdout.splitlines()[-1])
-            log.info("loading by %s: %s", way, found[way])
-    return found
+        return {
+            way: harness.in_fresh_process("export", "--model", str(folder), "--load", way)
+            for way in WAYS
+        }
 
 
 def load_and_measure(way: str, folder: Path) -> dict[str, float]:
@@ -197,13 +185,13 @@ def report(speeds: list[Speed], loading: dict[str, dict[str, float]]) -> str:
         f"The models take turns on each batch; sentences per second of CPU time, medians over "
         f"{speeds[0].rounds} rounds.",
         "",
-        "| batch | type | exported, sentences/s | ModernBertModel | ratio |",
-        "|---|---|--:|--:|--:|",
     ]
-    lines += [
-        f"| {s.batch} | {s.dtype} | {s.exported:.1f} | {s.modernbert:.1f} | {s.ratio:.2f} |"
+    rows = [
+        (s.batch, s.dtype, f"{s.exported:.1f}", f"{s.modernbert:.1f}", f"{s.ratio:.2f}")
         for s in speeds
     ]
+    head = ["batch", "type", "exported, sentences/s", "ModernBertModel", "ratio"]
+    lines += markdown_table(head, rows, text_columns=2)
     if not any(speed.dtype == "bf16" for speed in speeds):
         lines += ["", "bf16: not measured, since this CPU has no instructions for it."]
     lines += [
@@ -211,33 +199,27 @@ def report(speeds: list[Speed], loading: dict[str, dict[str, float]]) -> str:
         "Loading fp32 weights in a new process (imports not counted), and by how much the process "
         "grew at its peak, every weight read once:",
         "",
-        "| way | weights, MiB | seconds | peak, MiB | peak / weights |",
-        "|---|--:|--:|--:|--:|",
     ]
-    lines += [
-        f"| {way} | {r['weights_mib']} | {r['seconds']} | {r['peak_mib']} | "
-        f"{r['peak_over_weights']} |"
-        for way, r in loading.items()
-    ]
+    columns = ("weights_mib", "seconds", "peak_mib", "peak_over_weights")
+    head = ["way", "weights, MiB", "seconds", "peak, MiB", "peak / weights"]
+    ways = [(way, *(found[name] for name in columns)) for way, found in loading.items()]
+    lines += markdown_table(head, ways)
     return "\n".join([*lines, "", "On a GPU: not measured.", ""])
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and write the page."""
-    arguments = argparse.ArgumentParser(prog="python -m benchmarks.export")
-    arguments.add_argument("--folder", type=Path, default=Path("docs/benchmarks"))
-    arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--load", choices=WAYS, help=argparse.SUPPRESS)
-    options = arguments.parse_args(argv)
+    output = Path("docs/benchmarks/export.json")
+    parser = harness.command("export", __doc__, rounds=5, output=output)
+    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--load", choices=WAYS, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
     if options.load is not None:
-        sys.stdout.write(json.dumps(load_and_measure(options.load, options.folder)) + "\n")
-        return 0
+        return harness.answer(load_and_measure(options.load, options.model))
     show_messages()
     speeds, loading = measure(options.rounds), measure_loading()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    speeds_json = [{name: getattr(s, name) for name in Speed.__slots__} for s in speeds]
-    write_json({"speeds": speeds_json, "loading": loading}, options.folder / "export.json")
-    (options.folder / "export.md").write_text(report(speeds, loading))
+    figures = {"speeds": [asdict(speed) for speed in speeds], "loading": loading}
+    harness.save(options.output, figures, report(speeds, loading))
     return 0
 
 

@@ -12,29 +12,27 @@ not counted. The variants, with models of equal size and AdamW each:
 They take turns, ``--rounds`` times, so that a busy machine is as busy for each; the median counts.
 """
 
-import argparse
 import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 
+from benchmarks import harness
 from neobert.batch import PackedBatch
-from neobert.config.model import ModelConfig
 from neobert.config.optimizer import OptimizerConfig
-from neobert.console import get_logger, show_messages
+from neobert.console import show_messages
 from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.losses.classification import classification_loss
 from neobert.model.encoder import Encoder
-from neobert.model.heads import SequenceClassifier
+from neobert.model.heads import ClassifierSettings, SequenceClassifier
 from neobert.optim.build import build_optimizer
 from neobert.text_tokenizer import TextTokenizer
-
-log = get_logger("neobert.benchmarks")
 
 VOCABULARY = 8192
 PAD = 0
@@ -73,13 +71,10 @@ def padded(batch: Batch) -> Batch:
 
 def ours(width: int, layers: int) -> Callable[[list[Batch], Callable[[Batch], Batch]], float]:
     """A function that trains our classifier on batches and returns the seconds it took."""
-    config = ModelConfig(
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        intermediate_size=4 * width,
-    )
-    model = SequenceClassifier(Encoder(config, VOCABULARY, PAD), 2, 0.1, 0.02).train()
+    config = harness.model_config(width, layers)
+    model = SequenceClassifier(
+        Encoder(config, VOCABULARY, PAD), 2, ClassifierSettings(dropout=0.1)
+    ).train()
     optimizer = build_optimizer(OptimizerConfig(), model.named_parameters(), width // 64)
 
     def train(batches: list[Batch], form: Callable[[Batch], Batch]) -> float:
@@ -149,7 +144,6 @@ def measure(
     """Useful tokens per second of each variant: the median over rounds, with least and most."""
     tokens = sum(len(ids) for batch in batches for ids in batch)
     own = ours(*shape)
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
     runs: dict[str, Callable[[list[Batch]], float]] = {
         "packed": lambda some: own(some, lambda batch: batch),
         "padded": lambda some: own(some, padded),
@@ -158,65 +152,40 @@ def measure(
         runs["hf"] = theirs(*shape, size)
     for name in variants:
         runs[name](batches[:2])  # the first steps allocate
-    for _ in range(rounds):
-        for name in variants:
-            seconds[name].append(runs[name](batches))
+    seconds = harness.in_turns({name: partial(runs[name], batches) for name in variants}, rounds)
     return {
         name: {
-            "tokens_per_sec": round(tokens / median(found), 1),
-            "least": round(tokens / max(found), 1),
-            "most": round(tokens / min(found), 1),
+            "tokens_per_sec": round(tokens / median(times), 1),
+            "least": round(tokens / max(times), 1),
+            "most": round(tokens / min(times), 1),
         }
-        for name, found in seconds.items()
+        for name, times in seconds.items()
     }
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """The program."""
-    arguments = _parser().parse_args(words)
-    show_messages()
-    width, _, layers = arguments.shape.partition("x")
-    lengths = lengths_of(arguments.data, arguments.tokenizer, arguments.examples)
-    batches = batches_of(lengths, arguments.batch_size)
-    filled = sum(len(ids) for batch in batches for ids in padded(batch))
-    found = measure(
-        batches,
-        arguments.batch_size,
-        (int(width), int(layers)),
-        arguments.rounds,
-        arguments.variants.split(","),
-    )
-    padding = 1 - sum(lengths) / filled
-    log.info(
-        "%d texts of %.1f tokens on average; %.0f %% of a padded batch is padding",
-        len(lengths),
-        sum(lengths) / len(lengths),
-        100 * padding,
-    )
-    for name, row in found.items():
-        log.info("%-7s %9.0f tokens/s (%.0f to %.0f)", name, *row.values())
-    if arguments.output:
-        record = {
-            "arguments": {key: str(value) for key, value in vars(arguments).items()},
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "padding": padding,
-            "tokens_per_sec": found,
-        }
-        arguments.output.write_text(json.dumps(record, indent=2) + "\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.glue")
+    """Measure and write the figures."""
+    parser = harness.command("glue", __doc__, rounds=3, output=None)
     parser.add_argument("--data", type=Path, help="JSON lines with a column `sentence`")
     parser.add_argument("--tokenizer", type=Path, help="folder of weights with their tokenizer")
     parser.add_argument("--examples", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--shape", default="192x4", help="width x layers; heads of 64")
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--variants", default="packed,padded,hf")
-    parser.add_argument("--output", type=Path, help="write the figures as JSON")
-    return parser
+    options = parser.parse_args(words)
+    show_messages()
+    lengths = lengths_of(options.data, options.tokenizer, options.examples)
+    batches = batches_of(lengths, options.batch_size)
+    filled = sum(len(ids) for batch in batches for ids in padded(batch))
+    shape, variants = harness.shape_of(options.shape), options.variants.split(",")
+    figures = {
+        "arguments": {key: str(value) for key, value in vars(options).items()},
+        "threads": torch.get_num_threads(),
+        "tokens of a text": sum(lengths) / len(lengths),
+        "padding": 1 - sum(lengths) / filled,
+        "tokens_per_sec": measure(batches, options.batch_size, shape, options.rounds, variants),
+    }
+    harness.save(options.output, figures)
 
 
 if __name__ == "__main__":

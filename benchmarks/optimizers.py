@@ -8,28 +8,22 @@ no instructions for it) ``--torch-layers 1`` measures it on fewer layers and sca
 no step is a warm-up then.
 """
 
-import argparse
-import json
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import nn
 
-from neobert.config.model import ModelConfig
+from benchmarks import harness
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
-from neobert.console import get_logger, show_messages
-from neobert.files import write_json
+from neobert.console import show_messages
 from neobert.model.heads import build_masked_lm
 from neobert.optim.build import build_optimizer
 from neobert.optim.groups import MUON, owner_of
 from neobert.optim.muon import MuonClip
 from neobert.training.cpu import tune_cpu
-
-log = get_logger("neobert.benchmarks")
 
 TORCH = "torch.optim.Muon + AdamW"
 VOCABULARY = 1024
@@ -39,39 +33,31 @@ Named = list[tuple[str, nn.Parameter]]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The program."""
-    show_messages()
-    parser = argparse.ArgumentParser(prog="benchmarks.optimizers", description=__doc__)
+    """Measure and write the figures."""
+    parser = harness.command("optimizers", __doc__, rounds=3, output=None)
     parser.add_argument("--hidden-size", type=int, default=768)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--torch-layers", type=int, help="for torch's loop; default: all")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="write the figures here, as JSON")
-    asked = parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    show_messages()
     tune_cpu()
-    torch_layers = asked.torch_layers or asked.layers
-    found = measure(asked.hidden_size, asked.layers, torch_layers, asked.rounds)
-    log.info("%s", json.dumps(found, indent=2))
-    if asked.output is not None:
-        asked.output.parent.mkdir(parents=True, exist_ok=True)
-        write_json(found, asked.output)
+    torch_layers = options.torch_layers or options.layers
+    figures = measure(options.hidden_size, options.layers, torch_layers, options.rounds)
+    harness.save(options.output, figures)
 
 
 def measure(hidden_size: int, layers: int, torch_layers: int, rounds: int) -> dict[str, object]:
     """Median seconds of a step of each variant, and their ratios to torch's loop."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     named = parameters_of(hidden_size, layers, device)
-    steps = {
-        TORCH: torch_loop(parameters_of(hidden_size, torch_layers, device)),
-        **variants(named),
+    loop_step = torch_loop(parameters_of(hidden_size, torch_layers, device))
+    timed = {
+        name: partial(harness.seconds_of, step, device.type == "cuda")
+        for name, step in {TORCH: loop_step, **variants(named)}.items()
     }
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    warm_up = torch_layers == layers  # where a step takes minutes, none is spent on it
-    for _ in range(rounds + warm_up):
-        for name, step in steps.items():
-            seconds[name].append(timed(step, device))
-            log.info("%s: %.2f s", name, seconds[name][-1])
-    medians = {name: statistics.median(times[-rounds:]) for name, times in seconds.items()}
+    warm_up = int(torch_layers == layers)  # where a step takes minutes, none is spent on it
+    seconds = harness.in_turns(timed, rounds, warm_up)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
     medians[TORCH] *= layers / torch_layers
     loop = medians[TORCH]
     return {
@@ -89,12 +75,7 @@ def measure(hidden_size: int, layers: int, torch_layers: int, rounds: int) -> di
 
 def parameters_of(hidden_size: int, layers: int, device: torch.device) -> Named:
     """A model's parameters, with random gradients."""
-    config = ModelConfig(
-        hidden_size=hidden_size,
-        num_hidden_layers=layers,
-        num_attention_heads=max(1, hidden_size // 64),
-        intermediate_size=4 * hidden_size,
-    )
+    config = harness.model_config(hidden_size, layers)
     model = build_masked_lm(config, VOCABULARY, 0).to(device)
     named = list(model.named_parameters())
     for _, parameter in named:
@@ -141,19 +122,6 @@ def torch_loop(named: Named) -> Callable[[], object]:
 def is_muons(name: str, parameter: nn.Parameter) -> bool:
     """Whether Muon updates this parameter."""
     return owner_of(OptimizerConfig(name="muonclip"), name, parameter) == MUON
-
-
-def timed(step: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one step: of the clock on a GPU; else of the processor, all threads together."""
-    if device.type != "cuda":
-        start = time.process_time()
-        step()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    step()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

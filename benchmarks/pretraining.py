@@ -9,7 +9,6 @@ others that are there.
 """
 
 import argparse
-import csv
 import json
 import os
 import platform
@@ -28,6 +27,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from benchmarks import harness
 from benchmarks.peers import WARM_UP, Job, write_documents
 from benchmarks.report import (
     GEMM_BF16,
@@ -43,12 +43,10 @@ from benchmarks.report import (
     with_best_rates,
     write_report,
 )
-from neobert.console import get_logger, show_messages
+from neobert.console import show_messages
 from neobert.ops.kernels import cpu_has_bf16
 from neobert.training.cpu import available_cores
 from neobert.training.peak import find_peak, gemm_rate
-
-log = get_logger("neobert.benchmarks")
 
 CORPUS, VOCABULARY, MASKED = "factbook", 8192, 0.2
 TIMEOUT = 1800
@@ -172,13 +170,15 @@ def main() -> None:
     if arguments.only:
         earlier, rows = read_report(arguments.output / f"{name}.json")
         machine = with_best_rates(machine, earlier)
-    log.info("%s", json.dumps(machine, indent=2))
+    harness.log.info("%s", json.dumps(machine, indent=2))
     with tempfile.TemporaryDirectory(prefix="neobert-bench-") as scratch:
         for row in measure_all(Path(scratch), setting, re.compile(arguments.only)):
             rows = replaced(rows, row)
-            log.info("%s", row.one_line())
+            harness.log.info("%s", row.one_line())
             write_report(arguments.output, name, machine, rows)
-    log.info("%s\nwritten to %s/%s.{json,md,png}", markdown(machine, rows), arguments.output, name)
+    harness.log.info(
+        "%s\nwritten to %s/%s.{json,md,png}", markdown(machine, rows), arguments.output, name
+    )
 
 
 def take_one_gpu(environment: MutableMapping[str, str]) -> None:
@@ -290,9 +290,7 @@ def measure_ours(
     problem = run([sys.executable, "-m", "neobert.train", *words])
     if problem is not None:
         return replace(row, failed=problem)
-    with (output / "metrics.csv").open(newline="") as file:
-        steps = [step for step in csv.DictReader(file) if step.get("train/tokens_per_sec")]
-    return read_steps(row, steps[WARM_UP:], setting)
+    return read_steps(row, harness.logged_steps(output)[WARM_UP:], setting)
 
 
 def read_steps(row: Row, steps: list[dict[str, str]], setting: Setting) -> Row:

@@ -1,4 +1,4 @@
-"""Cost of QK-clip in the steps that look: ``python -m benchmarks.qk_clip --output FILE``.
+"""Cost of measuring attention logits: ``python -m benchmarks.qk_clip --output FILE``.
 
 Trains on random documents with the product's own loop, MuonClip and ``clipping_interval=2``: every
 other step measures all attention logits and clips. Each row is one document, so that the share
@@ -6,24 +6,19 @@ found is an upper bound: shorter ones have fewer logits. In bf16 where the machi
 are of the processor on a CPU, of the clock on a GPU.
 """
 
-import argparse
-import json
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import ParamSpec
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
+from benchmarks import harness
 from neobert.batch import MaskedBatch, PackedBatch
-from neobert.config.model import ModelConfig
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
 from neobert.config.scheduler import SchedulerConfig
-from neobert.console import get_logger, show_messages
-from neobert.files import write_json
+from neobert.console import show_messages
 from neobert.model.attention import SelfAttention
 from neobert.model.heads import build_masked_lm
 from neobert.ops.kernels import cpu_has_bf16
@@ -34,8 +29,6 @@ from neobert.training.cpu import tune_cpu
 from neobert.training.precision import take_batches_as_they_are
 from neobert.training.trainer import quiet_libraries
 
-log = get_logger("neobert.benchmarks")
-
 P = ParamSpec("P")
 
 VOCABULARY = 8192
@@ -45,21 +38,21 @@ WARM_UP = 4
 
 
 class Stopwatch(Callback):
-    """Seconds of each step and each look; last among the callbacks, so that theirs are counted."""
+    """Seconds of each step and each measurement; last among the callbacks, to count theirs."""
 
     def __init__(self, on_cuda: bool, clip: QKClip) -> None:
         self.on_cuda = on_cuda
         self.clip = clip
         self.seconds: list[float] = []
-        self.looks: list[float] = []
-        self._since = self._look = 0.0
+        self.measurements: list[float] = []
+        self._since = self._measuring = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.clip._clip = self._timed(self.clip._clip)  # type: ignore[method-assign]
         for layer in pl_module.modules():
             if isinstance(layer, SelfAttention):
                 layer._record = self._timed(layer._record)  # type: ignore[method-assign]
-        self._since = self._now()
+        self._since = harness.now(self.on_cuda)
 
     def on_train_batch_end(
         self,
@@ -69,58 +62,47 @@ class Stopwatch(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        now = self._now()
+        now = harness.now(self.on_cuda)
         self.seconds.append(now - self._since)
-        if self._look:
-            self.looks.append(self._look)
-        self._since, self._look = now, 0.0
+        if self._measuring:
+            self.measurements.append(self._measuring)
+        self._since, self._measuring = now, 0.0
 
     def _timed(self, work: Callable[P, None]) -> Callable[P, None]:
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
-            start = self._now()
+            start = harness.now(self.on_cuda)
             work(*args, **kwargs)
-            self._look += self._now() - start
+            self._measuring += harness.now(self.on_cuda) - start
 
         return run
 
-    def _now(self) -> float:
-        if not self.on_cuda:
-            return time.process_time()
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
 
 def main(argv: list[str] | None = None) -> None:
-    """The program."""
-    show_messages()
-    parser = argparse.ArgumentParser(prog="benchmarks.qk_clip", description=__doc__)
-    parser.add_argument("--shapes", default="192x4,256x6,768x2", help="WIDTHxLAYERS, …")
+    """Measure each shape and write the figures."""
+    parser = harness.command("qk_clip", __doc__, rounds=12, output=None)
+    parser.add_argument("--shapes", default="192x4,256x6,768x2", help="WIDTHxLAYERS,…")
     parser.add_argument("--row-length", type=int, default=128)
     parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--pairs", type=int, default=12, help="steps with, and as many without")
-    parser.add_argument("--output", type=Path, help="write the figures here, as JSON")
-    asked = parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    show_messages()
     tune_cpu()
-    found = {}
-    for shape in asked.shapes.split(","):
-        found[shape] = measure(shape, asked.rows, asked.row_length, asked.pairs)
-        log.info("%s: %s", shape, json.dumps(found[shape]))
-    if asked.output is not None:
-        settings = {"rows": asked.rows, "row_length": asked.row_length, "pairs": asked.pairs}
-        machine = {"threads": torch.get_num_threads(), "bf16": cpu_has_bf16()}
-        write_json({**machine, **settings, "shapes": found}, asked.output)
+    size = options.rows, options.row_length
+    shapes = {shape: measure(shape, *size, options.rounds) for shape in options.shapes.split(",")}
+    settings = {"rows": options.rows, "row_length": options.row_length, "rounds": options.rounds}
+    machine = {"threads": torch.get_num_threads(), "bf16": cpu_has_bf16()}
+    harness.save(options.output, {**machine, **settings, "shapes": shapes})
 
 
-def measure(shape: str, rows: int, row_length: int, pairs: int) -> dict[str, float]:
-    """Median seconds of a step without a look and of a look, and their ratio in percent.
+def measure(shape: str, rows: int, row_length: int, rounds: int) -> dict[str, float]:
+    """Median seconds of a step that measures nothing and of a measurement, and their ratio.
 
-    A look is timed by itself, measuring and clipping together: what other programs do to a step is
-    more than what a look adds to it. The median of steps with a look is there to compare.
+    A measurement, clipping included, is timed by itself: what other programs do to a step is more
+    than what it adds. The median of the steps that measure is given for comparison.
     """
     quiet_libraries()
-    width, layers = (int(number) for number in shape.split("x"))
+    width, layers = harness.shape_of(shape)
     on_cuda = torch.cuda.is_available()
-    steps = WARM_UP + 2 * pairs
+    steps = WARM_UP + 2 * rounds
     muon = MuonConfig(clipping_interval=2)
     clip = QKClip(muon, log_every=steps)
     watch = Stopwatch(on_cuda, clip)
@@ -142,24 +124,18 @@ def measure(shape: str, rows: int, row_length: int, pairs: int) -> dict[str, flo
     loader: DataLoader[MaskedBatch] = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
     trainer.fit(_module(width, layers, row_length, muon), loader)
     counted = watch.seconds[WARM_UP:]
-    with_look, without = (statistics.median(counted[first::2]) for first in (0, 1))
-    look = statistics.median(watch.looks[-pairs:])
+    measuring, without = (statistics.median(counted[first::2]) for first in (0, 1))
+    measurement = statistics.median(watch.measurements[-rounds:])
     return {
         "seconds without": round(without, 6),
-        "seconds with": round(with_look, 6),
-        "seconds of the look": round(look, 6),
-        "percent": round(100 * look / without, 2),
+        "seconds with": round(measuring, 6),
+        "seconds of the measurement": round(measurement, 6),
+        "percent": round(100 * measurement / without, 2),
     }
 
 
 def _module(width: int, layers: int, row_length: int, muon: MuonConfig) -> PretrainingModule:
-    config = ModelConfig(
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=max(1, width // 64),
-        intermediate_size=4 * width,
-        max_position_embeddings=row_length,
-    )
+    config = harness.model_config(width, layers, max_position_embeddings=row_length)
     model = build_masked_lm(config, VOCABULARY, 0)
     schedule = resolve_schedule(SchedulerConfig(warmup_steps=10), 1000)
     settings = PretrainingSettings(accumulation=1)

@@ -5,29 +5,25 @@ step; tokens per second of the quickstart packed and unpacked, in fp32 and in bf
 time of a step goes. Variants take turns, so that a busy machine is as busy for each.
 """
 
-import argparse
-import csv
-import json
-import subprocess
-import sys
 import tempfile
 import time
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
 from lightning.pytorch import seed_everything
 from lightning.pytorch.profilers import SimpleProfiler
 
+from benchmarks import harness
 from neobert.config.compose import compose_config
-from neobert.console import get_logger, show_messages
+from neobert.console import show_messages
 from neobert.optim.schedule import resolve_schedule
 from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.tasks.pretraining.run import build_module
 from neobert.training.cpu import tune_cpu_if_asked
 from neobert.training.run_folder import open_run_folder
 from neobert.training.trainer import ModelCard, Plan, build_trainer
-
-log = get_logger("neobert.benchmarks")
 
 COMMANDS = {
     "a typo": ("trainer.max_stepz=3",),
@@ -60,64 +56,55 @@ WHOLE = "run_training_batch"
 
 
 def main() -> None:
-    """Measure, print, write ``quickstart.json``."""
+    """Measure, log and write ``quickstart.json``."""
+    output = Path("docs/benchmarks/quickstart.json")
+    options = harness.command("quickstart", __doc__, rounds=3, output=output).parse_args()
     show_messages()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quickstart")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path("docs/benchmarks"))
-    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="neobert-bench-") as scratch:
-        found = {
-            "seconds_to_answer": answers(arguments.rounds),
-            "seconds_to_first_step": first_step(Path(scratch), arguments.rounds),
-            "tokens_per_sec": speeds(Path(scratch), arguments.rounds),
+        figures = {
+            "seconds_to_answer": answers(options.rounds),
+            "seconds_to_first_step": first_step(Path(scratch), options.rounds),
+            "tokens_per_sec": speeds(Path(scratch), options.rounds),
             "share_of_a_step": phases(Path(scratch)),
         }
-    text = json.dumps(found, indent=2)
-    log.info("%s", text)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "quickstart.json").write_text(text + "\n")
+    harness.save(options.output, figures)
 
 
 def answers(rounds: int) -> dict[str, float]:
     """Median seconds of the commands that run nothing."""
-    seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for _ in range(rounds):
-        for name, words in COMMANDS.items():
-            started = time.perf_counter()
-            _train(*words, check=False)
-            seconds[name].append(time.perf_counter() - started)
-    return {name: round(median(found), 2) for name, found in seconds.items()}
+    runs = {name: partial(seconds_to_end, *words, check=False) for name, words in COMMANDS.items()}
+    return {name: round(median(times), 2) for name, times in harness.in_turns(runs, rounds).items()}
 
 
 def first_step(scratch: Path, rounds: int) -> float:
     """Median seconds of the quickstart with one step, from the command to its end."""
-    seconds = []
-    for number in range(rounds + 1):  # the first one fills the caches
-        started = time.perf_counter()
-        output = f"trainer.output_dir={scratch / f'first-{number}'}"
-        _train(*QUIET, "trainer.max_steps=1", output)
-        seconds.append(time.perf_counter() - started)
-    return round(median(seconds[1:]), 2)
+    words = (*QUIET, "trainer.max_steps=1", f"trainer.output_dir={scratch / 'first'}")
+    run = {"first step": partial(seconds_to_end, *words)}
+    (seconds,) = harness.in_turns(run, rounds, warm_up=1).values()  # the first fills the caches
+    return round(median(seconds), 2)
+
+
+def seconds_to_end(*words: str, check: bool = True) -> float:
+    """Seconds of the clock that a command of ours takes."""
+    started = time.perf_counter()
+    harness.train(*words, check=check)
+    return time.perf_counter() - started
 
 
 def speeds(scratch: Path, rounds: int) -> dict[str, float]:
     """Median tokens of text per second of each variant."""
-    found: dict[str, list[float]] = {name: [] for name in VARIANTS}
-    for number in range(rounds):
-        for place, (name, (settings, steps)) in enumerate(VARIANTS.items()):
-            output = scratch / f"speed-{number}-{place}"
-            _train(
-                *QUIET,
-                *settings,
-                f"trainer.max_steps={steps}",
-                "trainer.logging_steps=1",
-                f"trainer.output_dir={output}",
-            )
-            with (output / "metrics.csv").open(newline="") as file:
-                rates = [float(row["train/tokens_per_sec"]) for row in csv.DictReader(file)]
-            found[name] += rates[1:]
-    return {name: round(median(rates)) for name, rates in found.items()}
+    runs = {
+        name: partial(rates, scratch / str(place), *settings, f"trainer.max_steps={steps}")
+        for place, (name, (settings, steps)) in enumerate(VARIANTS.items())
+    }
+    measured = harness.in_turns(runs, rounds)
+    return {name: round(median(chain.from_iterable(found))) for name, found in measured.items()}
+
+
+def rates(output: Path, *settings: str) -> list[float]:
+    """Tokens per second of each step of a run but the first."""
+    harness.train(*QUIET, *settings, "trainer.logging_steps=1", f"trainer.output_dir={output}")
+    return [float(row["train/tokens_per_sec"]) for row in harness.logged_steps(output)][1:]
 
 
 def phases(scratch: Path, steps: int = 12) -> dict[str, float]:
@@ -146,11 +133,6 @@ def phases(scratch: Path, steps: int = 12) -> dict[str, float]:
     whole = seconds.pop("whole") + seconds["waiting for data"]
     seconds["optimizer and the rest"] = whole - sum(seconds.values())
     return {name: round(share / whole, 3) for name, share in seconds.items()}
-
-
-def _train(*words: str, check: bool = True) -> None:
-    command = [sys.executable, "-m", "neobert.train", *words]
-    subprocess.run(command, check=check, capture_output=True)
 
 
 if __name__ == "__main__":

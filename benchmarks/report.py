@@ -9,12 +9,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from neobert.tools.report_files import markdown_table, write_report_files
 
 OUR_RUNS, PEER_RUNS = "ours", "peers"
 GEMM_FP32, GEMM_BF16 = "gemm_gflops_fp32", "gemm_gflops_bf16"
 """Names of the measured rates of matrix products in what is said of the machine."""
+
+COLUMNS = (
+    "run",
+    "model, tokens of a step",
+    "useful tokens/s (median)",
+    "slowest to fastest step",
+    "× best peer",
+    "peak memory, MiB",
+    "MFU",
+    "CPU taken by others",
+)
 
 Machine = Mapping[str, str | int | float | None]
 
@@ -87,11 +99,8 @@ class CpuTimes:
 
 def write_report(folder: Path, name: str, machine: Machine, rows: Sequence[Row]) -> None:
     """Write ``<name>.json``, ``.md`` and ``.png`` into ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
     found = {"machine": machine, "ratios": ratios(rows), "rows": [asdict(row) for row in rows]}
-    (folder / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
-    (folder / f"{name}.md").write_text(markdown(machine, rows))
-    plot(rows, folder / f"{name}.png")
+    write_report_files(folder / name, markdown(machine, rows), found, chart(rows))
 
 
 def read_report(path: Path) -> tuple[Machine, list[Row]]:
@@ -139,46 +148,41 @@ def ratios(rows: Sequence[Row]) -> dict[str, float]:
 def markdown(machine: Machine, rows: Sequence[Row]) -> str:
     """The machine, the table, the ratios."""
     best = max((row.median for row in rows if row.group == PEER_RUNS), default=0.0)
-    lines = ["# Training speed", "", *(f"- {key}: {value}" for key, value in machine.items())]
-    lines += [
-        "",
-        "| run | model, tokens of a step | useful tokens/s (median) | slowest to fastest step "
-        "| × best peer | peak memory, MiB | MFU | CPU taken by others |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
-    ]
     peak = machine.get(GEMM_BF16 if machine.get("precision") == "bf16" else GEMM_FP32)
     assert isinstance(peak, float | int)
-    lines += [_line(row, best, peak) for row in rows]
+    lines = ["# Training speed", "", *(f"- {key}: {value}" for key, value in machine.items()), ""]
+    lines += markdown_table(COLUMNS, [_cells(row, best, peak) for row in rows], text_columns=2)
     lines += ["", *(f"- {key}: {value:.2f}" for key, value in ratios(rows).items()), ""]
     return "\n".join(lines)
 
 
-def plot(rows: Sequence[Row], picture: Path) -> None:
+def chart(rows: Sequence[Row]) -> Figure:
     """Bars of useful tokens per second, ours and the peers'."""
     shown = [row for row in reversed(rows) if row.group in (OUR_RUNS, PEER_RUNS)]
     figure = Figure(figsize=(8, 0.6 + 0.38 * len(shown)), layout="constrained")
-    FigureCanvasAgg(figure)  # no display, no global state of pyplot
     axes = figure.subplots()
     colors = ["tab:blue" if row.group == OUR_RUNS else "tab:gray" for row in shown]
     bars = axes.barh([row.name for row in shown], [row.median for row in shown], color=colors)
     axes.bar_label(bars, fmt="{:,.0f}", padding=3)
     axes.margins(x=0.12)
     axes.set_xlabel("useful tokens per second (median of the measured steps)")
-    figure.savefig(picture, dpi=120)
+    return figure
 
 
-def _line(row: Row, best: float, peak: float) -> str:
+def _cells(row: Row, best: float, peak: float) -> list[str]:
     if row.failed is not None:
-        return f"| {row.name} | {row.size} | failed: {row.failed} | | | | | |"
+        return [row.name, row.size, f"failed: {row.failed}", "", "", "", "", ""]
     compared = row.group in (OUR_RUNS, PEER_RUNS) and best
-    return (
-        f"| {row.name} | {row.size} | {row.median:,.0f} "
-        f"| {min(row.tokens_per_sec):,.0f} to {max(row.tokens_per_sec):,.0f} "
-        f"| {f'{row.median / best:.2f}' if compared else ''} "
-        f"| {f'{row.peak_memory_mib:,.0f}' if row.peak_memory_mib else ''} "
-        f"| {f'{row.gflops_per_sec / peak:.1%}' if row.gflops_per_sec else ''} "
-        f"| {f'{row.cpu_of_others:.0%}' if row.cpu_of_others is not None else ''} |"
-    )
+    return [
+        row.name,
+        row.size,
+        f"{row.median:,.0f}",
+        f"{min(row.tokens_per_sec):,.0f} to {max(row.tokens_per_sec):,.0f}",
+        f"{row.median / best:.2f}" if compared else "",
+        f"{row.peak_memory_mib:,.0f}" if row.peak_memory_mib else "",
+        f"{row.gflops_per_sec / peak:.1%}" if row.gflops_per_sec else "",
+        f"{row.cpu_of_others:.0%}" if row.cpu_of_others is not None else "",
+    ]
 
 
 def _median(row: Row) -> float:

@@ -1,4 +1,4 @@
-"""The benchmark of QK-clip times steps that look and steps that do not."""
+"""The benchmark of QK-clip times steps that measure and steps that do not."""
 
 import json
 from pathlib import Path
@@ -10,23 +10,23 @@ from benchmarks.qk_clip import main
 from neobert.model.attention import SelfAttention
 
 
-def test_steps_with_and_without_a_look_are_timed(
+def test_steps_that_measure_and_others_are_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[torch.Tensor] = []
+    measurements: list[torch.Tensor] = []
     record = SelfAttention._record
 
     def counted(self: SelfAttention, *args: object) -> None:
-        looks.append(self.max_logits)
+        measurements.append(self.max_logits)
         record(self, *args)
 
     monkeypatch.setattr(SelfAttention, "_record", counted)
     output = tmp_path / "found.json"
-    words = ["--shapes", "32x1", "--rows", "2", "--row-length", "16", "--pairs", "3"]
+    words = ["--shapes", "32x1", "--rows", "2", "--row-length", "16", "--rounds", "3"]
     main([*words, "--output", str(output)])
     found = json.loads(output.read_text())["shapes"]["32x1"]
-    assert len(looks) == 5  # steps 0, 2 of the warm-up; 4, 6, 8
+    assert len(measurements) == 5  # steps 0, 2 of the warm-up; 4, 6, 8
     assert found["seconds without"] > 0
-    share = found["seconds of the look"] / found["seconds without"]
+    share = found["seconds of the measurement"] / found["seconds without"]
     assert found["percent"] == pytest.approx(100 * share, abs=1)
     assert 0 < share < 1
