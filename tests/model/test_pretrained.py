@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import neobert
+from neobert.config.model import ModelConfig
+from neobert.model.heads import MaskedLM
+from neobert.training.manifest import write_manifest
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = ("swiglu_rmsnorm_rope", "gelu_layernorm_learned")
@@ -116,6 +119,76 @@ def test_a_run_of_the_reference_is_read(tmp_path) -> None:
     information = {"pad_token_id": config.get("pad_token_id", 0), "vocab_size": 96}
     (folder / "tokenizer_info.json").write_text(json.dumps(information))
     assert_golden(tmp_path / "run", values)
+
+
+def after_padding(weights: dict[str, Tensor], pad: int) -> dict[str, Tensor]:
+    """The same model in chandar-lab's layout: its first token has row ``pad + 1``."""
+    name = "model.positional_embedding.weight"
+    table = torch.cat([torch.randn(pad, weights[name].shape[1]), weights[name]])
+    return {**weights, name: table}
+
+
+@pytest.mark.parametrize("sign", ["decoder.bias", "max_length alone", "none of them"])
+@pytest.mark.parametrize("pad", [0, 7])
+def test_positions_that_start_after_the_pad_id_are_recognised(tmp_path, sign: str, pad) -> None:
+    weights, values, config = golden(FILES[1])
+    real = values["in.input_ids"][values["in.attention_mask"].bool()]
+    assert pad not in real, "else it is no padding"
+    length = len(weights["model.positional_embedding.weight"]) - 1
+    shifted = pad if sign != "none of them" else 0
+    config |= {"pad_token_id": pad, "max_length": length + shifted}
+    if sign != "max_length alone":
+        config["max_position_embeddings"] = length + shifted
+    if sign == "decoder.bias":
+        weights["decoder.bias"] = torch.randn(96)
+        values["out.logits"] = values["out.logits"] + weights["decoder.bias"]
+    folder = write(tmp_path, after_padding(weights, shifted), config)
+    assert_golden(folder, values)
+    assert neobert.load(folder).config.max_position_embeddings == length
+
+
+def test_packed_gates_have_positions_after_the_pad_id(tmp_path) -> None:
+    settings = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    settings |= {"intermediate_size": 24, "vocab_size": 11, "rope": False, "pad_token_id": 4}
+    model = MaskedLM(ModelConfig(**settings, max_position_embeddings=9), 11, 4).eval()
+    weights = after_padding({k: w.detach() for k, w in model.state_dict().items()}, 4)
+    ffn = "model.transformer_encoder.0.ffn."
+    gates = [weights.pop(f"{ffn}{part}.weight") for part in ("w1", "w2")]
+    weights[f"{ffn}w12.weight"] = torch.cat(gates)
+    del weights["decoder.weight"]
+    folder = write(tmp_path, weights, {**settings, "max_position_embeddings": 13, "norm_eps": 1e-5})
+    tokens = torch.tensor([[2, 7, 3, 9]])
+    assert_close(neobert.load(folder)(tokens).logits, model(tokens).logits)
+
+
+def test_our_own_positions_are_not_moved_twice(tmp_path) -> None:
+    """A run that started from chandar-lab's weights keeps their decoder's bias."""
+    weights, values, config = golden(FILES[1])
+    weights["decoder.bias"] = torch.zeros(96)
+    length = len(weights["model.positional_embedding.weight"]) - 1
+    config = {"pad_token_id": 7, "max_position_embeddings": length, **config}
+    config = {key: value for key, value in config.items() if key != "max_length"}
+    assert_golden(write(tmp_path / "exported", weights, {**config, "decoder_bias": True}), values)
+    run = write(tmp_path / "run" / "checkpoints" / "3", weights, config)
+    section = {"num_hidden_layers": 28, "norm_eps": 1e-6, **config}
+    (run / "config.json").unlink()
+    (run / "config.yaml").write_text(json.dumps({"model": section}))
+    (run / "trainer_state.pt").write_bytes(b"")
+    write_manifest(run)
+    assert_golden(tmp_path / "run", values)
+
+
+def test_tensors_that_chandar_labs_ngpt_never_uses_are_left_out(tmp_path) -> None:
+    settings = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    settings |= {"intermediate_size": 24, "vocab_size": 11, "ngpt": True}
+    model = MaskedLM(ModelConfig(**settings), 11, 0).eval()
+    weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    unused = {"model.sz": torch.randn(11), "model.layer_norm.weight": torch.randn(16)}
+    folder = write(tmp_path, {**weights, **unused}, settings)
+    tokens = torch.tensor([[2, 7, 3, 9]])
+    assert_close(neobert.load(folder)(tokens).logits, model(tokens).logits)
+    with pytest.raises(ValueError, match=r"unexpected: model\.sz"):
+        neobert.load(write(tmp_path, {**weights, **unused}, {**settings, "ngpt": False}))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
