@@ -4,6 +4,7 @@ Letters: T tokens of all documents together, E model width, V vocabulary, P long
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -34,7 +35,8 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig, vocab_size: int, pad_token_id: int) -> None:
         super().__init__()
-        self.config, self.vocab_size, self.pad_token_id = config, vocab_size, pad_token_id
+        self.config = replace(config, vocab_size=vocab_size, pad_token_id=pad_token_id)
+        self.vocab_size, self.pad_token_id = vocab_size, pad_token_id
         self.gradient_checkpointing = False
         """Recompute each block in the backward pass instead of keeping what it computed."""
 

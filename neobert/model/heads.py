@@ -40,8 +40,9 @@ class MaskedLM(nn.Module):
     ) -> None:
         """``decoder_bias`` is for weights published with one; the models made here have none."""
         super().__init__()
-        self.config, self.vocab_size, self.pad_token_id = config, vocab_size, pad_token_id
+        self.vocab_size, self.pad_token_id = vocab_size, pad_token_id
         self.model = Encoder(config, vocab_size, pad_token_id)
+        self.config = self.model.config
         self.decoder = nn.Linear(config.hidden_size, vocab_size, bias=decoder_bias)
         half_width = config.decoder_init_range
         nn.init.uniform_(self.decoder.weight, -half_width, half_width)

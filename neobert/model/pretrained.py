@@ -74,7 +74,7 @@ def read_stored(folder: Path) -> StoredModel:
     return StoredModel(folder, config, weights)
 
 
-def masked_lm_of(stored: StoredModel, settings: ModelConfig | None = None) -> MaskedLM:
+def masked_lm_from(stored: StoredModel, settings: ModelConfig | None = None) -> MaskedLM:
     """The encoder and its decoder, which is the embedding where the weights have none.
 
     ``settings`` of the run, in place of those of the weights, must describe the same shape.
@@ -100,7 +100,7 @@ def masked_lm_of(stored: StoredModel, settings: ModelConfig | None = None) -> Ma
     return model
 
 
-def encoder_of(stored: StoredModel, settings: ModelConfig | None = None) -> Encoder:
+def encoder_from(stored: StoredModel, settings: ModelConfig | None = None) -> Encoder:
     """The encoder; heads on it are left out, and nothing else is."""
     encoder = _encoder(stored, settings)
     weights = {
@@ -112,7 +112,7 @@ def encoder_of(stored: StoredModel, settings: ModelConfig | None = None) -> Enco
     return encoder
 
 
-def classifier_of(
+def classifier_from(
     stored: StoredModel, settings: ModelConfig | None = None, dropout: float = 0.0
 ) -> SequenceClassifier:
     """The encoder and its classifier, with as many labels as the weights have."""

@@ -27,9 +27,9 @@ from neobert.model.encoder import Encoder
 from neobert.model.heads import MaskedLM, SequenceClassifier
 from neobert.model.pretrained import (
     StoredModel,
-    classifier_of,
-    encoder_of,
-    masked_lm_of,
+    classifier_from,
+    encoder_from,
+    masked_lm_from,
     read_stored,
 )
 from neobert.model.weight_files import (
@@ -118,19 +118,19 @@ class Pretrained:
         :func:`neobert.config.model.with_shape_of`).
         """
         with _naming(self.key, self.place):
-            return masked_lm_of(self._stored, settings)
+            return masked_lm_from(self._stored, settings)
 
     def encoder(self, settings: ModelConfig | None = None) -> Encoder:
         """The encoder, without the heads that the weights may have."""
         with _naming(self.key, self.place):
-            return encoder_of(self._stored, settings)
+            return encoder_from(self._stored, settings)
 
     def classifier(
         self, settings: ModelConfig | None = None, dropout: float = 0.0
     ) -> SequenceClassifier:
         """The encoder with its classifier."""
         with _naming(self.key, self.place):
-            return classifier_of(self._stored, settings, dropout)
+            return classifier_from(self._stored, settings, dropout)
 
     @cached_property
     def _stored(self) -> StoredModel:

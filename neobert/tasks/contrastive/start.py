@@ -101,7 +101,7 @@ def _random(config: Config) -> Start:
     kind = MaskedLM if needs_decoder(config) else Encoder
     model = kind(config.model, tokenizer.vocab_size, tokenizer.pad_token_id)
     log.warning("starting from random weights, as contrastive.allow_random_weights says")
-    return Start(model, tokenizer, config, "random weights")
+    return Start(model, tokenizer, replace(config, model=model.config), "random weights")
 
 
 def _own_tokenizer(config: Config) -> TokenizerInfo:

@@ -1,30 +1,44 @@
 """The model that pretraining starts from: fresh, or with the weights of ``model.init_from``."""
 
+from pathlib import Path
+
 from transformers import PreTrainedTokenizerFast
 
 from neobert.config.checks import ConfigError
 from neobert.config.model import ModelConfig, fields_of
+from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.model.heads import MaskedLM
-from neobert.training.start import open_weights
+from neobert.training.start import Pretrained, open_weights
 
 log = get_logger(__name__)
 
 PROBES = ("An encoder reads a text from both sides.", "naïve 東京, 3.14!  lower UPPER")
 
 
+def initial_weights(config: Config, resume: Path | None) -> Pretrained | None:
+    """What ``model.init_from`` names, before any data is read; ``None`` for fresh weights.
+
+    A run that resumes has all weights in its checkpoint; the folder that they once came from may be
+    gone.
+    """
+    if config.model.init_from is None:
+        return None
+    if resume is not None:
+        return Pretrained(resume)
+    return open_weights(config.model.init_from, config.pretrained_checkpoint, "model.init_from")
+
+
 def initial_model(
-    config: ModelConfig, tokenizer: TokenizerInfo, selector: str = "latest"
+    config: ModelConfig, tokenizer: TokenizerInfo, weights: Pretrained | None
 ) -> MaskedLM:
-    """A model with fresh weights, or with all of those in ``config.init_from``, or an error.
+    """A model with fresh weights, or with all of ``weights``, or an error.
 
     Its vocabulary is then that of the weights, which may have been rounded up otherwise.
-    ``selector`` is ``pretrained_checkpoint``: which checkpoint, where it is a run.
     """
-    if config.init_from is None:
+    if weights is None:
         return MaskedLM(config, tokenizer.vocab_size, tokenizer.pad_token_id)
-    weights = open_weights(config.init_from, selector, "model.init_from")
     _check_shape(config, weights.config)
     _check_tokenizer(config.init_from, weights.tokenizer, tokenizer)
     model = weights.masked_lm(config)
@@ -47,7 +61,9 @@ def _check_shape(config: ModelConfig, trained: ModelConfig) -> None:
         )
 
 
-def _check_tokenizer(source: str, known: PreTrainedTokenizerFast, tokenizer: TokenizerInfo) -> None:
+def _check_tokenizer(
+    source: str | None, known: PreTrainedTokenizerFast, tokenizer: TokenizerInfo
+) -> None:
     here = tokenizer.tokenizer
     same_ids = known.get_vocab() == here.get_vocab() and all(
         known(text)["input_ids"] == here(text)["input_ids"] for text in PROBES

@@ -1,7 +1,6 @@
 """Pretraining from settings to a run folder: the table of contents of the task."""
 
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from lightning.pytorch import seed_everything
 
@@ -12,7 +11,7 @@ from neobert.ops.kernels import liger_runs
 from neobert.optim.groups import owners, owners_table
 from neobert.optim.schedule import Schedule, resolve_schedule
 from neobert.tasks.pretraining.data import PretrainingDataModule
-from neobert.tasks.pretraining.initial import initial_model
+from neobert.tasks.pretraining.initial import initial_model, initial_weights
 from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSettings
 from neobert.tasks.pretraining.report import guess_masked_words, show_report
 from neobert.training.compile import compile_if_asked
@@ -26,6 +25,7 @@ from neobert.training.fit import (
 from neobert.training.plot import plot_losses
 from neobert.training.resume import check_same_run, resume_point
 from neobert.training.run_folder import RunFolder, open_run_folder
+from neobert.training.start import Pretrained
 from neobert.training.strategy import holds_whole_model, resolve_strategy, runs_deepspeed
 from neobert.training.summary import command_line, num_parameters, origin, peak_memory_mib
 from neobert.training.trainer import ModelCard, Parts, Plan, build_trainer, runs_on_cuda
@@ -37,6 +37,7 @@ def run(config: Config) -> float | None:
     """Train; return the final evaluation loss (the objective of a sweep), if there is one."""
     resume = resume_point(config.trainer)
     seed_everything(config.seed, verbose=False)
+    weights = initial_weights(config, resume)
     data = PretrainingDataModule(config)
     data.prepare_data()
     data.setup("fit")
@@ -55,10 +56,11 @@ def run(config: Config) -> float | None:
         check_same_run(resume, card.fingerprint, config.trainer.accept_changes)
     # Not before: what is refused leaves the folder as it is.
     folder = open_run_folder(config, resuming=resume is not None)
-    module = build_module(config, data, schedule, resume)
+    module = build_module(config, data, schedule, weights)
     named = module.model.named_parameters()
     log.info("%s", owners_table(owners(config.optimizer, named, decays=not config.model.ngpt)))
     step = int(resume.name) if resume is not None else None
+    config = replace(config, model=module.model.config)  # with its vocabulary, for checkpoints
     parts = build_trainer(config, folder, plan, card, step)
     if data.has_validation and config.trainer.eval_on_start and resume is None:
         parts.trainer.validate(module, datamodule=data, verbose=False)
@@ -74,14 +76,10 @@ def build_module(
     config: Config,
     data: PretrainingDataModule,
     schedule: Schedule,
-    resume: Path | None = None,
+    weights: Pretrained | None = None,
 ) -> PretrainingModule:
     """The model, its head and how they are trained."""
-    shape, selector = config.model, config.pretrained_checkpoint
-    if shape.init_from is not None and resume is not None:
-        # The checkpoint has all weights; the folder they once came from may be gone.
-        shape, selector = replace(shape, init_from=str(resume)), "latest"
-    model = initial_model(shape, data.tokenizer, selector)
+    model = initial_model(config.model, data.tokenizer, weights)
     model.model.gradient_checkpointing = config.trainer.gradient_checkpointing
     on_cuda = runs_on_cuda(config.trainer)
     compile_if_asked(model.model, config.trainer, runs_deepspeed(config, on_cuda), on_cuda)

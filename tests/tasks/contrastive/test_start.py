@@ -74,7 +74,7 @@ def test_random_weights_have_to_be_asked_for(settings, tmp_path: Path):
     )
     start = open_start(asked, None)
     assert start.encoder.config.hidden_size == 36
-    assert start.encoder.vocab_size == 128
+    assert start.encoder.vocab_size == start.config.model.vocab_size == 128
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(settings, model_folder, tmp_path: Path):

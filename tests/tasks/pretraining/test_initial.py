@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 import neobert
@@ -42,6 +43,22 @@ def test_a_run_starts_where_another_ended_and_goes_on(tiny_run: TinyRun) -> None
     second = losses(tiny_run(*start, "model.dropout_prob=0.1", folder="second"))
     assert second[0] == pytest.approx(losses(first)[4], abs=1e-6)
     assert second[4] < second[0]
+
+
+@pytest.mark.proves("pretrained_checkpoint")
+def test_a_run_starts_from_the_checkpoint_that_is_named(tiny_run: TinyRun) -> None:
+    first = tiny_run(folder="first")
+    for selector, step in (("latest", 4), ("2", 2)):
+        words = [f"model.init_from={first}", f"pretrained_checkpoint={selector}"]
+        second = tiny_run(*words, "trainer.eval_on_start=true", folder=f"from-{selector}")
+        assert losses(second)[0] == pytest.approx(losses(first)[step], abs=1e-6)
+
+
+def test_a_checkpoint_knows_the_size_of_its_vocabulary(tiny_run: TinyRun) -> None:
+    checkpoint = tiny_run("model.pad_token_id=9") / "checkpoints" / "4"
+    section = yaml.safe_load((checkpoint / "config.yaml").read_text())["model"]
+    rows = load_file(checkpoint / "model.safetensors")["model.encoder.weight"].shape[0]
+    assert (section["vocab_size"], section["pad_token_id"]) == (rows, 0)
 
 
 def test_published_weights_keep_their_number_of_rows(tiny_run: TinyRun, tmp_path: Path) -> None:
