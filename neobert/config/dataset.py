@@ -65,6 +65,10 @@ class DatasetConfig:
     shuffle_buffer_size: int = 10000
     """Documents among which a stream is shuffled; 0 or less keeps its order."""
 
+    stream_readers: int | None = None
+    """Readers that a stream is dealt to: a multiple of the processes, as part of the order of the
+    data the same in a resumed run; ``null``: 64, fewer for a stream of few documents."""
+
     pre_tokenize: bool = False
     """Tokenise everything first, into a folder that other runs can use."""
 
@@ -99,6 +103,7 @@ class DatasetConfig:
         found += at_least("dataset.max_seq_length", self.max_seq_length, 3)
         found += at_least("dataset.min_length", self.min_length, 0)
         found += at_least("dataset.eval_samples", self.eval_samples, 1)
+        found += at_least("dataset.stream_readers", self.stream_readers, 1)
         found += above("dataset.alpha", self.alpha, 0)
         found += within("dataset.pretraining_prob", self.pretraining_prob, 0, 1)
         split = self.validation_split

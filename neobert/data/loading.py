@@ -17,6 +17,7 @@ from neobert.data.files import DataFiles, find_files, log_splits
 from neobert.data.own_code import loading_code, run_loading_code
 from neobert.data.rows import FORMATS, format_of, iter_values, row_columns, value_at
 from neobert.data.splits import EVALUATION_SPLITS, Data, FileValues
+from neobert.data.stream_source import StreamSource
 from neobert.files import is_disk_full, root_cause
 
 REFINEDWEB = {"refinedweb": "tiiuae/falcon-refinedweb"}
@@ -100,10 +101,12 @@ def _of_files(found: DataFiles, config: DatasetConfig) -> OpenedData:
     return OpenedData(found.origin, columns, parts, plain_error, files)
 
 
-def _file_stream(values: FileValues) -> IterableDataset:
+def _file_stream(values: FileValues) -> StreamSource:
     """The same values as a stream, each file a shard."""
     shards = {"files": [str(file) for file in values.files], "column": values.column}
-    return IterableDataset(ExamplesIterable(_examples, shards))
+    stream = IterableDataset(ExamplesIterable(_examples, shards))
+    sizes = tuple(file.stat().st_size for file in values.files)
+    return StreamSource(stream, values.column, sizes)
 
 
 def _examples(files: list[str], column: str) -> Iterator[tuple[int, dict[str, object]]]:
@@ -127,8 +130,10 @@ def _of_datasets(loaded: Loaded, origin: str, files: list[Path]) -> OpenedData:
         # A nested text column of a stream, whose documents are rows.
         nested = column not in columns
         return {
-            name: part.map(partial(_with_value, path=column))
-            if nested and isinstance(part, IterableDataset)
+            name: StreamSource(
+                part.map(partial(_with_value, path=column)) if nested else part, column
+            )
+            if isinstance(part, IterableDataset)
             else part
             for name, part in parts.items()
         }

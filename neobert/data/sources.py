@@ -14,7 +14,7 @@ from itertools import chain, compress, count, islice
 from pathlib import Path
 
 import datasets
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 
 from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
@@ -29,6 +29,7 @@ from neobert.data.rows import (
     values_at,
 )
 from neobert.data.splits import Data, FileValues, HoldOut, split_data
+from neobert.data.stream_source import StreamSource
 
 log = get_logger(__name__)
 
@@ -108,11 +109,8 @@ class Source:
 
     train: Documents
     evaluation: Documents | None
-    stream: IterableDataset | None = None
+    stream: StreamSource | None = None
     """The training stream; ``None`` for indexed data, which ``train`` reads."""
-
-    column: str = "text"
-    """Column of the stream's documents."""
 
 
 def open_source(config: DatasetConfig, cache: Path, seed: int) -> Source:
@@ -145,15 +143,15 @@ def open_source(config: DatasetConfig, cache: Path, seed: int) -> Source:
         return Documents(opened.origin, key, read, opened.explain, is_tokenized)
 
     if split.hold_out is not None:
-        return Source(documents(split.train, False), documents(split.train, True), None, column)
+        return Source(documents(split.train, False), documents(split.train, True))
     held_out = None if split.evaluation is None else documents(split.evaluation)
-    if not isinstance(split.train, IterableDataset):
-        return Source(documents(split.train), held_out, None, column)
+    if not isinstance(split.train, StreamSource):
+        return Source(documents(split.train), held_out)
     # What datasets keeps of a stream does not tell its text: it is read, each time.
     asked["files"] = key_of([[str(file), file.stat().st_size] for file in opened.files])
     head = documents(split.train).head(STREAM_SAMPLE)
     asked["first documents"] = head.known_by_text().key["text"]
-    return Source(documents(split.train), held_out, split.train, column)
+    return Source(documents(split.train), held_out, split.train)
 
 
 def _content_key(data: Data, cache: Path) -> dict[str, object]:
@@ -233,12 +231,10 @@ def _part_of(
 
 
 def _values(data: Data, column: str) -> Iterator[object]:
-    if isinstance(data, FileValues):
+    if not isinstance(data, Dataset):
         yield from data
         return
-    root = column if isinstance(data, IterableDataset) else root_column(column)
-    if not isinstance(data, IterableDataset) and column in data.column_names:
-        root = column
+    root = column if column in data.column_names else root_column(column)
     for batch in data.select_columns([root]).iter(batch_size=1000):
         if root == column:
             yield from batch[column]

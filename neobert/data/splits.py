@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import numpy as np
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from numpy.typing import NDArray
 
 from neobert.config.checks import ConfigError
@@ -17,6 +17,7 @@ from neobert.config.dataset import DatasetConfig
 from neobert.console import get_logger
 from neobert.data.files import canonical_split
 from neobert.data.rows import iter_values
+from neobert.data.stream_source import StreamSource
 
 log = get_logger(__name__)
 
@@ -52,8 +53,8 @@ class FileValues:
         return replace(self, first=self.first + start, stop=min(ends, default=None))
 
 
-Data: TypeAlias = Dataset | IterableDataset | FileValues
-AnyData = TypeVar("AnyData", Dataset, IterableDataset, FileValues)
+Data: TypeAlias = Dataset | StreamSource | FileValues
+AnyData = TypeVar("AnyData", Dataset, StreamSource, FileValues)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def split_data(
     train = _split(parts, train_name, "train_split", origin)
     evaluation = _evaluation(parts, train_name, config, origin)
     if evaluation is None and config.validation_split is not None:
-        if not isinstance(train, IterableDataset):
+        if not isinstance(train, StreamSource):
             return SplitData(train, hold_out=hold_out(train, config.validation_split, origin, seed))
         log.warning("dataset.validation_split: a stream takes dataset.eval_samples instead")
     if config.eval_samples is None:
@@ -170,12 +171,12 @@ def _slice_range(part: Data, wanted: str, key: str) -> range:
         )
     counts_back = "-" in edges["start"] + edges["stop"]
     if edges["p1"] or edges["p2"] or counts_back:
-        if isinstance(part, IterableDataset):
+        if isinstance(part, StreamSource):
             what = "counting from the end" if counts_back else "percent slicing"
             raise ConfigError(f"dataset.{key}={wanted}: {what} needs a length, a stream has none")
         length = _count(part)
     else:
-        length = ENDLESS if isinstance(part, IterableDataset) else _count(part, _last(edges) + 1)
+        length = ENDLESS if isinstance(part, StreamSource) else _count(part, _last(edges) + 1)
     start = _edge(edges["start"], edges["p1"], length)
     stop = _edge(edges["stop"], edges["p2"], length)
     chosen = range(length)[start:stop]
@@ -195,17 +196,14 @@ def _count(data: Dataset | FileValues, at_most: int | None = None) -> int:
 
 def _span(data: AnyData, start: int, stop: int | None) -> AnyData:
     match data:
-        case FileValues():
-            return data.part(start, stop)
         case Dataset():
             return data.select(range(len(data))[start:stop])
         case _:
-            data = data.skip(start) if start else data
-            return data if stop is None else data.take(stop - start)
+            return data.part(start, stop)
 
 
 def _head_split(train: Data, samples: int, origin: str) -> SplitData:
-    if not isinstance(train, IterableDataset):
+    if not isinstance(train, StreamSource):
         count = _count(train, samples + 1)
         if count < 2:
             raise ConfigError(f"dataset.eval_samples: {origin} has only {count} documents")

@@ -1,118 +1,194 @@
-"""Rows from a stream that has no index: exact to the document, over stops, workers and ranks.
+"""Training batches from a stream that has no index: the same for every number of processes.
 
-The stream is read window by window. A window is the next ``shuffle_buffer_size`` documents; they
-are tokenised, packed and put into an order that depends on (seed, window) alone. So the place of a
-run is the cursor of the upstream at the start of its window and the number of the row within it: no
-buffer has to be saved, and a resumed run reads one window again and goes on with the very next row.
+A fixed number of readers (``dataset.stream_readers``) each own a part of the stream, read it window
+by window, and make rows of it: the documents of a window are tokenised, packed and put into an
+order that depends on (seed, reader, window) alone. The rows of the run are dealt from the readers
+in rotation: row ``g`` is the next row of reader ``g mod readers``. MosaicML's Streaming calls such
+readers canonical nodes; it deals samples, not packed rows.
 
-Every rank reads the same stream and takes its rows of each step, as with indexed data; one
-background process (``dataset.num_workers`` above 0) reads ahead. Neither changes what a step sees.
+Row ``g`` is made by rank ``g mod ranks``, there by worker ``(g // ranks) mod workers``. Where the
+number of processes divides the number of readers, each runs readers that no other runs, so every
+document is read, tokenised and packed once. The place of a run is the number of its next row, and
+for each reader the cursor at the start of its window: a resumed run reads one window per reader
+again, under any number of ranks and workers, and continues with the very next row.
 """
 
-from collections.abc import Iterable, Iterator
-from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from math import gcd
 
 import numpy as np
-from datasets import IterableDataset as HubStream
-from torch.utils.data import IterableDataset
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch.utils.data import IterableDataset, get_worker_info
 
 from neobert.batch import MaskedBatch
 from neobert.config.checks import ConfigError
 from neobert.console import get_logger
 from neobert.data.cache import key_of
 from neobert.data.loader import Workers, build_stream_loader, over_ranks
-from neobert.data.masking import Masking
-from neobert.data.packing import Packing
+from neobert.data.order import generator
 from neobert.data.sources import Documents
 from neobert.data.steps import Steps
 from neobert.data.store import StoreInfo, TokenStore
-from neobert.data.token_rows import RowMaker, TokenRows
+from neobert.data.stream_source import Cursor, Group, Place, StreamSource, in_order, readers_of
+from neobert.data.token_rows import MaskedRow, Row, RowMaker, TokenRows
 from neobert.data.tokenize import tokens_of
-from neobert.data.tokenizer import TokenizerInfo
 from neobert.text_tokenizer import Encoded
 
 log = get_logger(__name__)
 
 UNSHUFFLED_WINDOW = 2048
-"""Documents that are packed together where nothing is shuffled."""
+"""Documents that are packed at a time, over all readers, where nothing is shuffled."""
 
-State = dict[str, object]
+PACKED_WINDOW = 256
+"""Documents of a reader from which on packed rows are 99 % full."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderState:
+    """Where a window of a reader begins."""
+
+    place: Place = field(default_factory=Place)
+    rows: int = 0
+    """Rows of the reader before it."""
+
+    epoch_rows: int = 0
+    """Rows of the reader before its epoch."""
+
+    @classmethod
+    def of(cls, saved: Mapping[str, object]) -> "ReaderState":
+        """What ``asdict`` made a mapping of."""
+        place = saved["place"]
+        assert isinstance(place, dict)
+        rows, epoch_rows = saved["rows"], saved["epoch_rows"]
+        assert isinstance(rows, int)
+        assert isinstance(epoch_rows, int)
+        return cls(Place(**{**place, "cursor": Cursor(**place["cursor"])}), rows, epoch_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The rows of some documents of a reader, and what follows them."""
+
+    start: ReaderState
+    rows: TokenRows
+    order: NDArray[np.int64]
+    after: ReaderState
 
 
 @dataclass(frozen=True, slots=True)
 class StreamRows:
-    """The endless sequence of rows of a stream, window after window, epoch after epoch."""
+    """What the rows of a stream are made of, and by how many readers."""
 
-    stream: HubStream
+    source: StreamSource
     documents: Documents
     """What the stream is called, whether it has ids, and how its errors are explained."""
 
-    column: str
-    tokenizer: TokenizerInfo
-    masking: Masking
-    packing: Packing
-    window: int
-    """Documents of a window; 0 or less keeps the stream's order."""
+    maker: RowMaker
+    shuffled: int
+    """Documents among which rows are shuffled, over all readers; 0 or less: each reader's stay in
+    order."""
+
+    readers: int = 1
+
+    @property
+    def window(self) -> int:
+        """Documents of a reader's window."""
+        together = self.shuffled if self.shuffled > 0 else UNSHUFFLED_WINDOW
+        least = min(together, PACKED_WINDOW) if self.maker.packing.packed else 1
+        return max(-(-together // self.readers), least)
 
     @property
     def key(self) -> dict[str, str]:
         """What a place in the stream depends on: its text, and how rows are made of it."""
-        made = [asdict(self.packing), self.window, self.tokenizer.fingerprint]
-        return {"source": key_of(self.documents.key), "rows": key_of(made)}
+        dealt = [self.readers, self.source.num_groups(self.readers)]
+        made = [asdict(self.maker.packing), self.shuffled, self.maker.tokenizer.fingerprint]
+        return {"source": key_of([self.documents.key, *dealt]), "rows": key_of(made)}
 
-    def windows(self, state: State) -> Iterator[tuple[State, TokenRows, np.ndarray]]:
-        """Windows from the one that ``state`` is in: where it starts, its rows, their order."""
-        here = deepcopy(state)
+    def rows_of(self, values: list[object], reader: int, start: ReaderState) -> TokenRows:
+        """The rows of a window's documents."""
+        where = f"{self.documents.name}, window {start.place.window} of reader {reader}"
+        window = replace(self.documents, name=where, read=lambda: values)
+        store = memory_store(tokens_of(window, self.maker.tokenizer, num_proc=1))
+        return TokenRows(store, self.maker.packing.plan(store.offsets), self.maker)
+
+    def order_of(self, count: int, reader: int, start: ReaderState) -> NDArray[np.int64]:
+        """The order of a window's rows."""
+        if self.shuffled <= 0:
+            return np.arange(count)
+        place, seed = start.place, self.maker.masking.seed
+        return generator(seed, reader, place.epoch, place.window).permutation(count)
+
+    def nothing_in(self, reader: int) -> ConfigError:
+        """The error where a reader has gone through its part and found no row."""
+        name, shortest = self.documents.name, self.maker.packing.shortest
+        longer = f" of {shortest} tokens or more (dataset.min_length)" if shortest else ""
+        if self.readers == 1:
+            return ConfigError(f"dataset: the stream {name} has no document to train on{longer}")
+        return ConfigError(
+            f"dataset.stream_readers={self.readers}: the part of reader {reader} of the stream "
+            f"{name} has no document to train on{longer}; set it lower"
+        )
+
+
+@dataclass(slots=True)
+class Reader:
+    """The rows of one reader in their order; the next window is made in ``pool`` meanwhile."""
+
+    stream: StreamRows
+    number: int
+    group: Group
+    pool: ThreadPoolExecutor
+    _window: Window | None = field(init=False, default=None)
+    _next: Future[Window] = field(init=False)
+
+    def start(self, state: ReaderState) -> None:
+        """Begin with the window that ``state`` is the start of."""
+        self._next = self.pool.submit(self._make, state)
+
+    def row(self, index: int) -> tuple[Row, ReaderState]:
+        """Row ``index`` of the reader, not before the one of the last call, and the start of the
+        window that it is in."""
+        while self._window is None or index >= self._window.after.rows:
+            self._window = self._next.result()
+            self._next = self.pool.submit(self._make, self._window.after)
+        window = self._window
+        place = index - window.start.rows
+        return window.rows.lay_out(int(window.order[place])), window.start
+
+    def _make(self, state: ReaderState) -> Window:
+        """The first window from ``state`` on that has a row."""
         while True:
-            stream = deepcopy(self.stream)
-            if here["upstream"] is not None:
-                stream.load_state_dict(here["upstream"])
-            documents = iter(stream)
-            empty_epoch = here["upstream"] is None
-            while values := self._read(documents):
-                after = deepcopy(stream.state_dict())
-                rows = self._rows(values, int(str(here["documents"])))
-                empty_epoch = empty_epoch and rows.plan.num_rows == 0
-                order = self._order(rows.plan.num_rows, int(str(here["window"])))
-                yield here, rows, order
-                here = {
-                    "epoch": here["epoch"],
-                    "window": int(str(here["window"])) + 1,
-                    "upstream": after,
-                    "documents": int(str(here["documents"])) + len(values),
-                    "rows": int(str(here["rows"])) + rows.plan.num_rows,
-                }
-            if empty_epoch:
-                name, shortest = self.documents.name, self.packing.shortest
-                longer = f" of {shortest} tokens or more (dataset.min_length)" if shortest else ""
-                raise ConfigError(f"dataset: the stream {name} has no document to train on{longer}")
-            epoch = int(str(here["epoch"])) + 1
-            here = {**here, "epoch": epoch, "upstream": None, "documents": 0}
-
-    def _read(self, documents: Iterator[dict[str, object]]) -> list[object]:
-        size = self.window if self.window > 0 else UNSHUFFLED_WINDOW
-        try:
-            return [row[self.column] for row in islice(documents, size)]
-        except Exception as error:  # pyarrow, pandas and the hub's client have dozens of kinds
-            raise self.documents.explain(error) from error
-
-    def _order(self, size: int, window: int) -> np.ndarray:
-        if self.window <= 0:
-            return np.arange(size)
-        key = np.random.SeedSequence([self.masking.seed, window])
-        return np.random.Generator(np.random.PCG64DXSM(key)).permutation(size)
-
-    def _rows(self, values: list[object], first: int) -> TokenRows:
-        name = f"{self.documents.name}, counted from document {first}"
-        here = replace(self.documents, name=name, read=lambda: values)
-        store = memory_store(tokens_of(here, self.tokenizer, num_proc=1))
-        plan = self.packing.plan(store.offsets)
-        return TokenRows(store, plan, RowMaker(self.tokenizer, self.masking, self.packing))
+            try:
+                values, place = self.group.next_window(self.number // self.group.groups)
+            except ConfigError:
+                raise
+            except Exception as error:  # whatever the libraries of files raise
+                raise self.stream.documents.explain(error) from error
+            rows = self.stream.rows_of(values, self.number, state)
+            count = rows.plan.num_rows
+            after = replace(state, place=place, rows=state.rows + count)
+            if place.epoch > state.place.epoch:
+                if after.rows == state.epoch_rows:
+                    raise self.stream.nothing_in(self.number)
+                after = replace(after, epoch_rows=after.rows)
+            if count:
+                order = self.stream.order_of(count, self.number, state)
+                return Window(state, rows, order, after)
+            state = after
 
 
-START: State = {"epoch": 0, "window": 0, "upstream": None, "documents": 0, "rows": 0}
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The rows of a micro-batch that one process makes."""
+
+    rows: list[tuple[int, MaskedRow]]
+    """Each with its number in the run."""
+
+    states: dict[int, ReaderState]
+    """Of the readers that they are from, the windows that they are in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,32 +199,88 @@ class Failure:
 
 
 class StreamBatches(IterableDataset):  # type: ignore[type-arg]
-    """Micro-batches of one rank from ``first`` on, each with the start of the window it ends in."""
+    """A rank's micro-batches from ``first`` on; each worker gives its part of every one."""
 
-    def __init__(self, rows: StreamRows, steps: Steps) -> None:
-        self.rows, self.steps = rows, steps
-        self.state, self.first = START, 0
+    def __init__(self, stream: StreamRows, steps: Steps) -> None:
+        self.stream, self.steps = stream, steps
+        self.heads = stream.source.heads()
+        self.states: dict[int, ReaderState] = {}
+        """Where the readers continue; those that are missing have not begun."""
 
-    def __iter__(self) -> Iterator[tuple[MaskedBatch, State] | Failure]:
+        self.first = 0
+
+    def __iter__(self) -> Iterator[Part | Failure]:
+        info = get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         try:
-            yield from self._batches()
+            yield from self._parts(worker, workers)
         except ConfigError as error:
             yield Failure(error.problems)
 
-    def _batches(self) -> Iterator[tuple[MaskedBatch, State]]:
-        micro_batch, size = self.first, self.steps.share.batch_size
-        waiting: list[tuple[TokenRows, int, int]] = []
-        wanted = self.steps.numbers(micro_batch)
-        for start, rows, order in self.rows.windows(self.state):
-            for place, row in enumerate(order.tolist()):
-                number = int(str(start["rows"])) + place
-                if number not in wanted:
-                    continue
-                waiting.append((rows, row, number))
-                if len(waiting) == size:
-                    yield joined(waiting, micro_batch // self.steps.share.accumulation), start
-                    waiting, micro_batch = [], micro_batch + 1
-                    wanted = self.steps.numbers(micro_batch)
+    def micro_batches(self) -> Iterator[MaskedBatch]:
+        """The micro-batches, all made in this process."""
+        return (self.join([part]) for part in self._parts(0, 1))
+
+    def join(self, parts: Iterable[Part]) -> MaskedBatch:
+        """The micro-batch of all its parts."""
+        rows = sorted((row for part in parts for row in part.rows), key=lambda row: row[0])
+        return self.stream.maker.batch([row for _, row in rows])
+
+    def workers(self, requested: int) -> int:
+        """Loader processes, at most ``requested``, such that none runs a reader of another."""
+        ranks, readers = self.steps.share.ranks, self.stream.readers
+        alone = gcd(ranks, readers)
+        counts = range(requested, 0, -1)
+        return next((n for n in counts if gcd(ranks * n, readers) == alone * n), 0)
+
+    def _parts(self, worker: int, workers: int) -> Iterator[Part]:
+        ranks, accumulation = self.steps.share.ranks, self.steps.share.accumulation
+        maker, micro_batch = self.stream.maker, self.first
+        pool = ThreadPoolExecutor(1, "stream")
+        try:
+            readers = self._start(pool, worker, workers)
+            while True:
+                numbers = self.steps.numbers(micro_batch)
+                mine = [number for number in numbers if number // ranks % workers == worker]
+                part = Part([], {})
+                for number in mine:
+                    index, reader = divmod(number, self.stream.readers)
+                    row, part.states[reader] = readers[reader].row(index)
+                    step = micro_batch // accumulation
+                    part.rows.append((number, maker.mask(row, number, step)))
+                yield part
+                micro_batch += 1
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self, pool: ThreadPoolExecutor, worker: int, workers: int) -> dict[int, Reader]:
+        """The readers of this process, in the order in which they are needed."""
+        share, count = self.steps.share, self.stream.readers
+        first = self.steps.numbers(self.first).start
+        process = first % share.ranks + share.ranks * worker
+        mine = readers_of(process, share.ranks * workers, count)
+        groups = self.stream.source.num_groups(count)
+        states = {reader: self.states.get(reader, ReaderState()) for reader in mine}
+        waiting: dict[int, dict[int, Place]] = {}
+        for reader, state in states.items():
+            waiting.setdefault(reader % groups, {})[reader // groups] = state.place
+        by_number = {
+            group: Group(
+                self.stream.source,
+                number=group,
+                groups=groups,
+                readers=count // groups,
+                heads=self.heads,
+                window=self.stream.window,
+                waiting=places,
+            )
+            for group, places in waiting.items()
+        }
+        readers = {}
+        for reader in sorted(mine, key=lambda one: (one - first) % count):
+            readers[reader] = Reader(self.stream, reader, by_number[reader % groups], pool)
+            readers[reader].start(states[reader])
+        return readers
 
 
 class StreamLoader:
@@ -156,67 +288,103 @@ class StreamLoader:
 
     def __init__(self, batches: StreamBatches, total_steps: int, workers: Workers) -> None:
         self.batches, self.total_steps = batches, total_steps
-        self.workers = replace(workers, number=min(workers.number, 1))
-        self._state: State = START
+        number = batches.workers(workers.number)
+        if number < workers.number:
+            log.info(
+                "dataset.num_workers: %d, so that each runs stream readers of its own (%d over %d "
+                "ranks)",
+                *(number, batches.stream.readers, batches.steps.share.ranks),
+            )
+        self.workers = replace(workers, number=number)
+        self._states: dict[int, ReaderState] = {}
         self._done = 0
 
     def __len__(self) -> int:
         return self.total_steps * self.batches.steps.share.accumulation
 
     def __iter__(self) -> Iterator[MaskedBatch]:
-        self.batches.state, self.batches.first = self._state, self._done
+        self.batches.states, self.batches.first = dict(self._states), self._done
         accumulation = self.batches.steps.share.accumulation
-        waiting: list[tuple[MaskedBatch, State]] = []
-        loader = build_stream_loader(self.batches, self.workers)
-        for item in islice(loader, len(self) - self._done):
+        items = iter(build_stream_loader(self.batches, self.workers))
+        while self._done < len(self):
+            drawn = [self._draw(items) for _ in range(accumulation)]
+            total = over_ranks(sum(batch.num_targets for batch, _ in drawn))
+            for batch, parts in drawn:
+                self._done += 1
+                for part in parts:
+                    self._states |= part.states
+                yield replace(batch, num_targets_in_step=total)
+
+    def _draw(self, items: Iterator[Part | Failure]) -> tuple[MaskedBatch, list[Part]]:
+        parts: list[Part] = []
+        for item in (next(items) for _ in range(max(1, self.workers.number))):
             if isinstance(item, Failure):
                 raise ConfigError(*item.problems)
-            waiting.append(item)
-            if len(waiting) == accumulation:
-                total = over_ranks(sum(batch.num_targets for batch, _ in waiting))
-                for batch, state in waiting:
-                    self._done += 1
-                    self._state = state
-                    yield replace(batch, num_targets_in_step=total)
-                waiting = []
+            parts.append(item)
+        batch = self.batches.join(parts)
+        return (batch.pin_memory() if self.workers.pin_memory else batch), parts
 
     def state_dict(self) -> dict[str, object]:
-        """Where the run is in its stream: the window's start, and micro-batches handed out."""
-        place = self.batches.steps.state(self._done)
-        return {"place": place, "window": self._state, "key": self.batches.rows.key}
+        """Where the run is in its stream: its next row, and the windows of the readers of all
+        ranks. Every rank calls this."""
+        return {
+            "place": self.batches.steps.state(self._done),
+            "readers": {number: asdict(state) for number, state in self._of_all_ranks().items()},
+            "key": self.batches.stream.key,
+        }
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Go on with the very next row.
+        """Continue with the very next row.
 
-        If the settings that rows are made by were changed (and that was accepted), go on at the
-        start of the window; if the stream is another one, at its beginning.
+        If the settings that rows are made by were changed (and that was accepted), continue at the
+        start of the window that the last reader of a group is in; if the stream is another one, at
+        its beginning.
         """
-        place, window = state_dict["place"], state_dict["window"]
-        key, saved = self.batches.rows.key, state_dict["key"]
+        place, saved_key = state_dict["place"], state_dict["key"]
+        readers = state_dict.get("readers", {})
         assert isinstance(place, dict)
-        assert isinstance(window, dict)
-        assert isinstance(saved, dict)
+        assert isinstance(saved_key, dict)
+        assert isinstance(readers, dict)
         self.batches.steps, self._done = self.batches.steps.resumed(place)
-        step = self._done // self.batches.steps.share.accumulation
-        first_row = self.batches.steps.first_row(step)
-        if saved["source"] != key["source"]:
+        self._states = {number: ReaderState.of(state) for number, state in readers.items()}
+        key = self.batches.stream.key
+        if saved_key["source"] != key["source"]:
             log.warning("the stream is another one than before: it starts at its beginning")
-            window = {**START, "rows": first_row}
-        elif saved["rows"] != key["rows"]:
+            self._renumber([Place()])
+        elif saved_key["rows"] != key["rows"]:
             log.warning("rows are made otherwise than before: some documents are seen again")
-            window = {**window, "rows": first_row}
-        self._state = window
+            stream, begun = self.batches.stream, self._states
+            groups = stream.source.num_groups(stream.readers)
+            places = [begun.get(one, ReaderState()).place for one in range(stream.readers)]
+            self._renumber([min(places[group::groups], key=in_order) for group in range(groups)])
 
+    def _renumber(self, places: Sequence[Place]) -> None:
+        """Let the readers of each group begin at its place, with the next rows of the run."""
+        step = self._done // self.batches.steps.share.accumulation
+        first, count = self.batches.steps.first_row(step), self.batches.stream.readers
+        self._states = {
+            reader: ReaderState(places[reader % len(places)], rows=-(-(first - reader) // count))
+            for reader in range(count)
+        }
 
-def joined(parts: list[tuple[TokenRows, int, int]], step: int) -> MaskedBatch:
-    """One batch of rows that may lie in several windows."""
-    maker = parts[0][0].maker
-    return maker.batch([maker.mask(rows.lay_out(row), number, step) for rows, row, number in parts])
+    def _of_all_ranks(self) -> dict[int, ReaderState]:
+        """The windows that the readers are in. A reader that several ranks run is in several: the
+        last one, which is not behind the run's next row either."""
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return self._states
+        everywhere: list[dict[int, ReaderState]] = [{}] * dist.get_world_size()
+        dist.all_gather_object(everywhere, self._states)
+        found: dict[int, ReaderState] = {}
+        for states in everywhere:
+            for reader, state in states.items():
+                if reader not in found or state.rows > found[reader].rows:
+                    found[reader] = state
+        return found
 
 
 def memory_store(batches: Iterable[Encoded]) -> TokenStore:
     """The token store of a window, in memory."""
-    parts = list(batches)
+    parts = [(np.zeros(0, np.uint32), np.zeros(0, np.int64)), *batches]
     tokens = np.concatenate([ids for ids, _ in parts])
     lengths = np.concatenate([sizes for _, sizes in parts])
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])

@@ -20,7 +20,7 @@ from neobert.config.compose import compose_config
 from neobert.console import get_logger, show_messages
 from neobert.data.loader import MicroBatches
 from neobert.data.steps import Share, Steps
-from neobert.data.stream import Failure, StreamBatches
+from neobert.data.stream import StreamBatches
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.tools.arguments import at_least
@@ -152,14 +152,9 @@ def _micro_batches(data: PretrainingDataModule, share: Share, step: int) -> list
         indexed = data.micro_batches()
         mine = MicroBatches(indexed.rows, indexed.order, steps)
         return [mine[number] for number in numbers]
-    stream = StreamBatches(data.stream_rows(data.source.stream), steps)
+    stream = StreamBatches(data.stream_rows(), steps)
     stream.first = numbers.start  # reads on from the beginning: a stream has no index
-    found: list[MaskedBatch] = []
-    for item in islice(stream, len(numbers)):
-        if isinstance(item, Failure):
-            raise ConfigError(*item.problems)
-        found.append(item[0])
-    return found
+    return list(islice(stream.micro_batches(), len(numbers)))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Level two of the promise: a stream goes on with the very next document."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 
 import pytest
@@ -17,28 +18,48 @@ from neobert.data.packing import Packing
 from neobert.data.sources import Documents
 from neobert.data.steps import Share, Steps
 from neobert.data.stream import StreamBatches, StreamLoader, StreamRows
+from neobert.data.stream_source import StreamSource, in_order
+from neobert.data.token_rows import RowMaker
+from neobert.data.tokenize import tokens_of
 from neobert.data.tokenizer import TokenizerInfo
+from neobert.text_tokenizer import Encoded
 from neobert.training.callbacks.batch_digest import digest
+
+# Four workers on two cores.
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 TOTAL_STEPS = 30  # about one and a half epochs
 
 
-@pytest.fixture
-def stream_rows(tmp_path: Path, info: TokenizerInfo, texts: list[str]) -> StreamRows:
-    """A stream over three files."""
-    for shard in range(3):
-        (tmp_path / f"part-{shard}.txt").write_text("\n".join(texts[shard::3]) + "\n")
-    files = sorted(str(path) for path in tmp_path.glob("*.txt"))
-    stream = load_dataset("text", data_files=files, split="train", streaming=True)
+def make_stream(tmp_path: Path, info: TokenizerInfo, texts: list[str], files: int) -> StreamRows:
+    """A stream over files, of 8 readers."""
+    for shard in range(files):
+        (tmp_path / f"part-{shard:02}.txt").write_text("\n".join(texts[shard::files]) + "\n")
+    paths = sorted(str(path) for path in tmp_path.glob("*.txt"))
+    dataset = load_dataset("text", data_files=paths, split="train", streaming=True)
+    packing = Packing(32, 32, info.wrapping, packed=True, truncate=False)
+    masking = Masking(MaskRate.constant(0.2), False, info.mask_token_id, info.random_ids, seed=3)
     return StreamRows(
-        stream=stream.select_columns(["text"]),
+        source=StreamSource(dataset, "text"),
         documents=Documents("mine", {"mine": 1}, list, lambda e: ConfigError(f"mine: {e}")),
-        column="text",
-        tokenizer=info,
-        masking=Masking(MaskRate.constant(0.2), False, info.mask_token_id, info.random_ids, seed=3),
-        packing=Packing(32, 32, info.wrapping, packed=True, truncate=False),
-        window=25,
+        maker=RowMaker(info, masking, packing),
+        shuffled=25,
+        readers=8,
     )
+
+
+@pytest.fixture(params=[3, 16], ids=["dealt by stride", "dealt by files"])
+def stream_rows(
+    request: pytest.FixtureRequest, tmp_path: Path, info: TokenizerInfo, texts: list[str]
+) -> StreamRows:
+    stream = make_stream(tmp_path, info, texts, request.param)
+    assert stream.source.num_groups(8) == {3: 1, 16: 8}[request.param]
+    return stream
+
+
+def with_packing(stream: StreamRows, **changes: object) -> StreamRows:
+    packing = replace(stream.maker.packing, **changes)
+    return replace(stream, maker=replace(stream.maker, packing=packing))
 
 
 def loader(rows: StreamRows, share: Share, workers: int = 0, **steps: object) -> StreamLoader:
@@ -53,12 +74,79 @@ def rows_of(batches: list[MaskedBatch]) -> list[list[int]]:
     return [row for batch in batches for row in batch.inputs.input_ids.view(-1, 32).tolist()]
 
 
+def run(
+    stream: StreamRows, ranks: int, workers: int, steps: int, state: dict[str, object] | None
+) -> tuple[list[list[int]], dict[str, object]]:
+    """The rows of ``steps`` steps of 24 rows from ``state`` on, in the order of their numbers, and
+    the state after them: what ranks that met would have saved."""
+    loaders = [loader(stream, Share(24 // ranks, 1, rank, ranks), workers) for rank in range(ranks)]
+    found: dict[int, list[int]] = {}
+    for one in loaders:
+        if state is not None:
+            one.load_state_dict(state)
+        first = one.state_dict()["place"]["micro_batches"]
+        for number, batch in enumerate(islice(iter(one), steps), first):
+            found |= zip(one.batches.steps.numbers(number), rows_of([batch]), strict=True)
+    states = [one.state_dict() for one in loaders]
+    readers: dict[int, dict[str, object]] = {}
+    for one in states:
+        for reader, place in one["readers"].items():
+            if reader not in readers or place["rows"] > readers[reader]["rows"]:
+                readers[reader] = place
+    return [found[number] for number in sorted(found)], {**states[0], "readers": readers}
+
+
+@pytest.mark.proves("dataset.stream_readers")
+@pytest.mark.parametrize(("ranks", "workers"), [(2, 0), (4, 0), (3, 0), (1, 4), (2, 2), (1, 3)])
+def test_a_step_is_the_same_for_every_number_of_ranks_and_workers(
+    stream_rows: StreamRows, ranks: int, workers: int
+) -> None:
+    assert run(stream_rows, ranks, workers, 6, None)[0] == run(stream_rows, 1, 0, 6, None)[0]
+
+
+def test_a_run_continues_under_other_numbers_of_ranks_and_workers(stream_rows: StreamRows) -> None:
+    undisturbed, _ = run(stream_rows, 1, 0, 15, None)
+    found: list[list[int]] = []
+    state = None
+    for ranks, workers, steps in [(1, 0, 2), (2, 2, 3), (4, 0, 4), (1, 4, 3), (3, 0, 1), (2, 0, 2)]:
+        rows, state = run(stream_rows, ranks, workers, steps, state)
+        found += rows
+    assert found == undisturbed
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+@pytest.mark.parametrize("files", [3, 16])
+def test_every_document_is_tokenised_by_one_process(
+    tmp_path: Path,
+    info: TokenizerInfo,
+    texts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    ranks: int,
+    files: int,
+) -> None:
+    numbered = [f"{number} {text}" for number, text in enumerate(texts)]
+    stream = make_stream(tmp_path, info, numbered, files)
+    seen: list[Counter[str]] = []
+
+    def spy(documents: Documents, info: TokenizerInfo, num_proc: int) -> Iterator[Encoded]:
+        seen[-1].update(documents.texts())
+        return tokens_of(documents, info, num_proc)
+
+    monkeypatch.setattr("neobert.data.stream.tokens_of", spy)
+    for rank in range(ranks):
+        seen.append(Counter())
+        list(islice(iter(loader(stream, Share(8 // ranks, 1, rank, ranks))), 12))
+    assert len(sum(seen, Counter())) == len(texts)
+    for one, other in combinations(seen, 2):
+        assert not one.keys() & other.keys()
+
+
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("stops", [(1,), (4, 5, 17), (13, 29)])
 def test_a_stopped_run_goes_on_with_the_very_next_row(
     stream_rows: StreamRows, stops: tuple[int, ...], packed: bool
 ) -> None:
-    stream_rows = replace(stream_rows, packing=replace(stream_rows.packing, packed=packed))
+    stream_rows = with_packing(stream_rows, packed=packed)
     undisturbed = digests(loader(stream_rows, Share(2, 2)))
     found: list[str] = []
     state = None
@@ -71,7 +159,7 @@ def test_a_stopped_run_goes_on_with_the_very_next_row(
     assert found == undisturbed
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_it_does_not_depend_on_the_number_of_workers(stream_rows: StreamRows, workers: int) -> None:
     assert digests(loader(stream_rows, Share(2, 2), workers)) == digests(
         loader(stream_rows, Share(2, 2))
@@ -91,21 +179,23 @@ def test_a_run_may_go_on_with_another_number_of_ranks_and_workers(stream_rows: S
 
 @pytest.mark.proves("dataset.shuffle_buffer_size")
 def test_every_document_comes_once_an_epoch_shuffled_or_in_order(
-    stream_rows: StreamRows, texts: list[str]
+    stream_rows: StreamRows, info: TokenizerInfo, texts: list[str]
 ) -> None:
-    def first_epoch(window: int) -> list[tuple[int, ...]]:
-        rows = replace(
-            stream_rows, window=window, packing=replace(stream_rows.packing, packed=False)
-        )
+    room = 32 - info.wrapping
+    sizes = info.text.encode(texts)[1].tolist()
+    rows = sum(-(-size // room) for size in sizes)
+
+    def first_epoch(shuffled: int) -> list[tuple[int, ...]]:
+        stream = replace(with_packing(stream_rows, packed=False), shuffled=shuffled, readers=1)
         found = []
-        for start, window_rows, order in rows.windows(loader(rows, Share(1, 1))._state):
-            if start["epoch"] == 1:
-                break
-            found += [tuple(window_rows.lay_out(row).ids.tolist()) for row in order.tolist()]
+        for batch in islice(loader(stream, Share(1, 1)).batches.micro_batches(), rows):
+            ids = batch.inputs.input_ids.clone()
+            ids[batch.positions] = batch.labels
+            found.append(tuple(ids.tolist()))
         return found
 
     ordered, shuffled = first_epoch(0), first_epoch(25)
-    assert len(ordered) >= len(texts)
+    assert sum(map(len, ordered)) == sum(sizes) + info.wrapping * rows
     assert Counter(ordered) == Counter(shuffled)
     assert ordered != shuffled
 
@@ -124,7 +214,7 @@ def test_another_stream_starts_at_its_beginning(
     stream_rows: StreamRows, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = loader(stream_rows, Share(2, 2))
-    list(islice(iter(before), 10))
+    list(islice(iter(before), 12))
     other = replace(stream_rows, documents=replace(stream_rows.documents, key={"other": 1}))
     after = loader(other, Share(2, 2))
     with caplog.at_level("WARNING", logger="neobert"):
@@ -140,13 +230,14 @@ def test_rows_made_otherwise_go_on_at_the_start_of_the_window(
 ) -> None:
     before = loader(stream_rows, Share(2, 2))
     list(islice(iter(before), 20))
-    longer = replace(stream_rows, packing=replace(stream_rows.packing, row_length=64, longest=64))
+    longer = with_packing(stream_rows, row_length=64, longest=64)
     after = loader(longer, Share(2, 2))
     with caplog.at_level("WARNING", logger="neobert"):
         after.load_state_dict(before.state_dict())
     assert "made otherwise" in caplog.text
     assert next(iter(after)).inputs.input_ids.shape == (128,)
-    assert after._state["window"] == before._state["window"]
+    begun = {in_order(state.place) for state in before._states.values()}
+    assert {in_order(state.place) for state in after._states.values()} <= begun
 
 
 def test_the_data_of_a_skipped_span_is_left_out(stream_rows: StreamRows) -> None:
@@ -157,23 +248,24 @@ def test_the_data_of_a_skipped_span_is_left_out(stream_rows: StreamRows) -> None
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_file_in_the_middle_is_told_also_out_of_a_worker(
     stream_rows: StreamRows, tmp_path: Path, workers: int
 ) -> None:
-    (tmp_path / "part-1.txt").write_bytes(b"na\xefve\n")
+    (tmp_path / "part-01.txt").write_bytes(b"na\xefve\n")
     with pytest.raises(ConfigError, match=r"mine: 'utf-8' codec"):
         digests(loader(stream_rows, Share(2, 2), workers))
 
 
 def test_a_stream_without_a_document_is_refused(stream_rows: StreamRows, tmp_path: Path) -> None:
-    empty = replace(stream_rows, stream=stream_rows.stream.take(0))
+    source = replace(stream_rows.source, stop=0)
+    empty = replace(stream_rows, source=source)
     with pytest.raises(ConfigError, match="no document to train on"):
         digests(loader(empty, Share(2, 2)))
 
 
 def test_a_stream_of_none_but_short_documents_is_refused(stream_rows: StreamRows) -> None:
-    longer = replace(stream_rows, packing=replace(stream_rows.packing, shortest=10_000))
+    longer = with_packing(stream_rows, shortest=10_000)
     with pytest.raises(ConfigError, match=r"no document .* 10000 tokens or more .*min_length"):
         digests(loader(longer, Share(2, 2)))
 

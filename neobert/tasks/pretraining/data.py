@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from datasets import IterableDataset
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
@@ -41,6 +40,10 @@ EVALUATION_SEED = 0x5EED
 
 PLAN_VERSION = 3
 EXAMPLE_ROWS = 64
+STREAM_READERS = 64
+FEW_DOCUMENTS = 32
+"""Documents of a short stream for each of its readers."""
+
 VOCABULARY_SAMPLE = 500_000
 """Documents that a vocabulary is trained on at most."""
 
@@ -102,10 +105,13 @@ class PretrainingDataModule(LightningDataModule):
         self.train_store = self._store(documents, cache)
         self.train_plan = self._plan(self.train_store, cache)
         log.info("%s", describe_plan(self.train_plan, self.train_store, self.packing, streams))
-        if self.train_plan.num_rows == 0 and not streams:
+        is_all = not streams or self.train_store.info.documents < STREAM_SAMPLE
+        if self.train_plan.num_rows == 0 and is_all:
             shortest = self.packing.shortest
             longer = f" of {shortest} tokens or more (dataset.min_length)" if shortest else ""
             raise ConfigError(f"dataset: {documents.name} has no document to train on{longer}")
+        if streams:
+            self._check_readers()
 
     def _check_lengths(self) -> None:
         wrapping, length = self.tokenizer.wrapping, self.config.row_length()
@@ -218,6 +224,7 @@ class PretrainingDataModule(LightningDataModule):
             "dataset": [self.source.train.key, tokens] if stream else tokens,
             "dataset.order_version": ORDER_VERSION,
             "dataset.shuffle_buffer_size": settings.shuffle_buffer_size if stream else None,
+            "dataset.stream_readers": self.stream_readers if stream else None,
             "tokenizer": self.tokenizer.fingerprint,
             "seed": config.seed,
             "dataset.max_seq_length": settings.max_seq_length,
@@ -232,7 +239,7 @@ class PretrainingDataModule(LightningDataModule):
     def train_dataloader(self) -> StepLoader | StreamLoader:
         """The training batches of the whole run."""
         if self.source.stream is not None:
-            batches = StreamBatches(self.stream_rows(self.source.stream), self.steps)
+            batches = StreamBatches(self.stream_rows(), self.steps)
             return StreamLoader(batches, self.total_steps, self._workers())
         return StepLoader(self.micro_batches(), self.total_steps, self._workers())
 
@@ -262,17 +269,49 @@ class PretrainingDataModule(LightningDataModule):
         spread = np.linspace(0, rows.plan.num_rows, EXAMPLE_ROWS, endpoint=False, dtype=int)
         return [rows.batch([row], [row]) for row in dict.fromkeys(spread.tolist())]
 
-    def stream_rows(self, stream: IterableDataset) -> StreamRows:
+    def stream_rows(self) -> StreamRows:
         """The rows of the training stream."""
+        stream = self.source.stream
+        assert stream is not None
         return StreamRows(
-            stream=stream.select_columns([self.source.column]),
+            source=stream,
             documents=self.source.train,
-            column=self.source.column,
-            tokenizer=self.tokenizer,
-            masking=self.masking(train=True),
-            packing=self.packing,
-            window=self.config.dataset.shuffle_buffer_size,
+            maker=RowMaker(self.tokenizer, self.masking(train=True), self.packing),
+            shuffled=self.config.dataset.shuffle_buffer_size,
+            readers=self.stream_readers,
         )
+
+    @property
+    def stream_readers(self) -> int:
+        """``dataset.stream_readers``; by default 64, or fewer for a stream of few documents."""
+        number, kept = self.config.dataset.stream_readers, self.train_plan.info.documents
+        if number is not None:
+            return number
+        if self.train_store.info.documents >= STREAM_SAMPLE:
+            return STREAM_READERS
+        return min(STREAM_READERS, 1 << max(0, (kept // FEW_DOCUMENTS).bit_length() - 1))
+
+    def _check_readers(self) -> None:
+        """Report what so many processes cannot do with so many readers of the stream."""
+        ranks, readers = self.share.ranks, self.stream_readers
+        documents, kept = self.train_store.info.documents, self.train_plan.info.documents
+        key = f"dataset.stream_readers={readers}"
+        if documents < STREAM_SAMPLE and kept < readers:
+            raise ConfigError(
+                f"{key}: the stream has only {kept} documents to train on; set it to {kept} at most"
+            )
+        least = math.ceil(STREAM_READERS / ranks) * ranks
+        if ranks > readers and documents >= STREAM_SAMPLE:
+            raise ConfigError(
+                f"{key}: {ranks} processes (trainer.devices × trainer.num_nodes) need {ranks} "
+                f"readers or more; set dataset.stream_readers={least}"
+            )
+        if readers % ranks:
+            log.warning(
+                "%s is not a multiple of the %d processes, so %d of them read and tokenise each "
+                "document; for a new run set dataset.stream_readers=%d",
+                *(key, ranks, ranks // math.gcd(ranks, readers), least),
+            )
 
     def _rows(self, train: bool) -> TokenRows:
         maker = RowMaker(self.tokenizer, self.masking(train), self.packing)

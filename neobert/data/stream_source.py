@@ -1,0 +1,240 @@
+"""The documents of a stream in parts, each read once by one process and from any place on.
+
+A stream of files is dealt to its readers by files where there are enough of them, else by stride:
+a group of readers then reads the same files, and reader ``i`` of ``n`` takes every n-th document.
+A process reads the files of a group once for all readers that it runs.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+from math import gcd
+
+from datasets import IterableDataset
+
+CHUNK = 64
+"""Documents that are taken from ``datasets`` at a time. Its cursors hold for one size only."""
+
+ENOUGH_FILES = 8
+"""Files per group from which on one more or less does not matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place among the documents of some files."""
+
+    file: int = 0
+    """Index into the files."""
+
+    state: dict[str, object] | None = None
+    """Of ``datasets``, before a chunk of the file; ``None``: at the file's beginning."""
+
+    passed: int = 0
+    """Documents since then that are before the place."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSource:
+    """The documents of a stream, from number ``first`` up to ``stop``."""
+
+    dataset: IterableDataset
+    column: str
+    sizes: tuple[int, ...] = ()
+    """Bytes of each file, where they are known."""
+
+    first: int = 0
+    stop: int | None = None
+
+    def __iter__(self) -> Iterator[object]:
+        files = map(self.documents, range(self.num_files))
+        return islice(chain.from_iterable(files), self.first, self.stop)
+
+    def part(self, start: int, stop: int | None) -> "StreamSource":
+        """Those from ``start`` up to ``stop``, counted from the first of these."""
+        last = None if stop is None else self.first + stop
+        ends = [end for end in (self.stop, last) if end is not None]
+        return replace(self, first=self.first + start, stop=min(ends, default=None))
+
+    @property
+    def num_files(self) -> int:
+        """Files that can be read each by itself."""
+        return self.dataset.num_shards if self.stop is None else 1
+
+    def num_groups(self, readers: int) -> int:
+        """Groups of readers, each with files of its own: a divisor of ``readers``."""
+        divisors = [count for count in range(readers, 0, -1) if readers % count == 0]
+        return next(count for count in divisors if self._is_even(count))
+
+    def _is_even(self, groups: int) -> bool:
+        """Whether so many groups get about as much each."""
+        if groups == 1:
+            return True
+        if len(self.sizes) == self.num_files and self.num_files >= groups:
+            parts = [sum(self.sizes[group::groups]) for group in range(groups)]
+            return max(parts) <= 1.1 * min(parts)
+        return self.num_files % groups == 0 or self.num_files >= ENOUGH_FILES * groups
+
+    def heads(self) -> list[int]:
+        """Documents before ``first`` in each file that has any; reads those."""
+        left, found = self.first, []
+        for file in range(self.num_files if self.first else 0):
+            before = sum(1 for _ in islice(self.documents(file), left))
+            found.append(before)
+            left -= before
+            if not left:
+                break
+        return found
+
+    def documents(self, file: int) -> Iterator[object]:
+        """All documents of a file."""
+        for chunk, _ in self.chunks(file, None):
+            yield from chunk
+
+    def chunks(
+        self, file: int, state: dict[str, object] | None
+    ) -> Iterator[tuple[list[object], dict[str, object] | None]]:
+        """Chunks of a file from a state of ``datasets`` on, each with the state before it."""
+        # Also of one file: what is iterated is then an object of its own, which holds the cursor.
+        part = self.dataset.select_columns([self.column]).shard(self.num_files, file)
+        if state is not None:
+            part.load_state_dict(state)
+        for batch in part.iter(CHUNK):  # not plain iteration: that deals to loader processes
+            yield batch[self.column], state
+            state = part.state_dict()
+
+
+@dataclass(slots=True)
+class _Files:
+    """The documents of some files from a cursor on, to the end of the last file."""
+
+    source: StreamSource
+    files: Sequence[int]
+    heads: Sequence[int]
+    cursor: Cursor
+    left: int | None
+
+    def __iter__(self) -> Iterator[object]:
+        for index in range(self.cursor.file, len(self.files)):
+            if index != self.cursor.file or self.cursor == Cursor():
+                file = self.files[index]
+                before = self.heads[file] if file < len(self.heads) else 0
+                self.cursor = Cursor(index, None, before)
+            yield from self._file(self.files[index])
+
+    def _file(self, file: int) -> Iterator[object]:
+        passed = self.cursor.passed
+        for chunk, state in self.source.chunks(file, self.cursor.state):
+            for place in range(passed, len(chunk)):
+                if self.left is not None:
+                    self.left -= 1
+                    if self.left < 0:
+                        return
+                self.cursor = Cursor(self.cursor.file, state, place + 1)
+                yield chunk[place]
+            passed = max(0, passed - len(chunk))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a window of a group begins, the same for all its readers."""
+
+    epoch: int = 0
+    window: int = 0
+    """Windows before it in the epoch."""
+
+    documents: int = 0
+    """Documents of the group before it in the epoch."""
+
+    cursor: Cursor = Cursor()
+
+
+@dataclass(slots=True)
+class Group:
+    """The readers of some files; a window of the group is dealt to them document by document."""
+
+    source: StreamSource
+    number: int
+    groups: int
+    readers: int
+    """Readers of the group, in all processes."""
+
+    heads: Sequence[int]
+    window: int
+    """Documents of a reader's window."""
+
+    waiting: dict[int, Place]
+    """Readers of this process, by their number in the group, and where each continues."""
+
+    _front: Place = field(init=False)
+    _read: dict[tuple[int, int], tuple[Place, dict[int, list[object]]]] = field(
+        init=False, default_factory=dict
+    )
+    _documents: Iterator[object] | None = field(init=False, default=None)
+    _files: _Files = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._front = min(self.waiting.values(), key=in_order)
+
+    def next_window(self, reader: int) -> tuple[list[object], Place]:
+        """The documents of a reader's next window, and where the one after begins.
+
+        The last window of an epoch is what is left and may be empty.
+        """
+        place = self.waiting[reader]
+        while in_order(place) not in self._read:
+            self._read_window()
+        after, dealt = self._read[in_order(place)]
+        documents = dealt.pop(reader)
+        if not dealt:
+            del self._read[in_order(place)]
+        self.waiting[reader] = after
+        return documents, after
+
+    def _read_window(self) -> None:
+        """Read on, once for all readers of this process."""
+        place = self._front
+        if self._documents is None:
+            self._files = self._open(place)
+            self._documents = iter(self._files)
+        count = self.readers * self.documents_in(place.window)
+        mine = {one for one in self.waiting if in_order(self.waiting[one]) <= in_order(place)}
+        dealt: dict[int, list[object]] = {one: [] for one in mine}
+        read = 0
+        for value in islice(self._documents, count):
+            reader = read % self.readers
+            if reader in mine:
+                dealt[reader].append(value)
+            read += 1
+        if read == count:
+            documents = place.documents + read
+            after = Place(place.epoch, place.window + 1, documents, self._files.cursor)
+        else:
+            after, self._documents = Place(place.epoch + 1), None
+        if mine:
+            self._read[in_order(place)] = after, dealt
+        self._front = after
+
+    def _open(self, place: Place) -> _Files:
+        first, stop = self.source.first, self.source.stop
+        left = None if stop is None else max(0, stop - first - place.documents)
+        files = range(self.number, self.source.num_files, self.groups)
+        return _Files(self.source, files, self.heads, place.cursor, left)
+
+    def documents_in(self, window: int) -> int:
+        """Documents of a reader in a window: few in the first, so that a run starts soon."""
+        return self.window if window else max(1, self.window // 4)
+
+
+def in_order(place: Place) -> tuple[int, int]:
+    """What places of a group are sorted by."""
+    return place.epoch, place.window
+
+
+def readers_of(process: int, processes: int, readers: int) -> range:
+    """The readers that a process runs where row ``g`` is made by process ``g mod processes`` from
+    what reader ``g mod readers`` reads.
+
+    Those of no other process where ``processes`` divides ``readers``.
+    """
+    common = gcd(processes, readers)
+    return range(process % common, readers, common)
