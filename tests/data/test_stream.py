@@ -1,10 +1,11 @@
 """Level two of the promise: a stream goes on with the very next document."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations, islice
 from pathlib import Path
+from threading import Thread, current_thread
 
 import pytest
 from datasets import load_dataset
@@ -18,7 +19,7 @@ from neobert.data.packing import Packing
 from neobert.data.sources import Documents
 from neobert.data.steps import Share, Steps
 from neobert.data.stream import StreamBatches, StreamLoader, StreamRows
-from neobert.data.stream_source import StreamSource, in_order
+from neobert.data.stream_source import Group, Place, StreamSource, in_order
 from neobert.data.token_rows import RowMaker
 from neobert.data.tokenize import tokens_of
 from neobert.data.tokenizer import TokenizerInfo
@@ -126,18 +127,20 @@ def test_every_document_is_tokenised_by_one_process(
 ) -> None:
     numbered = [f"{number} {text}" for number, text in enumerate(texts)]
     stream = make_stream(tmp_path, info, numbered, files)
-    seen: list[Counter[str]] = []
+    seen: dict[Thread, Counter[str]] = defaultdict(Counter)  # a rank reads in a thread of its own
 
     def spy(documents: Documents, info: TokenizerInfo, num_proc: int) -> Iterator[Encoded]:
-        seen[-1].update(documents.texts())
+        seen[current_thread()].update(documents.texts())
         return tokens_of(documents, info, num_proc)
 
     monkeypatch.setattr("neobert.data.stream.tokens_of", spy)
     for rank in range(ranks):
-        seen.append(Counter())
         list(islice(iter(loader(stream, Share(8 // ranks, 1, rank, ranks))), 12))
-    assert len(sum(seen, Counter())) == len(texts)
-    for one, other in combinations(seen, 2):
+    for thread in seen:
+        thread.join()
+    assert len(seen) == ranks
+    assert len(sum(seen.values(), Counter())) == len(texts)
+    for one, other in combinations(seen.values(), 2):
         assert not one.keys() & other.keys()
 
 
@@ -280,3 +283,33 @@ def test_a_span_that_is_behind_moves_nothing_any_more(
     after = loader(stream_rows, Share(2, 1), skipped=spans)
     after.load_state_dict(before.state_dict())
     assert [digest(batch) for batch in islice(iter(after), 5)] == plain[18:23]
+
+
+@pytest.mark.parametrize(("first", "stop"), [(9, None), (9, 50), (60, None)])
+def test_what_is_held_out_is_in_no_row_however_the_stream_is_dealt(
+    tmp_path: Path, info: TokenizerInfo, first: int, stop: int | None
+) -> None:
+    letters = [str(number) for number in range(120)]
+    whole = make_stream(tmp_path, info, letters, 16)
+    trained = {reader: set() for reader in range(8)}
+    kept = list(StreamSource(whole.source.dataset, "text"))[first:stop]
+    part = replace(whole, source=whole.source.part(first, stop))
+    assert list(part.source) == kept
+    batches = StreamBatches(part, Steps(Share(4, 1)))
+    groups = part.source.num_groups(8)
+    assert groups == (8 if stop is None else 1)
+    for reader in range(8):
+        waiting = {reader // groups: Place()}
+        group = Group(part.source, reader % groups, groups, 8 // groups, batches.heads, 5, waiting)
+        while waiting[reader // groups].epoch == 0:
+            trained[reader].update(group.next_window(reader // groups)[0])
+    assert sorted(text for texts in trained.values() for text in texts) == sorted(kept)
+
+
+def test_fewer_workers_than_set_are_reported_where_readers_allow_no_more(
+    stream_rows: StreamRows, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="neobert"):
+        assert loader(stream_rows, Share(2, 2), workers=3).workers.number == 2
+    assert "dataset.num_workers: 2" in caplog.text
+    assert loader(stream_rows, Share(2, 2, 0, 4), workers=3).workers.number == 2

@@ -253,3 +253,23 @@ def test_steps_are_skipped_on_resume_by_one_key(tiny_run: Callable[..., Path]) -
     assert [line.split(",")[1] for line in found] == [
         line.split(",")[1] for line in (lines[2], *lines[5:8])
     ]
+
+
+@pytest.mark.proves("dataset.stream_readers")
+def test_more_readers_than_documents_or_fewer_than_ranks_are_reported(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = ("dataset.streaming=true", "dataset.eval_samples=5")
+    assert make(*stream).stream_readers == 1
+    data = make(*stream, "dataset.stream_readers=5")
+    assert data.stream_rows().readers == 5
+    assert data.fingerprint()["dataset.stream_readers"] == 5
+    with pytest.raises(ConfigError, match="stream_readers=64: the stream has only"):
+        make(*stream, "dataset.stream_readers=64")
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    with caplog.at_level("WARNING", logger="neobert"):
+        make(*stream, "dataset.stream_readers=4")
+    assert "3 of them read and tokenise each document; for a new run set" in caplog.text
+    monkeypatch.setattr("neobert.tasks.pretraining.data.STREAM_SAMPLE", 10)  # a long stream
+    with pytest.raises(ConfigError, match=r"6 processes .* set dataset.stream_readers=66"):
+        make(*stream, "dataset.stream_readers=4")
