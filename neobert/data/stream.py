@@ -32,7 +32,14 @@ from neobert.data.order import generator
 from neobert.data.sources import Documents
 from neobert.data.steps import Steps
 from neobert.data.store import StoreInfo, TokenStore
-from neobert.data.stream_source import Cursor, Group, Place, StreamSource, in_order, readers_of
+from neobert.data.stream_source import (
+    Cursor,
+    ReaderGroup,
+    StreamPlace,
+    StreamSource,
+    in_order,
+    readers_of,
+)
 from neobert.data.token_rows import MaskedRow, Row, RowMaker, TokenRows
 from neobert.data.tokenize import tokens_of
 from neobert.text_tokenizer import Encoded
@@ -50,7 +57,7 @@ PACKED_WINDOW = 256
 class ReaderState:
     """Where a window of a reader begins."""
 
-    place: Place = field(default_factory=Place)
+    place: StreamPlace = field(default_factory=StreamPlace)
     rows: int = 0
     """Rows of the reader before it."""
 
@@ -65,7 +72,7 @@ class ReaderState:
         rows, epoch_rows = saved["rows"], saved["epoch_rows"]
         assert isinstance(rows, int)
         assert isinstance(epoch_rows, int)
-        return cls(Place(**{**place, "cursor": Cursor(**place["cursor"])}), rows, epoch_rows)
+        return cls(StreamPlace(**{**place, "cursor": Cursor(**place["cursor"])}), rows, epoch_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +146,7 @@ class Reader:
 
     stream: StreamRows
     number: int
-    group: Group
+    group: ReaderGroup
     pool: ThreadPoolExecutor
     _window: Window | None = field(init=False, default=None)
     _next: Future[Window] = field(init=False)
@@ -181,7 +188,7 @@ class Reader:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class StreamPart:
     """The rows of a micro-batch that one process makes."""
 
     rows: list[tuple[int, MaskedRow]]
@@ -209,7 +216,7 @@ class StreamBatches(IterableDataset):  # type: ignore[type-arg]
 
         self.first = 0
 
-    def __iter__(self) -> Iterator[Part | Failure]:
+    def __iter__(self) -> Iterator[StreamPart | Failure]:
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         try:
@@ -221,7 +228,7 @@ class StreamBatches(IterableDataset):  # type: ignore[type-arg]
         """The micro-batches, all made in this process."""
         return (self.join([part]) for part in self._parts(0, 1))
 
-    def join(self, parts: Iterable[Part]) -> MaskedBatch:
+    def join(self, parts: Iterable[StreamPart]) -> MaskedBatch:
         """The micro-batch of all its parts."""
         rows = sorted((row for part in parts for row in part.rows), key=lambda row: row[0])
         return self.stream.maker.batch([row for _, row in rows])
@@ -233,7 +240,7 @@ class StreamBatches(IterableDataset):  # type: ignore[type-arg]
         counts = range(requested, 0, -1)
         return next((n for n in counts if gcd(ranks * n, readers) == alone * n), 0)
 
-    def _parts(self, worker: int, workers: int) -> Iterator[Part]:
+    def _parts(self, worker: int, workers: int) -> Iterator[StreamPart]:
         ranks, accumulation = self.steps.share.ranks, self.steps.share.accumulation
         maker, micro_batch = self.stream.maker, self.first
         pool = ThreadPoolExecutor(1, "stream")
@@ -242,7 +249,7 @@ class StreamBatches(IterableDataset):  # type: ignore[type-arg]
             while True:
                 numbers = self.steps.numbers(micro_batch)
                 mine = [number for number in numbers if number // ranks % workers == worker]
-                part = Part([], {})
+                part = StreamPart([], {})
                 for number in mine:
                     index, reader = divmod(number, self.stream.readers)
                     row, part.states[reader] = readers[reader].row(index)
@@ -261,11 +268,11 @@ class StreamBatches(IterableDataset):  # type: ignore[type-arg]
         mine = readers_of(process, share.ranks * workers, count)
         groups = self.stream.source.num_groups(count)
         states = {reader: self.states.get(reader, ReaderState()) for reader in mine}
-        waiting: dict[int, dict[int, Place]] = {}
+        waiting: dict[int, dict[int, StreamPlace]] = {}
         for reader, state in states.items():
             waiting.setdefault(reader % groups, {})[reader // groups] = state.place
         by_number = {
-            group: Group(
+            group: ReaderGroup(
                 self.stream.source,
                 number=group,
                 groups=groups,
@@ -315,8 +322,8 @@ class StreamLoader:
                     self._states |= part.states
                 yield replace(batch, num_targets_in_step=total)
 
-    def _draw(self, items: Iterator[Part | Failure]) -> tuple[MaskedBatch, list[Part]]:
-        parts: list[Part] = []
+    def _draw(self, items: Iterator[StreamPart | Failure]) -> tuple[MaskedBatch, list[StreamPart]]:
+        parts: list[StreamPart] = []
         for item in (next(items) for _ in range(max(1, self.workers.number))):
             if isinstance(item, Failure):
                 raise ConfigError(*item.problems)
@@ -350,7 +357,7 @@ class StreamLoader:
         key = self.batches.stream.key
         if saved_key["source"] != key["source"]:
             log.warning("the stream is another one than before: it starts at its beginning")
-            self._renumber([Place()])
+            self._renumber([StreamPlace()])
         elif saved_key["rows"] != key["rows"]:
             log.warning("rows are made otherwise than before: some documents are seen again")
             stream, begun = self.batches.stream, self._states
@@ -358,7 +365,7 @@ class StreamLoader:
             places = [begun.get(one, ReaderState()).place for one in range(stream.readers)]
             self._renumber([min(places[group::groups], key=in_order) for group in range(groups)])
 
-    def _renumber(self, places: Sequence[Place]) -> None:
+    def _renumber(self, places: Sequence[StreamPlace]) -> None:
         """Let the readers of each group begin at its place, with the next rows of the run."""
         step = self._done // self.batches.steps.share.accumulation
         first, count = self.batches.steps.first_row(step), self.batches.stream.readers

@@ -135,7 +135,7 @@ class _Files:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StreamPlace:
     """Where a window of a group begins, the same for all its readers."""
 
     epoch: int = 0
@@ -149,7 +149,7 @@ class Place:
 
 
 @dataclass(slots=True)
-class Group:
+class ReaderGroup:
     """The readers of some files; a window of the group is dealt to them document by document."""
 
     source: StreamSource
@@ -162,11 +162,11 @@ class Group:
     window: int
     """Documents of a reader's window."""
 
-    waiting: dict[int, Place]
+    waiting: dict[int, StreamPlace]
     """Readers of this process, by their number in the group, and where each continues."""
 
-    _front: Place = field(init=False)
-    _read: dict[tuple[int, int], tuple[Place, dict[int, list[object]]]] = field(
+    _front: StreamPlace = field(init=False)
+    _read: dict[tuple[int, int], tuple[StreamPlace, dict[int, list[object]]]] = field(
         init=False, default_factory=dict
     )
     _documents: Iterator[object] | None = field(init=False, default=None)
@@ -175,7 +175,7 @@ class Group:
     def __post_init__(self) -> None:
         self._front = min(self.waiting.values(), key=in_order)
 
-    def next_window(self, reader: int) -> tuple[list[object], Place]:
+    def next_window(self, reader: int) -> tuple[list[object], StreamPlace]:
         """The documents of a reader's next window, and where the one after begins.
 
         The last window of an epoch is what is left and may be empty.
@@ -207,14 +207,14 @@ class Group:
             read += 1
         if read == count:
             documents = place.documents + read
-            after = Place(place.epoch, place.window + 1, documents, self._files.cursor)
+            after = StreamPlace(place.epoch, place.window + 1, documents, self._files.cursor)
         else:
-            after, self._documents = Place(place.epoch + 1), None
+            after, self._documents = StreamPlace(place.epoch + 1), None
         if mine:
             self._read[in_order(place)] = after, dealt
         self._front = after
 
-    def _open(self, place: Place) -> _Files:
+    def _open(self, place: StreamPlace) -> _Files:
         first, stop = self.source.first, self.source.stop
         left = None if stop is None else max(0, stop - first - place.documents)
         files = range(self.number, self.source.num_files, self.groups)
@@ -225,7 +225,7 @@ class Group:
         return self.window if window else max(1, self.window // 4)
 
 
-def in_order(place: Place) -> tuple[int, int]:
+def in_order(place: StreamPlace) -> tuple[int, int]:
     """What places of a group are sorted by."""
     return place.epoch, place.window
 

@@ -39,7 +39,7 @@ class Writer(Protocol):
         """No more rows."""
 
 
-class ArrayWriter:
+class NpyWriter:
     """``.npy``: the number of rows must be known beforehand."""
 
     def __init__(self, path: Path, rows: int, width: int) -> None:
@@ -101,7 +101,7 @@ def _writer(path: Path, suffix: str, texts: Path, width: int) -> Writer:
     if suffix == ".parquet":
         return ParquetWriter(path, width)
     if suffix == ".npy":
-        return ArrayWriter(path, sum(1 for _ in _lines(texts)), width)
+        return NpyWriter(path, sum(1 for _ in _lines(texts)), width)
     raise ValueError(f"--output must end in .npy or .parquet, not {suffix!r}")
 
 

@@ -19,7 +19,7 @@ from neobert.data.packing import Packing
 from neobert.data.sources import Documents
 from neobert.data.steps import Share, Steps
 from neobert.data.stream import StreamBatches, StreamLoader, StreamRows
-from neobert.data.stream_source import Group, Place, StreamSource, in_order
+from neobert.data.stream_source import ReaderGroup, StreamPlace, StreamSource, in_order
 from neobert.data.token_rows import RowMaker
 from neobert.data.tokenize import tokens_of
 from neobert.data.tokenizer import TokenizerInfo
@@ -299,8 +299,10 @@ def test_what_is_held_out_is_in_no_row_however_the_stream_is_dealt(
     groups = part.source.num_groups(8)
     assert groups == (8 if stop is None else 1)
     for reader in range(8):
-        waiting = {reader // groups: Place()}
-        group = Group(part.source, reader % groups, groups, 8 // groups, batches.heads, 5, waiting)
+        waiting = {reader // groups: StreamPlace()}
+        group = ReaderGroup(
+            part.source, reader % groups, groups, 8 // groups, batches.heads, 5, waiting
+        )
         while waiting[reader // groups].epoch == 0:
             trained[reader].update(group.next_window(reader // groups)[0])
     assert sorted(text for texts in trained.values() for text in texts) == sorted(kept)
