@@ -5,9 +5,9 @@ The rules are those of :mod:`neobert.data.rows`, which opens the files.
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import BufferedIOBase
-from itertools import zip_longest
+from itertools import chain, zip_longest
 
 Row = dict[str, object]
 """Column -> value."""
@@ -85,13 +85,25 @@ def separated_rows(text: Lines, kind: str) -> Iterator[Row]:
 
 def separated(text: Lines, kind: str) -> Iterator[list[str]]:
     """The fields of each row; the header is the first."""
-    if kind == "tsv":
-        for line in text:
-            yield without_end(line).split("\t")
+    if kind == "csv":
+        yield from _quoted(text, text, ",")
         return
+    header = next(text, None)
+    if header is None:
+        return
+    names = without_end(header).split("\t")
+    if all(len(name) > 1 and name[0] == name[-1] == '"' for name in names):
+        yield from _quoted(chain([header], text), text, "\t")
+        return
+    yield names
+    for line in text:
+        yield without_end(line).split("\t")
+
+
+def _quoted(lines: Iterable[str], text: Lines, delimiter: str) -> Iterator[list[str]]:
     # Documents of megabytes are ordinary; the length of a line is bounded already.
     csv.field_size_limit(LONGEST_LINE)
-    records = csv.reader(map(_hide_returns, text), strict=True)
+    records = csv.reader(map(_hide_returns, lines), delimiter=delimiter, strict=True)
     while True:
         first = text.number + 1
         try:
@@ -99,16 +111,17 @@ def separated(text: Lines, kind: str) -> Iterator[list[str]]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise FaultError(_csv_problem(error, first, text.number)) from error
+            last, text.number = text.number, first
+            raise FaultError(_csv_problem(error, last)) from error
         yield [field.replace(NONCHARACTER, "\r") for field in record]
 
 
-def _csv_problem(error: csv.Error, first: int, last: int) -> str:
+def _csv_problem(error: csv.Error, last: int) -> str:
     if "unexpected end" in str(error):
-        return f"the quoted field that begins in line {first} does not end"
+        return "a quoted field that begins in this row does not end"
     if "expected after" in str(error):
         return 'a quoted field goes on after its end; a quotation mark within one is written ""'
-    return f"{error}" if first == last else f"{error} (the row begins in line {first})"
+    return f"{error} (up to line {last})"
 
 
 def _hide_returns(line: str) -> str:

@@ -4,8 +4,8 @@ Every task and tool that reads a user's files reads them here, so that one rule 
 
 - Text is UTF-8; a byte-order mark at the start of a file is no part of it.
 - A line ends with ``\\n`` or ``\\r\\n``. A ``\\r`` by itself is a character of the text.
-- csv has quotes (RFC 4180), tsv has none. Their values are strings: ``NA`` and ``null`` are words,
-  and a field that is missing at the end of a line is null.
+- csv has quotes (RFC 4180), tsv has none unless all names in its header are quoted. Their values
+  are strings: ``NA`` and ``null`` are words, and a field missing at the end of a line is null.
 - json is a row per line, a list of rows, or an object whose ``data`` is that list.
 - Only the columns that are needed are kept, so no other column can stop a run.
 - What is wrong is one ``ConfigError`` with the setting, the file, and the line where there is one.

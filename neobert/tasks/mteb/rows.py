@@ -1,18 +1,24 @@
-"""Rows of local tasks: from jsonl, parquet, csv or tsv to columns of the names that are wanted."""
+"""Rows of local tasks: from files to columns of the names that are wanted."""
 
-import csv
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.json
-import pyarrow.parquet as pq
-
-from neobert.config.checks import ConfigError
 from neobert.config.mteb import COLUMNS, LocalTask
-
-SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
+from neobert.data.files import DataFiles, canonical_split, find_files, log_splits, shortened
+from neobert.data.records import Row
+from neobert.data.rows import (
+    TABLES,
+    iter_rows,
+    lacks_columns,
+    root_column,
+    row_columns,
+    value_at,
+    values_at,
+)
+from neobert.errors import ConfigError
 
 Columns = Mapping[str, list]
 """Name -> values, one per row."""
@@ -43,44 +49,43 @@ class ValueKind:
 
 
 def _text(value: object) -> str:
-    return str(_given(value))
+    return str(_label(value))
 
 
-def _given(value: object) -> object:
-    if value in (None, ""):
+def _label(value: object) -> object:
+    if value in (None, "") or not isinstance(value, str | int | float):
         raise ValueError
     return value
 
 
 def _binary(value: object) -> int:
-    number = int(value)  # type: ignore[call-overload]
+    number = float(value)  # type: ignore[arg-type]
     if number not in (0, 1):
+        raise ValueError
+    return int(number)
+
+
+def _number(value: object) -> float:
+    number = float(value)  # type: ignore[arg-type]
+    if not math.isfinite(number):
         raise ValueError
     return number
 
 
-TEXT = ValueKind(_text, "is empty")
-LABEL = ValueKind(_given, "is empty")
-NUMBER = ValueKind(float, "is no number")  # type: ignore[arg-type]
+TEXT = ValueKind(_text, "is empty, or no text")
+LABEL = ValueKind(_label, "is empty, or neither a name nor a number")
+NUMBER = ValueKind(_number, "is not a finite number")
 BINARY = ValueKind(_binary, "is neither 0 nor 1")
 
 
 def read_rows(spec: LocalTask, kind: str, split: str) -> dict[str, list]:
     """The columns of ``kind``: scores as floats, labels of pairs as 0 and 1, no text empty."""
-    key = f"mteb_local.{spec.name}"
-    path = _split_file(Path(spec.path), split, key)
-    table = read_table(path, key)
-    rows = {
-        wanted: _column(table, spec.columns.get(wanted, wanted), path, key, spec.max_rows)
-        for wanted in COLUMNS[kind]
-    }
-    if not len(table):
-        raise ConfigError(f"{key}: {path} has no rows")
+    setting = f"mteb_local.{spec.name}"
+    paths = {name: spec.columns.get(name, name) for name in COLUMNS[kind]}
+    files = _split_files(_found(spec), Path(spec.path).expanduser().is_file(), split)
     kinds = {"score": NUMBER, "label": BINARY if kind == "pair_classification" else LABEL}
-    return {
-        wanted: _converted(values, kinds.get(wanted, TEXT), f"{key}: {path}, {wanted}")
-        for wanted, values in rows.items()
-    }
+    kinds = {name: kinds.get(name, TEXT) for name in paths}
+    return _columns(files, setting, paths, kinds, spec.max_rows)
 
 
 def read_retrieval(spec: LocalTask) -> Retrieval:
@@ -89,9 +94,8 @@ def read_retrieval(spec: LocalTask) -> Retrieval:
     In a file of pairs every document is an answer to the queries it stands beside, and the corpus
     is all documents together; equal texts are one.
     """
-    folder = Path(spec.path)
-    if folder.is_dir() and _named(folder, "corpus"):
-        return _read_beir(folder, spec)
+    if Path(spec.path).expanduser().is_dir() and (found := _found(spec)).called("corpus"):
+        return _read_beir(found, spec)
     pairs = read_rows(spec, "retrieval", spec.split)
     return pairs_as_retrieval(list(zip(pairs["query"], pairs["document"], strict=True)))
 
@@ -110,105 +114,110 @@ def pairs_as_retrieval(pairs: list[tuple[str, str]]) -> Retrieval:
     )
 
 
-def read_table(path: Path, key: str) -> pa.Table:
-    """A file as columns. Raises ``ConfigError`` naming ``key`` if it cannot be read."""
-    try:
-        match path.suffix:
-            case ".parquet":
-                return pq.read_table(path)
-            case ".csv" | ".tsv":
-                # Not pyarrow's reader, which would take a text of digits for a number.
-                with path.open(encoding="utf-8", newline="") as file:
-                    rows = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-                    header, *lines = list(rows) or [[]]
-                columns = [[line[n] for line in lines] for n in range(len(header))]
-                return pa.table(dict(zip(header, columns, strict=True)))
-            case _:
-                # One block, since a row may not cross the end of one.
-                size = max(1, path.stat().st_size)
-                options = pyarrow.json.ReadOptions(block_size=size)
-                return pyarrow.json.read_json(path, read_options=options)
-    except (OSError, ValueError, IndexError, csv.Error) as error:  # ArrowInvalid is a ValueError
-        raise ConfigError(f"{key}: {path} cannot be read: {error}") from error
-
-
-def _read_beir(folder: Path, spec: LocalTask) -> Retrieval:
-    key = f"mteb_local.{spec.name}"
-    corpus = _texts(_one_of(folder, ("corpus",), key), key)
-    queries = _texts(_one_of(folder, ("queries",), key), key)
-    places = (f"qrels/{spec.split}", "qrels", f"{spec.split}_qrels")
-    path = _one_of(folder, places, key)
-    table = read_table(path, key)
-    names = ("query-id", "corpus-id", "score")
+def _read_beir(found: DataFiles, spec: LocalTask) -> Retrieval:
+    setting = f"mteb_local.{spec.name}"
+    corpus = _texts(found, "corpus", setting)
+    queries = _texts(found, "queries", setting)
+    files = _judgements(found, spec.split)
+    paths = {"query": "query-id", "document": "corpus-id", "score": "score"}
+    kinds = {"query": TEXT, "document": TEXT, "score": NUMBER}
+    judged = _columns(files, setting, paths, kinds)
     relevant: dict[str, dict[str, int]] = {}
-    for query, document, score in zip(
-        *(_column(table, name, path, key, None) for name in names), strict=True
-    ):
-        if float(score) > 0:
-            relevant.setdefault(str(query), {})[str(document)] = int(float(score))
+    for query, document, score in zip(*judged.values(), strict=True):
+        if score > 0:
+            relevant.setdefault(query, {})[document] = int(score)
     asked = [query for query in queries if query["id"] in relevant][: spec.max_rows]
     if not asked:
-        raise ConfigError(f"{key}: {path} judges no query of {folder}")
+        raise ConfigError(f"{setting}: {files[0]} judges no query of {found.origin}")
     return Retrieval(asked, corpus, {one["id"]: relevant[one["id"]] for one in asked})
 
 
-def _texts(path: Path, key: str) -> list[dict[str, str]]:
-    table = read_table(path, key)
-    number = "_id" if "_id" in table.column_names else "id"
-    ids, texts = (_column(table, name, path, key, None) for name in (number, "text"))
-    titles = table["title"].to_pylist() if "title" in table.column_names else [None] * len(ids)
+def _judgements(found: DataFiles, split: str) -> list[Path]:
+    """``qrels/<split>``, ``qrels`` or ``<split>_qrels``."""
+    plain = [
+        file.path
+        for file in found.files
+        if file.is_called("qrels") and file.split in (None, canonical_split(split))
+    ]
+    files = found.called(f"qrels/{split}") or plain or found.called(f"{split}_qrels")
+    if not files:
+        raise _no_file(found, f"qrels/{split}")
+    return files
+
+
+def _texts(found: DataFiles, table: str, setting: str) -> list[dict[str, str]]:
+    files = found.called(table)
+    if not files:
+        raise _no_file(found, table)
+    number = "_id" if "_id" in row_columns(files[0], setting) else "id"
+    paths = {"id": number, "text": "text"}
+    rows = _columns(files, setting, paths, {"id": TEXT, "text": TEXT})
+    titles = [value_at(row, "title") for row in iter_rows(files, setting, {"title"})]
     return [
-        {"id": str(one), "text": str(text), **({"title": str(title)} if title else {})}
-        for one, text, title in zip(ids, texts, titles, strict=True)
+        {"id": one, "text": text, **({"title": str(title)} if title else {})}
+        for one, text, title in zip(rows["id"], rows["text"], titles, strict=True)
     ]
 
 
-def _column(table: pa.Table, name: str, path: Path, key: str, most: int | None) -> list:
-    if name not in table.column_names:
+def _columns(
+    files: list[Path],
+    setting: str,
+    paths: Mapping[str, str],
+    kinds: Mapping[str, ValueKind],
+    most: int | None = None,
+) -> dict[str, list]:
+    """At most ``most`` rows of files as converted columns, from the columns that ``paths`` name."""
+    columns: dict[str, list] = {name: [] for name in paths}
+    for where, row in islice(_located(files, setting, paths), most):
+        for name, path in paths.items():
+            value = value_at(row, path)
+            try:
+                columns[name].append(kinds[name].convert(value))
+            except (TypeError, ValueError):
+                raise ConfigError(
+                    f"{setting}: {where}: {path} {kinds[name].complaint}: {str(value)[:80]!r}"
+                ) from None
+    if not next(iter(columns.values())):
+        raise ConfigError(f"{setting}: {shortened(map(str, files))}: has no rows")
+    return columns
+
+
+def _located(
+    files: list[Path], setting: str, paths: Mapping[str, str]
+) -> Iterator[tuple[str, Row]]:
+    """The rows, each with its place; the first of a file must have all columns."""
+    kept = {*paths.values(), *map(root_column, paths.values())}
+    for file in files:
+        for number, row in enumerate(iter_rows([file], setting, kept), start=1):
+            missing = [path for path in paths.values() if not values_at(row, path)]
+            if missing and number == 1:
+                error = lacks_columns(setting, file, missing, row_columns(file, setting))
+                raise ConfigError(f"{error}; name it in {setting}.columns")
+            yield f"{file}, row {number}", row
+
+
+def _found(spec: LocalTask) -> DataFiles:
+    return find_files(spec.path, f"mteb_local.{spec.name}.path", TABLES)
+
+
+def _split_files(found: DataFiles, is_file: bool, split: str) -> list[Path]:
+    """The files of a split: the path itself if it is a file and the only one asked for."""
+    if is_file and split == "train":
         raise ConfigError(
-            f"{key}: {path} has no column {name}, only {', '.join(table.column_names)}; name "
-            f"it in {key}.columns"
+            f"{found.setting}={found.origin}: a classification needs a folder with train and test "
+            "files"
         )
-    return table[name].to_pylist()[:most]
+    files = [file.path for file in found.files] if is_file else found.of_split(split)
+    if not files:
+        raise _no_file(found, split)
+    if not is_file:
+        log_splits(found.origin, {split: files})
+    return files
 
 
-def _converted(values: list, kind: ValueKind, where: str) -> list:
-    found = []
-    for row, value in enumerate(values, start=1):
-        try:
-            found.append(kind.convert(value))
-        except (TypeError, ValueError):
-            raise ConfigError(f"{where} of row {row} {kind.complaint}: {value!r}") from None
-    return found
-
-
-def _split_file(path: Path, split: str, key: str) -> Path:
-    """The file of a split: the path itself if it is a file and the only one asked for."""
-    if path.is_file():
-        if split == "train":
-            raise ConfigError(
-                f"{key}.path={path}: a classification needs a folder with train and test files"
-            )
-        return path
-    if not path.is_dir():
-        raise ConfigError(f"{key}.path={path}: there is no such file or folder")
-    return _one_of(path, (split, f"data/{split}"), key)
-
-
-def _one_of(folder: Path, stems: tuple[str, ...], key: str) -> Path:
-    for stem in stems:
-        if found := _named(folder, stem):
-            return found
-    raise ConfigError(
-        f"{key}.path={folder}: has no file {' or '.join(stems)} "
-        f"({', '.join(SUFFIXES)}; also {stems[0]}-*.parquet)"
+def _no_file(found: DataFiles, name: str) -> ConfigError:
+    names = shortened(str(file.name) for file in found.files)
+    return ConfigError(
+        f"{found.setting}={found.origin}: has no file {name} (such as {name}.jsonl or "
+        f"data/{name}-00000-of-00001.parquet); it holds {names}"
     )
-
-
-def _named(folder: Path, stem: str) -> Path | None:
-    """``stem.<suffix>``, or the only shard ``stem-*.parquet``."""
-    for suffix in SUFFIXES:
-        if (file := folder / f"{stem}{suffix}").is_file():
-            return file
-    shards = sorted(folder.glob(f"{stem}-*.parquet"))
-    return shards[0] if len(shards) == 1 else None

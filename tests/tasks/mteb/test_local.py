@@ -1,5 +1,6 @@
 """Rows of files as tasks of mteb: each type, each kind of file, and what is wrong with them."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -116,11 +117,15 @@ def test_the_hub_s_layout_below_the_working_folder_needs_no_setting(tmp_path, mo
 @pytest.mark.parametrize(
     ("kind", "columns", "message"),
     [
-        ("sts", {**PAIRS, "score": ["x", "y", "z"]}, "score of row 1 is no number: 'x'"),
-        ("sts", {**PAIRS, "sentence2": ["d", "", "f"]}, "sentence2 of row 2 is empty"),
-        ("sts", TEXTS, "has no column sentence1, only text, label; name it in mteb_local.Mine.col"),
+        ("sts", {**PAIRS, "score": ["x", "y", "z"]}, "row 1: score is not a finite number: 'x'"),
+        ("sts", {**PAIRS, "sentence2": ["d", "", "f"]}, "row 2: sentence2 is empty"),
+        (
+            "sts",
+            TEXTS,
+            "no column sentence1, sentence2, score; its columns are text, label; name it in",
+        ),
         ("classification", TEXTS, "a classification needs a folder with train and test files"),
-        ("pair_classification", {**BINARY, "label": [0, 2]}, "label of row 2 is neither 0 nor 1"),
+        ("pair_classification", {**BINARY, "label": [0, 2]}, "row 2: label is neither 0 nor 1"),
         ("clustering", {"text": [], "label": []}, "has no rows"),
     ],
 )
@@ -133,10 +138,13 @@ def test_wrong_rows_are_told(tmp_path, kind, columns, message) -> None:
 def test_missing_and_unreadable_files_are_told(tmp_path) -> None:
     with pytest.raises(ConfigError, match="there is no such file or folder"):
         local_task(spec(tmp_path / "nothing", "sts"))
-    with pytest.raises(ConfigError, match="has no file test or data/test"):
+    with pytest.raises(ConfigError, match=r"mteb_local\.Mine\.path=.*: holds nothing; one of"):
+        local_task(spec(tmp_path, "sts"))
+    write(tmp_path / "other/train.jsonl", PAIRS)
+    with pytest.raises(ConfigError, match=r"has no file test \(such as test.jsonl.*other/train"):
         local_task(spec(tmp_path, "sts"))
     (tmp_path / "test.jsonl").write_text("{broken")
-    with pytest.raises(ConfigError, match=r"test\.jsonl cannot be read"):
+    with pytest.raises(ConfigError, match=r"test\.jsonl, line 1: not valid JSON"):
         local_task(spec(tmp_path, "sts"))
     with pytest.raises(ConfigError, match="is no task of mteb; for one of your own say which type"):
         local_task(spec(tmp_path, None, "Nonsense"))
@@ -169,3 +177,44 @@ def test_right_descriptions_are_read() -> None:
     tasks, problems = read_local_tasks({"Mine": {"path": "x", "type": "sts", "split": None}})
     assert problems == []
     assert tasks == [LocalTask(name="Mine", path="x", type="sts", columns={})]
+
+
+NAMES = ["test.jsonl.gz", "my.test.CSV", "test/part-0.tsv", "data/test-00000-of-00002.parquet"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_of_a_split_are_found_by_the_names_that_pretraining_knows(tmp_path, name) -> None:
+    plain = tmp_path / "made" / Path(name.lower().removesuffix(".gz")).name
+    write(plain, PAIRS)
+    (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+    content = plain.read_bytes()
+    (tmp_path / "data" / name).write_bytes(gzip.compress(content) if ".gz" in name else content)
+    write(tmp_path / "data/train.jsonl", TEXTS)
+    task = local_task(spec(tmp_path / "data", "sts"))
+    assert task.dataset["default"]["test"].to_dict() == PAIRS
+
+
+def test_all_shards_of_a_split_are_read(tmp_path) -> None:
+    for number in range(2):
+        write(tmp_path / f"data/test-0000{number}-of-00002.parquet", PAIRS)
+    assert len(local_task(spec(tmp_path, "sts")).dataset["default"]["test"]) == 6
+
+
+def test_judgements_of_another_split_do_not_serve(tmp_path) -> None:
+    write(tmp_path / "corpus.jsonl", {"_id": ["7"], "text": ["one"]})
+    write(tmp_path / "queries.jsonl", {"_id": ["1"], "text": ["who"]})
+    judged = {"query-id": [1], "corpus-id": [7], "score": [1]}
+    write(tmp_path / "qrels/train.tsv", judged)
+    with pytest.raises(ConfigError, match=r"has no file qrels/test"):
+        local_task(spec(tmp_path, "retrieval"))
+    write(tmp_path / "qrels/test.tsv", {**judged, "score": ["x"]})
+    with pytest.raises(ConfigError, match=r"row 1: score is not a finite number: 'x'"):
+        local_task(spec(tmp_path, "retrieval"))
+
+
+@pytest.mark.parametrize("label", [0.5, [1], None])
+def test_a_label_that_is_none_is_told(tmp_path, label) -> None:
+    rows = [{"sentence1": "a", "sentence2": "b", "label": value} for value in (1, label)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ConfigError, match="row 2: label is neither 0 nor 1"):
+        local_task(spec(tmp_path / "a.jsonl", "pair_classification"))
