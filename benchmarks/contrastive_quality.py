@@ -74,7 +74,7 @@ def train_twin(config: Config, output: Path) -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         exported = Path(scratch) / "start"
-        export(Path(start.origin), exported)
+        export(Path(start.origin), exported, format_="neobert")
         asked, answer = config.contrastive.query_prefix, config.contrastive.document_prefix
         rows = [{"query": asked + one.query, "positive": answer + one.positive} for one in pairs]
         model = train(exported, Dataset.from_list(rows), _training(config, data.total_steps))

@@ -158,7 +158,7 @@ def short_texts(count: int) -> Iterator[str]:
 def _padded(folder: Path, exported: Path, batch_size: int) -> dict[str, Encode]:
     from sentence_transformers import SentenceTransformer
 
-    export(folder, exported, None, False)
+    export(folder, exported, format_="neobert")
     longest = open_weights(folder).config.max_position_embeddings
 
     def way(attention: str) -> Encode:

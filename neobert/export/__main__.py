@@ -8,9 +8,8 @@ from neobert.console import get_logger, show_messages
 
 log = get_logger("neobert.export")
 
-DESCRIPTION = """Write a folder that transformers (4.57 or 5) and, for embedding models,
-sentence-transformers load, and check it in a process that has only transformers. Or, with --check,
-check a folder that is there."""
+DESCRIPTION = """Write a folder that transformers and, for embedding models, sentence-transformers
+load, and check it in a process that has only these. Or, with --check, check a folder."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,6 +21,14 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--output", type=Path, help="the folder to write")
     arguments.add_argument(
         "--name", help="what the card's snippets load, e.g. me/my-model (default: the folder)"
+    )
+    arguments.add_argument(
+        "--format",
+        choices=("auto", "native", "neobert"),
+        default="auto",
+        help="native: a class of transformers 5, which loads without trust_remote_code, where one "
+        "is exactly the model; neobert: our class, with its code, for transformers 4.57 too and "
+        "for every architecture; auto (default): native where it is exact",
     )
     arguments.add_argument(
         "--overwrite", action="store_true", help="move aside what lies in the folder"
@@ -50,18 +57,21 @@ def main(argv: list[str] | None = None) -> int:
         arguments.error("--output DIR is missing")
     show_messages()
     # Imported late: --help and a wrong command line are answered at once.
-    from neobert.export.check import ExportError, check_folder
+    from neobert.config.checks import ConfigError
+    from neobert.export.check import check_folder
     from neobert.export.write import export
 
     try:
         if options.check is not None:
             findings = check_folder(options.check, options.python, options.trust_remote_code)
         else:
-            findings = export(options.source, options.output, options.name, options.overwrite)
-    except ExportError as error:
+            findings = export(
+                options.source, options.output, options.name, options.overwrite, options.format
+            )
+    except ConfigError as error:
         log.error("%s", error)
-        return 1
-    except (ValueError, OSError) as error:
+        return 2
+    except (ValueError, OSError) as error:  # an ExportError among them
         log.error("%s", error)
         return 1
     for finding in findings:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from neobert.config.dataset import DatasetConfig
 from neobert.config.root import Config
+from neobert.export.native import CoreClass
 from neobert.export.source import Source
 
 PIPELINES = {
@@ -26,7 +27,7 @@ FILL_MASK = """Fill in masked words:
 ```python
 from transformers import pipeline
 
-fill = pipeline("fill-mask", model="{name}", trust_remote_code=True)
+fill = pipeline("fill-mask", model="{name}"{trust})
 for guess in fill("The capital of France is {mask}."):
     print(guess["token_str"], round(guess["score"], 3))
 ```
@@ -38,8 +39,8 @@ FEATURES = """One vector per token, or a mean of them per text:
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=True)
-model = AutoModel.from_pretrained("{name}", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("{name}"{trust})
+model = AutoModel.from_pretrained("{name}"{trust})
 
 batch = tokenizer(["A first text.", "Another one."], padding=True, return_tensors="pt")
 with torch.no_grad():
@@ -55,8 +56,8 @@ CLASSIFY = """Score texts:
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=True)
-model = AutoModelForSequenceClassification.from_pretrained("{name}", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("{name}"{trust})
+model = AutoModelForSequenceClassification.from_pretrained("{name}"{trust})
 
 batch = tokenizer(["A first text.", "Another one."], padding=True, return_tensors="pt")
 with torch.no_grad():
@@ -69,7 +70,7 @@ EMBED = """Embed texts with sentence-transformers, which puts {prompts} before t
 ```python
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("{name}", trust_remote_code=True)
+model = SentenceTransformer("{name}"{trust})
 queries = model.encode(["A first text."], prompt_name="query")  # (texts, {width})
 documents = model.encode(["A first text.", "Another one."], prompt_name="document")
 print(model.similarity(queries, documents))
@@ -82,10 +83,18 @@ embeddings, which this model was not trained for.
 ```python
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("{name}", trust_remote_code=True)
+model = SentenceTransformer("{name}"{trust})
 embeddings = model.encode(["A first text.", "Another one."])  # (texts, {width})
 print(model.similarity(embeddings, embeddings))
 ```
+"""
+
+NATIVE = """The model is the class `{architecture}` of transformers (from version {since}), which
+computes exactly what was trained: no code comes with the weights.{onnx}
+"""
+
+OWN_CODE = """The model's class comes with the weights (`modeling_neobert.py`, for transformers 4.57
+and 5), hence `trust_remote_code=True`: read the file first.{onnx}
 """
 
 SPEED = """On a GPU, `attn_implementation="flash_attention_2"` with `dtype=torch.bfloat16` computes
@@ -104,12 +113,15 @@ CITATION = """```bibtex
 """
 
 
-def model_card(source: Source, name: str, mask_token: str | None) -> str:
-    """``README.md`` of the exported folder; ``name`` is what its snippets load."""
+def model_card(source: Source, name: str, core: CoreClass | None) -> str:
+    """``README.md`` of the exported folder; ``name`` is what its snippets load.
+
+    ``core`` is the class of transformers that the folder is for; ``None``: ours.
+    """
     sections = [
-        _header(source),
+        _header(source, core),
         f"# {name.rstrip('/').rpartition('/')[2]}\n\n{_about(source)}",
-        "## Use\n\n" + _snippets(source, name, mask_token),
+        "## Use\n\n" + _snippets(source, name, core),
         _training(source),
         _results(source),
         _reproduce(source),
@@ -118,9 +130,9 @@ def model_card(source: Source, name: str, mask_token: str | None) -> str:
     return "\n".join(section for section in sections if section)
 
 
-def _header(source: Source) -> str:
+def _header(source: Source, core: CoreClass | None) -> str:
     pipeline = PIPELINES[source.kind]
-    tags = ["neobert", "encoder"]
+    tags = ["neobert", "encoder"] + ([] if core is None else [core.model_type])
     if source.kind == "encoder":
         tags.append("sentence-transformers")
     library = "sentence-transformers" if source.kind == "encoder" else "transformers"
@@ -145,8 +157,16 @@ def _about(source: Source) -> str:
     )
 
 
-def _snippets(source: Source, name: str, mask_token: str | None) -> str:
-    facts = {"name": name, "width": source.encoder.config.hidden_size, "mask": mask_token}
+def _snippets(source: Source, name: str, core: CoreClass | None) -> str:
+    mask_token = source.tokenizer.mask_token
+    facts = {
+        "name": name,
+        "width": source.encoder.config.hidden_size,
+        "mask": mask_token,
+        "trust": ", trust_remote_code=True" if core is None else "",
+        "onnx": "",
+    }
+    facts |= {} if core is None else {"architecture": core.architecture, "since": core.since}
     match source.kind:
         case "masked_lm":
             chosen = [FILL_MASK] if mask_token else []
@@ -158,7 +178,8 @@ def _snippets(source: Source, name: str, mask_token: str | None) -> str:
             chosen = [EMBED, FEATURES]
             prompts = [f"`{text}`" for text in source.prompts.values() if text]
             facts["prompts"] = " or ".join(prompts) or "nothing"
-    return "\n".join([*(text.format(**facts) for text in chosen), SPEED])
+    chosen += [OWN_CODE, SPEED] if core is None else [NATIVE]
+    return "\n".join(text.format(**facts) for text in chosen)
 
 
 def _training(source: Source) -> str:

@@ -7,9 +7,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from neobert.config.model import ModelConfig, Part, fields_of
-from neobert.export.source import Source
+from neobert.export.source import Model, Source
 from neobert.files import write_json
-from neobert.model.encoder import Encoder
 from neobert.model.heads import MaskedLM, SequenceClassifier
 
 MODULE = "modeling_neobert"
@@ -50,7 +49,7 @@ def config_json(source: Source) -> dict[str, object]:
         "max_length": config.max_position_embeddings,  # the reference's modeling file reads it
     }
     if isinstance(model, MaskedLM):
-        values["tie_word_embeddings"] = _tied(model)
+        values["tie_word_embeddings"] = model.tied
         values["decoder_bias"] = model.decoder.bias is not None
     if isinstance(model, SequenceClassifier):
         values |= label_settings(source, model.classifier.out_features)
@@ -62,16 +61,12 @@ def config_json(source: Source) -> dict[str, object]:
     return values
 
 
-def weights(model: MaskedLM | SequenceClassifier | Encoder) -> dict[str, Tensor]:
+def state_of(model: Model) -> dict[str, Tensor]:
     """Tensors by their published names; one that is tied is stored once."""
     state = model.state_dict()
-    if isinstance(model, MaskedLM) and _tied(model):
+    if isinstance(model, MaskedLM) and model.tied:
         del state["decoder.weight"]
     return {name: tensor.contiguous() for name, tensor in state.items()}
-
-
-def _tied(model: MaskedLM) -> bool:
-    return model.decoder.weight is model.model.encoder.weight
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path) -> None:

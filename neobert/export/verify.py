@@ -23,7 +23,13 @@ from torch import Tensor
 TOLERANCE = 1e-5
 """Largest difference of fp32 outputs, relative to the largest output if that is above 1."""
 
-ENCODER = ("encoder.", "positional_embedding.", "transformer_encoder.", "layer_norm.")
+AUTO_CLASSES = (
+    "AutoModel",
+    "AutoModelForMaskedLM",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+    "AutoModelForQuestionAnswering",
+)
 
 
 class NoPackage(importlib.abc.MetaPathFinder):
@@ -58,15 +64,30 @@ class Exported:
         return json.loads((self.folder / "config.json").read_text())
 
     @cached_property
+    def native(self) -> bool:
+        """Whether the model is a class of transformers, and no code comes with it."""
+        return "auto_map" not in self.config
+
+    @cached_property
+    def auto_classes(self) -> dict[str, str]:
+        """The Auto classes that load the folder, and the class that each of them makes of it."""
+        if not self.native:
+            named = self.config["auto_map"]
+            return {auto: named[auto].rpartition(".")[2] for auto in named if auto != "AutoConfig"}
+        config = transformers.AutoConfig.from_pretrained(self.folder)
+        mappings = {auto: getattr(transformers, auto)._model_mapping for auto in AUTO_CLASSES}
+        return {
+            auto: mapping[type(config)].__name__
+            for auto, mapping in mappings.items()
+            if type(config) in mapping
+        }
+
+    @cached_property
     def auto_class(self) -> str:
         """The Auto class of the architecture that was saved."""
         (architecture,) = self.config["architectures"]
-        names = [
-            auto
-            for auto, target in self.config["auto_map"].items()
-            if target.rpartition(".")[2] == architecture
-        ]
-        require(names, f"config.json: auto_map has no class for the architecture {architecture}")
+        names = [auto for auto, name in self.auto_classes.items() if name == architecture]
+        require(names, f"config.json: no Auto class makes the architecture {architecture}")
         return names[0]
 
     @cached_property
@@ -84,13 +105,18 @@ class Exported:
         """A model and transformers' account of missing, unexpected and mismatched weights."""
         options = {"dtype": torch.float32} | options
         return getattr(transformers, auto_class).from_pretrained(
-            self.folder, trust_remote_code=True, output_loading_info=True, **options
+            self.folder,
+            trust_remote_code=not self.native,
+            output_loading_info=True,
+            **options,
         )
 
     @cached_property
     def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
         """Transformers 5 asks for trust even here: it reads the model's configuration first."""
-        return transformers.AutoTokenizer.from_pretrained(self.folder, trust_remote_code=True)
+        return transformers.AutoTokenizer.from_pretrained(
+            self.folder, trust_remote_code=not self.native
+        )
 
     @cached_property
     def reference(self) -> tuple[dict[str, Tensor], dict]:
@@ -108,7 +134,14 @@ class Exported:
     @cached_property
     def per_token(self) -> bool:
         """Whether the outputs have a row per token, as a classifier's have not."""
-        return self.auto_class in ("AutoModel", "AutoModelForMaskedLM")
+        return self.auto_class != "AutoModelForSequenceClassification"
+
+    @cached_property
+    def reads_first_place(self) -> bool:
+        """Whether it reads place 0 of a row, as the core's classifiers do: padding on the left
+        would be read in its stead."""
+        pooling = self.config.get("classifier_pooling")
+        return self.native and not self.per_token and pooling in ("bos", "cls")
 
 
 def check_files(exported: Exported) -> str:
@@ -119,6 +152,8 @@ def check_files(exported: Exported) -> str:
         for path in exported.folder.rglob(pattern)
     ]
     require(not pickles, f"other weights than safetensors: {', '.join(pickles)}")
+    code = [path.name for path in exported.folder.rglob("*.py")]
+    require(not (exported.native and code), f"code, though the class is transformers': {code}")
     bad = [name for name, tensor in exported.weights.items() if not tensor.isfinite().all()]
     require(not bad, f"NaN or infinite: {', '.join(bad)}")
     count = sum(tensor.numel() for tensor in exported.weights.values())
@@ -155,15 +190,15 @@ def check_weights(exported: Exported) -> str:
 
 
 def check_auto_classes(exported: Exported) -> str:
-    """Every class of ``auto_map`` loads the same encoder."""
+    """Every Auto class loads the same encoder."""
+    names = {name.removeprefix("model.") for name in exported.load("AutoModel")[0].state_dict()}
     stored = {
         name.removeprefix("model."): tensor
         for name, tensor in exported.weights.items()
-        if name.removeprefix("model.").startswith(ENCODER)
+        if name.removeprefix("model.") in names
     }
-    transformers.AutoConfig.from_pretrained(exported.folder, trust_remote_code=True)
-    autos = [name for name in exported.config["auto_map"] if name != "AutoConfig"]
-    for auto in autos:
+    require(len(stored) == len(names), "the encoder is not stored whole")
+    for auto in exported.auto_classes:
         # A head of another kind is drawn anew: a choice has one score, not one of each class.
         model, info = exported.load(auto, ignore_mismatched_sizes=auto != exported.auto_class)
         others = [key for key in info["mismatched_keys"] if "classifier." not in str(key)]
@@ -177,7 +212,7 @@ def check_auto_classes(exported: Exported) -> str:
         require(not changed, f"{auto}: not as stored: {', '.join(changed)}")
         wrong = [name for name, tensor in state.items() if not tensor.isfinite().all()]
         require(not wrong, f"{auto}: NaN or infinite: {', '.join(wrong)}")
-    return ", ".join(autos)
+    return ", ".join(exported.auto_classes)
 
 
 def check_outputs(exported: Exported) -> str:
@@ -201,6 +236,8 @@ def check_padding(exported: Exported) -> str:
         left = exported.outputs(
             ids[row : row + 1].roll(shift, 1), mask[row : row + 1].roll(shift, 1)
         )
+        if exported.reads_first_place:
+            left = together[row : row + 1]
         here = slice(0, length) if exported.per_token else slice(None)
         there = slice(shift, None) if exported.per_token else slice(None)
         worst = max(
@@ -208,22 +245,31 @@ def check_padding(exported: Exported) -> str:
             difference(together[row][here], alone, "padded and in a batch, against alone"),
             difference(left[0][there], alone, "padded on the left, against alone"),
         )
-    return f"largest difference {worst:.1e}"
+    sides = "on the right only: place 0 is read" if exported.reads_first_place else "on both sides"
+    return f"largest difference {worst:.1e}, {sides}"
 
 
 def check_masks(exported: Exported) -> str:
-    """Masks of truth values, of 0 and 1, and additive ones mean the same."""
+    """Masks of truth values and of 0 and 1 mean the same, and so do all forms that ours takes."""
     tensors, _ = exported.reference
     ids, mask = tensors["input_ids"], tensors["attention_mask"]
     expected = exported.outputs(ids, mask)
-    additive = torch.zeros(mask.shape).masked_fill(mask == 0, -torch.inf)
-    for name, kind in [("bool", mask.bool()), ("float", mask.float()), ("additive", additive)]:
-        difference(exported.outputs(ids, kind), expected, f"a mask that is {name}")
+    kinds = {"bool": mask.bool()}
+    if exported.per_token:
+        kinds["4-D"] = mask.bool()[:, None, None].expand(-1, 1, ids.shape[1], -1)
+    if not exported.native:
+        kinds["float"] = mask.float()
+        kinds["additive"] = torch.zeros(mask.shape).masked_fill(mask == 0, -torch.inf)
+    kept = mask.bool() if exported.per_token else slice(None)
+    for name, kind in kinds.items():
+        difference(exported.outputs(ids, kind)[kept], expected[kept], f"a mask that is {name}")
+    if exported.native:
+        return f"0/1, {', '.join(kinds)}"
     with torch.no_grad():
         types = {"token_type_ids": torch.zeros_like(ids)}
         with_types = exported.model(input_ids=ids, attention_mask=mask, **types)[0]
     difference(with_types, expected, "with token_type_ids")
-    return "bool, 0/1, float and additive; token_type_ids are accepted"
+    return f"0/1, {', '.join(kinds)}; token_type_ids are accepted"
 
 
 def check_dtypes(exported: Exported) -> str:
@@ -283,7 +329,11 @@ def check_fill_mask(exported: Exported) -> str:
     if exported.auto_class != "AutoModelForMaskedLM" or exported.tokenizer.mask_token is None:
         return "no model of masked tokens"
     pipeline = transformers.pipeline(  # type: ignore[call-overload]
-        "fill-mask", model=exported.model, tokenizer=exported.tokenizer, device="cpu"
+        "fill-mask",
+        model=str(exported.folder),
+        device="cpu",
+        dtype=torch.float32,
+        trust_remote_code=not exported.native,
     )
     guesses = pipeline(f"the {exported.tokenizer.mask_token} of the country", top_k=3)
     scores = [guess["score"] for guess in guesses]
@@ -293,14 +343,16 @@ def check_fill_mask(exported: Exported) -> str:
 
 def check_sentences(exported: Exported) -> str:
     """sentence-transformers, if it is there, gives the vectors of the trainer."""
-    if not (exported.folder / "modules.json").is_file():
+    if not (exported.folder / "modules.json").is_file() or "query" not in exported.reference[0]:
         return "no embedding model"
     try:
         from sentence_transformers import SentenceTransformer  # not needed for the other checks
     except ImportError:
         return "not checked: sentence-transformers is not installed"
     tensors, facts = exported.reference
-    model = SentenceTransformer(str(exported.folder), device="cpu", trust_remote_code=True)
+    model = SentenceTransformer(
+        str(exported.folder), device="cpu", trust_remote_code=not exported.native
+    )
     for kind in ("query", "document"):
         got = model.encode(facts["texts"], prompt_name=kind, convert_to_tensor=True)
         difference(got, tensors[kind], f"the vector of a {kind} in sentence-transformers")

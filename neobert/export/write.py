@@ -5,51 +5,84 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from neobert.config.checks import ConfigError
 from neobert.config.store import save_config
 from neobert.console import get_logger
 from neobert.export import modeling_neobert
 from neobert.export.card import model_card
 from neobert.export.check import Finding, run_checks
-from neobert.export.convert import (
-    MODULE,
-    config_json,
-    weights,
-    write_tokenizer,
-)
+from neobert.export.convert import MODULE, config_json, state_of, write_tokenizer
 from neobert.export.embedding import write_sentence_transformers
+from neobert.export.native import (
+    CoreClass,
+    NotNativeError,
+    native_class,
+    native_config,
+    native_weights,
+)
 from neobert.export.source import SETTINGS, Source, read_source
 from neobert.files import publish_folder, write_json
 
 log = get_logger(__name__)
 
 
+FORMATS = ("auto", "native", "neobert")
+
+
 def export(
-    path: Path, output: Path, name: str | None = None, overwrite: bool = False
+    path: Path,
+    output: Path,
+    name: str | None = None,
+    overwrite: bool = False,
+    format_: str = "auto",
 ) -> list[Finding]:
     """Export what ``path`` names to ``output`` and return what the checks found.
 
     ``name`` is what the model card's snippets load: the folder, or its future name on the Hub.
-    Nothing is left behind if a check fails (:class:`neobert.export.check.ExportError`).
+    ``format_`` is one of :data:`FORMATS`. Nothing is left behind if a check fails
+    (:class:`neobert.export.check.ExportError`).
     """
     _refuse_existing(output, overwrite)
     source = read_source(path)
-    log.info("exporting %s (%s)", source.folder, source.kind.replace("_", " "))
+    core = choose_format(source, format_)
     with publish_folder(output) as temporary:
-        write_folder(source, temporary, name or str(output))
+        write_folder(source, temporary, name or str(output), core)
         return run_checks(temporary, source)
 
 
-def write_folder(source: Source, folder: Path, name: str) -> None:
-    """All files of an exported folder, unchecked."""
-    tokenizer = source.tokenizer
+def choose_format(source: Source, format_: str) -> CoreClass | None:
+    """The class of transformers to write the folder for; ``None``: ours, with its code.
+
+    Raises ``ConfigError`` where ``native`` was requested and no class is exact.
+    """
+    kind = source.kind.replace("_", " ")
+    try:
+        core = None if format_ == "neobert" else native_class(source)
+        why = "requested" if core is None else f"{core.architecture} of transformers is exact"
+    except NotNativeError as error:
+        if format_ == "native":
+            raise ConfigError(
+                f"--format native: {error}. --format neobert exports with code of ours, which is "
+                "loaded with trust_remote_code=True"
+            ) from error
+        core, why = None, str(error)
+    chosen = "neobert format" if core is None else "native format"
+    log.info("exporting %s (%s) in %s: %s", source.folder, kind, chosen, why)
+    return core
+
+
+def write_folder(source: Source, folder: Path, name: str, core: CoreClass | None = None) -> None:
+    """All files of an exported folder, unchecked; ``core``: see :func:`choose_format`."""
     max_length = source.encoder.config.max_position_embeddings
-    write_json(config_json(source), folder / "config.json")
-    save_file(weights(source.model), folder / "model.safetensors", metadata={"format": "pt"})
-    write_tokenizer(tokenizer, max_length, folder)
-    shutil.copyfile(modeling_neobert.__file__, folder / f"{MODULE}.py")
-    (folder / "README.md").write_text(
-        model_card(source, name, tokenizer.mask_token), encoding="utf-8"
-    )
+    if core is None:
+        config, weights = config_json(source), state_of(source.model)
+        shutil.copyfile(modeling_neobert.__file__, folder / f"{MODULE}.py")
+    else:
+        config, weights = native_config(source, core), native_weights(source)
+    write_json(config, folder / "config.json")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    write_tokenizer(source.tokenizer, max_length, folder)
+    (folder / "README.md").write_text(model_card(source, name, core), encoding="utf-8")
     if source.settings is not None:
         save_config(source.settings, folder / SETTINGS)
     if source.plot is not None:

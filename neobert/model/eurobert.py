@@ -12,11 +12,12 @@ Letters: H heads, D head width, E model width.
 import re
 from collections.abc import Mapping
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from neobert.config.model import ModelConfig
+from neobert.config.model import ModelConfig, rope_scaling_problems
 from neobert.ops.swiglu import swiglu_width
 
 MODEL_TYPE = "eurobert"
@@ -95,7 +96,6 @@ def neobert_weights(weights: Mapping[str, Tensor], num_heads: int) -> dict[str, 
 
 def eurobert_config(config: ModelConfig) -> dict[str, object]:
     """The settings of ``config.json`` that describe the encoder."""
-    rope = {"rope_type": "default", "rope_theta": config.rope_theta}
     return {
         "model_type": MODEL_TYPE,
         "hidden_size": config.hidden_size,
@@ -107,11 +107,15 @@ def eurobert_config(config: ModelConfig) -> dict[str, object]:
         "hidden_act": "silu",
         "max_position_embeddings": config.max_position_embeddings,
         "rms_norm_eps": config.norm_eps,
-        "rope_parameters": rope,
+        "rope_parameters": {
+            "rope_type": "default",
+            **config.rope_scaling,
+            "rope_theta": config.rope_theta,
+        },
         "attention_bias": False,
         "mlp_bias": False,
         "attention_dropout": config.dropout_prob,
-        "initializer_range": config.decoder_init_range,
+        "initializer_range": config.classifier_init_range,  # of heads that are not stored
     }
 
 
@@ -136,6 +140,7 @@ def neobert_config(values: Mapping[str, object]) -> dict[str, object]:
         "vocab_size": values["vocab_size"],
         "norm_eps": values["rms_norm_eps"],
         "rope_theta": rope.get("rope_theta") or values["rope_theta"],
+        "rope_scaling": _scaling(rope),
         "tie_word_embeddings": values["tie_word_embeddings"],
         "pad_token_id": values["pad_token_id"],
         "rope": True,
@@ -185,10 +190,14 @@ def _problems(values: Mapping[str, object], rope: Mapping[str, object]) -> list[
     for name in ("attention_bias", "mlp_bias"):
         if values.get(name):
             problems.append(f"{name} is true: NeoBERT's layers have no biases")
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind != "default":
-        problems.append(f"rope_type is {kind!r}, not 'default'")
-    return problems
+    return problems + rope_scaling_problems("rope_parameters", _scaling(rope))
+
+
+def _scaling(rope: Mapping[str, object]) -> dict[str, Any]:
+    """``model.rope_scaling``; empty without one. ``type`` is an older name of ``rope_type``."""
+    scaling = {name: value for name, value in rope.items() if name not in ("rope_theta", "type")}
+    kind = scaling.get("rope_type") or rope.get("type") or "default"
+    return {} if kind == "default" else {**scaling, "rope_type": kind}
 
 
 def _split_prefix(name: str) -> tuple[str, str]:

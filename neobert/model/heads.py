@@ -54,6 +54,11 @@ class MaskedLM(nn.Module):
             self.decoder.weight = self.model.encoder.weight
 
     @property
+    def tied(self) -> bool:
+        """Whether the decoder's weight is the embedding."""
+        return self.decoder.weight is self.model.encoder.weight
+
+    @property
     def decoder_weight(self) -> Float[Tensor, "V E"]:
         """What hidden states are multiplied with to become logits."""
         if not self.config.ngpt:

@@ -13,18 +13,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import neobert
+from neobert.config.checks import ConfigError
 from neobert.config.store import load_config_file
 from neobert.export.__main__ import main
 from neobert.export.check import ExportError, check_code, run_checks
 from neobert.export.source import read_source
 from neobert.export.verify import CHECKS
-from neobert.export.write import export
+from neobert.export.write import choose_format, export
 from neobert.model.weight_files import PretrainedError
 from neobert.training.manifest import write_manifest
 from neobert.training.start import open_weights
 
 DOCS = Path(__file__).parents[2] / "docs/export.md"
 
+PREFIXED = {"query_prefix": "Query: ", "pooling": "cls"}
+NAMES = ("no", "perhaps", "yes")
 MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "default": ("pretraining", {}),
     "learned positions, LayerNorm, GELU": (
@@ -34,12 +37,25 @@ MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "untied": ("pretraining", {"tie_word_embeddings": False, "rope_theta": 500.0}),
     "nGPT": ("pretraining", {"ngpt": True, "base_scale": 0.2}),
     "regression": ("glue", {"labels": 1}),
-    "gelu on the mean": (
-        "glue",
-        {"classifier_activation": "gelu", "classifier_pooling": "avg", "names": ("a", "b", "c")},
-    ),
-    "encoder": ("contrastive", {"query_prefix": "Query: ", "pooling": "cls"}),
+    "encoder": ("contrastive", PREFIXED),
 }
+"""Exported in our format."""
+
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+GELU = {"classifier_activation": "gelu", "classifier_pooling": "avg", "names": NAMES}
+ONE_LAYER = {"classifier_activation": "none", "labels": 1}
+NATIVE: dict[str, tuple[str, dict[str, object], str]] = {
+    "native": ("pretraining", {}, "EuroBertForMaskedLM"),
+    "native, untied": (
+        "pretraining",
+        {"tie_word_embeddings": False, "rope_theta": 500.0, "rope_scaling": LINEAR},
+        "EuroBertForMaskedLM",
+    ),
+    "native encoder": ("contrastive", PREFIXED, "EuroBertModel"),
+    "native classifier": ("glue", GELU, "EuroBertForSequenceClassification"),
+    "native one-layer classifier": ("glue", ONE_LAYER, "UltrabertForSequenceClassification"),
+}
+"""Exported for a class of transformers: that of the last column."""
 
 
 @pytest.fixture(scope="session")
@@ -49,9 +65,10 @@ def exported(make_run, tmp_path_factory) -> Callable[[str], Path]:
 
     def get(name: str) -> Path:
         if name not in made:
-            task, changes = MODELS[name]
+            task, changes = MODELS[name] if name in MODELS else NATIVE[name][:2]
+            format_ = "neobert" if name in MODELS else "auto"
             made[name] = tmp_path_factory.mktemp("exported") / "model"
-            findings = export(make_run(task, **changes), made[name])
+            findings = export(make_run(task, **changes), made[name], format_=format_)
             assert [finding.name for finding in findings] == list(CHECKS)
             assert all(finding.ok for finding in findings)
         return made[name]
@@ -67,6 +84,43 @@ def test_every_architecture_exports_and_passes_its_checks(exported, name) -> Non
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
     assert not list(folder.parent.glob(".*")), "the temporary folder is gone"
+
+
+@pytest.mark.slow
+@pytest.mark.proves("glue.classifier_activation", "glue.classifier_pooling")
+@pytest.mark.parametrize("name", NATIVE)
+def test_what_a_class_of_transformers_represents_loads_without_our_code(exported, name) -> None:
+    pytest.importorskip("transformers.models.ultrabert", reason="needs transformers 5.20")
+    folder = exported(name)
+    assert not list(folder.rglob("*.py"))
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == [NATIVE[name][2]]
+    assert "auto_map" not in config
+    assert "trust_remote_code" not in (folder / "README.md").read_text()
+    if "names" in NATIVE[name][1]:
+        assert tuple(config["id2label"].values()) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "reason"),
+    [
+        ("pretraining", {"rope": False, "rms_norm": False}, "learned positions, LayerNorm"),
+        ("pretraining", {"ngpt": True}, "no class with nGPT"),
+        ("glue", {}, r"glue\.classifier_activation=gelu .* trains one that exports natively"),
+    ],
+)
+def test_what_no_class_represents_is_exported_with_our_code(
+    make_run, tmp_path, task, changes, reason, caplog
+) -> None:
+    source = read_source(make_run(task, **changes))
+    with caplog.at_level("INFO"):
+        assert choose_format(source, "auto") is None
+    assert re.search(f"in neobert format: .*{reason}", caplog.text)
+    with pytest.raises(ConfigError, match=f"--format native: .*{reason}.*--format neobert"):
+        choose_format(source, "native")
+    command = [str(source.folder), "--output", str(tmp_path / "model"), "--format", "native"]
+    assert main(command) == 2
+    assert not list(tmp_path.iterdir())
 
 
 def snippets(page: Path) -> list[str]:
@@ -92,13 +146,20 @@ def run_snippets(code: list[str], folder: Path) -> str:
 @pytest.mark.slow
 def test_the_snippets_of_card_and_docs_run(exported, make_run, tmp_path, monkeypatch) -> None:
     pytest.importorskip("sentence_transformers")
-    folder = exported("default")
-    (tmp_path / "my-model").symlink_to(folder)
+    for name in ("my-model", "my-encoder"):
+        (tmp_path / name).symlink_to(exported("native"))
     ours = [code for code in snippets(DOCS) if "import neobert" in code]
     theirs = [code for code in snippets(DOCS) if code not in ours]
-    assert (len(ours), len(theirs)) == (1, 3)
-    printed = run_snippets([*snippets(folder / "README.md"), *theirs], tmp_path)
-    assert re.search(r"^\S+ 0\.\d+$", printed, re.MULTILINE)
+    readme = snippets(DOCS.parents[1] / "README.md")
+    assert (len(ours), len(theirs), len(readme)) == (1, 3, 1)
+    assert "trust_remote_code" not in "".join([*theirs, *readme])
+    for name in ("native", "default"):
+        card = exported(name) / "README.md"
+        assert ("trust_remote_code=True" in card.read_text()) == (name == "default")
+        printed = run_snippets(snippets(card) + theirs * (name == "native"), tmp_path)
+        assert re.search(r"^\S+ 0\.\d+$", printed, re.MULTILINE)
+    printed = run_snippets(readme, tmp_path)
+    assert re.search(r"^\(2, 32\)$", printed, re.MULTILINE), "two sentences"
     (tmp_path / "output").mkdir()
     (tmp_path / "output/my-run").symlink_to(make_run())
     monkeypatch.chdir(tmp_path)
@@ -108,7 +169,7 @@ def test_the_snippets_of_card_and_docs_run(exported, make_run, tmp_path, monkeyp
 @pytest.mark.slow
 def test_the_snippets_of_an_embedding_model_s_card_run(exported, tmp_path) -> None:
     pytest.importorskip("sentence_transformers")
-    card = exported("encoder") / "README.md"
+    card = exported("native encoder") / "README.md"
     assert "`Query: `" in card.read_text()
     printed = run_snippets(snippets(card), tmp_path)
     # Two cosines; torch writes them with a place for the sign, and tiny ones with an exponent.

@@ -79,12 +79,26 @@ def padded_batch() -> tuple[Tensor, Tensor]:
     return ids.masked_fill(mask == 0, SHAPE["pad_token_id"]), mask
 
 
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 10}
+
+
+@pytest.mark.parametrize(
+    ("tied", "dtype", "tolerance", "scaling"),
+    [
+        (True, torch.float32, 1e-5, {}),
+        (False, torch.float32, 1e-5, {}),
+        (True, torch.float64, 1e-10, {}),
+        (False, torch.float64, 1e-10, {}),
+        (True, torch.float32, 1e-5, YARN),
+    ],
+)
 def test_a_eurobert_of_transformers_gives_its_logits_here(
-    tied: bool, dtype: torch.dtype, tolerance: float, tmp_path: Path
+    tied: bool, dtype: torch.dtype, tolerance: float, scaling: dict, tmp_path: Path
 ) -> None:
-    original = make_eurobert(eurobert.EuroBertForMaskedLM, tie_word_embeddings=tied)
+    rope = {"rope_type": "default", "rope_theta": THETA, **scaling}
+    original = make_eurobert(
+        eurobert.EuroBertForMaskedLM, tie_word_embeddings=tied, rope_parameters=rope
+    )
     original.save_pretrained(tmp_path)
     values = neobert_config(json.loads((tmp_path / "config.json").read_text()))
     stored = load_file(tmp_path / "model.safetensors")
@@ -132,6 +146,9 @@ def test_the_hub_s_older_settings_are_read() -> None:
     config = model_config(neobert_config(values))
     assert (config.rope_theta, config.max_position_embeddings) == (250000, 8192)
     assert config.intermediate_size == 4608
+    scaled = {**values, "rope_scaling": {"type": "linear", "factor": 4.0}}
+    scaling = model_config(neobert_config(scaled)).rope_scaling
+    assert scaling == {"rope_type": "linear", "factor": 4.0}
 
 
 @pytest.mark.parametrize(
@@ -142,8 +159,9 @@ def test_the_hub_s_older_settings_are_read() -> None:
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"mlp_bias": True}, "mlp_bias is true"),
         ({"attention_bias": True}, "attention_bias is true"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 4}}, "rope_type is 'yarn'"),
-        ({"rope_scaling": {"type": "linear", "factor": 4}}, "rope_type is 'linear'"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4}}, "rope_type=yarn needs it"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 4}}, "rope_type=dynamic"),
+        ({"rope_scaling": {"type": "longrope"}}, "rope_type=longrope"),
         ({"intermediate_size": 100}, "not a multiple of 8"),
         ({"hidden_size": "big"}, "hidden_size is 'big'"),
     ],

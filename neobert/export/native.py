@@ -1,0 +1,110 @@
+"""The class in transformers' core that is exactly the exported model, if there is one.
+
+Folders of such a class load without code of ours: transformers, sentence-transformers and every
+other client that knows ``eurobert`` or ``ultrabert`` do so without ``trust_remote_code``.
+"""
+
+from dataclasses import dataclass
+
+import transformers
+from torch import Tensor
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from neobert.export.convert import label_settings, state_of
+from neobert.export.source import Source
+from neobert.model.eurobert import eurobert_config, eurobert_weights, reasons_unsupported
+from neobert.model.heads import MaskedLM, SequenceClassifier
+
+
+@dataclass(frozen=True, slots=True)
+class CoreClass:
+    """A class of transformers."""
+
+    architecture: str
+    model_type: str
+    since: str
+    """The first version of transformers that has it."""
+
+
+def eurobert(architecture: str) -> CoreClass:
+    """A class with EuroBERT's block."""
+    return CoreClass(architecture, "eurobert", "5.3")
+
+
+CLASSES = {
+    "masked_lm": eurobert("EuroBertForMaskedLM"),
+    "encoder": eurobert("EuroBertModel"),
+    "classifier": eurobert("EuroBertForSequenceClassification"),
+    "one-layer classifier": CoreClass("UltrabertForSequenceClassification", "ultrabert", "5.20"),
+}
+TRAIN_A_NATIVE_HEAD = (
+    "its classifiers have no tanh; glue.classifier_activation=gelu (or none) trains one that "
+    "exports natively"
+)
+
+
+class NotNativeError(ValueError):
+    """No class of transformers is exactly the model; the message says why."""
+
+
+def native_class(source: Source) -> CoreClass:
+    """The class of transformers that is exactly the model of ``source``.
+
+    Raises :class:`NotNativeError` if there is none, or if the transformers here does not have it.
+    """
+    if reasons := reasons_unsupported(source.encoder.config):
+        raise NotNativeError(f"transformers has no class with {', '.join(reasons)}")
+    model, kind = source.model, str(source.kind)
+    if isinstance(model, MaskedLM) and model.decoder.bias is not None:
+        raise NotNativeError("transformers has no such class with a bias of the decoder")
+    if isinstance(model, SequenceClassifier):
+        if model.settings.activation == "tanh":
+            raise NotNativeError(TRAIN_A_NATIVE_HEAD)
+        kind = "one-layer classifier" if model.dense is None else kind
+    core = CLASSES[kind]
+    if core.model_type not in CONFIG_MAPPING:
+        raise NotNativeError(
+            f"transformers {transformers.__version__} has no {core.model_type}, which is in it "
+            f"from {core.since}"
+        )
+    return core
+
+
+def native_config(source: Source, core: CoreClass) -> dict[str, object]:
+    """``config.json`` of the core class."""
+    model, encoder, tokenizer = source.model, source.encoder, source.tokenizer
+    start, end = tokenizer.cls_token_id, tokenizer.sep_token_id
+    values = eurobert_config(encoder.config) | {
+        "model_type": core.model_type,
+        "architectures": [core.architecture],
+        "dtype": "float32",
+        "vocab_size": encoder.vocab_size,
+        "pad_token_id": encoder.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id if start is None else start,
+        "eos_token_id": tokenizer.eos_token_id if end is None else end,
+        "tie_word_embeddings": isinstance(model, MaskedLM) and model.tied,
+    }
+    pooling = "cls"
+    if isinstance(model, SequenceClassifier):
+        values |= label_settings(source, model.classifier.out_features)
+        pooling = model.settings.pooling
+    if core.model_type == "eurobert":
+        values["classifier_pooling"] = "bos" if pooling == "cls" else "mean"
+        if tokenizer.mask_token_id is not None:
+            values["mask_token_id"] = tokenizer.mask_token_id
+    else:
+        layers = encoder.config.num_hidden_layers
+        values |= {
+            "classifier_pooling": "cls" if pooling == "cls" else "mean",
+            "classifier_dropout": source.classifier_dropout,
+            "layer_types": ["full_attention"] * layers,
+            "rope_parameters": {
+                kind: values["rope_parameters"] for kind in ("full_attention", "sliding_attention")
+            },
+        }
+    return values
+
+
+def native_weights(source: Source) -> dict[str, Tensor]:
+    """Tensors by the names of the core class; one that is tied is stored once."""
+    return eurobert_weights(state_of(source.model), source.encoder.config.num_attention_heads)
