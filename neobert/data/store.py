@@ -1,28 +1,48 @@
-"""Token store: the tokens of all documents end to end, read piece by piece.
+"""Token store: the tokens of all documents, in shards, read piece by piece.
 
-A folder of ``tokens.npy`` (uint16, or uint32 for vocabularies over 65,536), ``offsets.npy`` (int64,
-one more than documents), ``counts.npy`` (int64, how often each id occurs) and ``store.json``.
-Special tokens are not stored: they are added when a row is laid out, so one store serves any row
-length.
+::
+
+    shards/00000/  tokens.npy   uint16, or uint32 for vocabularies over 65,536
+                   lengths.npy  int32, tokens of each document
+                   counts.npy   int64, how often each id occurs
+                   shard.json
+    …
+    offsets.npy    int64, one more than documents: where each document starts among all tokens
+    starts.npy     int64, one more than shards: where each shard starts among all tokens
+    counts.npy
+    store.json     written last: the store is complete
+
+A shard holds the documents of ``SHARD`` consecutive rows of the source. Special tokens are not
+stored: they are added when a row is laid out, so one store serves any row length.
 """
 
 import json
 import os
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from neobert.data.arrays import ArrayWriter, open_array
+from neobert.files import replacing, write_json
+from neobert.text_tokenizer import Encoded
+
 Tokens = NDArray[np.uint16] | NDArray[np.uint32]
+
+SHARD = 1 << 14
+"""Rows of the source in a shard."""
+
+OPEN_FILES = 64
+"""Shards that a process keeps open."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreInfo:
-    """Content of ``store.json``."""
+    """Content of ``store.json``, and of each ``shard.json``."""
 
     documents: int
     tokens: int
@@ -30,39 +50,56 @@ class StoreInfo:
     """Documents without a token; they are not stored."""
 
     digest: str
-    """SHA-256 of tokens and offsets: the same text under the same tokenizer has the same."""
+    """SHA-256 of tokens and lengths: the same text under the same tokenizer has the same."""
 
 
 class FileTokens:
-    """The numbers of an ``.npy`` file, any stretch of which can be read.
+    """The tokens of all shards end to end, any stretch of which can be read.
 
     Not a memory map: the pages that one has touched count as the process's memory, and in random
     order a run touches all of them.
     """
 
-    def __init__(self, path: Path) -> None:
-        header = np.load(path, mmap_mode="r")
-        self.path, self.dtype = path, header.dtype
-        self._count, self._start = len(header), header.offset
-        self._file: int | None = None
+    def __init__(self, paths: Sequence[Path], starts: NDArray[np.signedinteger]) -> None:
+        self.paths, self.starts = paths, starts
+        self._files: OrderedDict[int, tuple[int, int, np.dtype]] = OrderedDict()
 
     def __len__(self) -> int:
-        return self._count
+        return int(self.starts[-1])
 
     def __getitem__(self, stretch: slice) -> Tokens:
-        first, last, _ = stretch.indices(self._count)
-        if self._file is None:
-            self._file = os.open(self.path, os.O_RDONLY)
-        size = self.dtype.itemsize
-        raw = os.pread(self._file, max(0, last - first) * size, self._start + first * size)
-        return np.frombuffer(raw, dtype=self.dtype)
+        first, last, _ = stretch.indices(len(self))
+        shard = int(np.searchsorted(self.starts, first, side="right")) - 1
+        parts = []
+        while first < last or not parts:
+            end = min(last, int(self.starts[shard + 1])) if shard + 1 < len(self.starts) else last
+            parts.append(self._read(min(shard, len(self.paths) - 1), first, end))
+            first, shard = end, shard + 1
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _read(self, shard: int, first: int, last: int) -> Tokens:
+        file, header, dtype = self._open(shard)
+        place = header + (first - int(self.starts[shard])) * dtype.itemsize
+        return np.frombuffer(os.pread(file, max(0, last - first) * dtype.itemsize, place), dtype)
+
+    def _open(self, shard: int) -> tuple[int, int, np.dtype]:
+        """Descriptor, size of the header and type of a shard's file."""
+        if shard in self._files:
+            self._files.move_to_end(shard)
+            return self._files[shard]
+        if len(self._files) >= OPEN_FILES:
+            os.close(self._files.popitem(last=False)[1][0])
+        with self.paths[shard].open("rb") as file:
+            np.lib.format.read_magic(file)
+            _, _, dtype = np.lib.format.read_array_header_1_0(file)
+            self._files[shard] = (os.dup(file.fileno()), file.tell(), dtype)
+        return self._files[shard]
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_file": None}  # another process opens its own
+        return {**self.__dict__, "_files": OrderedDict()}  # another process opens its own
 
     def __del__(self) -> None:
-        file: int | None = getattr(self, "_file", None)
-        if file is not None:
+        for file, _, _ in getattr(self, "_files", {}).values():
             os.close(file)
 
 
@@ -71,20 +108,21 @@ class TokenStore:
     """Documents as ids. Opening one reads no tokens."""
 
     tokens: Tokens | FileTokens
-    offsets: NDArray[np.int64]
+    offsets: NDArray[np.signedinteger]
     """Document ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``."""
 
     info: StoreInfo
     folder: Path | None = None
-    """Where it lies; ``None``: in memory only."""
+    """Where it is; ``None``: in memory only."""
 
     @classmethod
     def open(cls, folder: Path) -> "TokenStore":
         """The store in ``folder``."""
+        starts = open_array(folder / "starts.npy")
+        paths = [shard_folder(folder, number) / "tokens.npy" for number in range(len(starts) - 1)]
         return cls(
-            tokens=FileTokens(folder / "tokens.npy"),
-            # A plain view: the class of memory maps takes a microsecond more for each number.
-            offsets=np.load(folder / "offsets.npy", mmap_mode="r").view(np.ndarray),
+            tokens=FileTokens(paths, starts) if paths else np.zeros(0, np.uint16),
+            offsets=open_array(folder / "offsets.npy"),
             info=StoreInfo(**json.loads((folder / "store.json").read_text())),
             folder=folder,
         )
@@ -116,39 +154,69 @@ def token_type(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
     return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 
-def write_store(
-    folder: Path, batches: Iterable[tuple[Tokens, NDArray[np.int64]]], vocab_size: int
-) -> StoreInfo:
-    """Write batches of documents (their tokens end to end, their lengths) as a store.
+def shard_folder(store: Path, number: int) -> Path:
+    """Where a shard of a store is."""
+    return store / "shards" / f"{number:05d}"
 
-    Empty documents are left out and counted. Memory: one batch, and 8 bytes per document.
+
+def is_complete(store: Path) -> bool:
+    """Whether all of a store is there."""
+    return (store / "store.json").is_file()
+
+
+def write_shard(folder: Path, batches: Iterable[Encoded], vocab_size: int) -> int:
+    """Write batches of documents, and return how many they were, empty ones included.
+
+    Empty documents are left out and counted. Memory: one batch.
     """
-    dtype = np.dtype(token_type(vocab_size))
     counts = np.zeros(vocab_size, dtype=np.int64)
-    kept: list[NDArray[np.int64]] = []
-    digest, total, empty = sha256(), 0, 0
-    with (folder / "tokens.npy").open("wb") as file:
-        _write_header(file, dtype, 0)  # numpy leaves room in it for a longer number
+    digest, rows, kept, total = sha256(), 0, 0, 0
+    with (
+        ArrayWriter(folder / "tokens.npy", token_type(vocab_size)) as tokens_file,
+        ArrayWriter(folder / "lengths.npy", np.int32) as lengths_file,
+    ):
         for tokens, lengths in batches:
-            block = np.ascontiguousarray(tokens, dtype=dtype)
-            file.write(block.data)
+            block = np.ascontiguousarray(tokens, dtype=tokens_file.dtype)
+            sizes = np.ascontiguousarray(lengths[lengths > 0], dtype=np.int32)
+            tokens_file.append(block)
+            lengths_file.append(sizes)
             digest.update(block.data)
+            digest.update(sizes.data)
             counts += np.bincount(block, minlength=vocab_size)
-            kept.append(lengths[lengths > 0])
-            empty += int((lengths == 0).sum())
-            total += len(block)
-        file.seek(0)
-        _write_header(file, dtype, total)
-    lengths = np.concatenate([np.zeros(1, dtype=np.int64), *kept])
-    offsets = np.cumsum(lengths, dtype=np.int64)
-    digest.update(offsets.data)
-    np.save(folder / "offsets.npy", offsets)
+            rows, kept, total = rows + len(lengths), kept + len(sizes), total + len(block)
     np.save(folder / "counts.npy", counts)
-    info = StoreInfo(len(offsets) - 1, total, empty, digest.hexdigest())
-    (folder / "store.json").write_text(json.dumps(asdict(info), indent=1))
-    return info
+    info = StoreInfo(kept, total, rows - kept, digest.hexdigest())
+    write_json(asdict(info), folder / "shard.json")
+    return rows
 
 
-def _write_header(file: BinaryIO, dtype: np.dtype, count: int) -> None:
-    shape = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
-    np.lib.format.write_array_header_1_0(file, {**shape, "shape": (count,)})
+def join_shards(store: Path, shards: int, vocab_size: int) -> StoreInfo:
+    """Complete a store all of whose shards are there. Memory: one shard."""
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    starts, digest = [0], sha256()
+    documents = empty = 0
+    with (
+        replacing(store / "offsets.npy") as file,
+        ArrayWriter(file, np.int64) as offsets,
+    ):
+        offsets.append(np.zeros(1, np.int64))
+        for folder in (shard_folder(store, number) for number in range(shards)):
+            info = StoreInfo(**json.loads((folder / "shard.json").read_text()))
+            counts += np.load(folder / "counts.npy")
+            offsets.append(np.cumsum(np.load(folder / "lengths.npy"), dtype=np.int64) + starts[-1])
+            starts.append(starts[-1] + info.tokens)
+            digest.update(info.digest.encode())
+            documents, empty = documents + info.documents, empty + info.empty_documents
+    for name, numbers in (("starts", np.array(starts, np.int64)), ("counts", counts)):
+        with replacing(store / f"{name}.npy") as file, file.open("wb") as opened:
+            np.save(opened, numbers)
+    joined = StoreInfo(documents, starts[-1], empty, digest.hexdigest())
+    write_json(asdict(joined), store / "store.json")
+    return joined
+
+
+def write_store(folder: Path, batches: Iterable[Encoded], vocab_size: int) -> StoreInfo:
+    """Write documents as a store of one shard."""
+    shard_folder(folder, 0).mkdir(parents=True)
+    write_shard(shard_folder(folder, 0), batches, vocab_size)
+    return join_shards(folder, 1, vocab_size)
