@@ -7,13 +7,14 @@ settings have another name. Several processes may want the same folder at once; 
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from neobert.errors import ConfigError
+from neobert.errors import ConfigError, RunError
 from neobert.files import TEMPORARY, is_disk_full, publish_folder, root_cause
 
 
@@ -31,27 +32,47 @@ def key_of(recipe: object) -> str:
     return sha256(canonical.encode()).hexdigest()[:24]
 
 
-def publish(folder: Path, make: Callable[[Path], None]) -> None:
+def publish(folder: Path, make: Callable[[Path], None], wait: bool = True) -> bool:
     """Have ``folder``: if it is missing, ``make`` it under another name, then rename it.
 
-    Whoever comes second waits for the first. An error leaves nothing behind under ``folder``;
-    a full disk is told with the key to change.
+    Whoever comes second waits for the first; without ``wait``, it returns False. An error leaves
+    nothing behind under ``folder``. Errors are those of :func:`writing`.
     """
     if folder.is_dir():
-        return
-    try:
+        return True
+    with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
+        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        try:
+            lock.acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            return False
+        try:
             if not folder.is_dir():
                 _make(folder, make)
+        finally:
+            lock.release()
+    return True
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn errors of writing below ``folder`` into one line with the key to change.
+
+    Raises ``RunError`` for a full disk, and ``ConfigError`` where nothing can be written at all.
+    """
+    try:
+        yield
     except Exception as error:
-        if isinstance(error, OSError) or is_disk_full(error):
+        if is_disk_full(error):
+            raise RunError(*cache_is_full(error, folder).problems) from error
+        if isinstance(error, OSError):
             raise cache_is_full(error, folder) from error
         raise
 
 
 def cache_is_full(error: BaseException, folder: Path | str = "the cache") -> ConfigError:
-    """What to do about :func:`~neobert.files.is_disk_full`."""
+    """What to do about an error of writing, such as a full disk."""
     return ConfigError(
         f"{folder} could not be written ({root_cause(error)}); make room, or set "
         "dataset.cache_dir to a folder with room"

@@ -1,4 +1,4 @@
-"""Text → ids in a process of its own; imports nothing heavy, so that such a process starts fast."""
+"""Processes that end with the one that wanted them."""
 
 import multiprocessing
 import os
@@ -6,17 +6,6 @@ import signal
 import sys
 import threading
 from types import TracebackType
-
-from neobert.text_tokenizer import Encoded, TextTokenizer
-
-_tokenizers: list[TextTokenizer] = []
-
-
-def start(tokenizer: TextTokenizer) -> None:
-    """Make this process ready."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _tokenizers[:] = [tokenizer]
-    end_with_parent()
 
 
 def end_with_parent(worker: int | None = None) -> None:
@@ -31,11 +20,6 @@ def end_with_parent(worker: int | None = None) -> None:
             signal.signal(number, signal.SIG_IGN)
         sys.excepthook = _unless_parent_left
     threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def encode_here(texts: list[str]) -> Encoded:
-    """Ids of ``texts`` by the tokenizer that this process was started with."""
-    return _tokenizers[0].encode(texts)
 
 
 def _unless_parent_left(

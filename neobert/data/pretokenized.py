@@ -13,24 +13,27 @@ its ``dataset.path``.
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, Sequence, Value, load_from_disk
 
-from neobert.config.checks import ConfigError
 from neobert.console import get_logger
 from neobert.data.cache import key_of, publish
+from neobert.data.digests import file_digests
+from neobert.data.shards import make_store
 from neobert.data.sources import TOKEN_COLUMN, Documents, Source
-from neobert.data.tokenize import tokens_of
+from neobert.data.store import TokenStore
 from neobert.data.tokenizer import TokenizerInfo
+from neobert.errors import ConfigError
+from neobert.files import first_line, read_json, reading, write_json
 
 log = get_logger(__name__)
 
 RECIPE = "pre_tokenized.json"
-VERSION = 1
+VERSION = 2
 FEATURES = Features({TOKEN_COLUMN: Sequence(Value("int32"))})
 
 
@@ -47,20 +50,22 @@ def pre_tokenized(
 
     def make(target: Path) -> None:
         log.info("dataset.pre_tokenize: writing %s", folder)
-        _write(source, info, num_proc, target)
-        (target / RECIPE).write_text(json.dumps(recipe, indent=1, ensure_ascii=False))
+        _write(source, info, num_proc, target, parts)
+        write_json(recipe, target / RECIPE)
 
+    # Kept where a killed run leaves them, so that the next one continues.
+    parts = cache / "pre_tokenized" / f"{key_of(recipe)}-parts"
     publish(folder, make)
+    shutil.rmtree(parts, ignore_errors=True)
     log.info("pre-tokenised: %s", folder)
-    return _read(folder, recipe, source)
+    return _read(folder, recipe, source, cache)
 
 
 def check_tokenizer(folder: Path, info: TokenizerInfo) -> None:
     """Raise ``ConfigError`` if ``folder`` was tokenised by another tokenizer than ``info``."""
     if not (folder / RECIPE).is_file():
         return
-    made_with = json.loads((folder / RECIPE).read_text())["tokenizer"]
-    if made_with != info.fingerprint:
+    if _recipe_in(folder, "dataset.path").get("tokenizer") != info.fingerprint:
         raise ConfigError(
             f"dataset.path={folder} was tokenised by another tokenizer than {info.name}; "
             f"tokenizer.path={folder}/tokenizer is the one "
@@ -80,63 +85,81 @@ def _recipe(source: Source, info: TokenizerInfo) -> dict[str, object]:
     return back
 
 
+def _recipe_in(folder: Path, setting: str) -> Mapping[str, object]:
+    with reading(folder / RECIPE, setting):
+        recipe = read_json(folder / RECIPE)
+        if not isinstance(recipe, dict):
+            raise ValueError("it is not an object")
+        return recipe
+
+
 def _check(folder: Path, recipe: dict[str, object]) -> None:
-    if not folder.exists():
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / RECIPE).is_file():
         raise ConfigError(
             f"dataset.pre_tokenize_output={folder}: holds something that was not written by "
             "dataset.pre_tokenize; name a folder that does not exist yet"
         )
-    found = json.loads((folder / RECIPE).read_text())
-    stale = [part for part in recipe if found.get(part) != recipe[part]]
+    stale = list(_differences(_recipe_in(folder, "dataset.pre_tokenize_output"), recipe))
     if stale:
-        was = "; ".join(f"{part}: {found.get(part)} -> {recipe[part]}" for part in stale)
         raise ConfigError(
             f"dataset.pre_tokenize_output={folder}: was made from other data or settings "
-            f"({was}); name another folder, or delete this one to have it made anew"
+            f"({'; '.join(stale)}); name another folder, or delete this one to have it made again"
         )
 
 
-def _write(source: Source, info: TokenizerInfo, num_proc: int, target: Path) -> None:
+def _differences(before: object, after: object, name: str = "") -> Iterator[str]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in sorted({*before, *after}):
+            yield from _differences(before.get(key), after.get(key), f"{name}.{key}".strip("."))
+    elif before != after:
+        yield f"{name}: {str(before)[:80]} -> {str(after)[:80]}"
+
+
+def _write(source: Source, info: TokenizerInfo, num_proc: int, target: Path, parts: Path) -> None:
     splits = {"train": source.train, "validation": source.evaluation}
     building = target / "building"
-    made = {
-        name: Dataset.from_generator(
-            lambda documents=documents: _rows(documents, info, num_proc),
+    made = {}
+    for name, documents in splits.items():
+        if documents is None:
+            continue
+        store = make_store(parts / name, documents, info, num_proc)
+        made[name] = Dataset.from_generator(
+            _rows,
+            gen_kwargs={"store": store},
             features=FEATURES,
             cache_dir=str(building),
             fingerprint=key_of(documents.key),
         )
-        for name, documents in splits.items()
-        if documents is not None
-    }
     DatasetDict(made).save_to_disk(str(target))
     info.tokenizer.save_pretrained(target / "tokenizer")
     shutil.rmtree(building)
 
 
-def _rows(
-    documents: Documents, info: TokenizerInfo, num_proc: int
-) -> Iterator[dict[str, np.ndarray]]:
-    for tokens, lengths in tokens_of(documents, info, num_proc):
-        for ids in np.split(tokens.astype(np.int32), np.cumsum(lengths)[:-1]):
-            yield {TOKEN_COLUMN: ids}
+def _rows(store: TokenStore) -> Iterator[dict[str, np.ndarray]]:
+    for number in range(store.info.documents):
+        yield {TOKEN_COLUMN: store.document(number).astype(np.int32)}
 
 
-def _read(folder: Path, recipe: dict[str, object], source: Source) -> Source:
-    def documents(split: str, origin: Documents) -> Documents:
-        key: dict[str, object] = {"pre_tokenized": recipe, "split": split}
+def _read(folder: Path, recipe: dict[str, object], source: Source, cache: Path) -> Source:
+    def documents(split: str) -> Documents:
+        files = file_digests(sorted((folder / split).glob("*.arrow")), cache)
+        key: dict[str, object] = {"pre_tokenized": recipe, "split": split, "files": files}
         read = partial(_ids, folder / split)
-        return Documents(str(folder), key, read, origin.explain, tokenized=True)
+        return Documents(str(folder), key, read, partial(_damaged, folder), tokenized=True)
 
     held_out = source.evaluation
-    return Source(
-        documents("train", source.train),
-        None if held_out is None else documents("validation", held_out),
-    )
+    return Source(documents("train"), None if held_out is None else documents("validation"))
 
 
 def _ids(folder: Path) -> Iterator[object]:
     for batch in load_from_disk(str(folder)).iter(batch_size=1000):
         yield from batch[TOKEN_COLUMN]
+
+
+def _damaged(folder: Path, error: BaseException) -> ConfigError:
+    return ConfigError(
+        f"dataset.pre_tokenize_output={folder}: cannot be read ({first_line(error)}); delete it to "
+        "have it made again"
+    )

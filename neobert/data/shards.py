@@ -3,22 +3,20 @@
 Whoever wants a store makes the shards that nobody has made or is making: helper processes of a run
 (``dataset.num_proc``), other ranks, other runs, other nodes with the same cache. A shard appears
 under its name only when it is complete, so what a killed process leaves is made by the next one,
-and nothing else is made again. The order of the documents is that of the source, whoever made what.
+and nothing is made twice. The documents are in the order of the source, whoever made which shard.
 """
 
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import count, islice
+from itertools import count
+from multiprocessing.connection import Connection
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from neobert.console import get_logger
 from neobert.data.cache import key_of, publish, writing
@@ -33,111 +31,162 @@ from neobert.data.store import (
     shard_folder,
     write_shard,
 )
-from neobert.data.tokenize import tokens_of
+from neobert.data.tokenize import DocumentReader
 from neobert.data.tokenizer import TokenizerInfo
-from neobert.errors import RunError
+from neobert.errors import ConfigError, RunError
+from neobert.files import first_line
 
 log = get_logger(__name__)
 
 VERSION = 4
 
 SIGN_OF_LIFE = 30.0
-"""Seconds between lines on how far tokenising is."""
+"""Seconds between two lines on the progress."""
+
+
+class NoDocumentsError(Exception):
+    """The shard is beyond the last document."""
 
 
 def token_store(
     cache: Path, documents: Documents, info: TokenizerInfo, num_proc: int
 ) -> TokenStore:
-    """The tokens of ``documents``: what the cache does not have under this tokenizer is made."""
+    """The tokens of ``documents``: what the cache does not have under this tokenizer is made.
+
+    Raises ``ConfigError`` for a document that cannot be used, and ``RunError`` for a full disk or
+    a helper process that was killed.
+    """
     recipe = {**documents.key, "tokenizer": info.fingerprint, "version": VERSION, "rows": SHARD}
-    store = cache / "tokens" / key_of(recipe)
+    return make_store(cache / "tokens" / key_of(recipe), documents, info, num_proc)
+
+
+def make_store(store: Path, documents: Documents, info: TokenizerInfo, num_proc: int) -> TokenStore:
+    """The store in this folder; what is missing of it is made, as in :func:`token_store`."""
     if not is_complete(store):
-        work = Work(documents, info, store)
+        log.info("%s %s", "reading" if documents.tokenized else "tokenising", documents.name)
         with writing(store):
-            (store / "shards").mkdir(parents=True, exist_ok=True)
-            log.info("%s %s", "reading" if documents.tokenized else "tokenising", documents.name)
-            work.do(num_proc)
+            Preparation(documents, info, store).run(num_proc)
     return TokenStore.open(store)
 
 
-@dataclass(frozen=True)
-class Work:
-    """A store that is to be made. Can be pickled, for helper processes."""
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """The making of a token store. Plain data, so that helper processes can have it."""
 
     documents: Documents
     info: TokenizerInfo
     store: Path
-    rows: int = SHARD
+    rows_per_shard: int = SHARD
 
-    def do(self, num_proc: int) -> None:
-        """Make what is missing with ``num_proc`` processes, this one among them."""
-        shards = self._make_with_helpers(num_proc)
+    def run(self, num_proc: int) -> None:
+        """Make what is missing in ``num_proc`` processes, this one among them."""
+        (self.store / "shards").mkdir(parents=True, exist_ok=True)
+        with _helpers(self, num_proc - 1) as (start_or_check, join):
+            shards = self.make_missing(start_or_check)
+            join()
         while missing := [number for number in range(shards) if not self._has(number)]:
-            with self._lock(missing[0]):  # wait for the process that has it; it may have died
+            # Another process has it. Wait until it is done or dead, and look again.
+            with FileLock(self.store / "shards" / f".{missing[0]:05d}.lock"):
                 pass
             self.make_missing()
         with FileLock(self.store / ".lock"):
             if not is_complete(self.store):
                 join_shards(self.store, shards, self.info.vocab_size)
 
-    def _make_with_helpers(self, num_proc: int) -> int:
-        """Helpers start once the first shard shows that there is more than one."""
-        helpers: list[Future[int]] = []
-        with _pool(num_proc - 1) as pool:
-
-            def start_helpers() -> None:
-                if pool is not None and not helpers:
-                    log.debug("tokenising in %d processes", num_proc)
-                    with without_main():
-                        helpers.extend(pool.submit(self.make_missing) for _ in range(num_proc - 1))
-                for helper in helpers:
-                    if helper.done():
-                        helper.result()  # raises what went wrong there
-
-            shards = self.make_missing(start_helpers)
-            for helper in helpers:
-                helper.result()
-        return shards
-
-    def make_missing(self, between: "Between | None" = None) -> int:
-        """Read the documents once and make the shards that nobody has; returns how many exist.
+    def make_missing(self, between: Callable[[], None] = lambda: None) -> int:
+        """Read the documents once, make the shards that nobody has, return how many there are.
 
         ``between`` is called after each shard but the last.
         """
-        batches = BatchReader(self.documents, self.info)
-        logged, made = time.monotonic(), 0
+        reader = DocumentReader(self.documents, self.info)
+        logged = time.monotonic()
         for number in count():
-            rows = self._make(number, batches)
-            made += rows
-            if rows < self.rows:
+            rows = self._make(number, reader)
+            if rows < self.rows_per_shard:
                 return number + (rows > 0)
-            if between is not None:
-                between()
-                if time.monotonic() - logged > SIGN_OF_LIFE:
-                    logged = time.monotonic()
-                    log.info("%s: %s documents", self.documents.name, f"{made:,}")
-        raise AssertionError("unreachable")
+            between()
+            if time.monotonic() - logged > SIGN_OF_LIFE:
+                logged = time.monotonic()
+                log.info("%s: %s documents so far", self.documents.name, f"{reader.row:,}")
+        raise AssertionError("the count never ends")
 
-    def _make(self, number: int, batches: "BatchReader") -> int:
-        """Make a shard or pass over its documents; returns how many they are."""
-        rows = 0
-        if self._has(number):
-            return batches.skip(self.rows)
+    def _make(self, number: int, reader: DocumentReader) -> int:
+        """Make a shard, or pass over its documents if somebody does; returns how many they are."""
+        before = reader.row
+
+        def make(folder: Path) -> None:
+            if not write_shard(folder, reader.take(self.rows_per_shard), self.info.vocab_size):
+                raise NoDocumentsError
+
         try:
-            with self._lock(number, timeout=0):
-                if self._has(number):
-                    return batches.skip(self.rows)
-
-                def make(folder: Path) -> None:
-                    nonlocal rows
-                    encoded = batches.take(self.rows)
-                    rows = write_shard(folder, encoded, self.info.vocab_size)
-                    if not rows:
-                        raise NoDocuments
-
-                publish(shard_folder(self.store, number), make)
-        except Timeout:
-            return batches.skip(self.rows)
-        except NoDocuments:
+            publish(shard_folder(self.store, number), make, wait=False)
+        except NoDocumentsError:
             return 0
-        return rows
+        if reader.row == before:
+            reader.skip(self.rows_per_shard)
+        return reader.row - before
+
+    def _has(self, number: int) -> bool:
+        return shard_folder(self.store, number).is_dir()
+
+
+@contextmanager
+def _helpers(
+    preparation: Preparation, number: int
+) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
+    """Two functions: one that starts the helpers, or checks them later, and one that waits."""
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
+    ours, theirs = context.Pipe(duplex=False)
+    helpers: list[multiprocessing.process.BaseProcess] = []
+
+    def start_or_check() -> None:
+        if helpers:
+            _check(helpers, ours)
+            return
+        for _ in range(number):
+            helper = context.Process(target=_help, args=(preparation, theirs), daemon=True)
+            with without_main():
+                helper.start()
+            helpers.append(helper)
+        if helpers:
+            log.debug("tokenising in %d processes", number + 1)
+
+    def join() -> None:
+        for helper in helpers:
+            helper.join()
+        _check(helpers, ours)
+
+    try:
+        yield start_or_check, join
+    finally:
+        for helper in helpers:
+            helper.terminate()
+            helper.join()
+        ours.close()
+        theirs.close()
+
+
+def _check(helpers: list[multiprocessing.process.BaseProcess], errors: Connection) -> None:
+    """Raise what went wrong in a helper."""
+    if errors.poll():
+        kind, problems = errors.recv()
+        raise kind(*problems)
+    killed = [helper.exitcode for helper in helpers if helper.exitcode]
+    if killed:
+        raise RunError(
+            f"a tokenising process ended with {killed[0]} (-9: killed, mostly for memory): lower "
+            "dataset.num_proc; what is finished is kept, and the next run continues from it"
+        )
+
+
+def _help(preparation: Preparation, errors: Connection) -> None:
+    """Body of a helper process."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    end_with_parent()
+    try:
+        with writing(preparation.store):
+            preparation.make_missing()
+    except (ConfigError, RunError) as error:
+        errors.send((type(error), error.problems))
+    except Exception as error:
+        errors.send((RunError, [f"a tokenising process failed: {first_line(error)}"]))

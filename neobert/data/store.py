@@ -70,12 +70,12 @@ class FileTokens:
     def __getitem__(self, stretch: slice) -> Tokens:
         first, last, _ = stretch.indices(len(self))
         shard = int(np.searchsorted(self.starts, first, side="right")) - 1
-        parts = []
+        parts: list[Tokens] = []
         while first < last or not parts:
             end = min(last, int(self.starts[shard + 1])) if shard + 1 < len(self.starts) else last
             parts.append(self._read(min(shard, len(self.paths) - 1), first, end))
             first, shard = end, shard + 1
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)  # type: ignore[return-value]
 
     def _read(self, shard: int, first: int, last: int) -> Tokens:
         file, header, dtype = self._open(shard)

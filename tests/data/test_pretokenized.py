@@ -66,7 +66,7 @@ def test_a_stale_folder_is_refused_with_what_differs(
     changed = open_source(
         DatasetConfig(path=str(file), streaming=False, eval_samples=20), tmp_path / "cache", 0
     )
-    with pytest.raises(ConfigError, match=r"made from other data or settings \(train: "):
+    with pytest.raises(ConfigError, match=r"made from other data or settings \(train\.source: "):
         pre_tokenized(changed, info, tmp_path, output, 1)
 
 

@@ -9,9 +9,9 @@ from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.data.cache import cache_folder
 from neobert.data.corpora import is_packaged
+from neobert.data.shards import token_store
 from neobert.data.sources import open_source
 from neobert.data.store import TokenStore
-from neobert.data.tokenize import token_store
 from neobert.data.tokenizer import TokenizerInfo
 
 

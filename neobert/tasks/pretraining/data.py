@@ -22,12 +22,12 @@ from neobert.data.order import VERSION as ORDER_VERSION
 from neobert.data.order import Order
 from neobert.data.packing import Packing, RowPlan
 from neobert.data.pretokenized import check_tokenizer, pre_tokenized
+from neobert.data.shards import token_store
 from neobert.data.sources import STREAM_SAMPLE, Documents, Source, open_source
 from neobert.data.steps import Share, Steps
 from neobert.data.store import TokenStore
 from neobert.data.stream import StreamBatches, StreamLoader, StreamRows
 from neobert.data.token_rows import RowMaker, TokenRows
-from neobert.data.tokenize import token_store
 from neobert.data.tokenizer import TokenizerInfo, load_tokenizer
 from neobert.tasks.pretraining.data_report import describe_plan
 from neobert.training.resume import ROWS_PER_STEP
