@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -31,10 +32,12 @@ from neobert.data.store import (
     shard_folder,
     write_shard,
 )
-from neobert.data.tokenize import DocumentReader
-from neobert.data.tokenizer import TokenizerInfo
+from neobert.data.tokenize import DocumentEncoder, DocumentReader
 from neobert.errors import ConfigError, RunError
 from neobert.files import first_line
+
+if TYPE_CHECKING:  # helper processes start without transformers and torch
+    from neobert.data.tokenizer import TokenizerInfo
 
 log = get_logger(__name__)
 
@@ -49,7 +52,7 @@ class NoDocumentsError(Exception):
 
 
 def token_store(
-    cache: Path, documents: Documents, info: TokenizerInfo, num_proc: int
+    cache: Path, documents: Documents, info: "TokenizerInfo", num_proc: int
 ) -> TokenStore:
     """The tokens of ``documents``: what the cache does not have under this tokenizer is made.
 
@@ -60,12 +63,14 @@ def token_store(
     return make_store(cache / "tokens" / key_of(recipe), documents, info, num_proc)
 
 
-def make_store(store: Path, documents: Documents, info: TokenizerInfo, num_proc: int) -> TokenStore:
+def make_store(
+    store: Path, documents: Documents, info: "TokenizerInfo", num_proc: int
+) -> TokenStore:
     """The store in this folder; what is missing of it is made, as in :func:`token_store`."""
     if not is_complete(store):
         log.info("%s %s", "reading" if documents.tokenized else "tokenising", documents.name)
         with writing(store):
-            Preparation(documents, info, store).run(num_proc)
+            Preparation(documents, DocumentEncoder.of(info), store).run(num_proc)
     return TokenStore.open(store)
 
 
@@ -74,7 +79,7 @@ class Preparation:
     """The making of a token store. Plain data, so that helper processes can have it."""
 
     documents: Documents
-    info: TokenizerInfo
+    encoder: DocumentEncoder
     store: Path
     rows_per_shard: int = SHARD
 
@@ -91,14 +96,14 @@ class Preparation:
             self.make_missing()
         with FileLock(self.store / ".lock"):
             if not is_complete(self.store):
-                join_shards(self.store, shards, self.info.vocab_size)
+                join_shards(self.store, shards, self.encoder.vocab_size)
 
     def make_missing(self, between: Callable[[], None] = lambda: None) -> int:
         """Read the documents once, make the shards that nobody has, return how many there are.
 
         ``between`` is called after each shard but the last.
         """
-        reader = DocumentReader(self.documents, self.info)
+        reader = DocumentReader(self.documents, self.encoder)
         logged = time.monotonic()
         for number in count():
             rows = self._make(number, reader)
@@ -115,7 +120,7 @@ class Preparation:
         before = reader.row
 
         def make(folder: Path) -> None:
-            if not write_shard(folder, reader.take(self.rows_per_shard), self.info.vocab_size):
+            if not write_shard(folder, reader.take(self.rows_per_shard), self.encoder.vocab_size):
                 raise NoDocumentsError
 
         try:

@@ -4,16 +4,36 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from neobert.data.sources import Documents
-from neobert.data.tokenizer import TokenizerInfo
 from neobert.errors import ConfigError
-from neobert.text_tokenizer import Encoded
+from neobert.text_tokenizer import Encoded, TextTokenizer
+
+if TYPE_CHECKING:  # helper processes start without transformers and torch
+    from neobert.data.tokenizer import TokenizerInfo
 
 BATCH = 1000
 """Documents that are tokenised at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentEncoder:
+    """What turns documents into ids: of a tokenizer, what helper processes need."""
+
+    name: str
+    text: TextTokenizer
+    pad_token_id: int
+    real_vocab_size: int
+    vocab_size: int
+
+    @classmethod
+    def of(cls, info: "TokenizerInfo") -> "DocumentEncoder":
+        """That of a checked tokenizer."""
+        sizes = info.real_vocab_size, info.vocab_size
+        return cls(info.name, info.text, info.pad_token_id, *sizes)
 
 
 @dataclass
@@ -21,7 +41,7 @@ class DocumentReader:
     """Reads documents from the first to the last, as ids or passing over them."""
 
     documents: Documents
-    info: TokenizerInfo
+    encoder: DocumentEncoder
     row: int = 0
     """Number of the next document."""
 
@@ -46,32 +66,32 @@ class DocumentReader:
 
     def _encode(self, batch: list) -> Encoded:  # type: ignore[type-arg]
         if self.documents.tokenized:
-            return checked_ids(batch, self.info, self.documents.name, self.row)
-        return self.info.text.encode(batch)
+            return checked_ids(batch, self.encoder, self.documents.name, self.row)
+        return self.encoder.text.encode(batch)
 
 
-def tokens_of(documents: Documents, info: TokenizerInfo, num_proc: int = 1) -> Iterator[Encoded]:
+def tokens_of(documents: Documents, info: "TokenizerInfo", num_proc: int = 1) -> Iterator[Encoded]:
     """All documents as ids."""
-    return DocumentReader(documents, info).take(sys.maxsize)
+    return DocumentReader(documents, DocumentEncoder.of(info)).take(sys.maxsize)
 
 
 def checked_ids(
-    batch: Sequence[Sequence[object]], info: TokenizerInfo, name: str, first_row: int = 0
+    batch: Sequence[Sequence[object]], encoder: DocumentEncoder, name: str, first_row: int = 0
 ) -> Encoded:
     """Documents that are ids already, without the special tokens at their ends.
 
     Raises ``ConfigError`` at an id that the tokenizer does not have, with its row.
     """
-    special = (info.start_id, info.end_id, info.pad_token_id)
+    special = (encoder.text.start_id, encoder.text.end_id, encoder.pad_token_id)
     at_ends = [token for token in special if token is not None]
     tokens, lengths = _end_to_end(batch, name, first_row)
-    wrong = np.flatnonzero((tokens < 0) | (tokens >= info.real_vocab_size))
+    wrong = np.flatnonzero((tokens < 0) | (tokens >= encoder.real_vocab_size))
     if len(wrong):
         row = first_row + int(np.searchsorted(np.cumsum(lengths), wrong[0], side="right"))
         raise ConfigError(
-            f"{name}: row {row} has the id {tokens[wrong[0]]}, but the tokenizer {info.name} has "
-            f"the ids 0 to {info.real_vocab_size - 1}; name the tokenizer that the data was made "
-            "with (tokenizer.path)"
+            f"{name}: row {row} has the id {tokens[wrong[0]]}, but the tokenizer {encoder.name} "
+            f"has the ids 0 to {encoder.real_vocab_size - 1}; name the tokenizer that the data "
+            "was made with (tokenizer.path)"
         )
     if np.isin(tokens, at_ends).any():
         each = np.split(tokens, np.cumsum(lengths)[:-1])

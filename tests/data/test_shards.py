@@ -16,6 +16,7 @@ import pytest
 from neobert.data.shards import Preparation, token_store
 from neobert.data.sources import Documents
 from neobert.data.store import TokenStore
+from neobert.data.tokenize import DocumentEncoder
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.errors import ConfigError, RunError
 
@@ -37,7 +38,7 @@ def documents(texts: Iterable[object], tokenized: bool = False) -> Documents:
 def prepared(
     folder: Path, texts: Iterable[object], info: TokenizerInfo, num_proc: int = 1
 ) -> TokenStore:
-    preparation = Preparation(documents(texts), info, folder, ROWS)
+    preparation = Preparation(documents(texts), DocumentEncoder.of(info), folder, ROWS)
     preparation.run(num_proc)
     return TokenStore.open(folder)
 
@@ -84,7 +85,7 @@ def test_several_processes_make_the_same_store(
     alone = prepared(tmp_path / "one", texts, info)
     slow = Documents("mine", {}, partial(slow_values, texts), plain_error)
     with caplog.at_level("DEBUG", logger="neobert"):
-        Preparation(slow, info, tmp_path / "two", ROWS).run(2)
+        Preparation(slow, DocumentEncoder.of(info), tmp_path / "two", ROWS).run(2)
     assert "2 processes" in caplog.text
     together = TokenStore.open(tmp_path / "two")
     assert together.info == alone.info
@@ -113,7 +114,7 @@ def test_what_a_killed_process_finished_is_not_made_again(
 
     broken = Documents("mine", {}, lambda: until(2 * ROWS + 5), plain_error)
     with pytest.raises(KeyboardInterrupt):
-        Preparation(broken, info, tmp_path / "kept", ROWS).run(1)
+        Preparation(broken, DocumentEncoder.of(info), tmp_path / "kept", ROWS).run(1)
     kept = {
         path: path.stat().st_mtime_ns for path in (tmp_path / "kept").glob("shards/*/tokens.npy")
     }
@@ -128,6 +129,7 @@ import sys, time
 from pathlib import Path
 from neobert.data.shards import Preparation
 from neobert.data.sources import Documents
+from neobert.data.tokenize import DocumentEncoder
 from neobert.data.tokenizer import describe
 from neobert.data.wordpiece import train_wordpiece
 
@@ -137,7 +139,8 @@ def texts():
         yield f"river oil {number}"
 
 info = describe(train_wordpiece(lambda: ["river oil"], 64), "tiny")
-Preparation(Documents("mine", {}, texts, ValueError), info, Path(sys.argv[1]), 10).run(1)
+documents = Documents("mine", {}, texts, ValueError)
+Preparation(documents, DocumentEncoder.of(info), Path(sys.argv[1]), 10).run(1)
 """
 
 
@@ -168,7 +171,7 @@ def kill_helper(texts: list[str]) -> Iterator[object]:
 def test_a_killed_helper_is_one_line(info: TokenizerInfo, tmp_path: Path) -> None:
     killed = Documents("mine", {}, partial(kill_helper, ["river oil"] * 1000), plain_error)
     with pytest.raises(RunError, match=r"-9.*dataset\.num_proc"):
-        Preparation(killed, info, tmp_path, ROWS).run(2)
+        Preparation(killed, DocumentEncoder.of(info), tmp_path, ROWS).run(2)
 
 
 def bad_in_helper(texts: list[str]) -> Iterator[object]:
@@ -181,7 +184,7 @@ def bad_in_helper(texts: list[str]) -> Iterator[object]:
 def test_what_a_helper_finds_wrong_is_told_as_it_is(info: TokenizerInfo, tmp_path: Path) -> None:
     odd = Documents("mine", {}, partial(bad_in_helper, ["river oil"] * 1000), plain_error)
     with pytest.raises(ConfigError, match=r"mine: row 11 is "):
-        Preparation(odd, info, tmp_path, ROWS).run(2)
+        Preparation(odd, DocumentEncoder.of(info), tmp_path, ROWS).run(2)
 
 
 def test_tokens_in_the_cache_are_not_made_again(info: TokenizerInfo, tmp_path: Path) -> None:
@@ -210,6 +213,7 @@ from pathlib import Path
 from neobert.data.shards import Preparation
 from neobert.data.sources import Documents
 from neobert.data.store import TokenStore
+from neobert.data.tokenize import DocumentEncoder
 from neobert.data.tokenizer import describe
 from neobert.data.wordpiece import train_wordpiece
 
@@ -217,7 +221,7 @@ print("started")
 texts = ["river oil"] * 400
 info = describe(train_wordpiece(partial(iter, texts), 64), "tiny")
 documents = Documents("mine", {}, partial(iter, texts), ValueError)
-Preparation(documents, info, Path(sys.argv[1]), 10).run(2)
+Preparation(documents, DocumentEncoder.of(info), Path(sys.argv[1]), 10).run(2)
 print(TokenStore.open(Path(sys.argv[1])).info.documents)
 """
 

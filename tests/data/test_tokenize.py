@@ -7,7 +7,7 @@ import pytest
 from neobert.config.checks import ConfigError
 from neobert.data.shards import token_store
 from neobert.data.sources import Documents
-from neobert.data.tokenize import checked_ids
+from neobert.data.tokenize import DocumentEncoder, checked_ids
 from neobert.data.tokenizer import TokenizerInfo
 
 
@@ -31,13 +31,16 @@ def test_a_document_of_ten_megabytes_is_a_document(info: TokenizerInfo, tmp_path
 def test_ids_lose_the_special_tokens_at_their_ends(info: TokenizerInfo) -> None:
     start, end, pad = info.start_id, info.end_id, info.pad_token_id
     rows = [[start, 9, 10, end, pad, pad], [11], [start, end], []]
-    assert joined([checked_ids(rows, info, "mine")]) == ([9, 10, 11], [2, 1, 0, 0])
+    assert joined([checked_ids(rows, DocumentEncoder.of(info), "mine")]) == (
+        [9, 10, 11],
+        [2, 1, 0, 0],
+    )
 
 
 @pytest.mark.parametrize("wrong", [-1, 100_000])
 def test_an_id_outside_the_vocabulary_is_named_by_its_row(info: TokenizerInfo, wrong: int) -> None:
     with pytest.raises(ConfigError, match=rf"mine: row 2 has the id {wrong}, .*tokenizer\.path"):
-        checked_ids([[9], [10, 11], [12, wrong]], info, "mine")
+        checked_ids([[9], [10, 11], [12, wrong]], DocumentEncoder.of(info), "mine")
 
 
 @pytest.mark.parametrize("odd", [None, "river", 1 << 70, [1], 1.5, "1", True])
