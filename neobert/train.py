@@ -1,51 +1,111 @@
-"""``python -m neobert.train …``: compose, check, run.
+"""``python -m neobert.train …``: a Hydra application; compose, check, run.
 
 A wrong setting is answered before torch is imported.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
-from neobert.config.compose import compose_config
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from neobert.application import run_application
+from neobert.config.compose import to_config
+from neobert.config.overrides import hydra_arguments
+from neobert.config.ready import folder_problems, weight_problems
 from neobert.config.root import Config
-from neobert.config.store import to_yaml
-from neobert.console import get_logger, show_messages
-from neobert.errors import ExitCode
+from neobert.console import ROOT, get_logger, show_messages
+from neobert.errors import ConfigError, ExitCode
 from neobert.failures import ending_on_sigterm, report
+from neobert.files import first_line
+from neobert.sweep_jobs import run_as_process
 
 log = get_logger("neobert.train")  # __name__ is __main__ here
+
+
+class Ended(BaseException):
+    """Carries an error of the run itself past Hydra, which would report it in its own way."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
 
 
 def main() -> None:
     """Run the command line; exit with one of :class:`~neobert.errors.ExitCode`."""
     show_messages()
     try:
-        code = _dispatch(sys.argv[1:])
+        _dispatch(sys.argv[1:])
+        code = int(ExitCode.DONE)
+    except Ended as ended:
+        code = report(ended.error)
     except BaseException as error:
         code = report(error)
     sys.exit(code)
 
 
-def _dispatch(words: list[str]) -> int:
-    if {"-h", "--help"} & set(words):
+def _dispatch(arguments: list[str]) -> None:
+    if {"-h", "--help"} & set(arguments):
         from neobert.config.help import help_text
 
         sys.stdout.write(help_text())
-        return 0
-    if {"-m", "--multirun"} & set(words):
-        from neobert.multirun import sweep
+        return
+    for handler in logging.getLogger(ROOT).handlers:
+        handler.addFilter(_Once())
+    sys.argv[1:] = hydra_arguments(arguments)
+    try:
+        run_application(job)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    except ConfigError:
+        raise
+    except Exception as error:  # Hydra's, about its own settings
+        raise ConfigError(first_line(error)) from error
 
-        return sweep([word for word in words if word not in ("-m", "--multirun")])
-    shows_config, words = _without_config_flag(words)
-    config = compose_config(words)
-    if shows_config:
-        sys.stdout.write(to_yaml(config))
-        return 0
-    return _run(config, words)
+
+class _Once(logging.Filter):
+    """Lets a remark on the settings pass once: Hydra composes them several times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to show the record."""
+        about_settings = record.name.startswith(f"{ROOT}.config")
+        text = record.getMessage()
+        if about_settings and text in self.seen:
+            return False
+        self.seen.add(text)
+        return True
+
+
+def job(settings: DictConfig) -> float | None:
+    """Hydra's task function: a single run, or a job of a sweep by one of Hydra's launchers."""
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        show_messages()  # it may be the first that runs in this process
+        return run_as_process(settings)
+    try:
+        config = to_config(settings)
+        if hydra.job.chdir:
+            config.trainer.output_dir = hydra.runtime.output_dir
+        code = _run(config, hydra.overrides.task)
+    except BaseException as error:
+        raise Ended(error) from error
+    if code != ExitCode.DONE:
+        sys.exit(code)
+    return None
 
 
 def _run(config: Config, words: Sequence[str]) -> int:
+    if problems := weight_problems(config) + folder_problems(config.trainer.output_dir):
+        raise ConfigError(*problems)
     show_messages(config.debug)
     log.info("%s", chosen(config, words))
     if config.trainer.tune_cpu:
@@ -90,30 +150,16 @@ def chosen(config: Config, words: Sequence[str]) -> str:
     data = config.dataset.path or config.dataset.name
     asked = {word.lstrip("+-").partition("=")[0] for word in words}
     others = [group for group in ("model", "dataset", "optimizer") if group not in asked]
-    hint = f"; choose others with {' '.join(f'{group}=…' for group in others)}" if others else ""
+    told = bool(others) and "config_path" not in asked
+    hint = f"; choose others with {' '.join(f'{group}=…' for group in others)}" if told else ""
     return (
         f"{config.task}: model {shape}, dataset {data}, {config.optimizer.name}, into "
         f"{config.trainer.output_dir}{hint} (all settings: --help)"
     )
 
 
-def _without_config_flag(words: list[str]) -> tuple[bool, list[str]]:
-    """``--cfg job`` (also ``-c job``, ``--cfg=job``) shows the settings and runs nothing."""
-    kept: list[str] = []
-    shows = False
-    waiting = list(words)
-    while waiting:
-        word = waiting.pop(0)
-        if word in ("--cfg", "-c"):
-            shows = True
-            if waiting and waiting[0] in ("job", "all", "hydra"):
-                waiting.pop(0)
-        elif word.startswith("--cfg="):
-            shows = True
-        else:
-            kept.append(word)
-    return shows, kept
-
-
 if __name__ == "__main__":
-    main()
+    # By its name, so that launchers find the task function in other processes.
+    from neobert.train import main as run_main
+
+    run_main()

@@ -1,72 +1,65 @@
-"""From a command line to a ``Config``: groups by Hydra, then a file, then single settings.
+"""From a command line to a ``Config``: Hydra's loader, whose result is typed and checked.
 
 Stronger wins: dataclass < group file < task < experiment < ``config_path`` < command line. Hydra
-composes the group files; nothing is typed before :func:`neobert.config.store.build_config`, which
-therefore sees all that is wrong at once and knows where it came from.
+finds and orders the files; all that is wrong in any of them is reported at once, with its origin.
 """
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_store import ConfigStore
+from hydra.core.default_element import GroupDefault, ResultDefault
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from hydra.plugins.config_source import ConfigResult
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from neobert.config.checks import ConfigError
-from neobert.config.legacy import Flat, translate
+from neobert.config.effects import adapt, ineffective
+from neobert.config.layers import Layer, Merged, build, merge, typed
+from neobert.config.overrides import COMMAND_LINE, Request, hydra_arguments, read_overrides
+from neobert.config.ready import weight_problems
 from neobert.config.root import Config
-from neobert.config.store import (
-    build_config,
-    flat,
-    free_form,
-    nested,
-    read_yaml,
-    section_of,
-    to_plain,
-)
+from neobert.config.schema import Flat, sections
+from neobert.config.yaml_file import read_settings
 from neobert.console import get_logger
+from neobert.errors import ConfigError
+from neobert.files import first_line
 
 log = get_logger(__name__)
 
-COMMAND_LINE = "command line"
-SECTIONS = tuple(one.name for one in fields(Config) if section_of(one.type) is not None)
+PRIMARY = "config"
+"""The primary file of ``conf/``."""
+
+OUTPUT_DIR = "${trainer.output_dir}"
+HYDRAS_FOLDERS = (
+    "outputs/${now:%Y-%m-%d}/${now:%H-%M-%S}",
+    "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}",
+)
+"""Hydra's defaults (hydra/output/default.yaml), in whose place ``trainer.output_dir`` stands."""
+
 REFERENCE = "reference"
-"""Group option that adds nothing to the dataclass's defaults, which are the reference's."""
+"""Option of the group ``dataset`` that leaves the dataclass's defaults as they are."""
 
 SHOWN = 3
-"""Settings that a warning names."""
-
-Values = dict[str, object]
-
-
-@dataclass(slots=True)
-class Request:
-    """What a command line asks for."""
-
-    groups: dict[str, str] = field(default_factory=dict)
-    """Group → option, as in ``optimizer=muonclip``."""
-
-    values: Flat = field(default_factory=dict)
-    """Single settings by dotted key."""
-
-    file: Path | None = None
-    """``config_path``."""
-
-    problems: list[str] = field(default_factory=list)
-    """What is wrong with the words themselves."""
+"""Settings that a warning lists."""
 
 
 def conf_dir() -> Path:
     """The folder of the group files: beside the package in a checkout, inside it in a wheel."""
     package = Path(__file__).resolve().parent.parent
     for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "config.yaml").is_file():
+        if (folder / f"{PRIMARY}.yaml").is_file():
             return folder
     raise FileNotFoundError(f"neobert: conf/ is neither in {package} nor beside it")
 
@@ -77,232 +70,335 @@ def group_names() -> list[str]:
 
 
 def options(group: str) -> list[str]:
-    """The files of a group."""
+    """The files of a group of ``conf/``."""
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
 def compose_config(overrides: Sequence[str]) -> Config:
-    """The ``Config`` of ``python -m neobert.train <overrides>``.
+    """The checked ``Config`` of ``python -m neobert.train <overrides>``.
 
-    Raises ``ConfigError`` with everything that is wrong.
+    Leaves Hydra's global state alone, so it can be called in another Hydra program. Raises
+    ``ConfigError`` with everything that is wrong.
     """
-    request = read_overrides(overrides)
-    problems = request.problems
-    file_values = read_yaml(request.file, problems) if request.file else {}
-    groups = _with_groups_of_file(request.groups, file_values)
-    layers = {COMMAND_LINE: request.values}
-    if request.file:
-        layers[str(request.file)] = {key: file_values[key] for key in file_values}
-    composed = flat(_composed(groups, problems))
-    merged = dict(composed)
-    for layer in reversed(layers.values()):
-        _put_over(merged, layer)
-    layers |= _group_layers(groups)
+    setup_globals()
+    if version.getbase() is None:
+        version.setbase("1.3")
+    register_schemas()
+    loader = SettingsLoader(create_config_search_path(str(conf_dir())))
+    loader.in_run = True
+    loader.load_configuration(PRIMARY, hydra_arguments(overrides), RunMode.RUN)
+    return loader.config
 
-    def origin(key: str) -> str:
-        return next((name for name, layer in layers.items() if _sets(layer, key)), "conf/")
 
-    config = build_config(nested(_resolved(merged, problems)), origin, problems)
-    _warn_of_no_effect(config, layers, request)
+def to_config(settings: DictConfig) -> Config:
+    """The checked ``Config`` of a composed configuration, as Hydra hands it to a task function.
+
+    ``${hydra:…}`` is resolved, so this has to happen in the run or the job itself.
+    """
+    problems: list[str] = []
+    config = build(settings, Merged(), problems)
+    if problems:
+        raise ConfigError(*problems)
     return config
 
 
-def _resolved(values: Flat, problems: list[str]) -> Flat:
-    """``values`` with interpolations such as ``run-${seed}`` replaced by what they stand for.
+@cache
+def register_schemas() -> None:
+    """Put the dataclasses into Hydra's ConfigStore: ``neobert_schema``, ``model/schema``, …"""
+    store = ConfigStore.instance()
+    store.store("neobert_schema", Config, provider="neobert")
+    for group in group_names():
+        if (section := sections().get(group)) is not None:
+            store.store("schema", section, group=group, provider="neobert")
 
-    One that stands for nothing is left out and added to ``problems``.
-    """
-    found: Flat = {key: one for key, one in values.items() if isinstance(one, str) and "${" in one}
-    if not found:
-        return values
-    given = {key: one for key, one in values.items() if key not in SECTIONS}  # else it is empty
-    tree = OmegaConf.create(nested({**flat(to_plain(Config())), **given}))
-    resolved = dict(values)
-    for key, one in found.items():
+
+class SettingsLoader(ConfigLoaderImpl):
+    """Hydra's configuration loader with this program's layers, types and checks."""
+
+    config: Config
+    """What the last composition comes to."""
+
+    in_run = False
+    """Whether ``${hydra:…}`` is that of a run that has begun; else it is resolved there."""
+
+    _files: list[Layer]
+    """The group files of the composition at hand, weakest first."""
+
+    _sweep: DictConfig | None = None
+    """The sweep that the composition at hand is a job of."""
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """The checked configuration; raises ``ConfigError`` with all that is wrong."""
+        problems: list[str] = []
+        request = self._request(config_name, overrides, problems, run_mode == RunMode.MULTIRUN)
+        files = _settings_files(request.values.get("config_path"), problems)
+        self._add_groups_of_files(request, files, config_name, problems)
+        composed = self._composed(config_name, request, run_mode, problems)
+        command_line = Layer(COMMAND_LINE, request.values, deleted=request.deleted)
+        merged = merge([*self._files, *(layer for layer, _ in files), command_line], problems)
+        adapt(merged)
+        settings = typed(merged, problems)
+        _join(settings, composed, request.task)
+        with nullcontext() if self.in_run else _hydra_config(settings):
+            problems += self._choose_folder(settings, request, run_mode)
+            self.config = build(settings, merged, problems, hydra_later=not self.in_run)
+        if problems:
+            raise ConfigError(*problems)
+        for line in [*ineffective(self.config, merged), *_overruled(request, files, self._files)]:
+            log.warning("%s", line)
+        return settings
+
+    def load_sweep_config(
+        self, master_config: DictConfig, sweep_overrides: list[str]
+    ) -> DictConfig:
+        """The checked configuration of a job, whose folder is below that of the sweep."""
+        self._sweep = master_config
         try:
-            resolved[key] = OmegaConf.select(tree, key)
-        except OmegaConfBaseException as error:
-            del resolved[key]
-            problems.append(f"{key}={one}: {str(error).splitlines()[0]}")
-    return resolved
+            settings: DictConfig = super().load_sweep_config(master_config, sweep_overrides)
+            if problems := weight_problems(self.config):
+                raise ConfigError(*problems)
+        finally:
+            self._sweep = None
+        with open_dict(settings.hydra):
+            settings.hydra.mode = RunMode.MULTIRUN
+            settings.hydra.sweep.dir = str(master_config.hydra.sweep.dir)
+        return settings
 
+    def _load_single_config(self, default: ResultDefault, repo: Any) -> ConfigResult:
+        result = super()._load_single_config(default, repo)
+        name = str(default.config_path)
+        if name.partition("/")[0] != "hydra" and result.provider != "hydra":
+            self._files.append(_layer_of(name, str(default.package or ""), result))
+        return result
 
-def read_overrides(overrides: Sequence[str]) -> Request:
-    """Sort the words of a command line into groups, settings and the file.
-
-    ``--a.b v`` and ``--a.b=v``, the reference's spelling, are accepted with a hint.
-    """
-    request = Request()
-    raw: Flat = {}
-    problems = request.problems
-    parser = OverridesParser.create()
-    groups = group_names()
-    for word in hydra_form(overrides):
-        try:
-            override = parser.parse_override(word)
-        except HydraException:
-            problems.append(unreadable(word))
-            continue
-        key = override.key_or_group
-        if override.is_delete():
-            problems.append(f"command line: {word!r}: settings cannot be deleted, set them instead")
-        elif override.is_sweep_override():
-            problems.append(f"command line: {word!r} names several values; add -m for a sweep")
-        elif key in groups:
-            request.groups[key] = str(override.value())
-            if key == "task":  # a root key too, and what the command line says is strongest
-                raw[key] = override.value()
-        elif key.startswith("hydra"):
-            problems.append(f"command line: {word!r}: hydra's own settings are for sweeps (-m)")
-        else:
-            raw |= flat({key: _plain(override.value())}) if "." in key else {key: override.value()}
-    request.values = translate(flat(raw), COMMAND_LINE, problems)
-    file = request.values.get("config_path")
-    request.file = Path(str(file)) if file not in (None, "null") else None
-    return request
-
-
-def hydra_form(words: Sequence[str]) -> list[str]:
-    """Command-line words with the reference's ``--a.b v`` turned into ``a.b=v``, and a hint."""
-    found: list[str] = []
-    waiting = list(words)
-    while waiting:
-        word = waiting.pop(0)
-        if not word.startswith("--"):
-            found.append(word.lstrip("+"))
-            continue
-        key, given, value = word.removeprefix("--").partition("=")
-        if not given:
-            has_value = waiting and not waiting[0].startswith("--") and "=" not in waiting[0]
-            value = waiting.pop(0) if has_value else "true"
-        found.append(f"{key}={value}")
-        log.warning("%s is accepted; in Hydra's form it is %s=%s", word, key, value)
-    return found
-
-
-def unreadable(word: str) -> str:
-    """What is wrong with a word that Hydra's grammar does not take, and how to write it."""
-    key, given, value = word.partition("=")
-    if given and re.fullmatch(r"[A-Za-z_][\w.]*", key):
-        escaped = value.replace("'", r"\'")
-        quoted = f"{key}='{escaped}'"
-        return f'command line: {word!r}: a value with such signs takes quotes twice, "{quoted}"'
-    hint = f"; a file of settings is config_path={word}" if word.endswith((".yaml", ".yml")) else ""
-    return f"command line: {word!r} is not of the form key=value{hint}"
-
-
-def _warn_of_no_effect(config: Config, layers: Mapping[str, Flat], request: Request) -> None:
-    """Say what was asked for and is not used: it is legal, but hardly what was meant."""
-    optimizer = config.optimizer
-    if optimizer.muon_config is not None and optimizer.name != "muonclip":
-        log.warning(
-            "optimizer.muon_config has no effect: it is for optimizer=muonclip, this is %s",
-            optimizer.name,
-        )
-    file = layers.get(str(request.file), {})
-    for group, option in request.groups.items():
-        chosen = layers.get(f"conf/{group}/{option}.yaml", {})
-        lost = [key for key in chosen if file.get(key) not in (None, chosen[key])]
-        lost = [key for key in lost if key not in request.values]
-        shown = ", ".join(f"{key}={file[key]}" for key in lost[:SHOWN])
-        if lost:
-            more = ", …" if lost[SHOWN:] else ""
-            log.warning("%s is stronger than %s=%s: %s%s", request.file, group, option, shown, more)
-
-
-def _plain(value: object) -> object:
-    return value if isinstance(value, int | float | bool | list | dict | None) else str(value)
-
-
-def _composed(groups: Mapping[str, str], problems: Sequence[str]) -> Values:
-    """What Hydra makes of the group files.
-
-    Raises ``ConfigError``, with the ``problems`` so far, if an option does not exist: the rest of
-    the settings cannot be judged without it.
-    """
-    unknown = [
-        f"command line: {group}={option}: must be one of {', '.join(options(group))}"
-        for group, option in groups.items()
-        if option not in ("null", *options(group))
-    ]
-    if unknown:
-        raise ConfigError(*problems, *unknown)
-    words = [f"{group}={option}" for group, option in groups.items()]
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            composed = compose("config", overrides=words)
-        plain = OmegaConf.to_container(composed, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(*problems, " ".join(str(error).split())) from error
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
-
-
-def _with_groups_of_file(groups: Mapping[str, str], file_values: Flat) -> dict[str, str]:
-    """Groups as asked for, and those that a ``config_path`` file implies.
-
-    A file that names its own corpus gets the reference's defaults for the rest of the section, not
-    those of the default group file; one that names its task gets that task's file.
-    """
-    found = dict(groups)
-    if "dataset.name" in file_values or "dataset.path" in file_values:
-        found.setdefault("dataset", REFERENCE)
-    task = file_values.get("task")
-    if task in options("task"):
-        found.setdefault("task", str(task))
-    return found
-
-
-def _group_layers(groups: Mapping[str, str]) -> dict[str, Flat]:
-    """The chosen group files by name, strongest first, to tell where a key was set."""
-    order = sorted(
-        groups,
-        key=lambda group: (
-            ("experiment", "task").index(group) if group in ("experiment", "task") else 2
-        ),
-    )
-    found: dict[str, Flat] = {}
-    for group in order:
-        file = conf_dir() / group / f"{groups[group]}.yaml"
-        if not file.is_file():
-            continue
-        text = file.read_text()
-        values = {
-            key: value for key, value in (yaml.safe_load(text) or {}).items() if key != "defaults"
+    def _request(
+        self, config_name: str | None, overrides: Sequence[str], problems: list[str], multi: bool
+    ) -> Request:
+        # hydra.searchpath, which may be among the overrides, decides which groups there are.
+        search = [word for word in overrides if word.startswith("hydra.searchpath=")]
+        with _one_line(problems):
+            _, repo = self._parse_overrides_and_create_caching_repo(config_name, search)
+            primary = repo.load_config(config_name) if config_name else None
+        request = read_overrides(overrides, repo.group_exists, problems, multi)
+        in_defaults = {
+            one.group
+            for one in (primary.defaults_list if primary else None) or ()
+            if isinstance(one, GroupDefault)
         }
-        found[f"conf/{group}/{file.name}"] = flat(
-            values if "@package _global_" in text else {group: values}
-        )
-    return found
+        for key, override in request.groups.items():
+            problems += _unknown_options(override, repo)
+            request.groups[key] = _as_hydra_takes_it(override, key in in_defaults)
+        return request
+
+    def _add_groups_of_files(
+        self,
+        request: Request,
+        files: Sequence[tuple[Layer, Flat]],
+        config_name: str | None,
+        problems: list[str],
+    ) -> None:
+        """Add the groups that ``config_path`` files choose; the command line is stronger.
+
+        A file that names its own corpus gets the dataclass's defaults for the rest of the section.
+        """
+        words: dict[str, str] = {}
+        for layer, groups in files:
+            own_corpus = {"dataset.name", "dataset.path"} & set(layer.values)
+            if own_corpus and config_name == PRIMARY:
+                words.setdefault("dataset", REFERENCE)
+            words |= {group: _option(option) for group, option in groups.items()}
+        chosen = [f"{group}={option}" for group, option in words.items()]
+        if not chosen:
+            return
+        wanted = read_overrides(chosen, lambda key: True, problems)
+        _, repo = self._parse_overrides_and_create_caching_repo(config_name, request.hydra)
+        for group, override in wanted.groups.items():
+            if group not in request.groups:
+                problems += _unknown_options(override, repo)
+                request.groups[group] = _as_hydra_takes_it(override, True)
+
+    def _composed(
+        self,
+        config_name: str | None,
+        request: Request,
+        run_mode: RunMode,
+        problems: Sequence[str],
+    ) -> DictConfig:
+        """What Hydra composes; the group files are kept as layers.
+
+        Raises ``ConfigError``, with the ``problems`` so far, if a group file cannot be had: the
+        rest of the settings cannot be judged without it.
+        """
+        if any("must be one of" in problem for problem in problems):
+            raise ConfigError(*problems)
+        groups = [str(override.input_line) for override in request.groups.values()]
+        self._files = []
+        with _one_line(problems):
+            return super().load_configuration(config_name, [*groups, *request.hydra], run_mode)
+
+    def _choose_folder(
+        self, settings: DictConfig, request: Request, run_mode: RunMode
+    ) -> list[str]:
+        """Make ``trainer.output_dir`` and Hydra's folder one, whichever was set; the problems."""
+        if self._sweep is not None:
+            settings.trainer.output_dir = "${hydra:runtime.output_dir}"
+            return []
+        for section in (settings.hydra.run, settings.hydra.sweep):
+            if section._get_node("dir")._value() in HYDRAS_FOLDERS:
+                section.dir = OUTPUT_DIR
+        name = "sweep" if run_mode == RunMode.MULTIRUN else "run"
+        key = f"hydra.{name}.dir"
+        if settings.hydra[name]._get_node("dir")._value() == OUTPUT_DIR:
+            return []
+        try:
+            folder, ours = OmegaConf.select(settings, key), settings.trainer.output_dir
+        except OmegaConfBaseException as error:
+            return [f"{key}: {first_line(error)}"]
+        if "trainer.output_dir" in request.values and Path(folder) != Path(ours):
+            return [
+                f"command line: {key}={folder} and trainer.output_dir={ours} are one folder by two "
+                "names: keep one of them"
+            ]
+        if folder != ours:
+            settings.trainer.output_dir = folder
+        return []
 
 
-def _put_over(merged: Flat, layer: Flat) -> None:
-    """Set the keys of ``layer``. An empty section says nothing; a ``null`` setting does.
+def _layer_of(name: str, package: str, result: ConfigResult) -> Layer:
+    """The layer of a group file: read anew where it is a file, so that text stays as written."""
+    folder = Path(str(result.path).removeprefix("file://"))
+    file = folder / f"{name.removesuffix('.yaml')}.yaml"
+    shipped = folder == conf_dir() or result.provider in ("neobert", "schema")
+    package = package.replace("_global_", "")
+    if file.is_file():
+        origin = f"conf/{name}.yaml" if shipped else str(file)
+        values = read_settings(file, "config file", package)
+    else:
+        origin = f"{result.path}/{name}"
+        values = OmegaConf.to_container(result.config, resolve=False)  # type: ignore[assignment]
+        package = ""
+    kept = {key: value for key, value in values.items() if key not in ("defaults", "hydra")}
+    for part in reversed(package.split(".") if package else []):
+        kept = {part: kept}
+    return Layer.read(origin, kept, [], by_user=not shipped)
 
-    A key within a mapping of the user's own making changes that entry of a weaker layer's mapping.
+
+def _settings_files(path: object, problems: list[str]) -> list[tuple[Layer, Flat]]:
+    """The ``config_path`` file and those it names in ``defaults``, weakest first.
+
+    Each with the groups that it chooses: in its ``defaults``, or as ``model: neobert_tiny``.
     """
-    for key, value in layer.items():
-        if value in (None, {}) and key in SECTIONS:
-            continue
-        mapping = next((one for one in free_form() if key.startswith(f"{one}.")), None)
-        if mapping is not None and isinstance(merged.get(mapping), dict):
-            path = key.removeprefix(f"{mapping}.").split(".")
-            merged[mapping] = _with(merged[mapping], path, value)
-            continue
-        for below in [one for one in merged if one.startswith(f"{key}.")]:
-            del merged[below]
-        for above in [one for one in merged if key.startswith(f"{one}.")]:
-            del merged[above]  # a null section of a weaker layer
-        merged[key] = value
+    if path in (None, "", "null"):
+        return []
+    file = Path(str(path)).expanduser()
+    values = read_settings(file)
+    defaults = values.pop("defaults", None) or []
+    if not isinstance(defaults, list):
+        problems.append(f"{file}: defaults={defaults}: must be a list")
+        defaults = []
+    chosen: Flat = {}
+    weaker: list[tuple[Layer, Flat]] = []
+    for entry in defaults:
+        if isinstance(entry, dict):
+            for group, option in entry.items():
+                chosen[str(group).removeprefix("override ").strip().lstrip("/")] = option
+        elif entry != "_self_":
+            weaker += _settings_files(file.parent / _with_suffix(str(entry)), problems)
+    for group in group_names():
+        if isinstance(values.get(group), str) and group != "task":
+            chosen[group] = values.pop(group)
+    task = values.get("task")
+    if task in options("task"):
+        chosen.setdefault("task", task)
+    return [*weaker, (Layer.read(str(file), values, problems), chosen)]
 
 
-def _with(values: object, path: Sequence[str], value: object) -> dict[str, object]:
-    """A copy of the mapping ``values`` with one entry, at any depth, set; the others stay."""
-    key, *rest = path
-    copy = {str(one): kept for one, kept in values.items()} if isinstance(values, dict) else {}
-    return copy | {key: _with(copy.get(key), rest, value) if rest else value}
+def _with_suffix(name: str) -> str:
+    return name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
 
 
-def _sets(layer: Flat, key: str) -> bool:
-    return any(one == key or one.startswith(f"{key}.") for one in layer)
+def _option(option: object) -> str:
+    """A choice of a group as an override writes it."""
+    if isinstance(option, list):
+        return f"[{','.join(str(one) for one in option)}]"
+    return "null" if option is None else str(option)
+
+
+def _unknown_options(override: Override, repo: Any) -> list[str]:
+    group, value = override.key_or_group, override.value()
+    if override.is_delete() or value is None:
+        return []
+    names = value if isinstance(value, list) else [value]
+    known = ", ".join(repo.get_group_options(group))
+    return [
+        f"command line: {group}={name}: must be one of {known}"
+        for name in names
+        if not repo.config_exists(f"{group}/{name}")
+    ]
+
+
+def _as_hydra_takes_it(override: Override, in_defaults: bool) -> Override:
+    """``+group=x`` of a group that the primary file has too, and ``group=null``."""
+    line = str(override.input_line)
+    if in_defaults and override.is_add():
+        line = line.lstrip("+")
+    if override.value() is None and not override.is_delete():
+        line = f"~{override.get_key_element().lstrip('+')}"
+    return OverridesParser.create().parse_override(line)
+
+
+def _join(settings: DictConfig, composed: DictConfig, overrides: list[Override]) -> None:
+    """Add Hydra's own settings, with the overrides as the user gave them."""
+    with open_dict(settings):
+        settings.hydra = composed.hydra
+    with open_dict(settings.hydra):
+        settings.hydra.overrides.task = [str(one.input_line) for one in overrides]
+        form = OmegaConf.to_container(settings.hydra.job.config.override_dirname)
+        settings.hydra.job.override_dirname = get_overrides_dirname(overrides, **form)  # type: ignore[arg-type]
+    OmegaConf.set_struct(settings, True)
+
+
+def _overruled(
+    request: Request, files: Sequence[tuple[Layer, Flat]], groups: Sequence[Layer]
+) -> Iterator[str]:
+    """A line for each chosen group whose settings a ``config_path`` file overrides."""
+    for layer, _ in files:
+        for group, override in request.groups.items():
+            option = override.value()
+            origin = f"conf/{group}/{option}.yaml"
+            chosen = next((one.values for one in groups if one.origin == origin), {})
+            lost = [key for key in chosen if layer.values.get(key) not in (None, chosen[key])]
+            lost = [key for key in lost if key not in request.values]
+            shown = ", ".join(f"{key}={layer.values[key]}" for key in lost[:SHOWN])
+            if lost:
+                more = ", …" if lost[SHOWN:] else ""
+                yield f"{layer.origin} is stronger than {group}={option}: {shown}{more}"
+
+
+@contextmanager
+def _one_line(problems: Sequence[str]) -> Iterator[None]:
+    """Turn what Hydra raises into a ``ConfigError`` with the ``problems`` so far."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = f" ({first_line(error.__cause__)})" if error.__cause__ is not None else ""
+        raise ConfigError(*problems, " ".join(str(error).split()) + cause) from error
+
+
+@contextmanager
+def _hydra_config(settings: DictConfig) -> Iterator[None]:
+    """Let ``${hydra:…}`` see the composition at hand."""
+    instance = HydraConfig.instance()
+    before = instance.cfg
+    instance.cfg = settings  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        instance.cfg = before

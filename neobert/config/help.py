@@ -13,8 +13,7 @@ from typing import Any, get_type_hints
 
 from neobert.config.compose import group_names, options
 from neobert.config.root import Config
-from neobert.config.store import section_of
-from neobert.config.values import described
+from neobert.config.schema import described, section_of
 
 USAGE = """\
 python -m neobert.train [group=option …] [section.key=value …] [config_path=FILE]

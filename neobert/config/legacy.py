@@ -29,20 +29,16 @@ class Renamed:
     """Values that mean that the old key was not set."""
 
 
-def _attention(value: object) -> object:
-    return "flash_attn_varlen" if _true(value) else "sdpa"
+def _switch(true: str, false: str) -> Callable[[object], object]:
+    """Translate an old switch; another word stays, and the check of the new key refuses it."""
+    words = {"true": true, "yes": true, "on": true, "1": true}
+    words |= {"false": false, "no": false, "off": false, "0": false, "none": false}
+    return lambda value: words.get(str(value).lower(), value)
 
 
-def _precision(value: object) -> object:
-    return "bf16" if _true(value) else "no"
-
-
-def _orthogonalization(value: object) -> object:
-    return "polar_express" if _true(value) else "newton_schulz"
-
-
-def _true(value: object) -> bool:
-    return str(value).lower() in ("true", "yes", "on", "1")
+_attention = _switch("flash_attn_varlen", "sdpa")
+_precision = _switch("bf16", "no")
+_orthogonalization = _switch("polar_express", "newton_schulz")
 
 
 MUON = "optimizer.muon_config"
@@ -160,7 +156,7 @@ def translate(values: Flat, origin: str, problems: list[str]) -> Flat:
             log.warning("%s: %s is an older key; write %s", origin, key, old.new)
             new, result = old.new, old.translate(value)
         result = spelled(new, result)
-        if new in translated and translated[new] != result:
+        if new in translated and not _same(translated[new], result):
             problems.append(
                 f"{origin}: {sources[new]} and {key} are both set, to different values "
                 f"({translated[new]} and {result}); keep one, preferably {new}"
@@ -182,6 +178,14 @@ def spelled(key: str, value: object) -> object:
     return word if key in ANY_CASE and isinstance(value, str) else value
 
 
+def _same(one: object, other: object) -> bool:
+    """Whether two values mean the same: ``7`` and ``"7"``, ``1e-4`` and ``0.0001``."""
+    try:
+        return one == other or float(str(one)) == float(str(other))
+    except ValueError:
+        return str(one) == str(other)
+
+
 def _moved_up(values: Flat, origin: str, problems: list[str]) -> Flat:
     """Move the keys of ``optimizer.hparams`` into ``optimizer``."""
     moved: Flat = {}
@@ -191,7 +195,7 @@ def _moved_up(values: Flat, origin: str, problems: list[str]) -> Flat:
             continue
         new = f"optimizer.{key.removeprefix(f'{OLD_SECTION}.')}"
         log.warning("%s: %s is an older key; write %s", origin, key, new)
-        if values.get(new, value) != value:
+        if not _same(values.get(new, value), value):
             problems.append(f"{origin}: {key}={value} and {new}={values[new]} differ; keep {new}")
             continue
         moved[new] = value

@@ -1,124 +1,75 @@
-"""From what YAML and the command line give to the types that the dataclasses declare.
+"""What people mean by a value, before OmegaConf checks its type.
 
-``no``, ``1e-4``, ``1e3`` and quoted numbers mean what people mean; anything else is a problem that
-says which type is wanted.
+``no``, ``1e-4``, ``1e3`` and quoted numbers mean what they mean elsewhere; text keys keep what was
+written (``dataset.config=1.10``).
 """
 
 import math
-import types
-from collections.abc import Callable
-from typing import Any, Union, get_args, get_origin
+from dataclasses import is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
 
-YES = ("true", "yes", "on", "1")
-NO = ("false", "no", "off", "0")
+from neobert.config.schema import is_text, kinds_of
 
-
-class Unfit(Exception):  # noqa: N818 - becomes a problem of ConfigError
-    """A value that the type does not take."""
+WORDS = {"true": True, "yes": True, "on": True, "1": True}
+WORDS |= {"false": False, "no": False, "off": False, "0": False}
 
 
-def convert(value: object, kind: Any) -> object:
-    """``value`` as ``kind``, a type of a dataclass field. Raises ``Unfit`` with what is wanted."""
-    origin = get_origin(kind)
-    if origin in (Union, types.UnionType):
-        return _union(value, get_args(kind))
-    if origin is list:
-        return _list(value, get_args(kind)[0])
-    if origin is dict:
-        return _dict(value, get_args(kind)[1])
-    if kind is Any:
+def as_meant(value: object, kind: Any) -> object:
+    """``value`` in the form that OmegaConf takes for ``kind``, the type of a dataclass field.
+
+    Interpolations stay. Raises ``ValueError`` for what OmegaConf would take and nobody means: an
+    infinite number, ``2`` for a boolean.
+    """
+    kinds = kinds_of(kind)
+    if value is None or (isinstance(value, str) and "${" in value):
         return value
-    return SCALARS[kind](value)
-
-
-def described(kind: Any) -> str:
-    """Name of a type as a user reads it: ``integer or null``."""
-    origin = get_origin(kind)
-    if origin in (Union, types.UnionType):
-        return " or ".join(described(one) for one in get_args(kind))
-    if origin is list:
-        return f"list of {described(get_args(kind)[0])}s"
-    if origin is dict:
-        return "mapping"
-    return NAMES.get(kind, "section")
-
-
-def _union(value: object, kinds: tuple[Any, ...]) -> object:
-    if type(None) in kinds and (value is None or value in ("null", "None", "none")):
+    if type(None) in kinds and str(value).lower() in ("null", "none"):
         return None
-    # Numbers before text: "2" is a number of devices, "auto" is not.
-    for kind in sorted(kinds, key=lambda one: one is str):
-        if kind is type(None):
-            continue
-        try:
-            return convert(value, kind)
-        except Unfit:
-            continue
-    raise Unfit
+    if get_origin(kind) is dict:
+        return _mapping(value, get_args(kind)[1])
+    if is_dataclass(kind) and isinstance(value, dict):
+        types = get_type_hints(kind)
+        return {key: as_meant(one, types.get(key, Any)) for key, one in value.items()}
+    if get_origin(kind) is list:
+        parts = [part for part in value.split(",") if part] if isinstance(value, str) else value
+        (inner,) = get_args(kind)
+        return [as_meant(one, inner) for one in parts] if isinstance(parts, list) else parts
+    if is_text(kind):
+        return _text(value)
+    if bool in kinds:
+        return _boolean(value)
+    return _number(value, kinds) if {int, float} & set(kinds) else value
 
 
-def _list(value: object, kind: Any) -> list[object]:
-    if isinstance(value, str):
-        value = [part for part in value.split(",") if part]
-    if not isinstance(value, list | tuple):
-        raise Unfit
-    return [convert(one, kind) for one in value]
-
-
-def _dict(value: object, kind: Any) -> dict[str, object]:
+def _mapping(value: object, kind: Any) -> object:
     if not isinstance(value, dict):
-        raise Unfit
-    return {str(key): convert(one, kind) for key, one in value.items()}
+        raise ValueError
+    return {str(key): as_meant(one, kind) for key, one in value.items()}
 
 
-def _bool(value: object) -> bool:
+def _text(value: object) -> str:
+    if isinstance(value, dict | list):
+        raise ValueError
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _boolean(value: object) -> bool:
+    if str(value).lower() not in WORDS:
+        raise ValueError
+    return WORDS[str(value).lower()]
+
+
+def _number(value: object, kinds: tuple[Any, ...]) -> object:
     if isinstance(value, bool):
-        return value
-    word = str(value).lower()
-    if word in YES:
-        return True
-    if word in NO:
-        return False
-    raise Unfit
-
-
-def _int(value: object) -> int:
-    if isinstance(value, bool):
-        raise Unfit
-    if isinstance(value, int):
-        return value
-    number = _float(value)
-    if number != int(number):
-        raise Unfit
-    return int(number)
-
-
-def _float(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise Unfit
+        raise ValueError
     try:
-        number = float(value)
+        number = value if isinstance(value, int) else float(str(value))
     except ValueError:
-        raise Unfit from None
+        if str in kinds:
+            return value
+        raise
     if not math.isfinite(number):
-        raise Unfit
+        raise ValueError
+    if int in kinds and number == int(number):
+        return int(number)
     return number
-
-
-def _str(value: object) -> str:
-    if value is None or isinstance(value, dict | list):
-        raise Unfit
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)
-
-
-SCALARS: dict[Any, Callable[[object], object]] = {bool: _bool, int: _int, float: _float, str: _str}
-NAMES = {
-    bool: "boolean",
-    int: "integer",
-    float: "number",
-    str: "text",
-    type(None): "null",
-    Any: "anything",
-}

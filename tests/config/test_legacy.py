@@ -6,7 +6,8 @@ import pytest
 from neobert.config.compose import compose_config
 from neobert.config.legacy import RENAMED, translate
 from neobert.config.root import Config
-from neobert.config.store import field_types, load_config_file
+from neobert.config.schema import field_types
+from neobert.config.store import load_config_file
 
 VALUES = {
     "mixed_precision": ("no", "no"),

@@ -4,8 +4,7 @@ import pytest
 
 from docs.generate import pages, proofs_by_key, reference_keys
 from neobert.config.root import Config
-from neobert.config.store import field_types, section_of
-from neobert.config.values import described
+from neobert.config.schema import described, field_types, section_of
 
 NAMES = {
     "str": "text",

@@ -1,0 +1,165 @@
+"""Settings that would do nothing: what is adapted, and what is reported."""
+
+from collections.abc import Callable, Iterator
+
+from neobert.config.layers import Merged
+from neobert.config.root import Config
+from neobert.config.schema import field_types, sections
+from neobert.config.values import as_meant
+from neobert.console import get_logger
+
+log = get_logger(__name__)
+
+PACKAGED = ("factbook", "imdb", "shakespeare")
+"""Corpora that come as Python packages, with a text column of their own."""
+
+Condition = Callable[[Config], bool]
+
+
+def adapt(merged: Merged) -> None:
+    """Change what a configuration of pszemraj/NeoBERT says and that program does not act upon.
+
+    One line tells of each change.
+    """
+    if _value(merged, "datacollator.pack_sequences") and _value(
+        merged, "datacollator.pad_to_multiple_of"
+    ):
+        _change(merged, "datacollator.pad_to_multiple_of", None, "packed rows have a fixed length")
+    if (
+        _value(merged, "trainer.load_best_model_at_end")
+        and _value(merged, "trainer.save_strategy") == "no"
+    ):
+        _change(
+            merged,
+            "trainer.load_best_model_at_end",
+            False,
+            "trainer.save_strategy=no saves no checkpoint to load; save_strategy=best would",
+        )
+
+
+def ineffective(config: Config, merged: Merged) -> Iterator[str]:
+    """A line for each key that the user set to something else than its default, to no effect."""
+    optimizer = config.optimizer
+    if optimizer.muon_config is not None and optimizer.name != "muonclip":
+        yield (
+            "optimizer.muon_config has no effect: it is for optimizer=muonclip, this is "
+            f"{optimizer.name}"
+        )
+    for key in merged.set_by_user():
+        if key not in field_types() or _of(config, key) == _of(Config(), key):
+            continue
+        reason = next((why for why, applies in _reasons(key) if applies(config)), None)
+        if reason is not None:
+            yield f"{merged.origin(key)}: {key} has no effect: {reason}"
+
+
+def _reasons(key: str) -> Iterator[tuple[str, Condition]]:
+    section = key.partition(".")[0]
+    if section in ("glue", "contrastive"):
+        yield f"it is for task={section}", lambda config: config.task != section
+    if key.startswith("mteb_"):
+        yield "it is for task=mteb", lambda config: config.task != "mteb"
+    yield from REASONS.get(key, ())
+
+
+def _of(config: Config, key: str) -> object:
+    value: object = config
+    for part in key.split("."):
+        value = getattr(value, part, None)
+    return value
+
+
+def _value(merged: Merged, key: str) -> object:
+    section, _, name = key.rpartition(".")
+    default = getattr(sections().get(section, Config)(), name)
+    try:
+        return as_meant(merged.values.get(key, default), field_types()[key])
+    except ValueError:
+        return default
+
+
+def _change(merged: Merged, key: str, value: object, reason: str) -> None:
+    log.warning("%s: %s=%s is ignored: %s", merged.origin(key), key, merged.values[key], reason)
+    merged.values[key] = value
+
+
+def _is(key: str, *values: object) -> Condition:
+    return lambda config: _of(config, key) in values
+
+
+def _not(key: str, *values: object) -> Condition:
+    return lambda config: _of(config, key) not in values
+
+
+def _set(key: str) -> Condition:
+    return lambda config: bool(_of(config, key))
+
+
+REASONS: dict[str, tuple[tuple[str, Condition], ...]] = {
+    "scheduler.total_steps": (
+        ("in task=glue the schedule is as long as the run", _is("task", "glue")),
+    ),
+    "scheduler.warmup_steps": (
+        ("scheduler.warmup_percent is set", _not("scheduler.warmup_percent", None)),
+    ),
+    "scheduler.decay_steps": (
+        ("scheduler.decay_percent is set", _not("scheduler.decay_percent", None)),
+    ),
+    "scheduler.num_cycles": (("it is for scheduler=cosine", _not("scheduler.name", "cosine")),),
+    "trainer.num_train_epochs": (
+        ("trainer.max_steps is set", lambda config: config.trainer.max_steps > 0),
+    ),
+    "trainer.eval_steps": (
+        ("it is for trainer.eval_strategy=steps", _not("trainer.eval_strategy", "steps")),
+    ),
+    "trainer.save_steps": (
+        ("it is for trainer.save_strategy=steps", _not("trainer.save_strategy", "steps")),
+        ("trainer.save_model=false saves nothing", _is("trainer.save_model", False)),
+    ),
+    "trainer.dataloader_num_workers": (
+        ("it is for task=contrastive", _not("task", "contrastive")),
+    ),
+    "trainer.torch_compile_backend": (
+        ("trainer.torch_compile=false", _is("trainer.torch_compile", False)),
+    ),
+    "trainer.torch_compile_dynamic": (
+        ("trainer.torch_compile=false", _is("trainer.torch_compile", False)),
+    ),
+    "dataset.min_length": (
+        ("set dataset.filter_by_length=true too", _is("dataset.filter_by_length", False)),
+    ),
+    "dataset.pre_tokenize_output": (
+        ("set dataset.pre_tokenize=true too", _is("dataset.pre_tokenize", False)),
+    ),
+    "dataset.config": (
+        ("it is for data sets of the hub, dataset.path is local", _set("dataset.path")),
+        ("it is for data sets of the hub, this one is packaged", _is("dataset.name", *PACKAGED)),
+    ),
+    "dataset.name": (("dataset.path is set", _set("dataset.path")),),
+    "dataset.text_column": (
+        (
+            "packaged corpora have a text column of their own",
+            lambda config: not config.dataset.path and config.dataset.name in PACKAGED,
+        ),
+    ),
+    "dataset.pretraining_prob": (("it is for task=contrastive", _not("task", "contrastive")),),
+    "dataset.alpha": (("it is for task=contrastive", _not("task", "contrastive")),),
+    "dataset.num_workers": (("the key of task=glue is glue.num_workers", _is("task", "glue")),),
+    "tokenizer.name": (
+        ("tokenizer.path is set", _set("tokenizer.path")),
+        ("tokenizer.train_vocab_size trains one", _set("tokenizer.train_vocab_size")),
+    ),
+    "datacollator.pad_to_multiple_of": (
+        ("it is for padded batches of pretraining and GLUE", _is("task", "contrastive", "mteb")),
+    ),
+    "datacollator.max_length": (
+        ("it is the length of packed rows", _is("datacollator.pack_sequences", False)),
+    ),
+    "model.from_hub": (
+        ("it is for task=glue and mteb", _is("task", "pretraining", "contrastive")),
+    ),
+    "model.init_from": (("it is for task=pretraining", _not("task", "pretraining")),),
+    "model.rope_theta": (("model.rope=false", _is("model.rope", False)),),
+    "model.base_scale": (("it is for model.ngpt=true", _is("model.ngpt", False)),),
+}
+"""Key -> reasons for which it has no effect, and when they hold."""

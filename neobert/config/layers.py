@@ -1,0 +1,299 @@
+"""From layers of settings, weakest first, to a checked ``Config``.
+
+A layer is a file or the command line. Stronger layers win, between a key and its rival too: a
+``warmup_steps`` of the command line replaces the ``warmup_percent`` of a group file.
+"""
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from neobert.config.checks import require
+from neobert.config.legacy import translate
+from neobert.config.root import Config
+from neobert.config.schema import (
+    Flat,
+    described,
+    field_types,
+    flatten,
+    mapping_of,
+    nearest,
+    sections,
+)
+from neobert.config.values import as_meant
+from neobert.console import get_logger
+from neobert.files import first_line
+
+log = get_logger(__name__)
+
+RIVALS: dict[str, Flat] = {
+    "scheduler.warmup_steps": {"scheduler.warmup_percent": None},
+    "scheduler.decay_steps": {"scheduler.decay_percent": None},
+    "tokenizer.name": {"tokenizer.path": None, "tokenizer.train_vocab_size": None},
+    "tokenizer.path": {"tokenizer.train_vocab_size": None},
+    "tokenizer.train_vocab_size": {"tokenizer.path": None},
+    "dataset.name": {"dataset.path": ""},
+    "trainer.num_train_epochs": {"trainer.max_steps": -1},
+    "glue.pretrained_checkpoint_dir": {
+        "glue.pretrained_model_path": None,
+        "glue.transfer_from_task": False,
+    },
+    "glue.pretrained_model_path": {"glue.pretrained_checkpoint_dir": None},
+    "glue.transfer_from_task": {"glue.pretrained_checkpoint_dir": None},
+    "contrastive.pretrained_checkpoint_dir": {"contrastive.pretrained_model_path": None},
+    "contrastive.pretrained_model_path": {"contrastive.pretrained_checkpoint_dir": None},
+    "deepspeed.config_file": {
+        "deepspeed.offload_optimizer": False,
+        "deepspeed.offload_parameters": False,
+    },
+}
+"""Key -> the rivals that it replaces if they come from a weaker layer, and their value then."""
+
+PATHS = (
+    "accelerate_config_file",
+    "config_path",
+    "mteb_model",
+    "model.init_from",
+    "model.name",
+    "dataset.path",
+    "dataset.cache_dir",
+    "dataset.pre_tokenize_output",
+    "tokenizer.name",
+    "tokenizer.path",
+    "trainer.output_dir",
+    "trainer.resume_from_checkpoint",
+    "wandb.dir",
+    "glue.pretrained_model_path",
+    "glue.pretrained_checkpoint_dir",
+    "glue.transfer_dir",
+    "contrastive.pretrained_checkpoint_dir",
+    "contrastive.pretrained_model_path",
+    "contrastive.pretraining_dataset",
+    "contrastive.sources_dir",
+    "contrastive.eval_sts",
+    "deepspeed.config_file",
+)
+"""Keys that may name a file or folder, in which ``~`` is the home directory."""
+
+
+MOST_SHOWN = 20
+"""Unknown keys that are listed; finding the nearest key takes a millisecond each."""
+
+
+@dataclass(slots=True)
+class Layer:
+    """Settings of one origin, by dotted key in today's spelling."""
+
+    origin: str
+    values: Flat
+    by_user: bool = True
+    """Whether the user wrote them, as opposed to the package's own files."""
+
+    deleted: Sequence[str] = ()
+    """Keys or sections that fall back to their default (``~key``)."""
+
+    @classmethod
+    def read(
+        cls, origin: str, values: Mapping[Any, object], problems: list[str], by_user: bool = True
+    ) -> "Layer":
+        """The layer of a YAML file; contradictions in it are added to ``problems``."""
+        flat = translate(flatten(values), origin, problems)
+        if by_user and isinstance(values.get("wandb"), dict):
+            flat.setdefault("wandb.enabled", True)  # as the configuration reference has it
+        return cls(origin, flat, by_user)
+
+
+@dataclass(slots=True)
+class Merged:
+    """The outcome of all layers."""
+
+    values: Flat = field(default_factory=dict)
+    layers: dict[str, Layer] = field(default_factory=dict)
+    """The layer that each key of ``values`` comes from."""
+
+    def origin(self, key: str) -> str:
+        """Where ``key`` was set."""
+        layer = self.layers.get(key)
+        return layer.origin if layer else "settings"
+
+    def set_by_user(self) -> list[str]:
+        """Keys that the user set, in contrast to those of the package's own files.
+
+        Those of a complete file, such as a run's ``config.yaml``, do not count: it sets them all.
+        """
+        return [
+            key
+            for key, layer in self.layers.items()
+            if layer.by_user and len(layer.values) < len(field_types()) / 2
+        ]
+
+
+def merge(layers: Sequence[Layer], problems: list[str]) -> Merged:
+    """The settings of all layers, weakest first."""
+    merged = Merged()
+    for layer in layers:
+        for key in layer.deleted:
+            _delete(merged, key, problems)
+        for key in layer.values:
+            _replace_rivals(merged, key, layer)
+        for key, value in layer.values.items():
+            _put(merged, key, value, layer)
+    return merged
+
+
+def _replace_rivals(merged: Merged, key: str, layer: Layer) -> None:
+    if layer.values[key] in (None, "", False):
+        return
+    for rival, unset in RIVALS.get(key, {}).items():
+        if rival not in layer.values and (
+            merged.values.get(rival, unset) != unset or rival == "trainer.max_steps"
+        ):
+            merged.values[rival], merged.layers[rival] = unset, Layer(layer.origin, {}, False)
+
+
+def _delete(merged: Merged, key: str, problems: list[str]) -> None:
+    problems += require(
+        key in field_types() or key in sections() or mapping_of(key) is not None,
+        f"command line: ~{key}: unknown key {key}{nearest(key)}",
+    )
+    for below in [one for one in merged.values if one == key or one.startswith(f"{key}.")]:
+        del merged.values[below], merged.layers[below]
+
+
+def _put(merged: Merged, key: str, value: object, layer: Layer) -> None:
+    """Set a key. An empty section says nothing; ``null`` for an optional section does.
+
+    An entry of a free-form mapping changes that entry of a weaker layer's mapping.
+    """
+    if key in sections() and value in (None, {}) and key != "optimizer.muon_config":
+        return
+    mapping = mapping_of(key)
+    if mapping is not None:
+        path = key.removeprefix(f"{mapping}.").split(".")
+        key, value = mapping, _with(merged.values.get(mapping), path, value)
+    related = [
+        one for one in merged.values if one.startswith(f"{key}.") or key.startswith(f"{one}.")
+    ]
+    for one in related:
+        del merged.values[one], merged.layers[one]
+    merged.values[key], merged.layers[key] = value, layer
+
+
+def _with(values: object, path: Sequence[str], value: object) -> dict[str, object]:
+    """A copy of the mapping ``values`` with one entry, at any depth, set; the others stay."""
+    key, *rest = path
+    copied = {str(one): kept for one, kept in values.items()} if isinstance(values, dict) else {}
+    return copied | {key: _with(copied.get(key), rest, value) if rest else value}
+
+
+def typed(merged: Merged, problems: list[str]) -> DictConfig:
+    """``merged`` as OmegaConf's structured config; what does not fit is added to ``problems``.
+
+    Interpolations are kept; unknown keys come first among the problems.
+    """
+    tree = OmegaConf.structured(Config)
+    unknown = []
+    for key, value in merged.values.items():
+        kind = field_types().get(key)
+        if key in sections():
+            _put_section(tree, key, value, merged, problems)
+        elif kind is None:
+            unknown.append(key)
+        else:
+            _put_typed(tree, key, value, merged, problems)
+    shown = [
+        f"{merged.origin(key)}: unknown key {key}{nearest(key)}" for key in unknown[:MOST_SHOWN]
+    ]
+    if unknown[MOST_SHOWN:]:
+        shown.append(f"… and {len(unknown) - MOST_SHOWN:,} more unknown keys")
+    problems[:0] = shown
+    return tree
+
+
+def _put_section(
+    tree: DictConfig, key: str, value: object, merged: Merged, problems: list[str]
+) -> None:
+    if value is not None and value != {}:
+        problems.append(f"{merged.origin(key)}: {key}={value}: is a section, not a value")
+    else:
+        OmegaConf.update(tree, key, None if value is None else sections()[key], merge=False)
+
+
+def _put_typed(
+    tree: DictConfig, key: str, value: object, merged: Merged, problems: list[str]
+) -> None:
+    kind = field_types()[key]
+    section = key.rpartition(".")[0]
+    if section and OmegaConf.select(tree, section) is None:
+        OmegaConf.update(tree, section, sections()[section], merge=False)
+    try:
+        OmegaConf.update(tree, key, as_meant(value, kind), merge=False)
+    except (OmegaConfBaseException, ValueError, OverflowError):
+        shown = "null" if value is None else value
+        problems.append(f"{merged.origin(key)}: {key}={shown}: must be {described(kind)}")
+
+
+def build(
+    tree: DictConfig, merged: Merged, problems: list[str], hydra_later: bool = False
+) -> Config:
+    """The ``Config`` of a typed tree, interpolations resolved, with its checks.
+
+    What fails is added to ``problems``. ``hydra_later``: ``${hydra:…}`` is not known yet; keys that
+    need it are checked when it is.
+    """
+    values: dict[Any, Any] = OmegaConf.to_container(tree, resolve=False)  # type: ignore[assignment]
+    values.pop("hydra", None)
+    dynamic = {key: raw for key, raw in flatten(values).items() if "${" in str(raw)}
+    resolved = _without_hydra(tree, copied=bool(dynamic))
+    for key, raw in dynamic.items():
+        try:
+            value = OmegaConf.select(resolved, key)
+            if OmegaConf.is_config(value):
+                OmegaConf.resolve(value)
+        except (OmegaConfBaseException, ValueError, RecursionError) as error:
+            OmegaConf.update(resolved, key, _default(key), merge=False)
+            if not (hydra_later and "${hydra:" in str(raw)):
+                problems.append(f"{key}={raw}: {first_line(error)}")
+    config = OmegaConf.to_object(resolved)
+    assert isinstance(config, Config)
+    _expand_home(config)
+    problems += config.problems()
+    return config
+
+
+def _without_hydra(tree: DictConfig, copied: bool) -> DictConfig:
+    """``tree`` itself, or a copy, whose object is a ``Config`` without Hydra's own settings."""
+    if "hydra" not in tree:
+        return copy.deepcopy(tree) if copied else tree
+    hydra = tree._get_node("hydra")
+    with open_dict(tree):
+        tree._content.pop("hydra")  # type: ignore[union-attr]
+        try:
+            return copy.deepcopy(tree)
+        finally:
+            tree._content["hydra"] = hydra  # type: ignore[index,call-overload]
+
+
+def _default(key: str) -> object:
+    section, _, name = key.rpartition(".")
+    return getattr(sections().get(section, Config)(), name)
+
+
+def _expand_home(config: Config) -> None:
+    for key in PATHS:
+        *section, name = key.split(".")
+        owner = getattr(config, section[0]) if section else config
+        setattr(owner, name, _expanded(getattr(owner, name)))
+    for entries in (config.contrastive.sources, config.mteb_local):
+        for entry in (one for one in entries.values() if isinstance(one, dict)):
+            entry |= {"path": _expanded(entry["path"])} if "path" in entry else {}
+
+
+def _expanded(value: Any) -> Any:
+    # os.path leaves ~somebody alone where there is no such user; pathlib raises.
+    return os.path.expanduser(value) if isinstance(value, str) else value  # noqa: PTH111

@@ -1,0 +1,192 @@
+"""The arguments of ``python -m neobert.train``, sorted by what they set."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args, get_origin
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from neobert.config.legacy import RENAMED, translate
+from neobert.config.schema import Flat, field_types, flatten, is_text, mapping_of, nearest, sections
+from neobert.console import get_logger
+
+log = get_logger(__name__)
+
+COMMAND_LINE = "command line"
+
+FLAGS = {
+    "-h": 0,
+    "--help": 0,
+    "--hydra-help": 0,
+    "--version": 0,
+    "-c": 1,
+    "--cfg": 1,
+    "--resolve": 0,
+    "-p": 1,
+    "--package": 1,
+    "-r": 0,
+    "--run": 0,
+    "-m": 0,
+    "--multirun": 0,
+    "-sc": 0,
+    "--shell-completion": 0,
+    "-cp": 1,
+    "--config-path": 1,
+    "-cn": 1,
+    "--config-name": 1,
+    "-cd": 1,
+    "--config-dir": 1,
+    "--experimental-rerun": 1,
+    "-i": 0,
+    "--info": 0,
+}
+"""Hydra's own flags -> how many values follow."""
+
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+"""What may follow ``--info``."""
+
+
+@dataclass(slots=True)
+class Request:
+    """What a list of overrides asks for."""
+
+    groups: dict[str, Override] = field(default_factory=dict)
+    """Choices of group files, by group (and package)."""
+
+    hydra: list[str] = field(default_factory=list)
+    """Overrides of Hydra's own settings."""
+
+    values: Flat = field(default_factory=dict)
+    """Settings, by dotted key in today's spelling."""
+
+    deleted: list[str] = field(default_factory=list)
+    """Settings that fall back to their default (``~key``)."""
+
+    task: list[Override] = field(default_factory=list)
+    """All that are not about Hydra itself, as they were given; those of a sweep among them."""
+
+
+def hydra_arguments(arguments: Sequence[str]) -> list[str]:
+    """Arguments as Hydra takes them: its flags first, ``--a.b v`` turned into ``a.b=v``, aloud."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        word = waiting.pop(0)
+        name = word.partition("=")[0]
+        if name in FLAGS:
+            values = FLAGS[name] if "=" not in word else 0
+            if name in ("-i", "--info") and waiting and waiting[0] in INFO and "=" not in word:
+                values = 1
+            flags += [word, *waiting[:values]]
+            del waiting[:values]
+        elif word.startswith("--") and word != "--":
+            overrides.append(_without_dashes(word, waiting))
+        else:
+            overrides.append(word)
+    return [*flags, *overrides]
+
+
+def _without_dashes(word: str, waiting: list[str]) -> str:
+    key, given, value = word.removeprefix("--").partition("=")
+    if not given:
+        has_value = waiting and not waiting[0].startswith("--") and "=" not in waiting[0]
+        value = waiting.pop(0) if has_value else "true"
+    log.warning("%s is accepted; in Hydra's form it is %s=%s", word, key, value)
+    return f"{key}={value}"
+
+
+def read_overrides(
+    overrides: Sequence[str],
+    is_group: Callable[[str], bool],
+    problems: list[str],
+    multirun: bool = False,
+) -> Request:
+    """Sort overrides; what cannot be read is added to ``problems``.
+
+    ``is_group`` tells whether a key names a group of files. Several values of a key (``a,b``) are
+    a problem unless ``multirun``.
+    """
+    request, raw = Request(), Flat()
+    parser = OverridesParser.create()
+    for word in overrides:
+        try:
+            override = parser.parse_override(word)
+        except HydraException:
+            problems.append(unreadable(word))
+            continue
+        key = override.key_or_group
+        if override.is_sweep_override() and not (multirun and _may_be_swept(key, is_group)):
+            problems.append(_not_swept(word, key, multirun))
+            continue
+        if override.is_hydra_override():
+            request.hydra.append(word)
+            continue
+        request.task.append(override)
+        if override.is_sweep_override():
+            continue
+        if is_group(key) or override.package is not None:
+            request.groups[override.get_key_element().lstrip("+~")] = override
+            if key == "task" and isinstance(override.value(), str):
+                raw[key] = override.value()  # a key too, and the command line is strongest
+        elif override.is_delete():
+            request.deleted.append(key)
+        else:
+            raw |= _values(key, override, word)
+    request.values = translate(raw, COMMAND_LINE, problems)
+    return request
+
+
+def unreadable(word: str) -> str:
+    """What is wrong with an override that Hydra's grammar refuses, and how to write it."""
+    key, given, value = word.partition("=")
+    if given and re.fullmatch(r"[+~]*[A-Za-z_][\w./@]*", key):
+        inner = re.fullmatch(r"\[(.*)\]", value, re.DOTALL)
+        parts = [_quoted(part) for part in inner[1].split(",")] if inner else []
+        quoted = f"{key}=[{','.join(parts)}]" if inner else f"{key}={quote(value)}"
+        return f'command line: {word!r}: a value with such signs takes quotes twice, "{quoted}"'
+    hint = f"; a file of settings is config_path={word}" if word.endswith((".yaml", ".yml")) else ""
+    return f"command line: {word!r} is not of the form key=value{hint}"
+
+
+def quote(value: str) -> str:
+    """``value`` as one text of Hydra's grammar, whatever its signs."""
+    # A backslash is an escape only before a quote, or where it ends the text.
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    return f"'{escaped}'"
+
+
+def _quoted(part: str) -> str:
+    return part if re.fullmatch(r"\s*('[^']*'|\"[^\"]*\"|[\w./:+-]+)\s*", part) else quote(part)
+
+
+def _may_be_swept(key: str, is_group: Callable[[str], bool]) -> bool:
+    known = key in field_types() or key in sections() or key in RENAMED or mapping_of(key)
+    return bool(known or is_group(key)) and key != "trainer.output_dir"
+
+
+def _not_swept(word: str, key: str, multirun: bool) -> str:
+    if key == "trainer.output_dir":
+        return f"command line: {word!r}: each job has a folder of its own below hydra.sweep.dir"
+    if multirun:
+        return f"command line: unknown key {key}{nearest(key)}"
+    value = word.partition("=")[2]
+    text = f', or quote it: "{key}={quote(value)}"' if is_text(field_types().get(key)) else ""
+    return f"command line: {word!r} names several values; add -m for a sweep{text}"
+
+
+def _values(key: str, override: Override, word: str) -> Flat:
+    """The settings of one override; text keys get what was typed (``1.10``, not ``1.1``)."""
+    value = override.value()
+    typed = word.partition("=")[2]
+    kind: Any = field_types().get((RENAMED[key].new or key) if key in RENAMED else key)
+    if isinstance(value, str | int | float | bool) and is_text(kind):
+        return {key: str(value) if isinstance(value, str) else typed.strip()}
+    if get_origin(kind) is list and isinstance(value, list) and is_text(get_args(kind)[0]):
+        return {key: yaml.load(typed, Loader=yaml.BaseLoader)}
+    plain = value if isinstance(value, int | float | bool | list | dict | None) else str(value)
+    return flatten({key: plain}) if "." in key else {key: plain}

@@ -1,0 +1,43 @@
+"""Can a run of these settings start? Asked before torch is imported, and of every job of a sweep."""
+
+import os
+from pathlib import Path
+
+from neobert.config.checks import require
+from neobert.config.root import Config
+
+
+def weight_problems(config: Config) -> list[str]:
+    """A problem if the task needs weights to start from and none are set."""
+    if config.trainer.resume_from_checkpoint is not None:
+        return []
+    glue, contrastive = config.glue, config.contrastive
+    if config.task == "glue":
+        start = glue.pretrained_model_path or glue.pretrained_checkpoint_dir
+        known = start or glue.transfer_from_task or glue.allow_random_weights
+        return require(
+            bool(known or (config.model.from_hub and config.model.name)),
+            "glue starts from no weights: set glue.pretrained_model_path=RUN_OR_FOLDER, or "
+            "glue.pretrained_checkpoint_dir=RUN, or model.from_hub=true with model.name, or "
+            "glue.allow_random_weights=true to learn from a random start",
+        )
+    if config.task == "contrastive":
+        start = contrastive.pretrained_checkpoint_dir or contrastive.pretrained_model_path
+        return require(
+            bool(start or contrastive.allow_random_weights),
+            "contrastive starts from no weights: set contrastive.pretrained_checkpoint_dir=RUN, or "
+            "contrastive.pretrained_model_path=FOLDER_OR_HUB_ID, or "
+            "contrastive.allow_random_weights=true to learn from a random start",
+        )
+    return []
+
+
+def folder_problems(output_dir: str) -> list[str]:
+    """A problem if the run's or the sweep's folder cannot be written."""
+    folder = Path(output_dir)
+    existing = next(
+        (path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)), Path("/")
+    )
+    why = "is no folder" if not existing.is_dir() else "is not writable"
+    usable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    return require(usable, f"trainer.output_dir={folder}: cannot be written: {existing} {why}")

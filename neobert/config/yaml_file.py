@@ -1,0 +1,59 @@
+"""YAML files of settings: bounded in size and depth, no key twice, text as it was written."""
+
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from omegaconf._utils import get_yaml_loader
+
+from neobert.config.legacy import RENAMED
+from neobert.config.schema import field_types, is_text
+from neobert.errors import ConfigError
+from neobert.files import read_text, reading
+
+LARGEST, DEEPEST, MOST_VALUES = 2**20, 50, 50_000
+"""Bytes, levels and (aliases counted as often as they stand) values of a file that is read."""
+
+NULL, TEXT = "tag:yaml.org,2002:null", "tag:yaml.org,2002:str"
+
+
+def read_settings(path: Path, key: str = "config_path", section: str = "") -> dict[Any, object]:
+    """The values of a YAML file, nested as they are there; ``section``: where they belong.
+
+    Raises ``ConfigError`` in the name of ``key`` if the file cannot be read, is no mapping, or is
+    larger or deeper than any settings are.
+    """
+    with reading(path, key):
+        loader = get_yaml_loader()(read_text(path, LARGEST))
+        node = loader.get_single_node()
+        if node is not None:
+            _keep_text(node, f"{section}." if section else "", [0], 0)
+        values = {} if node is None else loader.construct_document(node)
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        kind = type(values).__name__
+        raise ConfigError(f"{key}={path}: must hold sections and keys, not a {kind}")
+    return values
+
+
+def _keep_text(node: yaml.Node, prefix: str, count: list[int], depth: int) -> None:
+    """Mark values of text keys as text, so that ``1.10`` and ``yes`` stay; check the size."""
+    count[0] += 1
+    if depth > DEEPEST:
+        raise ValueError(f"it is nested deeper than {DEEPEST} levels")
+    if count[0] > MOST_VALUES:
+        raise ValueError(f"it holds more than {MOST_VALUES:,} values")
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            _keep_text(value, f"{prefix}{key.value}.", count, depth + 1)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _keep_text(value, prefix, count, depth + 1)
+    elif node.tag != NULL and _takes_text(prefix.removesuffix(".")):
+        node.tag = TEXT
+
+
+def _takes_text(key: str) -> bool:
+    kind = field_types().get((RENAMED[key].new or key) if key in RENAMED else key)
+    return is_text(get_args(kind)[0] if get_origin(kind) is list else kind)

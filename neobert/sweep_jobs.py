@@ -1,0 +1,337 @@
+"""Sweeps: each job a fresh process, whichever of Hydra's launchers starts it.
+
+A failed job takes no other with it, and Lightning can start its own processes in a job. What became
+of each job is recorded below the sweep's folder, so that a finished one is never run again and the
+table of a folder holds all its jobs.
+"""
+
+import hashlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import Queue
+from types import FrameType
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+import neobert
+from neobert.config.compose import to_config
+from neobert.config.overrides import quote
+from neobert.config.root import Config
+from neobert.config.store import save_config, to_plain
+from neobert.console import get_logger
+from neobert.errors import ExitCode
+from neobert.files import read_json, write_json
+
+log = get_logger(__name__)
+
+RECORDS = ".jobs"
+"""Folder of a sweep with the settings and the outcome of each job."""
+
+SWEEP = "NEOBERT_SWEEP"
+"""Environment variable by which the jobs of one command know each other, in any process."""
+
+SWEEPS_OWN = ("hydra.sweep", "hydra/sweep", "hydra.launcher", "hydra/launcher", "hydra.run")
+"""Beginnings of Hydra's overrides that are about the sweep and not handed to its jobs."""
+
+
+@dataclass(slots=True)
+class Job:
+    """A job of a sweep and its outcome."""
+
+    number: int
+    overrides: list[str]
+    folder: str
+    code: int | None = None
+    """Exit code; ``None``: not ended."""
+
+    objective: float | None = None
+    """Final evaluation loss of pretraining, score of GLUE, …: what a sweeper optimises."""
+
+    sweep: str = ""
+    """The command that ran it last."""
+
+
+@dataclass(slots=True)
+class PreparedJob:
+    """A job with what it takes to start it."""
+
+    job: Job
+    record: Path
+    arguments: list[str]
+    environment: dict[str, str]
+    devices: int
+    """Devices that the job takes."""
+
+    finished: bool
+    """An earlier sweep ran these settings to the end."""
+
+    beside: Sequence[Sequence[str]] = ()
+    """Overrides of the jobs that are launched together, this one among them."""
+
+
+def run_as_process(settings: DictConfig) -> float:
+    """Run the job that Hydra is at as a fresh process; its objective, or the worst there is."""
+    prepared = prepare(settings)
+    run(prepared)
+    if STOPPING.is_set():
+        raise KeyboardInterrupt
+    return objective_of(prepared.job, settings_of_hydra())
+
+
+def settings_of_hydra() -> DictConfig:
+    """Hydra's own settings of the job at hand."""
+    hydra: DictConfig = HydraConfig.get()  # type: ignore[assignment]
+    return hydra
+
+
+def prepare(settings: DictConfig) -> PreparedJob:
+    """Resolve the settings of the job that Hydra is at, and choose its folder.
+
+    The folder of these settings if they have one below the sweep's folder (under any number), else
+    Hydra's if that is empty, else ``<number>-2``, ``<number>-3``, …
+    """
+    hydra = settings_of_hydra()
+    config = to_config(settings)
+    planned = Path(hydra.runtime.output_dir)
+    sweep_folder = Path(hydra.sweep.dir).absolute()
+    record = sweep_folder / RECORDS / f"{digest(config)}.json"
+    before = read_job(record)
+    folder = Path(before.folder) if before else _free_folder(planned)
+    config.trainer.output_dir = str(folder)
+    overrides = [word for word in hydra.overrides.task if not word.startswith("trainer.output_dir")]
+    number = hydra.job.num
+    job = Job(number, overrides, str(folder), sweep=os.environ.get(SWEEP, ""))
+    finished = before is not None and before.code == 0 and read_summary(folder) is not None
+    record.parent.mkdir(parents=True, exist_ok=True)
+    save_config(config, record.with_suffix(".yaml"))
+    kept = [one for one in hydra.overrides.hydra if not one.lstrip("+~").startswith(SWEEPS_OWN)]
+    arguments = [
+        f"config_path={quote(str(record.with_suffix('.yaml')))}",
+        *[one for one in kept if not one.startswith("hydra.mode")],
+    ]
+    devices = config.trainer.devices if isinstance(config.trainer.devices, int) else 1
+    environment = _environment(hydra, sweep_folder)
+    return PreparedJob(job, record, arguments, environment, devices, finished)
+
+
+def digest(config: Config) -> str:
+    """Name of these settings, whatever folder and checkpoint the job has."""
+    settings = to_plain(config)
+    trainer = settings["trainer"]
+    assert isinstance(trainer, dict)
+    for section, key in ((trainer, "output_dir"), (trainer, "resume_from_checkpoint")):
+        section.pop(key)
+    settings.pop("config_path")
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def run(prepared: PreparedJob, devices: str | None = None) -> None:
+    """Run a job to its end unless it is finished; its record says what became of it.
+
+    ``devices``: the value of ``CUDA_VISIBLE_DEVICES``; ``None``: all.
+    """
+    job = prepared.job
+    shown = " ".join(varied_overrides(job.overrides, prepared.beside))
+    if prepared.finished:
+        log.info("job %d: %s: finished before, in %s", job.number, shown, job.folder)
+        job.code = ExitCode.DONE
+    elif not STOPPING.is_set():
+        log.info("job %d: %s", job.number, shown)
+        write_json(asdict(job), prepared.record)
+        command = [sys.executable, "-m", "neobert.train", *prepared.arguments]
+        chosen = {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
+        with forwarding_signals():
+            # A group of its own: a signal to the sweep's group reaches it once, from here.
+            process = subprocess.Popen(command, env=prepared.environment | chosen, process_group=0)
+            CHILDREN.append(process)
+            job.code = process.wait()
+            CHILDREN.remove(process)
+    summary = read_summary(Path(job.folder)) if job.code is not None else None
+    objective = summary.get("objective") if summary else None
+    job.objective = float(objective) if isinstance(objective, int | float) else None
+    write_json(asdict(job), prepared.record)
+
+
+def varied_overrides(overrides: Sequence[str], beside: Sequence[Sequence[str]]) -> list[str]:
+    """The overrides that not all jobs ``beside`` have; all if nothing would be left."""
+    return [word for word in overrides if any(word not in one for one in beside)] or list(overrides)
+
+
+def objective_of(job: Job, hydra: DictConfig) -> float:
+    """What a sweeper is told: a job without an objective counts as the worst there is."""
+    if job.objective is not None:
+        return job.objective
+    direction = str(OmegaConf.select(hydra, "sweeper.direction"))
+    return -math.inf if direction.lower().endswith("maximize") else math.inf
+
+
+def read_job(record: Path) -> Job | None:
+    """A job as it was recorded; ``None`` if it was not, or the record is damaged."""
+    try:
+        return Job(**read_json(record))  # type: ignore[arg-type]
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def read_summary(folder: Path) -> dict[str, object] | None:
+    """``summary.json`` of a run; ``None`` if it has none that can be read, so is not finished."""
+    try:
+        summary = read_json(folder / "summary.json")
+    except (OSError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) else None
+
+
+def _free_folder(planned: Path) -> Path:
+    folder, number = planned, 2
+    while folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        folder = planned.with_name(f"{planned.name}-{number}")
+        number += 1
+    return folder
+
+
+def _environment(hydra: DictConfig, sweep_folder: Path) -> dict[str, str]:
+    """The job's environment: code is imported from where this program is, not from the current
+    folder (``python -m`` puts that first)."""
+    ours = str(Path(neobert.__file__).resolve().parent.parent)
+    paths = [path for path in (os.environ.get("PYTHONPATH"), ours) if path]
+    return {
+        "WANDB_RUN_GROUP": sweep_folder.name,  # W&B puts the runs of a sweep together
+        **os.environ,
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": os.pathsep.join(paths),
+        **{str(key): str(value) for key, value in hydra.job.env_set.items()},
+    }
+
+
+CHILDREN: list[subprocess.Popen[bytes]] = []
+"""The jobs that run now, in this process."""
+
+STOPPING = threading.Event()
+"""Set by a signal: no further job starts."""
+
+
+@contextmanager
+def forwarding_signals() -> Iterator[None]:
+    """Within the block Ctrl-C and SIGTERM end the jobs, which save, and start no others."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        STOPPING.set()
+        for child in CHILDREN:
+            if child.poll() is None:
+                child.send_signal(number)
+
+    before = {one: signal.signal(one, forward) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def launch(
+    loader: ConfigLoader,
+    master: DictConfig,
+    jobs: Sequence[tuple[int, Sequence[str]]],
+    n_jobs: int = 1,
+    devices: Sequence[str] | None = None,
+) -> list[JobReturn]:
+    """Run numbered jobs, given by their overrides, ``n_jobs`` at a time.
+
+    Raises ``KeyboardInterrupt`` if a signal stopped them; the jobs have saved then.
+    """
+    prepared = [_prepared(loader, master, number, list(words)) for number, words in jobs]
+    for one in prepared:
+        one.beside = [other.job.overrides for other in prepared]
+    once = {one.record: one for one in reversed(prepared)}  # equal settings run once
+    slots = Slots(n_jobs, devices)
+    with forwarding_signals(), ThreadPoolExecutor(max_workers=max(1, n_jobs)) as pool:
+        list(pool.map(slots.run, reversed(once.values())))
+    for one in prepared:
+        done = once[one.record].job
+        one.job.code, one.job.objective = done.code, done.objective
+    if STOPPING.is_set():
+        raise KeyboardInterrupt
+    return [
+        JobReturn(
+            overrides=list(words),
+            status=JobStatus.COMPLETED,
+            _return_value=objective_of(one.job, master.hydra),
+        )
+        for one, (_, words) in zip(prepared, jobs, strict=True)
+    ]
+
+
+def _prepared(
+    loader: ConfigLoader, master: DictConfig, number: int, overrides: list[str]
+) -> PreparedJob:
+    settings = loader.load_sweep_config(master, overrides)
+    with open_dict(settings.hydra):
+        settings.hydra.job.num = number
+        settings.hydra.job.id = str(number)
+    instance = HydraConfig.instance()
+    before = instance.cfg
+    try:
+        instance.cfg = settings  # type: ignore[assignment]
+        folder = Path(settings.hydra.sweep.dir) / str(settings.hydra.sweep.subdir)
+        settings.hydra.runtime.output_dir = str(folder.absolute())
+        return prepare(settings)
+    finally:
+        instance.cfg = before
+
+
+class Slots:
+    """Shares of the machine's GPUs and CPU threads, one for each job that runs at a time."""
+
+    def __init__(self, n_jobs: int, devices: Sequence[str] | None) -> None:
+        self.n_jobs = n_jobs
+        self.devices = list(devices or visible_devices()) if n_jobs > 1 else []
+        self.free: Queue[int] = Queue()
+        for slot in range(max(1, n_jobs)):
+            self.free.put(slot)
+
+    def run(self, prepared: PreparedJob) -> None:
+        """Run a job in a slot that is free."""
+        slot = self.free.get()
+        try:
+            if self.n_jobs > 1:
+                threads = max(1, (os.cpu_count() or 1) // self.n_jobs)
+                prepared.environment.setdefault("OMP_NUM_THREADS", str(threads))
+            run(prepared, self.share(slot, prepared.devices))
+        finally:
+            self.free.put(slot)
+
+    def share(self, slot: int, wanted: int) -> str | None:
+        """``CUDA_VISIBLE_DEVICES`` of a slot whose job takes ``wanted`` devices; ``None``: all."""
+        if not self.devices:
+            return None
+        start = slot * wanted
+        return ",".join(self.devices[(start + k) % len(self.devices)] for k in range(wanted))
+
+
+def visible_devices() -> list[str]:
+    """The GPUs of this machine that may be used, without importing torch."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [one for one in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if one]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return [str(k) for k, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]

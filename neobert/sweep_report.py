@@ -1,0 +1,107 @@
+"""What a sweep leaves: ``sweep.json``, ``sweep.csv`` and ``sweep.png``, of all jobs of a folder."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from neobert.console import get_logger
+from neobert.files import write_atomically, write_json
+from neobert.sweep_jobs import RECORDS, Job, read_job, varied_overrides
+
+log = get_logger(__name__)
+
+MOST_PANELS = 6
+"""Settings that are plotted."""
+
+
+def report(folder: str | Path, sweep: str, expected: int = 0) -> bool:
+    """Write the tables of a sweep's folder and log its jobs; return whether one of them failed.
+
+    ``sweep``: the command whose jobs are logged. ``expected``: how many it should have run.
+    """
+    jobs = read_jobs(Path(folder))
+    mine = [job for job in jobs if job.sweep == sweep]
+    if jobs:
+        write_json([asdict(job) for job in jobs], Path(folder) / "sweep.json")
+        write_atomically(Path(folder) / "sweep.csv", _as_csv(jobs))
+        plot(jobs, Path(folder) / "sweep.png")
+    for job in mine:
+        shown = varied_overrides(job.overrides, [one.overrides for one in mine])
+        log.info("job %d: %s  %s", job.number, outcome(job), " ".join(shown))
+    missing = expected - len({job.number for job in mine})
+    if missing > 0:
+        log.error("%d jobs were lost or did not start", missing)
+    return missing > 0 or any(job.code != 0 for job in mine)
+
+
+def read_jobs(folder: Path) -> list[Job]:
+    """All jobs that were recorded below ``folder``: those of the latest command last."""
+    records = [read_job(path) for path in sorted((folder / RECORDS).glob("*.json"))]
+    jobs = [job for job in records if job is not None]
+    return sorted(jobs, key=lambda job: (job.sweep, job.number))
+
+
+def outcome(job: Job) -> str:
+    """How a job ended, in words."""
+    if job.code is None:
+        return "not ended"
+    if job.code:
+        return f"FAILED (exit code {job.code})"
+    return f"objective {job.objective:.5g}" if job.objective is not None else "no objective"
+
+
+def varied(jobs: Sequence[Job]) -> dict[str, list[str]]:
+    """Settings in which the jobs differ -> their value in each job; empty: not set there."""
+    settings = [dict(_pair(word) for word in job.overrides) for job in jobs]
+    keys = dict.fromkeys(key for one in settings for key in one)
+    columns = {key: [one.get(key, "") for one in settings] for key in keys}
+    return {key: values for key, values in columns.items() if len(set(values)) > 1}
+
+
+def _pair(word: str) -> tuple[str, str]:
+    key, _, value = word.lstrip("+").partition("=")
+    return key, value
+
+
+def _as_csv(jobs: Sequence[Job]) -> str:
+    columns = varied(jobs)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["number", *columns, "objective", "outcome", "folder"])
+    for row, job in enumerate(jobs):
+        values = [column[row] for column in columns.values()]
+        writer.writerow([job.number, *values, job.objective, outcome(job), job.folder])
+    return text.getvalue()
+
+
+def plot(jobs: Sequence[Job], path: Path) -> None:
+    """Plot the objective over each setting in which the jobs differ; nothing if there is none."""
+    done = [job for job in jobs if job.objective is not None]
+    columns = dict(list(varied(done).items())[:MOST_PANELS])
+    if not columns:
+        return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(columns), 3.2), layout="constrained")
+    for number, (key, values) in enumerate(columns.items(), start=1):
+        axes = figure.add_subplot(1, len(columns), number)
+        numbers = _numbers(values)
+        places = numbers or [sorted(set(values)).index(value) for value in values]
+        axes.plot(places, [job.objective for job in done], "o")
+        if numbers is None:
+            axes.set_xticks(range(len(set(values))), sorted(set(values)))
+        elif min(numbers) > 0 and max(numbers) >= 20 * min(numbers):
+            axes.set_xscale("log")
+        axes.set_xlabel(key)
+        axes.set_ylabel("objective")
+    FigureCanvasAgg(figure).print_png(str(path))
+
+
+def _numbers(values: Sequence[str]) -> list[float] | None:
+    try:
+        return [float(value) for value in values]
+    except ValueError:
+        return None
