@@ -90,7 +90,7 @@ def plot(jobs: Sequence[Job], path: Path) -> None:
         axes = figure.add_subplot(1, len(columns), number)
         numbers = _numbers(values)
         places = numbers or [sorted(set(values)).index(value) for value in values]
-        axes.plot(places, [job.objective for job in done], "o")
+        axes.plot(places, [job.objective or 0.0 for job in done], "o")
         if numbers is None:
             axes.set_xticks(range(len(set(values))), sorted(set(values)))
         elif min(numbers) > 0 and max(numbers) >= 20 * min(numbers):

@@ -14,7 +14,7 @@ class DataCollatorConfig:
     """How rows become masked batches."""
 
     mlm_probability: float = 0.15
-    """Share of the tokens that are to be predicted, in (0, 1]."""
+    """Share of the tokens that are to be predicted, in [0, 1]."""
 
     mlm_schedule: dict[str, float] = field(default_factory=dict)
     """Shares of training by place in the run, a step or a percentage: ``{0%: 0.3, 90%: 0.15}``;
@@ -52,8 +52,7 @@ class DataCollatorConfig:
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
-        problems = above("datacollator.mlm_probability", self.mlm_probability, 0)
-        problems += within("datacollator.mlm_probability", self.mlm_probability, 0, 1)
+        problems = within("datacollator.mlm_probability", self.mlm_probability, 0, 1)
         problems += at_least("datacollator.pad_to_multiple_of", self.pad_to_multiple_of, 1)
         problems += at_least("datacollator.max_length", self.max_length, 3)
         return problems + self._schedule_problems() + self._unit_problems()

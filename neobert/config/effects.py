@@ -45,6 +45,8 @@ def ineffective(config: Config, merged: Merged) -> Iterator[str]:
             "optimizer.muon_config has no effect: it is for optimizer=muonclip, this is "
             f"{optimizer.name}"
         )
+    if config.datacollator.mlm_probability == 0 and config.task == "pretraining":
+        yield "datacollator.mlm_probability=0: no token is predicted, so nothing is learnt"
     for key in merged.set_by_user():
         if key not in field_types() or _of(config, key) == _of(Config(), key):
             continue

@@ -276,7 +276,7 @@ def _without_hydra(tree: DictConfig, copied: bool) -> DictConfig:
         try:
             return copy.deepcopy(tree)
         finally:
-            tree._content["hydra"] = hydra  # type: ignore[index,call-overload]
+            tree._content["hydra"] = hydra  # type: ignore
 
 
 def _default(key: str) -> object:
@@ -291,7 +291,7 @@ def _expand_home(config: Config) -> None:
         setattr(owner, name, _expanded(getattr(owner, name)))
     for entries in (config.contrastive.sources, config.mteb_local):
         for entry in (one for one in entries.values() if isinstance(one, dict)):
-            entry |= {"path": _expanded(entry["path"])} if "path" in entry else {}
+            entry.update({"path": _expanded(entry["path"])} if "path" in entry else {})
 
 
 def _expanded(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Can a run of these settings start? Asked before torch is imported, and of every job of a sweep."""
+"""Whether a run could start, told before torch is imported, and for every job of a sweep."""
 
 import os
 from pathlib import Path

@@ -8,7 +8,7 @@ import math
 from dataclasses import is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from neobert.config.schema import is_text, kinds_of
+from neobert.config.schema import kinds_of
 
 WORDS = {"true": True, "yes": True, "on": True, "1": True}
 WORDS |= {"false": False, "no": False, "off": False, "0": False}
@@ -25,26 +25,30 @@ def as_meant(value: object, kind: Any) -> object:
         return value
     if type(None) in kinds and str(value).lower() in ("null", "none"):
         return None
-    if get_origin(kind) is dict:
-        return _mapping(value, get_args(kind)[1])
-    if is_dataclass(kind) and isinstance(value, dict):
-        types = get_type_hints(kind)
-        return {key: as_meant(one, types.get(key, Any)) for key, one in value.items()}
+    if get_origin(kind) is dict or is_dataclass(kind):
+        return _mapping(value, kind)
     if get_origin(kind) is list:
         parts = [part for part in value.split(",") if part] if isinstance(value, str) else value
         (inner,) = get_args(kind)
         return [as_meant(one, inner) for one in parts] if isinstance(parts, list) else parts
-    if is_text(kind):
-        return _text(value)
-    if bool in kinds:
-        return _boolean(value)
-    return _number(value, kinds) if {int, float} & set(kinds) else value
+    return _scalar(value, kinds)
 
 
 def _mapping(value: object, kind: Any) -> object:
     if not isinstance(value, dict):
         raise ValueError
-    return {str(key): as_meant(one, kind) for key, one in value.items()}
+    types = get_type_hints(kind) if is_dataclass(kind) else {}
+    inner = Any if types else get_args(kind)[1]
+    return {str(key): as_meant(one, types.get(key, inner)) for key, one in value.items()}
+
+
+def _scalar(value: object, kinds: tuple[Any, ...]) -> object:
+    numeric = bool({int, float} & set(kinds))
+    if str in kinds and not numeric:
+        return _text(value)
+    if bool in kinds:
+        return _boolean(value)
+    return _number(value, kinds) if numeric else value
 
 
 def _text(value: object) -> str:

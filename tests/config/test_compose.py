@@ -73,8 +73,8 @@ def test_problems_of_words_file_and_values_are_reported_together(tmp_path: Path)
         f"{file}",  # unknown keys come first
         "command line",
         f"{file}",
-        "wandb.name=${sed}",
         "command line",
+        "wandb.name=${sed}",
     ]
 
 
@@ -94,7 +94,7 @@ def test_an_unknown_option_lists_those_that_are_there(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["nonsense", "~trainer.max_steps", "optimizer.lr=1,2", "hydra.x=1"]
+    "word", ["nonsense", "~trainer.max_stepz", "optimizer.lr=1,2", "hydra.x=1"]
 )
 def test_words_that_are_no_settings_are_refused(word: str) -> None:
     assert word.split("=", maxsplit=1)[0] in problems_of(word)[0]
