@@ -32,7 +32,7 @@ from neobert.config.ready import weight_problems
 from neobert.config.root import Config
 from neobert.config.schema import Flat, sections
 from neobert.config.yaml_file import read_settings
-from neobert.console import get_logger
+from neobert.console import get_logger, process_rank
 from neobert.errors import ConfigError
 from neobert.files import first_line
 
@@ -261,7 +261,9 @@ class SettingsLoader(ConfigLoaderImpl):
             folder, ours = OmegaConf.select(settings, key), settings.trainer.output_dir
         except OmegaConfBaseException as error:
             return [f"{key}: {first_line(error)}"]
-        if "trainer.output_dir" in request.values and Path(folder) != Path(ours):
+        # Lightning starts the other processes of a run with the first one's hydra.run.dir.
+        both = "trainer.output_dir" in request.values and process_rank() == 0
+        if both and Path(folder) != Path(ours):
             return [
                 f"command line: {key}={folder} and trainer.output_dir={ours} are one folder by two "
                 "names: keep one of them"
