@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neobert.batch import IGNORE
-from neobert.ops.cross_entropy import CHUNK, linear_cross_entropy
+from neobert.ops.cross_entropy import linear_cross_entropy
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,9 @@ def masked_lm_loss(
         # One more channel that is always 1: the bias is then a column of the weight.
         rows = torch.cat((rows, torch.ones_like(rows[:, :1])), dim=1)
         decoder_weight = torch.cat((decoder_weight, decoder_bias[:, None]), dim=1)
-    total, correct = linear_cross_entropy(rows, decoder_weight, labels, CHUNK, kernel_backend)
+    total, correct = linear_cross_entropy(
+        rows, decoder_weight, labels, kernel_backend=kernel_backend
+    )
     return MaskedLMLoss(total, correct, (labels != IGNORE).sum())
 
 

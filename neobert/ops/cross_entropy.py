@@ -18,21 +18,27 @@ from neobert.ops.kernels import liger_runs
 from neobert.ops.liger import liger_linear_cross_entropy
 
 CHUNK = 1024
-"""Rows whose logits exist at a time: 32 MiB of fp32 per 8,192 words of vocabulary."""
+"""Rows whose logits exist at a time, at most."""
+
+CHUNK_LOGITS = 1 << 25
+"""Logits that exist at a time, at most: 128 MiB of fp32, reached at 32,768 words of vocabulary."""
 
 
 def linear_cross_entropy(
     hidden: Float[Tensor, "K E"],
     weight: Float[Tensor, "V E"],
     labels: Int[Tensor, " K"],
-    chunk_size: int = CHUNK,
+    chunk_size: int | None = None,
     kernel_backend: str = "torch",
 ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
     """Sum of the cross-entropies in nats, and how many rows rank their label first.
 
     Rows labelled ``IGNORE`` add nothing. Products run in the autocast type, softmax and sums in
-    fp32 or better. Holds ``chunk_size x V`` logits and, for training, one gradient of ``weight``.
+    fp32 or better. Holds ``chunk_size x V`` logits and, for training, one gradient of ``weight``;
+    ``None`` takes :data:`CHUNK` rows, fewer for a vocabulary with which those exceed
+    :data:`CHUNK_LOGITS`.
     """
+    chunk_size = chunk_size or max(1, min(CHUNK, CHUNK_LOGITS // len(weight)))
     if len(hidden) and liger_runs(kernel_backend, hidden.device):
         return liger_linear_cross_entropy(hidden, weight, labels)
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
@@ -90,6 +96,8 @@ def _over_chunks(
                 )
                 d_hidden.append((errors @ words).to(hidden.dtype) * real[:, None])
                 d_weight += errors.T @ (rows * real[:, None])
+                del errors
+            del logs  # else they are there while the next chunk's logits are made
     return total, correct, torch.cat(d_hidden) if d_hidden else hidden.new_empty(0), d_weight
 
 

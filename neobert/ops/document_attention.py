@@ -26,11 +26,17 @@ Taken = ParamSpec("Taken")
 Made = TypeVar("Made")
 
 TOGETHER = 2**16
-"""Weights of attention that are computed together at most, but all heads of a document always are.
+"""Weights of attention up to which documents are computed together; all heads of one are, up to
+:data:`MOST_WEIGHTS`.
 
 256 KiB in fp32, in a core's own cache. Measured on an AMD EPYC with bf16 instructions (1 and 2
 threads, heads of 64, 90 to 256 documents of 4 to 512 tokens): of the time of one document after the
 other it takes 0.2 to 0.9 in bf16 and 0.5 to 1.2 in fp32; 2^14 and 2^18 take up to a third more."""
+
+MOST_WEIGHTS = 2**22
+"""Weights of attention that exist at a time at most, 16 MiB in fp32: beyond, a document's heads
+follow each other, and beyond 2,048 tokens the queries of a head do. A pass holds about four copies.
+"""
 
 SIMILAR = 0.75
 """Length of the shortest row of a group, as a share of its longest."""
@@ -88,10 +94,11 @@ def _attend(  # noqa: PLR0913, PLR0917  an operator takes tensors and numbers, n
     stacks = plan.stack(q), plan.stack(k), plan.stack(v)
     out = torch.empty_like(stacks[0])
     for group, (q_n, k_n, v_n, out_n) in plan.groups_of(*stacks, out):
-        weights = _weights(q_n, k_n, scale, group)  # (B, n, n)
-        if generator is not None:
-            weights *= _kept(weights, dropout, generator)
-        torch.bmm(weights.to(v_n.dtype), v_n, out=out_n)
+        for some in group.queries():
+            weights = _weights(q_n[:, some], k_n, scale, group)  # (B, queries, n)
+            if generator is not None:
+                weights *= _kept(weights, dropout, generator)
+            torch.bmm(weights.to(v_n.dtype), v_n, out=out_n[:, some])
     return plan.unstack(out, v)
 
 
@@ -116,19 +123,22 @@ def _attend_backward(  # noqa: PLR0913, PLR0917
     stacks = tuple(plan.stack(x) for x in (q, k, v, d_out))
     dq, dk, dv = gradients = tuple(torch.empty_like(stack) for stack in stacks[:3])
     for group, (q_n, k_n, v_n, d_out_n, dq_n, dk_n, dv_n) in plan.groups_of(*stacks, *gradients):
-        weights = _weights(q_n, k_n, scale, group)
         if group.padding is not None:
             d_out_n.masked_fill_(group.padding.mT, 0)
-        d_weights = torch.bmm(d_out_n, v_n.mT).to(weights.dtype)  # (B, n, n)
-        used = weights
-        if generator is not None:
-            kept = _kept(weights, dropout, generator)
-            used, d_weights = weights * kept, d_weights * kept
-        torch.bmm(used.to(v_n.dtype).mT, d_out_n, out=dv_n)
-        d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-        d_scores = d_scores.to(v_n.dtype)
-        torch.bmm(d_scores, k_n, out=dq_n)
-        torch.bmm(d_scores.mT, q_n, out=dk_n)
+        sums = _Sums.over(group, dk_n, dv_n)
+        for some in group.queries():
+            weights = _weights(q_n[:, some], k_n, scale, group)
+            d_weights = torch.bmm(d_out_n[:, some], v_n.mT).to(weights.dtype)  # (B, queries, n)
+            used = weights
+            if generator is not None:
+                kept = _kept(weights, dropout, generator)
+                used, d_weights = weights * kept, d_weights * kept
+            sums.add(1, used.to(v_n.dtype).mT, d_out_n[:, some])
+            d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+            d_scores = d_scores.to(v_n.dtype)
+            torch.bmm(d_scores, k_n, out=dq_n[:, some])
+            sums.add(0, d_scores.mT, q_n[:, some])
+        sums.write()
     return plan.unstack(dq.mul_(scale), q), plan.unstack(dk.mul_(scale), k), plan.unstack(dv, v)
 
 
@@ -197,6 +207,11 @@ class _Group:
     padding: Bool[Tensor, "B 1 n"] | None
     """True beyond the end of a row's document; ``None`` where nothing is padded."""
 
+    def queries(self) -> list[slice]:
+        """The queries that are computed together: all, but of a long document a stretch."""
+        size = max(1, MOST_WEIGHTS // (self.number * self.length))
+        return [slice(first, first + size) for first in range(0, self.length, size)]
+
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
@@ -224,6 +239,32 @@ class _Plan:
         parts = zip(*(stack.split(sizes) for stack in stacks), strict=True)
         for group, views in zip(self.groups, parts, strict=True):
             yield group, tuple(view.unflatten(0, (group.number, -1)) for view in views)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Gradients that are summed over the stretches of queries, in fp32 or better; those of a group
+    whose queries are one stretch are written where they belong."""
+
+    gradients: tuple[Tensor, ...]
+    totals: tuple[Tensor, ...]
+
+    @classmethod
+    def over(cls, group: _Group, *gradients: Tensor) -> "_Sums":
+        if len(group.queries()) == 1:
+            return cls(gradients, ())
+        exact = torch.promote_types(gradients[0].dtype, torch.float32)
+        return cls(gradients, tuple(torch.zeros_like(one, dtype=exact) for one in gradients))
+
+    def add(self, which: int, left: Tensor, right: Tensor) -> None:
+        if self.totals:
+            self.totals[which].add_(torch.bmm(left, right))
+        else:
+            torch.bmm(left, right, out=self.gradients[which])
+
+    def write(self) -> None:
+        for gradient, total in zip(self.gradients, self.totals, strict=bool(self.totals)):
+            gradient.copy_(total)
 
 
 def _plan_of(cu_seqlens: Tensor, heads: int, wanted: Tensor | None = None) -> _Plan:
@@ -267,16 +308,22 @@ def _group_bounds(lengths: list[int], heads: int) -> Iterator[tuple[int, int]]:
     first = 0
     while first < len(lengths):
         longest = lengths[first]
-        most, last = max(heads, TOGETHER // longest**2), first + 1
+        most, last = _most_rows(longest, heads), first + 1
         while last < len(lengths) and last - first < most and lengths[last] >= SIMILAR * longest:
             last += 1
         yield first, last
         first = last
 
 
-def _weights(q: Tensor, k: Tensor, scale: float, group: _Group) -> Tensor:
-    """Softmax of the scores, (B, n, D) twice -> (B, n, n), in fp32 or better as in flash kernels.
+def _most_rows(length: int, heads: int) -> int:
+    """Rows of a group whose longest has this length."""
+    return max(1, TOGETHER // length**2, min(heads, MOST_WEIGHTS // length**2))
 
+
+def _weights(q: Tensor, k: Tensor, scale: float, group: _Group) -> Tensor:
+    """Softmax of the scores, (B, queries, D) and (B, n, D) -> (B, queries, n).
+
+    In fp32 or better as in flash kernels.
     Scores of 26 rounded to bf16 leave errors of 1.1 % in the gradients; like this they are 0.3 %,
     bf16's own.
     """

@@ -10,6 +10,8 @@ from neobert.ops import document_attention
 from neobert.ops.attention import attend, document_of_token, lay_out, max_attention_logits
 from neobert.ops.document_attention import SIMILAR, TOGETHER, _group_bounds
 
+from .conftest import PeakBytes
+
 SCALE = 0.3
 KERNELS = ("documents", "dense")
 # Length 1, a whole row, an ordinary row, and one whose slack is a document of pad ids.
@@ -84,8 +86,55 @@ def test_rows_of_similar_length_are_computed_together_up_to_a_number_of_weights(
     shortest = int(64 * SIMILAR)
     lengths = [64, shortest, shortest - 1, 2]
     assert list(_group_bounds(lengths, heads)) == [(0, 2), (2, 3), (3, 4)]
-    assert list(_group_bounds([4096] * 4, heads)) == [(0, 2), (2, 4)]  # all heads of a document
+    assert list(_group_bounds([1024] * 4, heads)) == [(0, 2), (2, 4)]  # all heads of a document
+    assert list(_group_bounds([4096] * 4, heads)) == [(0, 1), (1, 2), (2, 3), (3, 4)]
     assert not list(_group_bounds([], heads))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_heads_and_queries_of_long_documents_follow_each_other(
+    batch: PackedBatch, monkeypatch: pytest.MonkeyPatch, dropout: float
+) -> None:
+    """As with documents of more than 2,048 tokens, but with a bound of 40 weights."""
+    q, k, v = inputs(batch)
+    out_weight = torch.randn_like(q)
+
+    def run() -> tuple[Tensor, ...]:
+        document_attention._plan.cache_clear()
+        bounds, seed = batch.cu_seqlens, torch.tensor(5)
+        out = document_attention._attend(q, k, v, bounds, seed, SCALE, dropout)
+        # The derivative along a direction, by differences: dropout's masks are drawn in order.
+        gradients = torch.autograd.grad((out * out_weight).sum(), (q, k, v))
+        with torch.no_grad():
+            moved = document_attention._attend(
+                q + 1e-6 * out_weight, k, v, bounds, seed, SCALE, dropout
+            )
+        slope = ((moved - out) * out_weight).sum() / 1e-6
+        assert_close((gradients[0] * out_weight).sum(), slope, rtol=1e-3, atol=1e-4)
+        return out, *gradients
+
+    whole = run()
+    monkeypatch.setattr(document_attention, "MOST_WEIGHTS", 40)
+    monkeypatch.setattr(document_attention, "TOGETHER", 20)
+    parts = run()
+    document_attention._plan.cache_clear()
+    if not dropout:
+        assert_close(parts, whole)
+
+
+@pytest.mark.parametrize(("tokens", "heads"), [(1024, 12), (4096, 2)])
+def test_a_long_document_takes_the_memory_of_some_heads_and_queries(
+    peak_bytes: PeakBytes, tokens: int, heads: int
+) -> None:
+    q, k, v = (torch.randn(tokens, heads, 8).requires_grad_() for _ in range(3))
+    bounds = torch.tensor([0, tokens], dtype=torch.int32)
+
+    def run() -> None:
+        document_attention.document_attention(q, k, v, bounds, SCALE).sum().backward()
+
+    weights = 4 * document_attention.MOST_WEIGHTS  # fp32
+    linear = 20 * 4 * tokens * heads * 8  # queries, keys, values, their gradients, and copies
+    assert peak_bytes(run) < 5 * weights + linear  # all at once: 3.6 * 4 * heads * tokens^2
 
 
 def test_both_ways_agree_in_bf16(batch) -> None:

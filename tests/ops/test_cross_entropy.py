@@ -8,6 +8,8 @@ from torch.testing import assert_close
 from neobert.batch import IGNORE
 from neobert.ops.cross_entropy import linear_cross_entropy
 
+from .conftest import PeakBytes
+
 K, E, V = 11, 6, 17
 
 
@@ -74,6 +76,29 @@ def test_bf16_products_sum_in_fp32() -> None:
     for ours, full in zip(gradients, torch.autograd.grad(exact, (hidden, weight)), strict=True):
         assert ours.dtype == torch.float32
         assert_close(ours, full, atol=0.06, rtol=0.05)
+
+
+def test_one_chunk_of_logits_exists_at_a_time(peak_bytes: PeakBytes) -> None:
+    words, chunk = 4000, 128
+
+    def run(rows: int) -> None:
+        hidden = torch.randn(rows, 4, requires_grad=True)
+        weight = torch.randn(words, 4, requires_grad=True)
+        labels = torch.randint(words, (rows,))
+        linear_cross_entropy(hidden, weight, labels, chunk)[0].backward()
+
+    one, many = peak_bytes(lambda: run(chunk)), peak_bytes(lambda: run(8 * chunk))
+    assert many < one + 4 * words * chunk // 4  # with the chunk before alive: twice as many
+
+
+def test_a_large_vocabulary_makes_chunks_smaller(
+    peak_bytes: PeakBytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neobert.ops.cross_entropy.CHUNK_LOGITS", 1 << 18)
+    words, rows = 1 << 14, 512
+    hidden, labels = torch.randn(rows, 1), torch.randint(words, (rows,))
+    weight = torch.randn(words, 1)
+    assert peak_bytes(lambda: linear_cross_entropy(hidden, weight, labels)) < 3 * 4 * (1 << 18)
 
 
 def test_memory_is_bounded_by_the_chunk() -> None:
