@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -109,3 +110,17 @@ def test_load_refuses_them_too_and_of_a_run_takes_the_one_before(
     assert "checkpoints/4 is damaged" in caplog.text
     before = neobert.load(trained / "checkpoints" / "2").state_dict()
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
+
+
+def test_tools_take_another_checkpoint_of_a_run(trained: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "texts.txt").write_text("the river runs north\n")
+    vectors = []
+    for checkpoint in ("latest", "2", "4"):
+        output = tmp_path / f"{checkpoint}.npy"
+        words = [str(trained), str(tmp_path / "texts.txt"), "--output", str(output)]
+        assert embed([*words, "--checkpoint", checkpoint]) == 0
+        vectors.append(torch.from_numpy(np.load(output)))
+    assert torch.equal(vectors[0], vectors[2])
+    assert not torch.equal(vectors[0], vectors[1])
+    assert mlm_predict([str(trained), "the [MASK]", "--checkpoint", "7"]) == 1
+    assert "--checkpoint=7: there is no 7; " in capsys.readouterr().err

@@ -28,7 +28,6 @@ NAMES_TO_GO = {
     "Corpus",
     "Encoder",
     "EvaluationBatches",
-    "Guess",
     "Layout",
     "Source",
     "Start",

@@ -46,10 +46,10 @@ class ContrastiveConfig:
     """Its texts: a packaged corpus (factbook), or a file or folder; empty: those of the pairs."""
 
     pretrained_checkpoint_dir: str | None = None
-    """Start from this run; which checkpoint, the root's ``pretrained_checkpoint`` says."""
+    """Start from this run; ``pretrained_checkpoint`` says which checkpoint."""
 
     pretrained_model_path: str | None = None
-    """Start from this checkpoint, exported folder, or id of the Hugging Face Hub."""
+    """Start from this run, checkpoint, exported folder, or hub id."""
 
     allow_random_weights: bool = False
     """Start from random weights and ``model.*``."""

@@ -45,13 +45,13 @@ class GlueConfig:
     """Longest input in tokens."""
 
     pretrained_model_path: str | None = None
-    """Start from this run, checkpoint, exported folder, or pretraining ``config.yaml``."""
+    """Start from this run, checkpoint, exported folder, hub id, or pretraining ``config.yaml``."""
 
     pretrained_checkpoint_dir: str | None = None
-    """Start from a checkpoint of this run."""
+    """Start from this run; wins over ``pretrained_model_path``."""
 
     pretrained_checkpoint: str | int | None = None
-    """Which: a step, ``latest`` or ``best``; ``null``: the root's ``pretrained_checkpoint``."""
+    """Which checkpoint of the run; ``null``: what the root's ``pretrained_checkpoint`` says."""
 
     allow_random_weights: bool = False
     """Start from random weights."""

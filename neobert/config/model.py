@@ -114,7 +114,8 @@ class ModelConfig:
     """GLUE: fine-tune the transformers model ``name`` instead of ours."""
 
     init_from: str | None = _of("origin", None)
-    """Pretraining starts from these weights: a run, a checkpoint, or a published folder; strict."""
+    """Pretraining starts from these weights: a run (``pretrained_checkpoint`` says which
+    checkpoint), a checkpoint, a published folder, or a hub id; strict."""
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""

@@ -38,8 +38,8 @@ class Config:
     """An Accelerate YAML whose processes, precision and strategy are taken over."""
 
     pretrained_checkpoint: str = "latest"
-    """Contrastive and MTEB: which checkpoint of the run they start from: ``latest``, ``best``, a
-    step."""
+    """Which checkpoint of a run weights are taken from: ``latest`` (the newest undamaged one),
+    ``best``, a step, a path."""
 
     use_deepspeed: bool = True
     """With ``trainer.strategy: auto``: DeepSpeed where it can run (CUDA, installed, several

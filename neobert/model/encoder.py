@@ -118,14 +118,16 @@ class Encoder(nn.Module):
 
     def _table_rows(self, batch: PackedBatch) -> Int[Tensor, " T"]:
         """Rows of the learned table: 1, 2, … within each document, 0 for pad ids."""
+        rows = (batch.position_ids + 1).where(batch.input_ids != self.pad_token_id, 0)
         longest = self.config.max_position_embeddings
-        if batch.max_seqlen > longest:
+        # Rows of packed documents may be longer than the table (then a GPU has to be asked).
+        if batch.max_seqlen > longest and (length := int(rows.max())) > longest:
             raise ValueError(
-                f"a document of {batch.max_seqlen} tokens is longer than "
+                f"a document of {length} tokens is longer than "
                 f"model.max_position_embeddings={longest}: shorten it (dataset.max_seq_length), or "
                 "train with model.rope=true, which has no such table"
             )
-        return (batch.position_ids + 1).where(batch.input_ids != self.pad_token_id, 0)
+        return rows
 
     @torch.no_grad()
     def _initialise(self, module: nn.Module) -> None:

@@ -65,6 +65,10 @@ class MaskedLM(nn.Module):
             return self.decoder.weight
         return self.decoder.weight * (self.sz / self.config.base_scale)[:, None]
 
+    def logits(self, hidden: Float[Tensor, "K E"]) -> Float[Tensor, "K V"]:
+        """Scores of every token, from final hidden states."""
+        return nn.functional.linear(hidden, self.decoder_weight, self.decoder.bias)
+
     def hidden(self, batch: PackedBatch) -> Float[Tensor, "T E"]:
         """Final hidden states of a packed or unpacked batch: what the loss takes."""
         return self.model(batch)
@@ -84,7 +88,7 @@ class MaskedLM(nn.Module):
         states = hidden.new_zeros(*input_ids.shape, hidden.shape[-1])
         states[keep] = hidden
         logits = states.new_zeros(*input_ids.shape, self.vocab_size)
-        logits[keep] = nn.functional.linear(hidden, self.decoder_weight, self.decoder.bias)
+        logits[keep] = self.logits(hidden)
         return MaskedLMOutput(logits, states)
 
 

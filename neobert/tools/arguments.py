@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 
 from neobert.config.model import ModelConfig
+from neobert.training.start import Pretrained, open_weights
 
 SHORTEST = 3
 """Tokens of a text that is more than its opening and closing one."""
@@ -19,6 +20,22 @@ def at_least(least: int) -> Callable[[str], int]:
         return value
 
     return number
+
+
+def add_model(arguments: argparse.ArgumentParser) -> None:
+    """The model that a tool runs: see :func:`open_model`."""
+    arguments.add_argument("model", help="a run, a checkpoint, an exported folder or a hub id")
+    arguments.add_argument(
+        "--checkpoint",
+        default="latest",
+        metavar="STEP",
+        help="of a run: latest (the newest undamaged one), best, or a step",
+    )
+
+
+def open_model(options: argparse.Namespace) -> Pretrained:
+    """The weights that the options of :func:`add_model` name."""
+    return open_weights(options.model, options.checkpoint, selector_key="--checkpoint")
 
 
 def check_length(config: ModelConfig, max_length: int | None) -> None:

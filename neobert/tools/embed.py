@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from neobert.console import get_logger, show_messages
 from neobert.model.encode import EncodeSettings, TextEncoder
-from neobert.tools.arguments import SHORTEST, at_least, check_length
-from neobert.training.start import open_weights
+from neobert.tools.arguments import SHORTEST, add_model, at_least, check_length, open_model
 
 log = get_logger("neobert.tools.embed")
 
@@ -116,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog="python -m neobert.tools.embed", description="Embed the lines of a text file."
     )
-    arguments.add_argument("model", help="a run, a checkpoint, an exported folder or a hub id")
+    add_model(arguments)
     arguments.add_argument("texts", type=Path, help="UTF-8, a text per line")
     arguments.add_argument("--output", type=Path, required=True, help="*.npy or *.parquet")
     arguments.add_argument("--overwrite", action="store_true", help="replace the output if there")
@@ -141,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
             raise FileExistsError(
                 f"{options.output} exists; name another --output, or give --overwrite"
             )
-        weights = open_weights(options.model)
+        weights = open_model(options)
         settings = EncodeSettings(
             pooling=options.pooling,
             max_length=options.max_length,

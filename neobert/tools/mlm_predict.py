@@ -9,30 +9,20 @@ answered.
 import argparse
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from neobert.batch import PackedBatch
 from neobert.console import get_logger, show_messages
+from neobert.model.fill_mask import Candidate, fill_masks
 from neobert.model.heads import MaskedLM
 from neobert.text_tokenizer import TextTokenizer
-from neobert.tools.arguments import at_least
-from neobert.training.start import open_weights
+from neobert.tools.arguments import add_model, at_least, open_model
 
 log = get_logger("neobert.tools.mlm_predict")
 
 TEXTS_AT_ONCE = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Guess:
-    """A token for one mask, and its probability among all tokens."""
-
-    token: str
-    probability: float
 
 
 class MaskFiller:
@@ -44,9 +34,8 @@ class MaskFiller:
         self.model = model.to(device)
         self.tokenizer = tokenizer
         self.text = TextTokenizer.of(tokenizer, matched=[tokenizer.mask_token])
-        self.device = device
 
-    def fill(self, texts: list[str], top_k: int) -> list[list[list[Guess]] | str]:
+    def fill(self, texts: list[str], top_k: int) -> list[list[list[Candidate]] | str]:
         """Of each text, of each of its masks, the ``top_k`` likeliest tokens, best first.
 
         For a text that cannot be answered, the reason instead.
@@ -57,25 +46,9 @@ class MaskFiller:
         objections = [self._objection(*one) for one in zip(texts, documents, strict=True)]
         pairs = list(zip(documents, objections, strict=True))
         good = [document for document, problem in pairs if problem is None]
-        answers = iter(self._fill(good, top_k) if good else [])
+        filled = fill_masks(self.model, self.tokenizer, good, top_k) if good else []
+        answers = iter(filled)
         return [next(answers) if problem is None else problem for problem in objections]
-
-    @torch.no_grad()
-    def _fill(self, documents: list[list[int]], top_k: int) -> list[list[list[Guess]]]:
-        batch = PackedBatch.from_documents(documents).to(self.device)
-        places = (batch.input_ids == self.tokenizer.mask_token_id).nonzero().squeeze(1)  # (K,)
-        hidden = self.model.hidden(batch)[places]
-        weight, bias = self.model.decoder_weight, self.model.decoder.bias
-        logits = torch.nn.functional.linear(hidden, weight, bias).float()  # (K, V)
-        known = logits[:, : len(self.tokenizer)]  # the rows beyond stand for no token
-        best = (known - logits.logsumexp(-1, keepdim=True)).exp().topk(min(top_k, known.shape[1]))
-        guesses = [
-            [Guess(self._word(token), p) for token, p in zip(tokens, chances, strict=True)]
-            for tokens, chances in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
-        masks = iter(guesses)
-        counts = [document.count(self.tokenizer.mask_token_id) for document in documents]
-        return [list(islice(masks, count)) for count in counts]
 
     def _objection(self, text: str, document: list[int]) -> str | None:
         longest = self.model.config.max_position_embeddings
@@ -85,9 +58,6 @@ class MaskFiller:
             return f"a text of {len(document)} tokens; the model takes {longest}: {text[:60]!r}..."
         return None
 
-    def _word(self, token: int) -> str:
-        return str(self.tokenizer.decode([token])).strip()
-
 
 def chunks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
     """``texts`` in lists of ``size``, the last one shorter."""
@@ -96,11 +66,11 @@ def chunks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
         yield chunk
 
 
-def answer(text: str, masks: list[list[Guess]]) -> str:
+def answer(text: str, masks: list[list[Candidate]]) -> str:
     """The text, and under it a line per mask."""
     lines = [text]
-    for number, guesses in enumerate(masks, start=1):
-        words = ", ".join(f"{guess.token} {guess.probability:.4f}" for guess in guesses)
+    for number, candidates in enumerate(masks, start=1):
+        words = ", ".join(f"{guess.token} {guess.probability:.4f}" for guess in candidates)
         lines.append(f"  mask {number}: {words}")
     return "\n".join(lines) + "\n"
 
@@ -110,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog="python -m neobert.tools.mlm_predict", description="Fill in masked words."
     )
-    arguments.add_argument("model", help="a run, a checkpoint, an exported folder or a hub id")
+    add_model(arguments)
     arguments.add_argument("texts", nargs="*", help="with [MASK] in them; none: standard input")
     arguments.add_argument(
         "--top-k", type=at_least(1), default=5, help="tokens per mask (default 5)"
@@ -127,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     at_once = TEXTS_AT_ONCE if options.texts or not sys.stdin.isatty() else 1
     texts = options.texts or (line.rstrip("\n") for line in sys.stdin if line.strip())
     try:
-        weights = open_weights(options.model)
+        weights = open_model(options)
         filler = MaskFiller(weights.masked_lm().eval(), weights.tokenizer, options.device)
         all_answered = True
         for some in chunks(texts, at_once):

@@ -30,8 +30,7 @@ from neobert.console import get_logger, show_messages
 from neobert.files import sha256
 from neobert.model.heads import MaskedLM
 from neobert.text_tokenizer import TextTokenizer
-from neobert.tools.arguments import SHORTEST, at_least, check_length
-from neobert.training.start import open_weights
+from neobert.tools.arguments import SHORTEST, add_model, at_least, check_length, open_model
 
 log = get_logger("neobert.tools.pseudo_perplexity")
 
@@ -125,8 +124,9 @@ class Scorer:
         """Minus the log-probability of each label at its place; only those rows are decoded."""
         device = self.model.decoder.weight.device
         hidden = self.model.hidden(batch.to(device))[places.to(device)]  # (K, E)
-        logits = functional.linear(hidden, self.model.decoder_weight, self.model.decoder.bias)
-        nats = functional.cross_entropy(logits.float(), labels.to(device), reduction="none")
+        nats = functional.cross_entropy(
+            self.model.logits(hidden).float(), labels.to(device), reduction="none"
+        )
         return [float(value) for value in nats.tolist()]
 
 
@@ -240,7 +240,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m neobert.tools.pseudo_perplexity",
         description="Exact pseudo-perplexity of each line of a text file.",
     )
-    arguments.add_argument("model", help="a run, a checkpoint, an exported folder or a hub id")
+    add_model(arguments)
     arguments.add_argument("texts", type=Path, help="UTF-8, a text per line")
     arguments.add_argument("--output", type=Path, required=True, help="*.csv; resumed if there")
     arguments.add_argument(
@@ -256,7 +256,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     show_messages()
     try:
-        weights = open_weights(options.model)
+        weights = open_model(options)
         model = weights.masked_lm().eval().to(options.device)
         check_length(model.config, options.max_length)
         scorer = Scorer(model, weights.tokenizer, options.max_length, options.tokens_per_batch)
@@ -269,11 +269,11 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         log.error("%s", error)
         return 1
-    report(read_scores(options.output), options.output.with_suffix(".png"))
+    report_scores(read_scores(options.output), options.output.with_suffix(".png"))
     return 0
 
 
-def report(scores: list[Score], picture: Path) -> None:
+def report_scores(scores: list[Score], picture: Path) -> None:
     """A line per bucket of lengths, one for all, and the picture."""
     for name, count, bucket in by_length(scores):
         log.info("%9s tokens: %6d texts, %.4g", name, count, bucket.pseudo_perplexity)

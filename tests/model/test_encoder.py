@@ -143,3 +143,17 @@ def test_half_precision_weights_run(tiny) -> None:
     full = encoder(batch)
     # Outputs of the final norm are around 1, and bf16 keeps 8 bits.
     assert_close(encoder.bfloat16()(batch).float(), full, atol=0.05, rtol=0)
+
+
+def test_learned_positions_bound_documents_and_not_packed_rows(tiny) -> None:
+    config = tiny(rope=False, max_position_embeddings=6)
+    encoder = Encoder(config, vocab_size=11, pad_token_id=0).eval()
+    short, filler = torch.tensor([5, 4, 3, 7, 2, 9]), torch.zeros(12, dtype=torch.int64)
+    packed = PackedBatch.from_lengths(
+        torch.cat([short, short[:4], filler]), torch.tensor([6, 4, 12]), row_length=22
+    )
+    alone = encoder(PackedBatch.from_documents([short.tolist(), short[:4].tolist()]))
+    torch.testing.assert_close(encoder(packed)[:10], alone)
+    long = PackedBatch.from_lengths(torch.ones(7).long(), torch.tensor([7]), row_length=7)
+    with pytest.raises(ValueError, match=r"a document of 7 tokens is longer than .*=6"):
+        encoder(long)

@@ -3,44 +3,58 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from neobert.batch import IGNORE, MaskedBatch, PackedBatch
+from neobert.batch import IGNORE, MaskedBatch
 from neobert.data.tokenizer import TokenizerInfo
+from neobert.model.fill_mask import Candidate, fill_masks
 from neobert.model.heads import MaskedLM
 
 EXAMPLES = 5
-GUESSES = 3
+CANDIDATES = 3
 SHORTEST, LONGEST = 8, 40
 """Tokens of a document that makes a readable example."""
 
 
 @dataclass(frozen=True, slots=True)
-class Guess:
-    """A sentence with one ``[MASK]``, what stood there, and what the model would put there."""
+class FilledExample:
+    """A sentence with one mask, the word that was there, and what the model would put there."""
 
     sentence: str
     answer: str
-    words: list[str]
-    probabilities: list[float]
+    candidates: list[Candidate]
 
 
-def guess_masked_words(
+def fill_examples(
     model: MaskedLM, tokenizer: TokenizerInfo, batches: list[MaskedBatch]
-) -> list[Guess]:
+) -> list[FilledExample]:
     """Mask one word in each of a few evaluation documents and let the model fill it in."""
-    found: list[tuple[list[int], int]] = []
+    chosen: list[tuple[list[int], int]] = []
     for batch in batches:
         for document in _documents(batch):
             place = _word_to_mask(document, tokenizer)
-            if place is not None and len(found) < EXAMPLES:
-                found.append((document, place))
-    return [_guess(model, tokenizer, document, place) for document, place in found]
+            if place is not None and len(chosen) < EXAMPLES:
+                chosen.append((document, place))
+    masked = [
+        [*document[:place], tokenizer.mask_token_id, *document[place + 1 :]]
+        for document, place in chosen
+    ]
+    if not masked:
+        return []
+    filled = fill_masks(model, tokenizer.tokenizer, masked, CANDIDATES)
+    decode = tokenizer.tokenizer.decode
+    return [
+        FilledExample(
+            sentence=str(decode(corrupted[1:-1], clean_up_tokenization_spaces=True)),
+            answer=str(decode([document[place]])).strip(),
+            candidates=candidates,
+        )
+        for (document, place), corrupted, (candidates,) in zip(chosen, masked, filled, strict=True)
+    ]
 
 
-def show_report(summary: dict[str, object], guesses: list[Guess], run: str) -> None:
+def show_report(summary: dict[str, object], examples: list[FilledExample], run: str) -> None:
     """Print the end of a run to the terminal."""
     console = Console(stderr=True)
     table = Table(title=f"{run}", show_header=True, title_justify="left")
@@ -66,15 +80,10 @@ def show_report(summary: dict[str, object], guesses: list[Guess], run: str) -> N
         f"{summary['tokens']:,} tokens in {summary['seconds']:.0f} s: "
         f"{summary['tokens_per_sec']:,.0f} tokens/s"
     )
-    for guess in guesses:
-        words = ", ".join(
-            f"{word} {share:.0%}"
-            for word, share in zip(guess.words, guess.probabilities, strict=True)
-        )
-        console.print(f"  {guess.sentence}", markup=False, highlight=False, soft_wrap=True)
-        console.print(
-            f"    → {words}   (was: {guess.answer})", markup=False, highlight=False, soft_wrap=True
-        )
+    for example in examples:
+        words = ", ".join(f"{one.token} {one.probability:.0%}" for one in example.candidates)
+        for line in (f"  {example.sentence}", f"    → {words}   (was: {example.answer})"):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _documents(batch: MaskedBatch) -> list[list[int]]:
@@ -99,30 +108,6 @@ def _word_to_mask(document: list[int], tokenizer: TokenizerInfo) -> int | None:
     ]
     length, index = max(words, default=(0, 0))
     return index if length >= 5 else None
-
-
-@torch.no_grad()
-def _guess(model: MaskedLM, tokenizer: TokenizerInfo, document: list[int], place: int) -> Guess:
-    mask = tokenizer.tokenizer.mask_token_id
-    corrupted = [*document[:place], mask, *document[place + 1 :]]
-    device = model.decoder.weight.device
-    was_training = model.training
-    model.eval()
-    hidden = model.hidden(PackedBatch.from_documents([corrupted]).to(device))
-    model.train(was_training)
-    logits = hidden[place] @ model.decoder.weight.T
-    logits = logits[: tokenizer.real_vocab_size].float()
-    top = logits.softmax(-1).topk(GUESSES)
-
-    def decode(ids: list[int]) -> str:
-        return str(tokenizer.tokenizer.decode(ids, clean_up_tokenization_spaces=True))
-
-    return Guess(
-        sentence=decode(corrupted[1:-1]),
-        answer=decode([document[place]]),
-        words=[decode([token]) for token in top.indices.tolist()],
-        probabilities=top.values.tolist(),
-    )
 
 
 def _numbers(summary: dict[str, object], key: str) -> dict[str, float]:

@@ -13,7 +13,7 @@ from neobert.optim.schedule import Schedule, resolve_schedule
 from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.tasks.pretraining.initial import initial_model, initial_weights
 from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSettings
-from neobert.tasks.pretraining.report import guess_masked_words, show_report
+from neobert.tasks.pretraining.report import fill_examples, show_report
 from neobert.training.compile import compile_if_asked
 from neobert.training.fit import (
     evaluation_at,
@@ -109,8 +109,8 @@ def finish(
         plot_losses(folder.metrics_file, folder.plot_file, {"unigram": data.unigram_loss})
         # One process alone cannot run a model whose weights lie elsewhere too.
         examples = data.example_batches() if holds_whole_model(parts.trainer) else []
-        guesses = guess_masked_words(module.model, data.tokenizer, examples)
-        show_report(summary, guesses, str(folder.path))
+        filled = fill_examples(module.model, data.tokenizer, examples)
+        show_report(summary, filled, str(folder.path))
     return after.get("eval/loss")
 
 

@@ -11,7 +11,7 @@ from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.tasks.pretraining.module import PretrainingModule
 from neobert.tasks.pretraining.run import build_module
 
-from .conftest import TINY
+from .conftest import TINY, TinyRun
 
 
 @pytest.fixture
@@ -101,3 +101,13 @@ def test_the_saved_tokenizer_takes_what_the_model_was_trained_on(
 def test_a_length_of_zero_in_the_schedule_is_that_of_the_run() -> None:
     zero = compose_config(["scheduler.total_steps=0", "scheduler.decay_steps=0"]).scheduler
     assert resolve_schedule(zero, 50) == resolve_schedule(compose_config([]).scheduler, 50)
+
+
+def test_packed_rows_may_be_longer_than_the_learned_positions(tiny_run: TinyRun) -> None:
+    tiny_run(
+        "model.rope=false",
+        "model.max_position_embeddings=32",
+        "datacollator.pack_sequences=true",
+        "datacollator.max_length=80",
+        "trainer.max_steps=2",
+    )
