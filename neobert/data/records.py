@@ -6,8 +6,8 @@ The rules are those of :mod:`neobert.data.rows`, which opens the files.
 import csv
 import json
 from collections.abc import Iterable, Iterator
-from io import BufferedIOBase
 from itertools import chain, zip_longest
+from typing import Protocol, runtime_checkable
 
 Row = dict[str, object]
 """Column -> value."""
@@ -24,6 +24,14 @@ NONCHARACTER = "\ufdd0"
 """Stands for a ``\\r`` while the csv module, which takes every ``\\r`` for a line end, reads."""
 
 
+@runtime_checkable
+class ByteLines(Protocol):
+    """A file of bytes, compressed or not, or standard input."""
+
+    def readline(self, size: int = -1, /) -> bytes:
+        """The bytes up to the end of the line, at most ``size``."""
+
+
 class FaultError(ValueError):
     """What is wrong at the current line."""
 
@@ -31,7 +39,7 @@ class FaultError(ValueError):
 class Lines:
     """Lines of a file with their ends, decoded; ``number`` counts from 1."""
 
-    def __init__(self, source: BufferedIOBase) -> None:
+    def __init__(self, source: ByteLines) -> None:
         self.source, self.number = source, 0
         self.has_surrogates = False
         """Whether a line so far has the escape of a surrogate."""

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from neobert.config.checks import ConfigError
 from neobert.data.records import (
+    ByteLines,
     FaultError,
     Lines,
     Row,
@@ -100,6 +101,34 @@ def iter_values(files: Iterable[Path], setting: str, path: str) -> Iterator[obje
             raise lacks_columns(setting, file, [path], row_columns(file, setting))
 
 
+def iter_texts(file: Path, setting: str, column: str | None = None) -> Iterator[str]:
+    """The texts of a file: the lines of one whose name states no table, else a column.
+
+    Null is an empty text. ``setting`` is the argument that names the file. Raises ``ConfigError``,
+    for a column that does not exist at once.
+    """
+    if format_of(file) not in TABLES:
+        return (str(row["text"]) for row in _lines_of(file, setting))
+    name = text_column(row_columns(file, setting), column, "--text-column", str(file))
+    return _strings(iter_values([file], setting, name), f"{setting}: {file}")
+
+
+def _strings(values: Iterable[object], where: str) -> Iterator[str]:
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, str | None):
+            raise ConfigError(
+                f"{where}, row {number}: no text but {type(value).__name__} "
+                f"({str(value)[:40]!r}); choose another --text-column"
+            )
+        yield value or ""
+
+
+def _lines_of(file: Path, setting: str) -> Iterator[Row]:
+    """The lines of a file as rows, whatever its name."""
+    with _faults(file, setting) as place, _opened(file, "text") as source:
+        yield from text_rows(place.lines_of(source))
+
+
 def read_table(
     files: Iterable[Path], setting: str, columns: Collection[str] | None = None
 ) -> pa.Table:
@@ -142,8 +171,8 @@ def row_columns(file: Path, setting: str) -> list[str]:
                 return list(next(json_rows(place.lines_of(source), _is_json(file)), {}))
 
 
-def lines(source: BufferedIOBase) -> Iterator[str]:
-    """The lines of UTF-8 text as they come, without their ends: what a text file's rows are.
+def stdin_lines(source: ByteLines) -> Iterator[str]:
+    """The lines of standard input as they come, without their ends, by the rules of text files.
 
     Raises ``ValueError`` that names the line where it is not UTF-8.
     """
@@ -152,7 +181,7 @@ def lines(source: BufferedIOBase) -> Iterator[str]:
         for line in place:
             yield without_end(line)
     except FaultError as fault:
-        raise ValueError(f"line {place.number}: {fault}") from fault
+        raise ValueError(f"standard input, line {place.number}: {fault}") from fault
 
 
 def text_column(columns: Collection[str], wanted: str | None, setting: str, origin: str) -> str:
@@ -268,11 +297,14 @@ def _is_json(file: Path) -> bool:
     return ".json" in (suffix.lower() for suffix in file.suffixes[-2:])
 
 
-def _opened(file: Path) -> BufferedIOBase:
-    """The bytes of a regular file, decompressed; of parquet, something that can seek."""
+def _opened(file: Path, default: str | None = None) -> BufferedIOBase:
+    """The bytes of a regular file, decompressed; of parquet, something that can seek.
+
+    ``default`` is the format of a file whose name states none.
+    """
     if not file.is_file():
         raise FaultError("is no regular file")
-    if format_of(file) is None:
+    if format_of(file) is None and default is None:
         raise FaultError(f"its name ends in none of {', '.join(FORMATS)}, also compressed")
     opened: BufferedIOBase = OPENERS.get(file.suffix.lower(), Path.open)(file, "rb")
     if format_of(file) != "parquet" or _is_plain_parquet(file):

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 from neobert.config.model import ModelConfig
 from neobert.training.start import Pretrained, open_weights
@@ -36,6 +37,16 @@ def add_model(arguments: argparse.ArgumentParser) -> None:
 def open_model(options: argparse.Namespace) -> Pretrained:
     """The weights that the options of :func:`add_model` name."""
     return open_weights(options.model, options.checkpoint, selector_key="--checkpoint")
+
+
+def add_texts(arguments: argparse.ArgumentParser) -> None:
+    """Add the file of texts, and which of its columns they are in."""
+    arguments.add_argument(
+        "texts", type=Path, help="UTF-8, a text per line; or jsonl, json, csv, tsv, parquet"
+    )
+    arguments.add_argument(
+        "--text-column", help="column of a table (default: text, sentence or content)"
+    )
 
 
 def check_length(config: ModelConfig, max_length: int | None) -> None:

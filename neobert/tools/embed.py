@@ -1,6 +1,7 @@
-"""Embed a text file: ``python -m neobert.tools.embed MODEL texts.txt --output vectors.npy``.
+"""Embed texts: ``python -m neobert.tools.embed MODEL texts.txt --output vectors.npy``.
 
-One line is one text, and one row of the output: a float32 array (``.npy``) or a Parquet file with
+One line is one text (or one row of a jsonl, json, csv, tsv or parquet file), and one row of the
+output: a float32 array (``.npy``) or a Parquet file with
 the columns ``text`` and ``embedding``. Lines are read and vectors written as they come, so memory
 does not grow with the file. The output appears under its name when it is complete; one that is
 there already is replaced with ``--overwrite`` only.
@@ -8,7 +9,8 @@ there already is replaced with ``--overwrite`` only.
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -20,8 +22,16 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from neobert.console import get_logger, show_messages
+from neobert.data.rows import iter_texts
 from neobert.model.encode import EncodeSettings, TextEncoder
-from neobert.tools.arguments import SHORTEST, add_model, at_least, check_length, open_model
+from neobert.tools.arguments import (
+    SHORTEST,
+    add_model,
+    add_texts,
+    at_least,
+    check_length,
+    open_model,
+)
 
 log = get_logger("neobert.tools.embed")
 
@@ -77,14 +87,18 @@ class ParquetWriter:
 
 
 def embed_file(
-    encoder: TextEncoder, texts: Path, output: Path, prefix: str = "", normalize: bool = False
+    encoder: TextEncoder,
+    texts: Callable[[], Iterator[str]],
+    output: Path,
+    prefix: str = "",
+    normalize: bool = False,
 ) -> int:
-    """Write a vector per line of ``texts`` to ``output``; the number of lines comes back."""
+    """Write a vector per text to ``output``; returns the number of texts."""
     temporary = output.with_name(f".{output.name}.incomplete")
     rows = 0
     try:
         writer = _writer(temporary, output.suffix, texts, encoder.width)
-        for lines, vectors in encoder.encode_parts(_lines(texts), prefix):
+        for lines, vectors in encoder.encode_parts(texts(), prefix):
             rescaled = torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors
             writer.write(lines, rescaled.numpy())
             rows += len(lines)
@@ -96,27 +110,22 @@ def embed_file(
     return rows
 
 
-def _writer(path: Path, suffix: str, texts: Path, width: int) -> Writer:
+def _writer(path: Path, suffix: str, texts: Callable[[], Iterator[str]], width: int) -> Writer:
     if suffix == ".parquet":
         return ParquetWriter(path, width)
     if suffix == ".npy":
-        return NpyWriter(path, sum(1 for _ in _lines(texts)), width)
+        return NpyWriter(path, sum(1 for _ in texts()), width)
     raise ValueError(f"--output must end in .npy or .parquet, not {suffix!r}")
-
-
-def _lines(texts: Path) -> Iterator[str]:
-    with texts.open(encoding="utf-8", newline="\n") as file:
-        for line in file:
-            yield line.rstrip("\r\n")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     arguments = argparse.ArgumentParser(
-        prog="python -m neobert.tools.embed", description="Embed the lines of a text file."
+        prog="python -m neobert.tools.embed",
+        description="Embed the lines of a file, or a column.",
     )
     add_model(arguments)
-    arguments.add_argument("texts", type=Path, help="UTF-8, a text per line")
+    add_texts(arguments)
     arguments.add_argument("--output", type=Path, required=True, help="*.npy or *.parquet")
     arguments.add_argument("--overwrite", action="store_true", help="replace the output if there")
     arguments.add_argument("--pooling", choices=POOLING, default="avg")
@@ -150,7 +159,8 @@ def main(argv: list[str] | None = None) -> int:
         model = weights.encoder().eval().to(options.device)
         check_length(model.config, options.max_length)
         encoder = TextEncoder(model, weights.tokenizer, settings)
-        rows = embed_file(encoder, options.texts, options.output, options.prefix, options.normalize)
+        texts = partial(iter_texts, options.texts, "texts", options.text_column)
+        rows = embed_file(encoder, texts, options.output, options.prefix, options.normalize)
     except (ValueError, OSError) as error:
         log.error("%s", error)
         return 1

@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from neobert.console import get_logger, show_messages
+from neobert.data.rows import stdin_lines
 from neobert.model.fill_mask import Candidate, fill_masks
 from neobert.model.heads import MaskedLM
 from neobert.text_tokenizer import TextTokenizer
@@ -95,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     show_messages()
     # One line at a time where somebody types, so that each is answered at once.
     at_once = TEXTS_AT_ONCE if options.texts or not sys.stdin.isatty() else 1
-    texts = options.texts or (line.rstrip("\n") for line in sys.stdin if line.strip())
+    texts = options.texts or (line for line in stdin_lines(sys.stdin.buffer) if line.strip())
     try:
         weights = open_model(options)
         filler = MaskFiller(weights.masked_lm().eval(), weights.tokenizer, options.device)

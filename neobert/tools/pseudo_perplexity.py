@@ -4,8 +4,9 @@
 
 Of a text of n tokens, special ones not counted, n copies are made, each with one token masked; the
 model gives the surprise (nats) at that token. Pseudo-perplexity is the exponential of their mean.
-One line is one text. The CSV has a row per text, written when the text is done; called again, the
-program goes on after the last row. A summary by length and a picture are made at the end.
+One line is one text (of a jsonl, json, csv, tsv or parquet file, one row). The CSV has a row per
+text, written when the text is done; a rerun resumes after the last row. A summary by length and a
+plot are made at the end.
 """
 
 import argparse
@@ -27,10 +28,18 @@ from transformers import PreTrainedTokenizerFast
 
 from neobert.batch import PackedBatch, bounds_of
 from neobert.console import get_logger, show_messages
+from neobert.data.rows import iter_texts
 from neobert.files import sha256
 from neobert.model.heads import MaskedLM
 from neobert.text_tokenizer import TextTokenizer
-from neobert.tools.arguments import SHORTEST, add_model, at_least, check_length, open_model
+from neobert.tools.arguments import (
+    SHORTEST,
+    add_model,
+    add_texts,
+    at_least,
+    check_length,
+    open_model,
+)
 
 log = get_logger("neobert.tools.pseudo_perplexity")
 
@@ -136,19 +145,21 @@ def _finished(unfinished: deque[_Open]) -> Iterator[Score]:
         yield Score(done.text, done.tokens, done.nats)
 
 
-def score_file(scorer: Scorer, texts: Path, output: Path, identity: dict[str, object]) -> None:
-    """Append a row per line of ``texts`` to ``output``, after those that are there.
+def score_file(
+    scorer: Scorer, texts: Iterable[str], output: Path, identity: dict[str, object]
+) -> None:
+    """Append a row per text to ``output``, after those that it has.
 
     ``identity`` says what the scores are of; a file of other scores is not gone on with.
     """
     done = _resume(output, identity)
     if done:
         log.info("%s has %d texts; going on after them", output, done)
-    with texts.open(encoding="utf-8") as lines, output.open("a", newline="") as file:
+    with output.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         if not done:
             writer.writerow(COLUMNS)
-        numbered = ((n, line.rstrip("\r\n")) for n, line in enumerate(lines) if n >= done)
+        numbered = ((n, text) for n, text in enumerate(texts) if n >= done)
         for score in scorer.scores(numbered):
             row = (score.text, score.tokens, repr(score.nats), f"{score.pseudo_perplexity:.6g}")
             writer.writerow(row)
@@ -241,7 +252,7 @@ def parser() -> argparse.ArgumentParser:
         description="Exact pseudo-perplexity of each line of a text file.",
     )
     add_model(arguments)
-    arguments.add_argument("texts", type=Path, help="UTF-8, a text per line")
+    add_texts(arguments)
     arguments.add_argument("--output", type=Path, required=True, help="*.csv; resumed if there")
     arguments.add_argument(
         "--max-length", type=at_least(SHORTEST), help="tokens (default: the model's)"
@@ -262,15 +273,21 @@ def main(argv: list[str] | None = None) -> int:
         scorer = Scorer(model, weights.tokenizer, options.max_length, options.tokens_per_batch)
         identity = {
             "model": "-".join(digest[:16] for digest in weights.sha256.split("-")),
-            "texts": sha256(options.texts),
+            "texts": _texts_identity(options.texts, options.text_column),
             "max_length": scorer.max_length,
         }
-        score_file(scorer, options.texts, options.output, identity)
+        texts = iter_texts(options.texts, "texts", options.text_column)
+        score_file(scorer, texts, options.output, identity)
     except (ValueError, OSError) as error:
         log.error("%s", error)
         return 1
     report_scores(read_scores(options.output), options.output.with_suffix(".png"))
     return 0
+
+
+def _texts_identity(file: Path, column: str | None) -> str:
+    """What tells the texts from others."""
+    return sha256(file) if column is None else f"{sha256(file)}:{column}"
 
 
 def report_scores(scores: list[Score], picture: Path) -> None:

@@ -1,5 +1,7 @@
 """A vector per line, the same whatever stands beside it, and no half-written file."""
 
+import gzip
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch.testing import assert_close
 import neobert
 from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.model.encode import TEXTS_AT_ONCE
+from neobert.tools import pseudo_perplexity
 from neobert.tools.embed import main
 
 TEXTS = ["the capital of the country", "a river", "", "sea " * 90, "of the city and the north"]
@@ -94,3 +97,39 @@ def test_a_file_that_cannot_be_read_leaves_nothing(model_folder, tmp_path, capsy
         assert main([str(model_folder), str(bad), "--output", str(tmp_path / f"v.{suffix}")]) == 1
     assert "must end in .npy or .parquet" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["bad.txt"]
+
+
+ODD = "\ufeffthe capital\ra river\r\nof the\u2028city\n\nsea"
+ODD_LINES = ["the capital\ra river", "of the\u2028city", "", "sea"]
+
+
+def test_all_tools_read_the_same_lines(model_folder, tmp_path) -> None:
+    texts, vectors, scores = (tmp_path / name for name in ("odd.txt", "v.parquet", "s.csv"))
+    texts.write_bytes(ODD.encode())
+    assert main([str(model_folder), str(texts), "--output", str(vectors)]) == 0
+    assert pq.read_table(vectors)["text"].to_pylist() == ODD_LINES
+    assert pseudo_perplexity.main([str(model_folder), str(texts), "--output", str(scores)]) == 0
+    assert len(pseudo_perplexity.read_scores(scores)) == len(ODD_LINES)
+
+
+@pytest.mark.parametrize("program", [main, pseudo_perplexity.main])
+def test_texts_may_be_a_column(program, model_folder, tmp_path, capsys) -> None:
+    rows = [{"doc": {"body": text}, "n": 1} for text in ("the capital", "a river", None)]
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    output = tmp_path / ("out.parquet" if program is main else "out.csv")
+    arguments = [str(model_folder), str(tmp_path / "a.jsonl.gz"), "--output", str(output)]
+    assert program(arguments) == 1
+    assert "--text-column: " in capsys.readouterr().err
+    assert program([*arguments, "--text-column", "doc.body"]) == 0
+    if program is main:
+        assert pq.read_table(output)["text"].to_pylist() == ["the capital", "a river", ""]
+    else:
+        assert len(pseudo_perplexity.read_scores(output)) == 3
+
+
+def test_a_file_that_is_no_text_is_one_clear_error(model_folder, tmp_path, capsys) -> None:
+    (tmp_path / "texts").write_bytes(b"good\nna\xefve\n")
+    output = tmp_path / "vectors.npy"
+    assert main([str(model_folder), str(tmp_path / "texts"), "--output", str(output)]) == 1
+    assert "texts, line 2: not UTF-8 (byte 0xef at 2)" in capsys.readouterr().err
+    assert not output.exists()

@@ -14,6 +14,10 @@ from neobert.tools.mlm_predict import MaskFiller, main
 TEXTS = ["the capital of [MASK] is big", "a [MASK] and a [MASK]"]
 
 
+def typed(text: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(text.encode()))
+
+
 def test_probabilities_are_those_of_the_full_softmax(model_folder) -> None:
     model, tokenizer = neobert.load(model_folder), saved_tokenizer(model_folder)
     (first,), both = MaskFiller(model, tokenizer, "cpu").fill(TEXTS, top_k=4)
@@ -36,7 +40,7 @@ def test_texts_come_from_the_command_line_or_standard_input(
 ) -> None:
     assert main([str(model_folder), *TEXTS, "--top-k", "2"]) == 0
     from_arguments = capsys.readouterr().out
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(TEXTS) + "\n\n"))
+    monkeypatch.setattr("sys.stdin", typed("\n".join(TEXTS) + "\n\n"))
     assert main([str(model_folder), "--top-k", "2"]) == 0
     assert capsys.readouterr().out == from_arguments
     lines = from_arguments.splitlines()
@@ -56,7 +60,7 @@ def test_a_text_that_cannot_be_answered_is_named(model_folder, capsys, text, mes
 
 
 def test_a_bad_line_of_a_pipe_costs_no_other_its_answer(model_folder, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{TEXTS[0]}\nno mask here\n{TEXTS[1]}\n"))
+    monkeypatch.setattr("sys.stdin", typed(f"\ufeff{TEXTS[0]}\r\nno mask here\n{TEXTS[1]}\n"))
     assert main([str(model_folder)]) == 1
     shown = capsys.readouterr()
     assert [line for line in shown.out.splitlines() if "mask " not in line] == TEXTS
