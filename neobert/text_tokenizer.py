@@ -9,7 +9,7 @@ that nobody types, and the ids stay as they are.
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +29,7 @@ GUARD = "\U0010ffff"
 """A code point that is no character: it opens and closes the hidden names."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TextTokenizer:
     """A tokenizer as a function from texts to ids. Plain data, so that it can be pickled."""
 
@@ -60,16 +60,10 @@ class TextTokenizer:
         _bound(core["model"])
         return cls(json.dumps(core), *boundary_ids(tokenizer), matches_special=bool(matched))
 
-    @cached_property
+    @property
     def core(self) -> Tokenizer:
         """The tokenizer that :attr:`core_json` describes."""
-        core = Tokenizer.from_str(self.core_json)
-        core.encode_special_tokens = not self.matches_special  # for those that keep their names
-        return core
-
-    def __getstate__(self) -> dict[str, object]:
-        """Without :attr:`core`, a copy of which would lose its flag."""
-        return {key: value for key, value in self.__dict__.items() if key != "core"}
+        return _core(self.core_json, self.matches_special)
 
     @property
     def overhead(self) -> int:
@@ -136,6 +130,14 @@ def bert_template(tokenizer: "PreTrainedTokenizerFast") -> processors.TemplatePr
         pair=f"{opened}$A{closed} $B:1{closed}:1" if end else f"{opened}$A $B:1",
         special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in special],
     )
+
+
+@lru_cache(maxsize=4)
+def _core(core_json: str, matches_special: bool) -> Tokenizer:
+    """Made once in a process, however many copies of a :class:`TextTokenizer` come there."""
+    core = Tokenizer.from_str(core_json)
+    core.encode_special_tokens = not matches_special  # for those that keep their names
+    return core
 
 
 def special_tokens(core: dict) -> set[str]:  # type: ignore[type-arg]

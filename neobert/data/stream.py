@@ -118,7 +118,7 @@ class StreamRows:
         """The rows of a window's documents."""
         where = f"{self.documents.name}, window {start.place.window} of reader {reader}"
         window = replace(self.documents, name=where, read=lambda: values)
-        store = memory_store(tokens_of(window, self.maker.tokenizer, num_proc=1))
+        store = memory_store(tokens_of(window, self.maker.tokenizer))
         return TokenRows(store, self.maker.packing.plan(store.offsets), self.maker)
 
     def order_of(self, count: int, reader: int, start: ReaderState) -> NDArray[np.int64]:

@@ -70,7 +70,7 @@ class DocumentReader:
         return self.encoder.text.encode(batch)
 
 
-def tokens_of(documents: Documents, info: "TokenizerInfo", num_proc: int = 1) -> Iterator[Encoded]:
+def tokens_of(documents: Documents, info: "TokenizerInfo") -> Iterator[Encoded]:
     """All documents as ids."""
     return DocumentReader(documents, DocumentEncoder.of(info)).take(sys.maxsize)
 

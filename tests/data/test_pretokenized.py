@@ -25,7 +25,7 @@ def all_ids(source: Source, info: TokenizerInfo) -> list[list[int]]:
     return [
         tokens.tolist()
         for documents in (source.train, source.evaluation)
-        for tokens, _ in tokens_of(documents, info, num_proc=1)
+        for tokens, _ in tokens_of(documents, info)
     ]
 
 

@@ -129,9 +129,9 @@ def test_every_document_is_tokenised_by_one_process(
     stream = make_stream(tmp_path, info, numbered, files)
     seen: dict[Thread, Counter[str]] = defaultdict(Counter)  # a rank reads in a thread of its own
 
-    def spy(documents: Documents, info: TokenizerInfo, num_proc: int) -> Iterator[Encoded]:
+    def spy(documents: Documents, info: TokenizerInfo) -> Iterator[Encoded]:
         seen[current_thread()].update(documents.texts())
-        return tokens_of(documents, info, num_proc)
+        return tokens_of(documents, info)
 
     monkeypatch.setattr("neobert.data.stream.tokens_of", spy)
     for rank in range(ranks):

@@ -9,6 +9,7 @@ from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.data.cache import cache_folder
 from neobert.data.corpora import is_packaged
+from neobert.data.processes import num_processes
 from neobert.data.shards import token_store
 from neobert.data.sources import open_source
 from neobert.data.store import TokenStore
@@ -46,7 +47,7 @@ def open_corpus(config: Config, tokenizer: TokenizerInfo) -> Corpus | None:
     settings = replace(config.dataset, streaming=False, eval_samples=None, name=name, path=path)
     cache = cache_folder(config.dataset.cache_dir)
     documents = open_source(settings, cache, config.seed).train
-    store = token_store(cache, documents, tokenizer, config.dataset.num_proc)
+    store = token_store(cache, documents, tokenizer, num_processes(config.dataset.num_proc))
     if not store.info.documents:
         raise ConfigError(f"contrastive.pretraining_dataset={wanted}: has no document")
     return Corpus(store, tokenizer, config.dataset.max_seq_length)

@@ -64,8 +64,8 @@ class ContrastiveDataModule(LightningDataModule):
         recipe = recipe_of(config, self.tokenizer)
         if config.dataset.force_redownload:
             log.warning(
-                "dataset.force_redownload acts in python -m neobert.tools.prepare_contrastive; "
-                "a run takes what is prepared"
+                "dataset.force_redownload acts in python -m neobert.tools.prepare "
+                "task=contrastive; a run takes what is prepared"
             )
         self.prepared = prepare_sources(config, recipe)
         self.sources: list[PairRows] = []

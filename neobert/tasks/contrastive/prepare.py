@@ -22,11 +22,13 @@ from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder, key_of, publish
+from neobert.data.processes import in_processes, num_processes
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.files import sha256
 from neobert.tasks.contrastive.examples import identity, read_examples
 from neobert.tasks.contrastive.packaged import Example
 from neobert.tasks.contrastive.sources import EVERYTHING, PairSource, select_sources
+from neobert.text_tokenizer import TextTokenizer
 
 log = get_logger(__name__)
 
@@ -134,7 +136,7 @@ def _prepare(
     def make(target: Path) -> None:
         log.info("%s: tokenising", source.name)
         examples = read_examples(source, sources_dir, fresh=force)
-        counts = _write(target / PAIRS, examples, recipe)
+        counts = _write(target / PAIRS, examples, recipe, num_processes(config.dataset.num_proc))
         if not counts["pairs"]:
             raise ConfigError(f"source {source.name}: has no pair with text on both sides")
         manifest = {"name": source.name, **key, **counts, "sha256": sha256(target / PAIRS)}
@@ -181,22 +183,26 @@ def _from_disk(root: Path, recipe: Recipe, names: list[str] | None) -> list[Prep
             f"dataset.load_all_from_disk: {root} has no {', '.join(missing) or 'source'} "
             "prepared with this tokenizer, dataset.max_seq_length and prefixes; there are "
             f"{', '.join(sorted(found)) or 'none'}. Prepare it: "
-            "python -m neobert.tools.prepare_contrastive"
+            "python -m neobert.tools.prepare task=contrastive"
         )
     return [_opened(name, found[name]) for name in wanted]
 
 
-def _write(file: Path, examples: Iterator[Example], recipe: Recipe) -> dict[str, object]:
-    """Tokenise and write; return what there is and what was left out."""
+def _write(
+    file: Path, examples: Iterator[Example], recipe: Recipe, num_proc: int
+) -> dict[str, object]:
+    """Tokenise in ``num_proc`` processes and write; return the counts of pairs and omissions."""
     left_out: Counter[str] = Counter()
     pairs = tokens = negatives = 0
+    encode = PairEncoder(
+        recipe.tokenizer.text, recipe.max_length, recipe.query_prefix, recipe.document_prefix
+    )
+    kept = (list(cleaned(batch, left_out)) for batch in _batches(examples))
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
-        while batch := list(islice(examples, BATCH)):
-            kept = list(cleaned(batch, left_out))
-            table = _table(kept, recipe)
+        for table in in_processes(encode, kept, num_proc):
             writer.write_batch(table)
-            pairs += len(kept)
-            negatives += sum(len(one.negatives) for one in kept)
+            pairs += len(table)
+            negatives += len(table["negatives"].flatten())
             tokens += sum(len(table[name].flatten()) for name in ("query", "positive"))
     return {
         "pairs": pairs,
@@ -204,6 +210,11 @@ def _write(file: Path, examples: Iterator[Example], recipe: Recipe) -> dict[str,
         "tokens": tokens,
         "left_out": dict(left_out),
     }
+
+
+def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
+    while batch := list(islice(examples, BATCH)):
+        yield batch
 
 
 def cleaned(batch: Iterable[Example], left_out: Counter[str]) -> Iterator[Example]:
@@ -224,23 +235,34 @@ def cleaned(batch: Iterable[Example], left_out: Counter[str]) -> Iterator[Exampl
         yield Example(query, positive, good, one.group or query, one.held_out)
 
 
-def _table(examples: list[Example], recipe: Recipe) -> pa.RecordBatch:
-    queries = recipe.documents([recipe.query_prefix + one.query for one in examples])
-    documents = [one.positive for one in examples]
-    documents += [text for one in examples for text in one.negatives]
-    encoded = recipe.documents([recipe.document_prefix + text for text in documents])
-    negatives = iter(encoded[len(examples) :])
-    columns = {
-        "query": queries,
-        "positive": encoded[: len(examples)],
-        "negatives": [[next(negatives) for _ in one.negatives] for one in examples],
-        "query_text": [text_number(one.query) for one in examples],
-        "positive_text": [text_number(one.positive) for one in examples],
-        "negative_texts": [[text_number(text) for text in one.negatives] for one in examples],
-        "group": [text_number(f"group {one.group}") for one in examples],
-        "split": [UNDECIDED if one.held_out is None else int(one.held_out) for one in examples],
-    }
-    return pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
+@dataclass(frozen=True, slots=True)
+class PairEncoder:
+    """Turns pairs into a table of :data:`SCHEMA`. Plain data, for other processes."""
+
+    text: TextTokenizer
+    max_length: int
+    query_prefix: str
+    document_prefix: str
+
+    def __call__(self, pairs: list[Example]) -> pa.RecordBatch:
+        """The rows of these pairs."""
+        queries = [self.query_prefix + pair.query for pair in pairs]
+        documents = [pair.positive for pair in pairs]
+        documents += [text for pair in pairs for text in pair.negatives]
+        prefixed = [self.document_prefix + text for text in documents]
+        encoded = self.text.documents(prefixed, self.max_length)
+        negatives = iter(encoded[len(pairs) :])
+        columns = {
+            "query": self.text.documents(queries, self.max_length),
+            "positive": encoded[: len(pairs)],
+            "negatives": [[next(negatives) for _ in pair.negatives] for pair in pairs],
+            "query_text": [text_number(pair.query) for pair in pairs],
+            "positive_text": [text_number(pair.positive) for pair in pairs],
+            "negative_texts": [[text_number(text) for text in pair.negatives] for pair in pairs],
+            "group": [text_number(f"group {pair.group}") for pair in pairs],
+            "split": [UNDECIDED if pair.held_out is None else int(pair.held_out) for pair in pairs],
+        }
+        return pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
 
 
 def text_number(text: str) -> int:

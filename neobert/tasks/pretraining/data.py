@@ -22,6 +22,7 @@ from neobert.data.order import VERSION as ORDER_VERSION
 from neobert.data.order import Order
 from neobert.data.packing import Packing, RowPlan
 from neobert.data.pretokenized import check_tokenizer, pre_tokenized
+from neobert.data.processes import num_cores, num_processes
 from neobert.data.shards import token_store
 from neobert.data.sources import STREAM_SAMPLE, Documents, Source, open_source
 from neobert.data.steps import Share, Steps
@@ -338,9 +339,7 @@ class PretrainingDataModule(LightningDataModule):
 
     @property
     def _processes(self) -> int:
-        """``dataset.num_proc``; 0 or less: as many as there are cores, and never more."""
-        wanted, cores = self.config.dataset.num_proc, num_cores()
-        return cores if wanted <= 0 else min(wanted, cores)
+        return num_processes(self.config.dataset.num_proc)
 
     def _workers(self) -> Workers:
         settings = self.config.dataset
@@ -376,13 +375,6 @@ class EvaluationBatches(Dataset[MaskedBatch]):
         if number < self._count:
             return batch
         return replace(batch, labels=torch.full_like(batch.labels, IGNORE), num_targets=0)
-
-
-def num_cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _planned_ranks(config: Config) -> int:

@@ -7,6 +7,7 @@ import pytest
 from datasets import Dataset
 
 from neobert.config.checks import ConfigError
+from neobert.tasks.contrastive import prepare
 from neobert.tasks.contrastive.prepare import PAIRS, Recipe, prepare_sources, recipe_of
 from tests.tasks.contrastive.conftest import write_jsonl
 
@@ -44,6 +45,35 @@ def test_empty_texts_and_negatives_equal_to_query_or_positive_are_left_out_and_c
     assert river["negatives"] == [[2, ids["city"], 3]]
     assert forest["negatives"] == []
     assert river["group"] != forest["group"]
+
+
+@pytest.mark.proves("dataset.num_proc")
+def test_several_processes_make_the_same_pairs(
+    settings, info, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    started: list[int] = []
+    real = prepare.in_processes
+
+    def spy(function, tasks, num_proc: int):
+        started.append(num_proc)
+        return real(function, tasks, num_proc)
+
+    monkeypatch.setattr(prepare, "BATCH", 2)
+    monkeypatch.setattr(prepare, "in_processes", spy)
+    monkeypatch.setattr("neobert.data.processes.num_cores", lambda: 2)
+    rows = [{"q": f"the river {n}", "a": "a city [MASK]", "n": ["city"] * n} for n in range(40)]
+    file = write_jsonl(tmp_path / "rows.jsonl", rows)
+    source = f"{{own:{{path:{file},query:q,positive:a,negatives:['n[]']}}}}"
+
+    def made(number: int) -> tuple[object, list[dict[str, object]]]:
+        words = (f"dataset.num_proc={number}", f"dataset.path={tmp_path / str(number)}")
+        (found,) = prepare_sources(
+            settings(f"contrastive.sources={source}", *words), Recipe(info, 16)
+        )
+        return found.manifest, rows_of(found)
+
+    assert made(1) == made(2)
+    assert started == [1, 2]
 
 
 def test_a_source_without_a_single_pair_is_one_clear_error(settings, info, tmp_path: Path):
