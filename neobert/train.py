@@ -112,8 +112,9 @@ def _run(config: Config, words: Sequence[str]) -> int:
         # Read when torch loads its threads: those that wait spin for microseconds instead of
         # milliseconds. Else a second busy program makes two threads ten times slower than one.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    from neobert.tasks import Interrupted, run
+    from neobert.tasks import run
     from neobert.training.accelerate_file import with_accelerate_file
+    from neobert.training.callbacks.interrupt import Interrupted
     from neobert.training.cpu import tune_cpu_if_asked
     from neobert.training.kernels import check_kernels
     from neobert.training.strategy import resolve_strategy

@@ -1,9 +1,6 @@
 """The tasks: pretraining, glue, contrastive, mteb. Unaware of each other."""
 
 from neobert.config.root import Config
-from neobert.training.callbacks.interrupt import Interrupted
-
-__all__ = ["Interrupted", "run"]
 
 
 def run(config: Config) -> float | None:

@@ -18,7 +18,7 @@ from neobert.config.compose import compose_config
 from neobert.config.store import save_config
 from neobert.tasks import run
 from neobert.tasks.contrastive.data import ContrastiveDataModule
-from neobert.tasks.contrastive.prepare import text_number
+from neobert.tasks.contrastive.pair_encoder import text_number
 from neobert.tasks.contrastive.start import open_start
 from neobert.training.start import open_weights
 from tests.tools.conftest import WORDS

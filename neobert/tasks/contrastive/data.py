@@ -24,14 +24,8 @@ from neobert.tasks.contrastive.batches import Texts
 from neobert.tasks.contrastive.corpus import open_corpus
 from neobert.tasks.contrastive.evaluation import EvaluationSet
 from neobert.tasks.contrastive.loader import Batches, Draws, Making, PairLoader, PairRows
-from neobert.tasks.contrastive.prepare import (
-    HELD_OUT,
-    PAIRS,
-    TRAIN,
-    Prepared,
-    prepare_sources,
-    recipe_of,
-)
+from neobert.tasks.contrastive.pair_encoder import HELD_OUT, TRAIN
+from neobert.tasks.contrastive.prepare import PAIRS, Prepared, prepare_sources, recipe_of
 from neobert.training.resume import ROWS_PER_STEP
 
 log = get_logger(__name__)

@@ -18,7 +18,7 @@ from neobert.batch import MaskedBatch, PackedBatch
 from neobert.data.masking import Masking, mask_row
 from neobert.data.steps import Share
 from neobert.tasks.contrastive.batches import PairBatch, Texts, TwiceBatch
-from neobert.tasks.contrastive.prepare import text_number
+from neobert.tasks.contrastive.pair_encoder import text_number
 
 AnyBatch = PairBatch | TwiceBatch | MaskedBatch
 SOURCES, ROWS, NEGATIVES, TEXTS = 1, 2, 3, 4

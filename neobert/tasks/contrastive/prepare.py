@@ -12,7 +12,6 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
@@ -27,31 +26,14 @@ from neobert.data.tokenizer import TokenizerInfo
 from neobert.files import sha256
 from neobert.tasks.contrastive.examples import identity, read_examples
 from neobert.tasks.contrastive.packaged import Example
+from neobert.tasks.contrastive.pair_encoder import SCHEMA, PairEncoder
 from neobert.tasks.contrastive.sources import EVERYTHING, PairSource, select_sources
-from neobert.text_tokenizer import TextTokenizer
 
 log = get_logger(__name__)
 
 VERSION = 2
 BATCH = 1000
 PAIRS, MANIFEST = "pairs.arrow", "manifest.json"
-TRAIN, HELD_OUT, UNDECIDED = 0, 1, 2
-"""Values of the column ``split``; where it is undecided, ``dataset.validation_split`` decides."""
-
-IDS, TEXTS = pa.list_(pa.int32()), pa.int64()
-SCHEMA = pa.schema(
-    [
-        ("query", IDS),
-        ("positive", IDS),
-        ("negatives", pa.list_(IDS)),
-        # Hashes of texts: equal texts are known by them, without the texts.
-        ("query_text", TEXTS),
-        ("positive_text", TEXTS),
-        ("negative_texts", pa.list_(TEXTS)),
-        ("group", TEXTS),
-        ("split", pa.int8()),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,38 +215,3 @@ def cleaned(batch: Iterable[Example], left_out: Counter[str]) -> Iterator[Exampl
         equal = len(negatives) - len(good) - negatives.count("")
         left_out["negatives equal to their query or positive"] += equal
         yield Example(query, positive, good, one.group or query, one.held_out)
-
-
-@dataclass(frozen=True, slots=True)
-class PairEncoder:
-    """Turns pairs into a table of :data:`SCHEMA`. Plain data, for other processes."""
-
-    text: TextTokenizer
-    max_length: int
-    query_prefix: str
-    document_prefix: str
-
-    def __call__(self, pairs: list[Example]) -> pa.RecordBatch:
-        """The rows of these pairs."""
-        queries = [self.query_prefix + pair.query for pair in pairs]
-        documents = [pair.positive for pair in pairs]
-        documents += [text for pair in pairs for text in pair.negatives]
-        prefixed = [self.document_prefix + text for text in documents]
-        encoded = self.text.documents(prefixed, self.max_length)
-        negatives = iter(encoded[len(pairs) :])
-        columns = {
-            "query": self.text.documents(queries, self.max_length),
-            "positive": encoded[: len(pairs)],
-            "negatives": [[next(negatives) for _ in pair.negatives] for pair in pairs],
-            "query_text": [text_number(pair.query) for pair in pairs],
-            "positive_text": [text_number(pair.positive) for pair in pairs],
-            "negative_texts": [[text_number(text) for text in pair.negatives] for pair in pairs],
-            "group": [text_number(f"group {pair.group}") for pair in pairs],
-            "split": [UNDECIDED if pair.held_out is None else int(pair.held_out) for pair in pairs],
-        }
-        return pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
-
-
-def text_number(text: str) -> int:
-    """64 bits that stand for a text; in 10^11 batches of 10^4 texts, two share them by chance."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
