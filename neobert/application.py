@@ -58,7 +58,7 @@ class Application(Hydra):
         except KeyboardInterrupt:
             interrupted = True
             log.warning("the sweep was interrupted; the same command runs what is left of it")
-        except ConfigError:
+        except (ConfigError, OSError):
             raise
         except Exception as error:  # a launcher's or a sweeper's: what has run is kept
             log.error("error: the sweep ended early: %s", first_line(error))
@@ -90,6 +90,11 @@ def check_jobs(loader: Any, master: DictConfig, folder: str) -> int:
     words += list(master.hydra.overrides.task)
     parser = OverridesParser.create(config_loader=loader)
     chosen = {one.get_key_element(): one for one in parser.parse_overrides(words)}
+    basic = str(master.hydra.sweeper._target_).endswith("BasicSweeper")
+    ranges = [one.input_line for one in chosen.values() if basic and not _is_discrete(one)]
+    if ranges:
+        hint = "needs a sweeper that searches: hydra/sweeper=optuna (extra: sweep)"
+        raise ConfigError(*[f"{line}: {hint}" for line in ranges])
     values = {key: _values_of(override) for key, override in chosen.items()}
     first = {key: options[0] for key, options in values.items() if options}
     problems = dict.fromkeys(folder_problems(folder))
@@ -100,8 +105,11 @@ def check_jobs(loader: Any, master: DictConfig, folder: str) -> int:
         problems |= dict.fromkeys(_problems(loader, master, first))
     if problems:
         raise ConfigError(*problems)
-    basic = str(master.hydra.sweeper._target_).endswith("BasicSweeper")
     return len(BasicSweeper.split_arguments(list(chosen.values()), None)[0]) if basic else 0
+
+
+def _is_discrete(override: Override) -> bool:
+    return not override.is_sweep_override() or override.is_discrete_sweep()
 
 
 def _values_of(override: Override) -> list[str]:

@@ -64,6 +64,8 @@ def _dispatch(arguments: list[str]) -> None:
         raise ConfigError(" ".join(str(error).split())) from error
     except ConfigError:
         raise
+    except OSError as error:  # Hydra makes the folder of a run or a sweep
+        raise ConfigError(f"trainer.output_dir: cannot be made ({first_line(error)})") from error
     except Exception as error:  # Hydra's, about its own settings
         raise ConfigError(first_line(error)) from error
 

@@ -6,7 +6,7 @@ A layer is a file or the command line. Stronger layers win, between a key and it
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,8 +161,18 @@ def _delete(merged: Merged, key: str, problems: list[str]) -> None:
         key in field_types() or key in sections() or mapping_of(key) is not None,
         f"command line: ~{key}: unknown key {key}{nearest(key)}",
     )
-    for below in [one for one in merged.values if one == key or one.startswith(f"{key}.")]:
-        del merged.values[below], merged.layers[below]
+    _forget(merged, [one for one in merged.values if one == key or one.startswith(f"{key}.")])
+
+
+def _forget(merged: Merged, keys: Sequence[str]) -> None:
+    for key in keys:
+        del merged.values[key], merged.layers[key]
+
+
+def _parents(key: str) -> Iterator[str]:
+    """``a`` and ``a.b`` of ``a.b.c``."""
+    parts = key.split(".")
+    return (".".join(parts[:length]) for length in range(1, len(parts)))
 
 
 def _put(merged: Merged, key: str, value: object, layer: Layer) -> None:
@@ -176,11 +186,9 @@ def _put(merged: Merged, key: str, value: object, layer: Layer) -> None:
     if mapping is not None:
         path = key.removeprefix(f"{mapping}.").split(".")
         key, value = mapping, _with(merged.values.get(mapping), path, value)
-    related = [
-        one for one in merged.values if one.startswith(f"{key}.") or key.startswith(f"{one}.")
-    ]
-    for one in related:
-        del merged.values[one], merged.layers[one]
+    if key in sections():
+        _forget(merged, [one for one in merged.values if one.startswith(f"{key}.")])
+    _forget(merged, [one for one in _parents(key) if one in merged.values])
     merged.values[key], merged.layers[key] = value, layer
 
 

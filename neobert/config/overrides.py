@@ -46,6 +46,9 @@ FLAGS = {
 }
 """Hydra's own flags -> how many values follow."""
 
+LONGEST = 1000
+"""Characters of an override that is shown in full."""
+
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 """What may follow ``--info``."""
 
@@ -116,7 +119,7 @@ def read_overrides(
     for word in overrides:
         try:
             override = parser.parse_override(word)
-        except HydraException:
+        except (HydraException, ValueError, RecursionError):  # Python's, of 5,000 digits
             problems.append(unreadable(word))
             continue
         key = override.key_or_group
@@ -143,6 +146,8 @@ def read_overrides(
 
 def unreadable(word: str) -> str:
     """What is wrong with an override that Hydra's grammar refuses, and how to write it."""
+    if len(word) > LONGEST:
+        return f"command line: {word[:40]!r}…: cannot be read"
     key, given, value = word.partition("=")
     if given and re.fullmatch(r"[+~]*[A-Za-z_][\w./@]*", key):
         inner = re.fullmatch(r"\[(.*)\]", value, re.DOTALL)

@@ -10,6 +10,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from neobert.config.schema import kinds_of
 
+LARGEST = 2**63
+"""No integer setting is that large: PyTorch's are of 64 bits."""
+
 WORDS = {"true": True, "yes": True, "on": True, "1": True}
 WORDS |= {"false": False, "no": False, "off": False, "0": False}
 
@@ -52,7 +55,7 @@ def _scalar(value: object, kinds: tuple[Any, ...]) -> object:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, dict | list):
+    if isinstance(value, dict | list) or "\0" in str(value):
         raise ValueError
     return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -72,7 +75,7 @@ def _number(value: object, kinds: tuple[Any, ...]) -> object:
         if str in kinds:
             return value
         raise
-    if not math.isfinite(number):
+    if not math.isfinite(number) or (abs(number) >= LARGEST and int in kinds):
         raise ValueError
     if int in kinds and number == int(number):
         return int(number)

@@ -24,17 +24,26 @@ def read_settings(path: Path, key: str = "config_path", section: str = "") -> di
     larger or deeper than any settings are.
     """
     with reading(path, key):
-        loader = get_yaml_loader()(read_text(path, LARGEST))
-        node = loader.get_single_node()
-        if node is not None:
-            _keep_text(node, f"{section}." if section else "", [0], 0)
-        values = {} if node is None else loader.construct_document(node)
+        try:
+            values = _parsed(read_text(path, LARGEST), section)
+        except yaml.MarkedYAMLError as error:
+            line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+            raise ValueError(f"{line}{error.problem}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
         kind = type(values).__name__
         raise ConfigError(f"{key}={path}: must hold sections and keys, not a {kind}")
     return values
+
+
+def _parsed(text: str, section: str) -> object:
+    loader = get_yaml_loader()(text)
+    node = loader.get_single_node()
+    if node is None:
+        return None
+    _keep_text(node, f"{section}." if section else "", [0], 0)
+    return loader.construct_document(node)
 
 
 def _keep_text(node: yaml.Node, prefix: str, count: list[int], depth: int) -> None:
