@@ -33,7 +33,7 @@ def read_settings(path: Path, key: str = "config_path", section: str = "") -> di
         return {}
     if not isinstance(values, dict):
         kind = type(values).__name__
-        raise ConfigError(f"{key}={path}: must hold sections and keys, not a {kind}")
+        raise ConfigError(f"{key}={path}: must hold keys and values, not a {kind}")
     return values
 
 

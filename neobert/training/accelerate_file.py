@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
+from neobert.config.yaml_file import read_settings
 from neobert.console import get_logger
 
 log = get_logger(__name__)
@@ -59,7 +58,7 @@ def with_accelerate_file(config: Config) -> Config:
     if config.accelerate_config_file is None:
         return config
     path = config.accelerate_config_file
-    found, ignored = translate(read(path), path)
+    found, ignored = translate(read_settings(Path(path), "accelerate_config_file"), path)
     merged = merge(config, found, path)
     if ignored:
         log.warning("%s: no counterpart here, ignored: %s", path, ", ".join(sorted(ignored)))
@@ -68,24 +67,12 @@ def with_accelerate_file(config: Config) -> Config:
     return merged
 
 
-def read(path: str) -> Mapping[str, object]:
-    """The YAML. Raises ``ConfigError`` if it cannot be read or is something else."""
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"accelerate_config_file={path}: cannot be read ({error})") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"accelerate_config_file={path}: must hold keys and values")
-    return values
-
-
 def translate(values: Mapping[str, object], path: str) -> tuple[dict[str, object], set[str]]:
     """Settings by dotted key, and the entries that have no counterpart."""
     kind = str(values.get("distributed_type", "NO")).upper()
     if kind not in KINDS:
         raise ConfigError(f"{path}: distributed_type={kind}: must be one of {', '.join(KINDS)}")
-    machines = int(str(values.get("num_machines", 1)))
-    processes = int(str(values.get("num_processes", 1)))
+    machines, processes = (_count(values, key, path) for key in ("num_machines", "num_processes"))
     if processes % machines:
         raise ConfigError(f"{path}: {processes} processes on {machines} machines: not the same")
     found: dict[str, object] = {
@@ -98,11 +85,19 @@ def translate(values: Mapping[str, object], path: str) -> tuple[dict[str, object
     if values.get("use_cpu"):
         found["trainer.use_cpu"] = True
     if kind == "DEEPSPEED":
-        found |= _deepspeed(values.get("deepspeed_config"), ignored)
+        found |= _deepspeed(values.get("deepspeed_config"), ignored, path)
     else:
         found["trainer.strategy"] = KINDS[kind]
     known = {"distributed_type", "num_machines", "num_processes", "mixed_precision", "use_cpu"}
-    return found, ignored | ({*values} - known - {*LAUNCHING, "deepspeed_config"})
+    others = {str(key) for key in values} - known - {*LAUNCHING, "deepspeed_config"}
+    return found, ignored | others
+
+
+def _count(values: Mapping[str, object], key: str, path: str) -> int:
+    text = str(values.get(key, 1))
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"{path}: {key}={text}: must be an integer of at least 1")
+    return int(text)
 
 
 def merge(config: Config, found: Mapping[str, object], path: str) -> Config:
@@ -126,8 +121,10 @@ def merge(config: Config, found: Mapping[str, object], path: str) -> Config:
     )
 
 
-def _deepspeed(values: object, ignored: set[str]) -> dict[str, object]:
-    settings = values if isinstance(values, dict) else {}
+def _deepspeed(values: object, ignored: set[str], path: str) -> dict[str, object]:
+    if not isinstance(values, dict | None):
+        raise ConfigError(f"{path}: deepspeed_config={values}: must hold keys and values")
+    settings = values or {}
     ignored |= {f"deepspeed_config.{key}" for key in settings if key not in DEEPSPEED_KEYS}
     found: dict[str, object] = {
         "trainer.strategy": f"deepspeed_zero{settings.get('zero_stage', 2)}"
@@ -140,8 +137,12 @@ def _deepspeed(values: object, ignored: set[str]) -> dict[str, object]:
     ):
         if settings.get(key) == "cpu":
             found[f"deepspeed.{name}"] = True
-    for key in ("gradient_clipping", "gradient_accumulation_steps"):
-        if settings.get(key) not in (None, "auto"):
-            kind = float if key == "gradient_clipping" else int
-            found[f"trainer.{key}"] = kind(str(settings[key]))
+    for key, kind in (("gradient_clipping", float), ("gradient_accumulation_steps", int)):
+        value = settings.get(key)
+        if value in (None, "auto"):
+            continue
+        try:
+            found[f"trainer.{key}"] = kind(str(value))
+        except ValueError:
+            raise ConfigError(f"{path}: deepspeed_config.{key}={value}: must be a number") from None
     return found

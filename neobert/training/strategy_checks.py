@@ -1,12 +1,12 @@
 """What cannot run together with a strategy: each with the reason, and what to do instead."""
 
 import importlib.util
-import json
 from pathlib import Path
 
 from neobert.config.checks import ConfigError, require
 from neobert.config.root import Config
 from neobert.config.trainer import TrainerConfig
+from neobert.files import read_json, reading
 
 SET_ELSEWHERE = {
     "optimizer": "optimizer.*",
@@ -83,6 +83,10 @@ def own_file_problems(file: str | None, stage: int) -> list[str]:
     values = read_deepspeed_file(file)
     zero = values.get("zero_optimization")
     said = zero.get("stage", 0) if isinstance(zero, dict) else 0
+    if said not in (0, 1, 2, 3) or isinstance(said, bool | float):
+        return [
+            f"deepspeed.config_file={file}: zero_optimization.stage={said!r}: must be 0, 1, 2 or 3"
+        ]
     found = require(
         said == stage,
         f"deepspeed.config_file={file} is for stage {said}: use "
@@ -97,10 +101,8 @@ def own_file_problems(file: str | None, stage: int) -> list[str]:
 
 def read_deepspeed_file(file: str) -> dict[str, object]:
     """An own DeepSpeed JSON."""
-    try:
-        values = json.loads(Path(file).read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"deepspeed.config_file={file}: cannot be read ({error})") from error
+    with reading(file, "deepspeed.config_file"):
+        values = read_json(Path(file))
     if not isinstance(values, dict):
         raise ConfigError(f"deepspeed.config_file={file}: must hold an object")
     return values

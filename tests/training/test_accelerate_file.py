@@ -87,3 +87,36 @@ def test_what_cannot_be_meant_is_refused(
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(ConfigError, match=r"accelerate_config_file=/no\.yaml: cannot be read"):
         with_accelerate_file(Config(accelerate_config_file="/no.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("num_processes: two\n", "num_processes=two: must be an integer of at least 1"),
+        ("num_machines: 0\n", "num_machines=0: must be an integer of at least 1"),
+        ("num_processes: null\n", "num_processes=None"),
+        ("distributed_type: DEEPSPEED\ndeepspeed_config: [1]\n", "must hold keys and values"),
+        (
+            "distributed_type: DEEPSPEED\ndeepspeed_config: {gradient_clipping: abc}\n",
+            "gradient_clipping=abc: must be a number",
+        ),
+        ("- 1\n", "must hold keys and values"),
+        ("a: " + "[" * 3000, "cannot be read"),
+        ("\xff", "cannot be read"),
+    ],
+)
+def test_a_damaged_file_is_one_clear_error(text: str, problem: str, tmp_path: Path) -> None:
+    file = tmp_path / "accelerate.yaml"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError) as error:
+        with_accelerate_file(Config(accelerate_config_file=str(file)))
+    (line,) = error.value.problems
+    assert problem in line
+    assert str(file) in line
+
+
+def test_entries_whose_name_is_no_text_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_accelerate_file(config_with(tmp_path, {1: 2, "other": 3}))
+    assert "ignored: 1, other" in caplog.text
