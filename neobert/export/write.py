@@ -3,8 +3,6 @@
 import shutil
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from neobert.config.checks import ConfigError
 from neobert.config.store import save_config
 from neobert.console import get_logger
@@ -22,6 +20,7 @@ from neobert.export.native import (
 )
 from neobert.export.source import SETTINGS, Source, read_source
 from neobert.files import publish_folder, write_json
+from neobert.model.weight_files import write_weights
 
 log = get_logger(__name__)
 
@@ -80,7 +79,7 @@ def write_folder(source: Source, folder: Path, name: str, core: CoreClass | None
     else:
         config, weights = native_config(source, core), native_weights(source)
     write_json(config, folder / "config.json")
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    write_weights(weights, folder / "model.safetensors", {"format": "pt"})
     write_tokenizer(source.tokenizer, max_length, folder)
     (folder / "README.md").write_text(model_card(source, name, core), encoding="utf-8")
     if source.settings is not None:

@@ -4,10 +4,12 @@ A folder has ``model.safetensors``, or shards named by ``model.safetensors.index
 wrong with it - absent, cut off, damaged, made to do harm - is a :class:`PretrainedError`.
 """
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from neobert import files
@@ -49,6 +51,22 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     for name in _shards(folder / INDEX):
         weights |= _read_shard(folder / name)
     return weights
+
+
+def write_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file; equal tensors and metadata give equal bytes.
+
+    safetensors writes the metadata in random order, so the header is sorted afterwards.
+    """
+    save_file(dict(weights), path, metadata=dict(metadata))
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(metadata.items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length, "the same entries, so the same length"
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def weight_names(folder: Path) -> set[str]:

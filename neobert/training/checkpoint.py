@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from neobert.console import get_logger
@@ -34,7 +34,7 @@ from neobert.files import (
     reading,
     set_aside,
 )
-from neobert.model.weight_files import WEIGHTS
+from neobert.model.weight_files import WEIGHTS, write_weights
 from neobert.training.manifest import STATE, numbered, write_manifest
 
 log = get_logger(__name__)
@@ -173,7 +173,7 @@ def save_weights(state_dict: dict[str, Tensor], path: Path) -> None:
             continue
         first_name[place] = name
         tensors[name] = tensor.detach().cpu().contiguous()
-    save_file(tensors, path, metadata={"format": "pt", **shared})
+    write_weights(tensors, path, {"format": "pt", **shared})
 
 
 def _shared_names(path: Path) -> dict[str, str]:

@@ -8,10 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from neobert.errors import ConfigError, RunError
 from neobert.model.weight_files import NoWeightsError
-from neobert.training.checkpoint import FolderCheckpointIO, remove_leftovers, set_aside_later
+from neobert.training.checkpoint import (
+    FolderCheckpointIO,
+    load_weights,
+    remove_leftovers,
+    set_aside_later,
+)
 from neobert.training.manifest import damages, list_checkpoints
 from neobert.training.start import select
 
@@ -55,6 +61,18 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     assert torch.equal(weights["model.decoder.weight"], torch.full((4, 3), 3.0))
     assert torch.equal(weights["model.model.encoder.weight"], weights["model.decoder.weight"])
     assert torch.equal(loaded["optimizer_states"][0]["momentum"], torch.arange(3.0))
+
+
+def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
+    shared = {f"model.{name}.weight": torch.ones(2) for name in "abcdefgh"}
+    weights = {**shared, **{f"{name}.again": tensor for name, tensor in shared.items()}}
+    contents = set()
+    for step in range(5):
+        io().save_checkpoint({"state_dict": weights}, tmp_path / str(step))
+        contents.add((tmp_path / str(step) / "model.safetensors").read_bytes())
+        assert len(load_file(tmp_path / str(step) / "model.safetensors")) == len(shared)
+        assert len(load_weights(tmp_path / str(step))) == len(weights)
+    assert len(contents) == 1
 
 
 def test_a_shared_tensor_is_stored_once(tmp_path: Path) -> None:
