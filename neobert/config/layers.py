@@ -54,6 +54,9 @@ RIVALS: dict[str, Flat] = {
 }
 """Key -> the rivals that it replaces if they come from a weaker layer, and their value then."""
 
+FOLLOWERS = {"model.classifier_init_range": "glue.classifier_init_range"}
+"""Key -> the key that takes its value wherever only the first is set."""
+
 PATHS = (
     "accelerate_config_file",
     "config_path",
@@ -143,6 +146,9 @@ def merge(layers: Sequence[Layer], problems: list[str]) -> Merged:
             _replace_rivals(merged, key, layer)
         for key, value in layer.values.items():
             _put(merged, key, value, layer)
+        for key, follower in FOLLOWERS.items():
+            if key in layer.values and follower not in layer.values:
+                _put(merged, follower, layer.values[key], Layer(layer.origin, {}, False))
     return merged
 
 

@@ -87,8 +87,7 @@ class ModelConfig:
     """Half-width of the uniform distribution that an untied decoder and the matrices start from."""
 
     classifier_init_range: float = _of("initialisation", 0.02)
-    """Spread of a classifier's first weights; ``glue.classifier_init_range`` wins where it is
-    set."""
+    """``glue.classifier_init_range``, wherever only this one is set."""
 
     tie_word_embeddings: bool = _of("shape", True)
     """Whether the decoder of masked words is the embedding matrix."""

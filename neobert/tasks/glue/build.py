@@ -7,7 +7,6 @@ from torch import nn
 
 from neobert.config.checks import ConfigError
 from neobert.config.glue import GlueConfig
-from neobert.config.model import ModelConfig
 from neobert.config.root import Config
 from neobert.model.encoder import Encoder
 from neobert.model.heads import ClassifierSettings, SequenceClassifier
@@ -32,7 +31,7 @@ def build_classifier(config: Config, start: Start, task: GlueTask, num_labels: i
     if start.kind == "hub":
         model, num_heads = load_hub_model(config, task, num_labels)
         return Classifier(model, num_heads)
-    head = _head(config.glue, start.model)
+    head = _head(config.glue)
     dense = None
     if start.weights is None:
         encoder = Encoder(start.model, start.model.vocab_size, start.model.pad_token_id)
@@ -51,12 +50,12 @@ def build_classifier(config: Config, start: Start, task: GlueTask, num_labels: i
     return Classifier(classifier, start.model.num_attention_heads)
 
 
-def _head(glue: GlueConfig, model: ModelConfig) -> ClassifierSettings:
+def _head(glue: GlueConfig) -> ClassifierSettings:
     return ClassifierSettings(
         activation=glue.classifier_activation,
         pooling=glue.classifier_pooling,
         dropout=glue.classifier_dropout,
-        init_std=_init_range(glue, model),
+        init_std=glue.classifier_init_range,
     )
 
 
@@ -72,9 +71,3 @@ def _refuse_other_head(source: SequenceClassifier, head: ClassifierSettings, fol
     ]
     if problems:
         raise ConfigError(*problems)
-
-
-def _init_range(glue: GlueConfig, model: ModelConfig) -> float:
-    """The ``glue`` key where it is set, else ``model.classifier_init_range``."""
-    own = glue.classifier_init_range
-    return own if own != GlueConfig().classifier_init_range else model.classifier_init_range

@@ -130,15 +130,50 @@ def test_the_head_is_as_asked_for(settings: Settings, encoder_folder: Path) -> N
     assert 0.4 < model.dense.weight.std().item() < 0.6
 
 
-@pytest.mark.proves("model.classifier_init_range")
+@pytest.mark.proves("model.classifier_init_range", "glue.classifier_init_range")
+@pytest.mark.parametrize(
+    ("words", "spread"),
+    [
+        (["model.classifier_init_range=0.3"], 0.3),
+        (["model.classifier_init_range=0.3", "glue.classifier_init_range=0.02"], 0.02),
+        (["glue.classifier_init_range=0.2", "model.classifier_init_range=0.3"], 0.2),
+    ],
+)
 def test_the_head_s_spread_is_the_model_s_where_glue_sets_none(
-    settings: Settings, encoder_folder: Path
+    settings: Settings, encoder_folder: Path, words: list[str], spread: float
 ) -> None:
-    words = [f"glue.pretrained_model_path={encoder_folder}", "model.classifier_init_range=0.3"]
-    config = settings(*words)
+    config = settings(f"glue.pretrained_model_path={encoder_folder}", *words)
     model = build_classifier(config, find_start(config), TASKS["mnli"], 3).model
     assert isinstance(model, SequenceClassifier)
-    assert 0.25 < model.dense.weight.std().item() < 0.35
+    assert model.dense is not None
+    assert model.dense.weight.std().item() == pytest.approx(spread, rel=0.1)
+
+
+@pytest.mark.proves("glue.pretrained_checkpoint", "pretrained_checkpoint")
+@pytest.mark.parametrize("key", ["glue.pretrained_checkpoint", "pretrained_checkpoint"])
+def test_the_checkpoint_of_a_model_path_is_chosen_too(
+    settings: Settings, encoder_folder: Path, tmp_path: Path, key: str
+) -> None:
+    run = run_with([10, 20, 30], encoder_folder, tmp_path / "before")
+    start = find_start(settings(f"glue.pretrained_model_path={run}", f"{key}=20"))
+    assert start.record["folder"] == str(run / "checkpoints/20")
+    with pytest.raises(ConfigError, match=rf"^{key}=25: there is no 25; .* steps 10, 20, 30"):
+        find_start(settings(f"glue.pretrained_model_path={run}", f"{key}=25"))
+    with pytest.raises(ConfigError, match=rf"^{key}=20: .* is one set of weights.*leave {key} out"):
+        find_start(settings(f"glue.pretrained_model_path={run / 'checkpoints/10'}", f"{key}=20"))
+
+
+def test_a_key_that_loses_against_another_is_reported(
+    settings: Settings, encoder_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = run_with([10], encoder_folder, tmp_path / "before")
+    (run / "config.yaml").write_text("model: {hidden_size: 32}\n")
+    place = f"glue.pretrained_checkpoint_dir={run}"
+    with caplog.at_level("WARNING", logger="neobert"):
+        find_start(settings(place, f"glue.pretrained_model_path={run / 'config.yaml'}"))
+        assert not caplog.text  # as in the configuration reference: both name one run
+        find_start(settings(place, f"glue.pretrained_model_path={encoder_folder}"))
+    assert f"glue.pretrained_model_path={encoder_folder} has no effect" in caplog.text
 
 
 def spoil_weight(folder: Path) -> None:
