@@ -99,8 +99,7 @@ def _proved(decorators: list[ast.expr]) -> Iterator[str]:
         call = decorator if isinstance(decorator, ast.Call) else None
         if call is not None and ast.unparse(call.func) == "pytest.mark.proves":
             for one in call.args:
-                key = str(one.value) if isinstance(one, ast.Constant) else ast.unparse(one)
-                yield f"optimizer.{key}" if key.startswith("muon_config.") else key
+                yield str(one.value) if isinstance(one, ast.Constant) else ast.unparse(one)
 
 
 def _links(tests: list[str]) -> str:

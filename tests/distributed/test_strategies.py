@@ -126,7 +126,9 @@ def test_two_processes_train_as_one_with_the_double_batch(
 
 
 @pytest.mark.slow
-@pytest.mark.proves("muon_config.enable_clipping", "muon_config.capture_last_microbatch_only")
+@pytest.mark.proves(
+    "optimizer.muon_config.enable_clipping", "optimizer.muon_config.capture_last_microbatch_only"
+)
 @pytest.mark.parametrize("strategy", ALL)
 def test_clipping_acts_on_the_maximum_over_all_ranks_and_micro_batches(
     ranks: Together, alone: Alone, strategy: str

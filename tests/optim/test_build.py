@@ -28,7 +28,7 @@ def named() -> list[tuple[str, nn.Parameter]]:
 @pytest.mark.proves("optimizer.lr", "optimizer.betas", "optimizer.eps", "optimizer.weight_decay")
 @pytest.mark.parametrize("name", ["adamw", "adam"])
 def test_adam_and_adamw_are_torchs_with_these_settings(name: str) -> None:
-    config = OptimizerConfig(name=name, lr=3e-3, betas=[0.8, 0.7], eps=1e-5, weight_decay=0.4)
+    config = OptimizerConfig(name=name, lr=3e-3, betas=[0.8, 0.7], eps=0.1, weight_decay=0.4)
     ours = named()
     theirs = [(key, nn.Parameter(parameter.detach().clone())) for key, parameter in ours]
     embedding = "model.encoder.weight"
@@ -36,7 +36,7 @@ def test_adam_and_adamw_are_torchs_with_these_settings(name: str) -> None:
     undecayed = [p for key, p in theirs if name == "adamw" and key == embedding]
     groups = [{"params": decayed, "weight_decay": 0.4}, {"params": undecayed, "weight_decay": 0.0}]
     kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-    oracle = kind([g for g in groups if g["params"]], 3e-3, (0.8, 0.7), 1e-5)
+    oracle = kind([g for g in groups if g["params"]], 3e-3, (0.8, 0.7), 0.1)
     optimizer = build_optimizer(config, ours, num_heads=2)
     for _ in range(4):
         for (_, mine), (_, other) in zip(ours, theirs, strict=True):
@@ -67,6 +67,30 @@ def test_muonclip_gets_its_groups_and_settings() -> None:
         (["decoder.weight"], False, None, 0.1, 2e-3),
         (["model.encoder.weight"], False, None, 0.0, 2e-3),
     ]
+
+
+@pytest.mark.proves(
+    "optimizer.muon_config.muon_beta",
+    "optimizer.muon_config.ns_steps",
+    "optimizer.muon_config.detect_anomalies",
+    "optimizer.muon_config.nesterov",
+    "optimizer.muon_config.norm_factor",
+)
+@pytest.mark.parametrize(
+    ("word", "field", "value"),
+    [
+        ("muon_beta=0.5", "beta", 0.5),
+        ("ns_steps=9", "steps", 9),
+        ("detect_anomalies=true", "detect_anomalies", True),
+        ("nesterov=false", "nesterov", False),
+        ("norm_factor=spectral", "scale", "spectral"),
+    ],
+)
+def test_a_setting_of_muon_reaches_its_optimizer(word: str, field: str, value: object) -> None:
+    config = compose_config(["optimizer=muonclip", f"optimizer.muon_config.{word}"])
+    optimizer = build_optimizer(config.optimizer, named(), num_heads=2)
+    assert isinstance(optimizer, MuonClip)
+    assert getattr(optimizer.settings, field) == value
 
 
 def test_without_muon_config_the_defaults_hold() -> None:

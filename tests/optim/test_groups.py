@@ -51,7 +51,7 @@ def test_adam_has_one_group_with_coupled_decay() -> None:
     assert type(build_optimizer(config, parameters(), 2)) is torch.optim.Adam
 
 
-@pytest.mark.proves("muon_config.muon_decay", "optimizer.weight_decay")
+@pytest.mark.proves("optimizer.muon_config.muon_decay", "optimizer.weight_decay")
 def test_each_family_has_its_own_decay() -> None:
     config = OptimizerConfig(
         name="muonclip", weight_decay=0.3, muon_config=MuonConfig(muon_decay=0.2)

@@ -119,7 +119,7 @@ def test_q_k_v_are_three_matrices_though_stored_in_one() -> None:
         assert_close(rows(named["0.qkv.weight"]), expected)
 
 
-@pytest.mark.proves("muon_config.muon_beta")
+@pytest.mark.proves("optimizer.muon_config.muon_beta")
 def test_momentum_is_an_average_and_the_only_state_of_a_matrix() -> None:
     named = network()
     optimizer = optimizer_of(named, MuonSettings(beta=0.8, dtype=FP32))
@@ -132,7 +132,7 @@ def test_momentum_is_an_average_and_the_only_state_of_a_matrix() -> None:
     assert_close(state["momentum_buffer"], expected)
 
 
-@pytest.mark.proves("muon_config.norm_factor")
+@pytest.mark.proves("optimizer.muon_config.norm_factor")
 @pytest.mark.parametrize(
     ("rule", "scale"),
     [("match_rms_adamw", 1.2), ("spectral", 1.5), ("legacy_compat", 2.4), ("none", 1.0)],
@@ -183,7 +183,7 @@ def test_resume_is_exact_to_the_bit_and_loads_as_plain_data() -> None:
         assert parameter.equal(resumed[name])
 
 
-@pytest.mark.proves("muon_config.detect_anomalies")
+@pytest.mark.proves("optimizer.muon_config.detect_anomalies")
 def test_a_non_finite_gradient_is_named_skipped_and_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

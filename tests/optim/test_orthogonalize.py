@@ -28,7 +28,7 @@ GOLDEN = {
 }
 
 
-@pytest.mark.proves("muon_config.orthogonalization")
+@pytest.mark.proves("optimizer.muon_config.orthogonalization")
 @pytest.mark.parametrize("case", GOLDEN, ids=str)
 def test_first_row_is_the_references(case: tuple[str, int, int]) -> None:
     method, rows, columns = case
@@ -73,7 +73,7 @@ def test_zeros_stay_zeros_and_size_does_not_matter() -> None:
     assert_close(orthogonalize(matrix), orthogonalize(1000 * matrix), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.proves("muon_config.ns_steps")
+@pytest.mark.proves("optimizer.muon_config.ns_steps")
 def test_more_steps_come_nearer() -> None:
     matrix = torch.randn(1, 16, 16)
     spread = [

@@ -21,7 +21,9 @@ def of_fused(x: Tensor, qkv: Tensor) -> Tensor:
     return largest(x, q, k)
 
 
-@pytest.mark.proves("muon_config.clipping_threshold", "muon_config.clipping_alpha")
+@pytest.mark.proves(
+    "optimizer.muon_config.clipping_threshold", "optimizer.muon_config.clipping_alpha"
+)
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
 def test_hot_heads_land_on_the_threshold_and_cool_ones_stay(alpha: float) -> None:
     x = torch.randn(TOKENS, 16, dtype=torch.float64)

@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 
+from neobert.config.compose import compose_config
 from neobert.config.scheduler import SchedulerConfig
 from neobert.optim.schedule import Schedule, build_scheduler, resolve_schedule
 
@@ -17,6 +18,20 @@ LINEAR = [1e-4, 0.25007, 0.50005, 0.75002, 1, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1, 0
 def test_factors_are_the_references(name: str, expected: list[float]) -> None:
     schedule = Schedule(name, total=10, warmup=4, decay_end=10, final_ratio=0.1)
     assert [schedule.factor(t) for t in range(12)] == pytest.approx(expected, abs=6e-6)
+
+
+@pytest.mark.proves("scheduler.name", "scheduler.final_lr_ratio")
+@pytest.mark.parametrize(("name", "expected"), [("cosine", COSINE), ("linear", LINEAR)])
+def test_the_settings_give_the_references_factors(name: str, expected: list[float]) -> None:
+    words = [f"scheduler.name={name}", "scheduler.warmup_steps=4", "scheduler.final_lr_ratio=0.1"]
+    schedule = resolve_schedule(compose_config(words).scheduler, max_steps=10)
+    assert [schedule.factor(t) for t in range(12)] == pytest.approx(expected, abs=6e-6)
+
+
+@pytest.mark.proves("scheduler.final_lr_ratio")
+def test_the_floor_is_the_final_ratio() -> None:
+    schedule = resolve_schedule(compose_config(["scheduler.final_lr_ratio=0.25"]).scheduler, 100)
+    assert schedule.factor(100) == pytest.approx(0.25)
 
 
 def test_learning_rates_of_the_optimizer_are_the_references() -> None:

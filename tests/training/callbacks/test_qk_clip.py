@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from neobert.batch import PackedBatch
+from neobert.config.compose import compose_config
 from neobert.config.model import ModelConfig
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
 from neobert.model.heads import build_masked_lm
@@ -81,7 +82,9 @@ def _no_tips() -> None:
     quiet_libraries()
 
 
-@pytest.mark.proves("muon_config.capture_last_microbatch_only", "muon_config.enable_clipping")
+@pytest.mark.proves(
+    "optimizer.muon_config.capture_last_microbatch_only", "optimizer.muon_config.enable_clipping"
+)
 @pytest.mark.parametrize(("last_only", "seen"), [(True, [2]), (False, [0, 1, 2])])
 def test_after_a_clip_the_maximum_of_the_same_batches_is_at_the_threshold(
     tmp_path: Path, last_only: bool, seen: list[int]
@@ -99,7 +102,9 @@ def test_after_a_clip_the_maximum_of_the_same_batches_is_at_the_threshold(
     assert [all(here) for here in module.measured] == [not last_only, not last_only, True]
 
 
-@pytest.mark.proves("muon_config.clipping_warmup_steps", "muon_config.clipping_interval")
+@pytest.mark.proves(
+    "optimizer.muon_config.clipping_warmup_steps", "optimizer.muon_config.clipping_interval"
+)
 def test_only_steps_that_clip_measure(tmp_path: Path) -> None:
     module = Module()
     config = MuonConfig(clipping_warmup_steps=2, clipping_interval=3)
@@ -108,7 +113,7 @@ def test_only_steps_that_clip_measure(tmp_path: Path) -> None:
     assert acting == [2, 5, 8]
 
 
-@pytest.mark.proves("muon_config.clipping_qk_chunk_size")
+@pytest.mark.proves("optimizer.muon_config.clipping_qk_chunk_size")
 def test_the_chunk_size_bounds_memory_and_changes_no_maximum() -> None:
     module = Module()
     expected = largest(module, [0, 1])
@@ -136,7 +141,7 @@ class Other(LightningModule):
         self.attention = Separate()
 
 
-@pytest.mark.proves("muon_config.clipping_layers_mapping")
+@pytest.mark.proves("optimizer.muon_config.clipping_layers_mapping")
 def test_separate_projections_are_found_by_the_names_that_are_given() -> None:
     module = Other()
     names = {"q_proj": "query_layer", "k_proj": "key_layer"}
@@ -162,7 +167,37 @@ def test_a_model_without_attention_says_what_to_set() -> None:
         attention_layers(Other(), MuonConfig())
 
 
+@pytest.mark.proves(
+    "optimizer.muon_config.enable_clipping",
+    "optimizer.muon_config.clipping_threshold",
+    "optimizer.muon_config.clipping_alpha",
+)
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_the_settings_of_a_run_clip_its_heads(tmp_path: Path, alpha: float) -> None:
+    module = Module()
+    before = largest(module, [0])[0]
+    weight = module.model.model.attention_layers()[0].qkv.weight
+    shape = (CONFIG.num_attention_heads, 3, -1, CONFIG.hidden_size)
+    query, key, _ = weight.detach().clone().view(shape).unbind(1)
+    threshold = float(before.mean())
+    words = [f"clipping_threshold={threshold}", f"clipping_alpha={alpha}", "clipping_interval=1"]
+    settings = compose_config(
+        ["optimizer=muonclip", *(f"optimizer.muon_config.{word}" for word in words)]
+    )
+    (clip,) = qk_clip_callbacks(settings.optimizer, 100)
+    fit(module, clip.config, tmp_path, accumulation=1, steps=1)
+    assert (before > threshold).any()
+    assert_close(largest(module, [0])[0], before.clamp(max=threshold), rtol=1e-4, atol=0)
+    after_query, after_key, _ = weight.detach().view(shape).unbind(1)
+    untouched, scaled = ((after_query, query), (after_key, key))[:: 1 if alpha == 0 else -1]
+    assert_close(*untouched)
+    assert not torch.allclose(*scaled)
+
+
+@pytest.mark.proves("optimizer.muon_config.enable_clipping")
 def test_it_is_there_where_it_is_asked_for() -> None:
+    off_words = ["optimizer=muonclip", "optimizer.muon_config.enable_clipping=false"]
+    assert qk_clip_callbacks(compose_config(off_words).optimizer, 10) == ()
     muon, off = OptimizerConfig(name="muonclip"), MuonConfig(enable_clipping=False)
     assert len(qk_clip_callbacks(muon, 10)) == 1
     assert qk_clip_callbacks(OptimizerConfig(name="muonclip", muon_config=off), 10) == ()
