@@ -20,6 +20,7 @@ from torch import Tensor
 from neobert.batch import MaskedBatch
 from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
+from neobert.data.store import SHARD
 from neobert.tasks import run as run_task
 from neobert.tasks.pretraining.module import PretrainingModule
 from neobert.training.callbacks.checkpointer import save_plan
@@ -117,16 +118,12 @@ def test_a_stream_is_shuffled_within_its_buffer(words: list[str]) -> None:
 @pytest.mark.parametrize("asked", [1, 2])
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_so_many_processes_tokenise(
-    words: list[str],
-    tmp_path: Path,
-    asked: int,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, asked: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("neobert.data.tokenize.WORTH_PROCESSES", 2)
-    monkeypatch.setattr("neobert.data.tokenize.BATCH", 10)
+    (tmp_path / "corpus.txt").write_text("a river\nthe sea\n" * SHARD)
+    words = [*TINY, f"dataset.path={tmp_path / 'corpus.txt'}", f"dataset.cache_dir={tmp_path}"]
     with caplog.at_level(logging.DEBUG, logger="neobert"):
-        data_of([*words, f"dataset.cache_dir={tmp_path}", f"dataset.num_proc={asked}"])
+        data_of([*words, f"dataset.num_proc={asked}"])
     assert ("tokenising in 2 processes" in caplog.text) == (asked == 2)
 
 
