@@ -14,11 +14,15 @@ from neobert.export.source import Source
 PIPELINES = {
     "masked_lm": "fill-mask",
     "classifier": "text-classification",
+    "token_classifier": "token-classification",
+    "question_answering": "question-answering",
     "encoder": "sentence-similarity",
 }
 ABOUT = {
     "masked_lm": "trained to fill in masked tokens",
     "classifier": "with a classifier of texts on it",
+    "token_classifier": "with a classifier of tokens on it",
+    "question_answering": "trained to find answers in texts",
     "encoder": "trained to embed texts",
 }
 
@@ -62,6 +66,14 @@ model = AutoModelForSequenceClassification.from_pretrained("{name}"{trust})
 batch = tokenizer(["A first text.", "Another one."], padding=True, return_tensors="pt")
 with torch.no_grad():
     scores = model(**batch).logits  # (texts, {labels})
+```
+"""
+
+PIPELINE = """
+```python
+from transformers import pipeline
+
+model = pipeline("{pipeline}", model="{name}"{trust})
 ```
 """
 
@@ -174,6 +186,9 @@ def _snippets(source: Source, name: str, core: CoreClass | None) -> str:
         case "classifier":
             chosen = [CLASSIFY]
             facts["labels"] = source.model.state_dict()["classifier.bias"].numel()
+        case "token_classifier" | "question_answering":
+            chosen = [PIPELINE]
+            facts["pipeline"] = PIPELINES[source.kind]
         case "encoder":
             chosen = [EMBED, FEATURES]
             prompts = [f"`{text}`" for text in source.prompts.values() if text]

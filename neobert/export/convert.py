@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from neobert.config.model import ModelConfig, Part, fields_of
 from neobert.export.source import Model, Source
 from neobert.files import write_json
-from neobert.model.heads import MaskedLM, SequenceClassifier
+from neobert.model.heads import MaskedLM, SequenceClassifier, TokenClassifier
 
 MODULE = "modeling_neobert"
 CLASSES = {
@@ -25,6 +25,8 @@ CLASSES = {
 ARCHITECTURES = {
     "masked_lm": "NeoBERTLMHead",
     "classifier": "NeoBERTForSequenceClassification",
+    "token_classifier": "NeoBERTForTokenClassification",
+    "question_answering": "NeoBERTForQuestionAnswering",
     "encoder": "NeoBERT",
 }
 PUBLISHED_PARTS: tuple[Part, ...] = ("shape", "positions", "initialisation")
@@ -58,7 +60,15 @@ def config_json(source: Source) -> dict[str, object]:
             "classifier_activation": model.settings.activation,
             "classifier_pooling": model.settings.pooling,
         }
+    if isinstance(model, TokenClassifier) and source.kind == "token_classifier":
+        values |= token_labels(source, model)
     return values
+
+
+def token_labels(source: Source, model: TokenClassifier) -> dict[str, object]:
+    """Names of the classes of tokens."""
+    names = label_settings(source, model.get_submodule(model.head).out_features)  # type: ignore[arg-type]
+    return {name: value for name, value in names.items() if name != "problem_type"}
 
 
 def state_of(model: Model) -> dict[str, Tensor]:

@@ -10,10 +10,10 @@ import transformers
 from torch import Tensor
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from neobert.export.convert import label_settings, state_of
+from neobert.export.convert import label_settings, state_of, token_labels
 from neobert.export.source import Source
 from neobert.model.eurobert import eurobert_config, eurobert_weights, reasons_unsupported
-from neobert.model.heads import MaskedLM, SequenceClassifier
+from neobert.model.heads import MaskedLM, SequenceClassifier, TokenClassifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ def eurobert(architecture: str) -> CoreClass:
 CLASSES = {
     "masked_lm": eurobert("EuroBertForMaskedLM"),
     "encoder": eurobert("EuroBertModel"),
+    "token_classifier": eurobert("EuroBertForTokenClassification"),
+    "question_answering": CoreClass("UltrabertForQuestionAnswering", "ultrabert", "5.20"),
     "classifier": eurobert("EuroBertForSequenceClassification"),
     "one-layer classifier": CoreClass("UltrabertForSequenceClassification", "ultrabert", "5.20"),
 }
@@ -88,6 +90,8 @@ def native_config(source: Source, core: CoreClass) -> dict[str, object]:
     if isinstance(model, SequenceClassifier):
         values |= label_settings(source, model.classifier.out_features)
         pooling = model.settings.pooling
+    elif isinstance(model, TokenClassifier) and source.kind == "token_classifier":
+        values |= token_labels(source, model)
     if core.model_type == "eurobert":
         values["classifier_pooling"] = "bos" if pooling == "cls" else "mean"
         if tokenizer.mask_token_id is not None:

@@ -12,7 +12,7 @@ from neobert.config.root import Config
 from neobert.config.store import load_config_file
 from neobert.console import get_logger
 from neobert.model.encoder import Encoder
-from neobert.model.heads import MaskedLM, SequenceClassifier
+from neobert.model.heads import MaskedLM, SequenceClassifier, TokenClassifier
 from neobert.model.weight_files import PretrainedError, has_weights, read_json, weight_names
 from neobert.training.metrics_file import Row, read_metrics
 from neobert.training.run_folder import RunFolder
@@ -23,12 +23,22 @@ log = get_logger(__name__)
 SETTINGS = "training_config.yaml"
 """Where an exported folder has the configuration of its run."""
 
-Kind = Literal["masked_lm", "classifier", "encoder"]
-Model = MaskedLM | SequenceClassifier | Encoder
+Kind = Literal["masked_lm", "classifier", "token_classifier", "question_answering", "encoder"]
+Model = MaskedLM | SequenceClassifier | TokenClassifier | Encoder
 KINDS: dict[str, Kind] = {
     "NeoBERTLMHead": "masked_lm",
     "NeoBERTForSequenceClassification": "classifier",
+    "NeoBERTForTokenClassification": "token_classifier",
+    "NeoBERTForQuestionAnswering": "question_answering",
     "NeoBERT": "encoder",
+    "EuroBertForMaskedLM": "masked_lm",
+    "EuroBertForSequenceClassification": "classifier",
+    "EuroBertForTokenClassification": "token_classifier",
+    "EuroBertModel": "encoder",
+    "UltrabertForSequenceClassification": "classifier",
+    "UltrabertForTokenClassification": "token_classifier",
+    "UltrabertForQuestionAnswering": "question_answering",
+    "UltrabertModel": "encoder",
 }
 OF_TASK: dict[str, Kind] = {"glue": "classifier", "contrastive": "encoder"}
 
@@ -115,6 +125,10 @@ def _load(weights: Pretrained, kind: Kind) -> Model:
             return weights.masked_lm().eval()
         case "classifier":
             return weights.classifier().eval()
+        case "token_classifier":
+            return weights.token_classifier().eval()
+        case "question_answering":
+            return weights.token_classifier(head="qa_outputs").eval()
         case "encoder":
             return weights.encoder().eval()
 

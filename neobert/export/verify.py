@@ -128,8 +128,17 @@ class Exported:
 
     def outputs(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits, or the hidden states of a bare encoder."""
+        return self.run(self.model, ids, mask)
+
+    def run(
+        self, model: transformers.PreTrainedModel, ids: Tensor, mask: Tensor | None, **more: Tensor
+    ) -> Tensor:
+        """The same of another copy of the model; scores of start and end are one tensor."""
         with torch.no_grad():
-            return self.model(input_ids=ids, attention_mask=mask)[0]
+            out = model(input_ids=ids, attention_mask=mask, **more)
+        if self.auto_class == "AutoModelForQuestionAnswering":
+            return torch.stack((out.start_logits, out.end_logits), -1)
+        return out[0]
 
     @cached_property
     def per_token(self) -> bool:
@@ -265,9 +274,7 @@ def check_masks(exported: Exported) -> str:
         difference(exported.outputs(ids, kind)[kept], expected[kept], f"a mask that is {name}")
     if exported.native:
         return f"0/1, {', '.join(kinds)}"
-    with torch.no_grad():
-        types = {"token_type_ids": torch.zeros_like(ids)}
-        with_types = exported.model(input_ids=ids, attention_mask=mask, **types)[0]
+    with_types = exported.run(exported.model, ids, mask, token_type_ids=torch.zeros_like(ids))
     difference(with_types, expected, "with token_type_ids")
     return f"0/1, {', '.join(kinds)}; token_type_ids are accepted"
 
@@ -277,8 +284,7 @@ def check_dtypes(exported: Exported) -> str:
     tensors, _ = exported.reference
     ids, mask = tensors["input_ids"], tensors["attention_mask"]
     model, _ = exported.load(exported.auto_class, dtype=torch.bfloat16)
-    with torch.no_grad():
-        rounded = model(input_ids=ids, attention_mask=mask)[0].float()
+    rounded = exported.run(model, ids, mask).float()
     exact = exported.outputs(ids, mask)
     if exported.per_token:
         rounded, exact = rounded[mask.bool()], exact[mask.bool()]
@@ -293,8 +299,7 @@ def check_saved_again(exported: Exported) -> str:
     with tempfile.TemporaryDirectory() as folder:
         exported.model.save_pretrained(folder)
         again = type(exported.model).from_pretrained(folder, dtype=torch.float32)
-    with torch.no_grad():
-        outputs = again(tensors["input_ids"], tensors["attention_mask"])[0]
+    outputs = exported.run(again, tensors["input_ids"], tensors["attention_mask"])
     expected = exported.outputs(tensors["input_ids"], tensors["attention_mask"])
     require(torch.equal(outputs, expected), "the outputs change when the model is saved and loaded")
     return "outputs unchanged"

@@ -20,7 +20,8 @@ from torch import Tensor
 from neobert.config.model import ModelConfig, rope_scaling_problems
 from neobert.ops.swiglu import swiglu_width
 
-MODEL_TYPE = "eurobert"
+EUROBERT, ULTRABERT = "eurobert", "ultrabert"
+"""``model_type`` of ``config.json``."""
 
 IN_BLOCK = {
     "attention_norm": "input_layernorm",
@@ -97,7 +98,7 @@ def neobert_weights(weights: Mapping[str, Tensor], num_heads: int) -> dict[str, 
 def eurobert_config(config: ModelConfig) -> dict[str, object]:
     """The settings of ``config.json`` that describe the encoder."""
     return {
-        "model_type": MODEL_TYPE,
+        "model_type": EUROBERT,
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
         "num_attention_heads": config.num_attention_heads,
@@ -124,10 +125,15 @@ def neobert_config(values: Mapping[str, object]) -> dict[str, object]:
 
     Raises ``ValueError`` with every reason why this encoder cannot represent the model.
     """
-    values = {**DEFAULTS, **{name: value for name, value in values.items() if value is not None}}
+    ultra = values.get("model_type") == ULTRABERT
+    defaults = ULTRABERT_DEFAULTS if ultra else DEFAULTS
+    values = {**defaults, **{name: value for name, value in values.items() if value is not None}}
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     rope = rope if isinstance(rope, dict) else {}
-    if problems := _problems(values, rope):
+    problems = _window_problems(values) if ultra else []
+    if ultra and isinstance(of_layers := rope.get("full_attention"), dict):
+        rope = of_layers
+    if problems := problems + _problems(values, rope):
         raise ValueError("; ".join(problems))
     width = values["intermediate_size"]
     assert isinstance(width, int)
@@ -163,6 +169,43 @@ DEFAULTS: dict[str, object] = {
     "hidden_act": "silu",
 }
 """``EuroBertConfig``'s defaults, for keys that a ``config.json`` leaves out."""
+
+ULTRABERT_DEFAULTS = DEFAULTS | {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 2_560_000.0,
+    "pad_token_id": 0,
+}
+
+
+def classifier_settings(values: Mapping[str, object]) -> dict[str, object]:
+    """The head of a classifier, under the names that the published NeoBERT's settings have.
+
+    Raises ``ValueError`` for a head that has no equivalent.
+    """
+    ultra = values.get("model_type") == ULTRABERT
+    pooling = values.get("classifier_pooling") or ("cls" if ultra else "late")
+    known = {"bos": "cls", "cls": "cls", "mean": "avg"}
+    if pooling not in known:
+        raise ValueError(
+            f"classifier_pooling is {pooling!r}: only {', '.join(known)} have an equivalent"
+        )
+    return {
+        "classifier_pooling": known[str(pooling)],
+        "classifier_activation": "none" if ultra else "gelu",
+    }
+
+
+def _window_problems(values: Mapping[str, object]) -> list[str]:
+    layers = values.get("layer_types")
+    if not isinstance(layers, list) or set(layers) != {"full_attention"}:
+        return [f"layer_types is {layers}: only full attention in all layers has an equivalent"]
+    return []
 
 
 def _problems(values: Mapping[str, object], rope: Mapping[str, object]) -> list[str]:

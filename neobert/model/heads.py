@@ -138,6 +138,31 @@ class SequenceClassifier(nn.Module):
         return self.classifier(self.dropout(pooled))
 
 
+class TokenClassifier(nn.Module):
+    """Scores for each token (dropout, linear): entities, or where an answer starts and ends."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_labels: int,
+        dropout: float = 0.0,
+        init_std: float = 0.02,
+        head: str = "classifier",
+    ) -> None:
+        """``head`` is the published name of the linear layer, ``classifier`` or ``qa_outputs``."""
+        super().__init__()
+        self.model, self.head = encoder, head
+        self.dropout = nn.Dropout(dropout)
+        linear = nn.Linear(encoder.config.hidden_size, num_labels)
+        nn.init.normal_(linear.weight, std=init_std)
+        nn.init.zeros_(linear.bias)
+        self.add_module(head, linear)
+
+    def forward(self, batch: PackedBatch) -> Float[Tensor, "T num_labels"]:
+        """A row of scores per token of ``batch``."""
+        return self.get_submodule(self.head)(self.dropout(self.model(batch)))
+
+
 def build_masked_lm(config: ModelConfig, vocab_size: int, pad_token_id: int) -> MaskedLM:
     """An encoder with fresh weights and its decoder."""
     return MaskedLM(config, vocab_size, pad_token_id)

@@ -22,8 +22,21 @@ from neobert.console import get_logger
 from neobert.files import first_line
 from neobert.model.attention import SelfAttention
 from neobert.model.encoder import Encoder
-from neobert.model.heads import ACTIVATIONS, ClassifierSettings, MaskedLM, SequenceClassifier
-from neobert.model.published import DECODER, DECODER_BIAS, EMBEDDING, OURS, translate
+from neobert.model.heads import (
+    ACTIVATIONS,
+    ClassifierSettings,
+    MaskedLM,
+    SequenceClassifier,
+    TokenClassifier,
+)
+from neobert.model.published import (
+    DECODER,
+    DECODER_BIAS,
+    EMBEDDING,
+    OURS,
+    head_settings,
+    translate,
+)
 from neobert.model.weight_files import (
     PretrainedError,
     has_weights,
@@ -126,6 +139,22 @@ def classifier_from(
     return model
 
 
+def token_classifier_from(
+    stored: StoredModel,
+    settings: ModelConfig | None = None,
+    head: str = "classifier",
+    dropout: float = 0.0,
+) -> TokenClassifier:
+    """The encoder and a linear layer for every token, ``classifier`` or ``qa_outputs``."""
+    weight = stored.weights.get(f"{head}.weight")
+    if weight is None:
+        raise PretrainedError(f"{stored.folder} holds no {head}")
+    with torch.device("meta"):
+        model = TokenClassifier(_encoder(stored, settings), len(weight), dropout, head=head)
+    _fill(model, stored.weights, stored.folder)
+    return model
+
+
 def _encoder(stored: StoredModel, settings: ModelConfig | None) -> Encoder:
     """Without weights yet."""
     own = stored.config
@@ -137,7 +166,10 @@ def _classifier_settings(folder: Path) -> ClassifierSettings:
     """Activation and pooling of the head, where ``config.json`` or the run's settings say so."""
     file = folder / "config.json"
     values = read_json(file) if file.is_file() else _sections(folder / "config.yaml").get("glue")
-    values = values if isinstance(values, dict) else {}
+    try:
+        values = head_settings(values if isinstance(values, dict) else {})
+    except ValueError as error:
+        raise PretrainedError(f"{folder}: {error}") from error
     names = {"activation": ACTIVATIONS.keys() | {"none"}, "pooling": {"cls", "avg"}}
     chosen: dict[str, str] = {}
     for name, allowed in names.items():

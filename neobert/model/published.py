@@ -14,8 +14,13 @@ from dataclasses import fields
 from torch import Tensor
 
 from neobert.config.model import ModelConfig
-from neobert.model.eurobert import MODEL_TYPE as EUROBERT
-from neobert.model.eurobert import neobert_config, neobert_weights
+from neobert.model.eurobert import (
+    EUROBERT,
+    ULTRABERT,
+    classifier_settings,
+    neobert_config,
+    neobert_weights,
+)
 
 EMBEDDING, DECODER, DECODER_BIAS = "model.encoder.weight", "decoder.weight", "decoder.bias"
 POSITIONS = "model.positional_embedding.weight"
@@ -114,8 +119,18 @@ def _from_eurobert(settings: Settings, weights: Weights) -> tuple[Settings, dict
     own = neobert_config(settings)
     heads = own["num_attention_heads"]
     assert isinstance(heads, int)
-    return own, neobert_weights(weights, heads)
+    return own, published_names(neobert_weights(weights, heads))
 
 
-FORMATS: dict[str, Translate] = {"neobert": from_neobert, EUROBERT: _from_eurobert}
+def head_settings(settings: Settings) -> Settings:
+    """Those of a classifier's head, ``classifier_activation`` and ``_pooling``, by our names."""
+    is_core = settings.get("model_type") in (EUROBERT, ULTRABERT)
+    return classifier_settings(settings) if is_core else settings
+
+
+FORMATS: dict[str, Translate] = {
+    "neobert": from_neobert,
+    EUROBERT: _from_eurobert,
+    ULTRABERT: _from_eurobert,
+}
 """Readers by the ``model_type`` of ``config.json``; what has none is ``neobert``."""

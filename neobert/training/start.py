@@ -24,13 +24,14 @@ from neobert.data.tokenizer import TokenizerInfo, describe, load_tokenizer
 from neobert.errors import ConfigError
 from neobert.files import reading, sha256
 from neobert.model.encoder import Encoder
-from neobert.model.heads import MaskedLM, SequenceClassifier
+from neobert.model.heads import MaskedLM, SequenceClassifier, TokenClassifier
 from neobert.model.pretrained import (
     StoredModel,
     classifier_from,
     encoder_from,
     masked_lm_from,
     read_stored,
+    token_classifier_from,
 )
 from neobert.model.weight_files import (
     WEIGHTS,
@@ -131,6 +132,13 @@ class Pretrained:
         """The encoder with its classifier."""
         with _naming(self.key, self.place):
             return classifier_from(self._stored, settings, dropout)
+
+    def token_classifier(
+        self, settings: ModelConfig | None = None, head: str = "classifier", dropout: float = 0.0
+    ) -> TokenClassifier:
+        """The encoder with a linear layer for every token, ``classifier`` or ``qa_outputs``."""
+        with _naming(self.key, self.place):
+            return token_classifier_from(self._stored, settings, head, dropout)
 
     @cached_property
     def _stored(self) -> StoredModel:

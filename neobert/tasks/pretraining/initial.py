@@ -41,6 +41,7 @@ def initial_model(
         return MaskedLM(config, tokenizer.vocab_size, tokenizer.pad_token_id)
     _check_shape(config, weights.config)
     _check_tokenizer(config.init_from, weights.tokenizer, tokenizer)
+    _warn_of_positions(config, weights.config)
     model = weights.masked_lm(config)
     log.info("starting from the weights in %s (model.init_from)", weights.folder)
     return model
@@ -59,6 +60,19 @@ def _check_shape(config: ModelConfig, trained: ModelConfig) -> None:
             f"model.init_from={config.init_from}: the weights were trained with other "
             f"settings; add: {' '.join(differing)}"
         )
+
+
+def _warn_of_positions(config: ModelConfig, trained: ModelConfig) -> None:
+    """Other rotary frequencies are allowed (for longer documents), but rarely meant."""
+    for name in ("rope_theta", "rope_scaling"):
+        if (theirs := getattr(trained, name)) != (value := getattr(config, name)):
+            log.warning(
+                "model.%s=%s, but the weights were trained with %s: set it too, unless this run "
+                "is to change it",
+                name,
+                value,
+                theirs,
+            )
 
 
 def _check_tokenizer(
