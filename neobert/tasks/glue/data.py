@@ -23,9 +23,10 @@ from neobert.data.order import EMPTY, Order
 from neobert.data.steps import Share, Steps
 from neobert.tasks.glue.batch import Examples, LabelledBatch, Layout
 from neobert.tasks.glue.labels import label_splits
+from neobert.tasks.glue.pair_tokenizer import PairTokenizer
 from neobert.tasks.glue.source import open_splits
 from neobert.tasks.glue.tasks import GlueTask, task_of
-from neobert.tasks.glue.tokenize import build_pair_tokenizer, tokenize
+from neobert.tasks.glue.tokenize import tokenize
 from neobert.training.resume import ROWS_PER_STEP
 from neobert.training.strategy import resolve_strategy
 from neobert.training.trainer import runs_on_cuda
@@ -59,7 +60,7 @@ class GlueDataModule(LightningDataModule):
         row = task_of(config.glue, config.dataset.name, config.dataset.config)
         splits = open_splits(row, config.glue.task_name, config.dataset, cache, config.seed)
         labelled = label_splits(row, splits)
-        pair_tokenizer = build_pair_tokenizer(
+        pair_tokenizer = PairTokenizer.of(
             self.tokenizer, row.texts, config.glue.max_seq_length, own=self.packed
         )
         processes = config.glue.preprocessing_num_proc
