@@ -7,7 +7,6 @@ it runs only under ``dataset.trust_remote_code=true``.
 import importlib.util
 import inspect
 import sys
-from hashlib import sha256
 from pathlib import Path
 
 from datasets import (
@@ -21,6 +20,9 @@ from datasets.builder import ArrowBasedBuilder
 
 from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
+from neobert.data.cache import key_of
+from neobert.data.digests import file_digests
+from neobert.files import reading
 
 ABSTRACT = (DatasetBuilder, GeneratorBasedBuilder, ArrowBasedBuilder)
 
@@ -43,11 +45,14 @@ def run_loading_code(
             f"{script} is loading code of the data set itself: read it, then allow it to run "
             "with dataset.trust_remote_code=true"
         )
+    # The script and what it may read: datasets keeps what it made of them under this hash.
+    files = (path for path in script.parent.rglob("*") if path.is_file())
+    beside = sorted(path for path in files if path.parent.name != "__pycache__")
     builder = _builder_class(script)(
         cache_dir=str(cache / "code"),
         config_name=config.config,
         base_path=str(script.parent),
-        hash=sha256(script.read_bytes()).hexdigest()[:16],
+        hash=key_of(file_digests(beside, cache)),
     )
     if config.streaming:
         return builder.as_streaming_dataset()
@@ -62,7 +67,8 @@ def _builder_class(script: Path) -> type[DatasetBuilder]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where datasets looks for the builder's module
-    spec.loader.exec_module(module)
+    with reading(script, "dataset.path"):
+        spec.loader.exec_module(module)
     found = [
         one
         for one in vars(module).values()

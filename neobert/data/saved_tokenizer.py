@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from neobert.console import get_logger
 from neobert.files import first_line, read_json
+from neobert.text_tokenizer import bert_template, boundary_tokens, wraps_documents
 
 log = get_logger(__name__)
 
@@ -104,11 +105,25 @@ def adopt_usual_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
         log.info("%s: special tokens by their names: %s", tokenizer.name_or_path, roles)
 
 
+def wrap_documents(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Give the tokenizer a post-processor that opens and closes documents as training does.
+
+    Else whoever uses a tokenizer without one by itself, such as an exported model's, gives the
+    model other input than it was trained on.
+    """
+    if wraps_documents(tokenizer):
+        return
+    tokenizer.backend_tokenizer.post_processor = bert_template(tokenizer)
+    start, end = boundary_tokens(tokenizer)
+    log.info("the tokenizer opens documents with %s and closes them with %s now", start, end)
+
+
 def _read(place: Path) -> PreTrainedTokenizerFast:
     check_tokenizer_file(place / FILE)
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(place)
         adopt_usual_tokens(tokenizer)
+        wrap_documents(tokenizer)
     except Exception as error:  # whatever an odd tokenizer_config.json leads to
         raise ValueError(f"{place}: the tokenizer cannot be read: {first_line(error)}") from error
     if tokenizer.pad_token_id is None:

@@ -23,6 +23,7 @@ from neobert.data.saved_tokenizer import (
     adopt_usual_tokens,
     check_ids,
     check_tokenizer_file,
+    wrap_documents,
 )
 from neobert.data.wordpiece import train_wordpiece
 from neobert.errors import ConfigError
@@ -30,9 +31,7 @@ from neobert.files import first_line
 from neobert.text_tokenizer import (
     TextTokenizer,
     bert_template,
-    boundary_tokens,
     special_tokens,
-    wraps_documents,
 )
 
 log = get_logger(__name__)
@@ -128,7 +127,7 @@ def load_tokenizer(
         name = f"wordpiece-{config.train_vocab_size}"
         tokenizer = _trained(config.train_vocab_size, texts, data_key, cache)
     tokenizer = _with_special_tokens(tokenizer, config)
-    _wrap_documents(tokenizer)
+    wrap_documents(tokenizer)
     tokenizer.model_max_length = config.max_length
     info = describe(tokenizer, name)
     wanted = config.vocab_size
@@ -255,18 +254,6 @@ def _with_special_tokens(
 def _rewrite_like_roberta(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.add_special_tokens(dict(ROBERTA))
     tokenizer.backend_tokenizer.post_processor = bert_template(tokenizer)
-
-
-def _wrap_documents(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Give the tokenizer a post-processor that opens and closes documents as training does.
-
-    Else whoever uses the saved tokenizer by itself gives the model other input than it has seen.
-    """
-    if wraps_documents(tokenizer):
-        return
-    tokenizer.backend_tokenizer.post_processor = bert_template(tokenizer)
-    start, end = boundary_tokens(tokenizer)
-    log.info("the tokenizer opens documents with %s and closes them with %s now", start, end)
 
 
 def _fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -297,6 +297,19 @@ def test_loading_code_runs_only_when_trusted(tmp_path: Path, streaming: bool) ->
     assert len(trained_on(many)) == 20
 
 
+def test_loading_code_runs_again_when_a_file_beside_it_changes(tmp_path: Path) -> None:
+    folder = tmp_path / "numbers"
+    folder.mkdir()
+    reads_a_file = 'yield number, {"text": (Path(__file__).parent / "word").read_text()}'
+    script = SCRIPT.replace('yield number, {"text": f"number {number}"}', reads_a_file)
+    (folder / "numbers.py").write_text(f"from pathlib import Path\n{script}")
+    trusted = {"streaming": False, "trust_remote_code": True}
+    for word in ("coal", "rice"):
+        (folder / "word").write_text(word)
+        os.utime(folder / "word", (0, 0))
+        assert trained_on(opened(folder, tmp_path / "cache", **trusted)) == [word, word]
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_documents_can_be_handed_to_a_fresh_process(
     folder: Path, tmp_path: Path, streaming: bool

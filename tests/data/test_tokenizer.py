@@ -155,10 +155,10 @@ def test_code_of_a_tokenizer_runs_only_when_trusted(folder: Path) -> None:
     assert type(trusted.tokenizer).__name__ == "Own"
 
 
-def test_a_word_of_three_megabytes_does_not_hang_the_training(info: TokenizerInfo) -> None:
+def test_a_word_of_a_megabyte_does_not_hang_the_training(info: TokenizerInfo) -> None:
     texts = ["river oil coal"] * 30
     expected = train_wordpiece(lambda: texts, 90).get_vocab()
-    letters = "aceilorv" * 400_000
+    letters = "aceilorv" * 100_000
     assert train_wordpiece(lambda: [*texts, letters], 90).get_vocab() == expected
 
 
@@ -206,6 +206,13 @@ def test_a_saved_tokenizer_wraps_documents_as_training_does(tmp_path: Path) -> N
     assert load_tokenizer(TokenizerConfig(path=str(tmp_path / "saved"))).fingerprint == (
         info.fingerprint
     )
+
+
+def test_a_tokenizer_that_was_saved_without_a_template_gets_one(tmp_path: Path) -> None:
+    plain(tmp_path, mask_token="[MASK]", pad_token="[PAD]", bos_token="[CLS]", eos_token="[SEP]")
+    found = saved_tokenizer(tmp_path)
+    river, cls, sep = found.convert_tokens_to_ids(["river", "[CLS]", "[SEP]"])
+    assert found("river")["input_ids"] == [cls, river, sep]
 
 
 def changed(core: dict, damage: str) -> object:  # type: ignore[type-arg]
