@@ -44,8 +44,8 @@ from benchmarks.report import (
     write_report,
 )
 from neobert.console import show_messages
+from neobert.cores import available_cores
 from neobert.ops.kernels import cpu_has_bf16
-from neobert.training.cpu import available_cores
 from neobert.training.peak import find_peak, gemm_rate
 
 CORPUS, VOCABULARY, MASKED = "factbook", 8192, 0.2

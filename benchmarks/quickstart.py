@@ -18,11 +18,11 @@ from lightning.pytorch.profilers import SimpleProfiler
 from benchmarks import harness
 from neobert.config.compose import compose_config
 from neobert.console import show_messages
-from neobert.optim.schedule import resolve_schedule
-from neobert.tasks.pretraining.data import PretrainingDataModule
-from neobert.tasks.pretraining.run import build_module
+from neobert.tasks.pretraining.run import PretrainingRun
 from neobert.training.cpu import tune_cpu_if_asked
+from neobert.training.run import build_module
 from neobert.training.run_folder import open_run_folder
+from neobert.training.strategy import resolve_strategy
 from neobert.training.trainer import ModelCard, Plan, build_trainer
 
 COMMANDS = {
@@ -113,10 +113,11 @@ def phases(scratch: Path, steps: int = 12) -> dict[str, float]:
     config = compose_config(words)
     tune_cpu_if_asked(config.trainer)
     seed_everything(config.seed, verbose=False)
-    data = PretrainingDataModule(config)
+    task = PretrainingRun(config, resume=None)
+    data = task.data
     data.setup("fit")
     plan = Plan(data.total_steps, data.steps_per_epoch)
-    module = build_module(config, data, resolve_schedule(config.scheduler, plan.total_steps))
+    module = build_module(task, plan.total_steps, resolve_strategy(config))
     card = ModelCard(data.tokenizer.tokenizer, data.tokenizer.info(), {})
     trainer = build_trainer(config, open_run_folder(config, False), plan, card).trainer
     profiler = SimpleProfiler()

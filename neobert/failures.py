@@ -17,7 +17,7 @@ WORKER = "DataLoader worker"
 """Begins what PyTorch says of a loader process that died."""
 
 
-def report(error: BaseException) -> int:
+def report_failure(error: BaseException) -> int:
     """Log what ended the program, a line per problem; return its exit code.
 
     Raises ``error`` again if it is neither the user's, nor the machine's, nor a signal: a traceback

@@ -21,7 +21,7 @@ from neobert.config.ready import folder_problems, weight_problems
 from neobert.config.root import Config
 from neobert.console import ROOT, get_logger, show_messages
 from neobert.errors import ConfigError, ExitCode
-from neobert.failures import ending_on_sigterm, report
+from neobert.failures import ending_on_sigterm, report_failure
 from neobert.files import first_line
 from neobert.sweep_jobs import run_as_process
 
@@ -43,9 +43,9 @@ def main() -> None:
         _dispatch(sys.argv[1:])
         code = int(ExitCode.DONE)
     except Ended as ended:
-        code = report(ended.error)
+        code = report_failure(ended.error)
     except BaseException as error:
-        code = report(error)
+        code = report_failure(error)
     sys.exit(code)
 
 
@@ -120,12 +120,11 @@ def _run(config: Config, words: Sequence[str]) -> int:
     from neobert.training.cpu import tune_cpu_if_asked
     from neobert.training.kernels import check_kernels
     from neobert.training.strategy import resolve_strategy
-    from neobert.training.trainer import runs_on_cuda
 
     config = with_accelerate_file(config)
     check_kernels(config)
     if config.task != "mteb":
-        resolve_strategy(config, runs_on_cuda(config.trainer))  # refused before any work is done
+        resolve_strategy(config)  # refused before any work is done
     tune_cpu_if_asked(config.trainer)
     try:
         with ending_on_sigterm():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from neobert.errors import ConfigError, RunError
-from neobert.failures import ending_on_sigterm, report
+from neobert.failures import ending_on_sigterm, report_failure
 
 
 def full_disk() -> BaseException:
@@ -54,7 +54,7 @@ def test_each_kind_of_end_has_its_exit_code_and_one_line(
     error: BaseException, code: int, line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="neobert"):
-        assert report(error) == code
+        assert report_failure(error) == code
     assert len(caplog.messages) == 1
     assert line in caplog.text
 
@@ -62,7 +62,7 @@ def test_each_kind_of_end_has_its_exit_code_and_one_line(
 @pytest.mark.parametrize("error", [TypeError("a bug"), SystemExit(3), OSError("unnamed")])
 def test_what_is_nobodys_fault_but_ours_keeps_its_traceback(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught:
-        report(error)
+        report_failure(error)
     assert caught.value is error
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from neobert.training.metrics_file import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,9 +6,10 @@ of (data, settings, seed, step): it depends neither on the number of workers, no
 ranks at equal rows per step, nor on how often the run was stopped.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from neobert.batch import MaskedBatch
 from neobert.data.encode import end_with_parent
 from neobert.data.order import Order
-from neobert.data.steps import Steps
+from neobert.data.steps import Share, Steps
 from neobert.data.token_rows import TokenRows
 
 Item = TypeVar("Item")
@@ -94,9 +95,64 @@ class StepLoader:
         return {**state, "next_row": first + min(place, order.num_rows)}
 
 
+class CountedLoader(Generic[Item]):
+    """The training batches of a whole run, for Lightning one epoch.
+
+    Its state is the number of micro-batches handed out: each is a function of its number.
+    """
+
+    def __init__(self, batches: Dataset[Item], count: int, workers: Workers) -> None:
+        """``count`` micro-batches of this rank."""
+        self.batches, self.count, self.workers = batches, count, workers
+        self._done = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Item]:
+        for batch in build_loader(self.batches, range(self._done, self.count), self.workers):
+            self._done += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the run is in its data."""
+        return {"micro_batches": self._done}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._done = state_dict["micro_batches"]
+
+
+class EvaluationBatches(Dataset[Item]):
+    """The rows of an evaluation set in their order, ``size`` in a batch, dealt to the ranks.
+
+    Ranks meet in every batch under some strategies, so each gets as many. Numbers beyond the last
+    are batches that count for nothing.
+    """
+
+    def __init__(self, num_rows: int, size: int, budget: int | None = None) -> None:
+        """``budget``: batches at most, over all ranks together (``trainer.eval_max_batches``)."""
+        whole = math.ceil(num_rows / size)
+        self.num_rows, self.size = num_rows, size
+        self.count = whole if budget is None else min(budget, whole)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def rows(self, number: int) -> range:
+        """Row numbers of a batch; none beyond the last."""
+        if number >= self.count:
+            return range(0)
+        return range(number * self.size, min((number + 1) * self.size, self.num_rows))
+
+    def numbers(self, share: Share) -> range:
+        """The batches of a rank."""
+        last = math.ceil(self.count / share.ranks) * share.ranks
+        return range(share.rank, last, share.ranks)
+
+
 def build_loader(
-    dataset: Dataset[MaskedBatch], numbers: Sequence[int], workers: Workers
-) -> "DataLoader[MaskedBatch]":
+    dataset: Dataset[Item], numbers: Sequence[int], workers: Workers
+) -> "DataLoader[Item]":
     """A loader of the items ``numbers``, in this order, however many processes compute them."""
     several = workers.number > 0
     return DataLoader(

@@ -1,7 +1,6 @@
 """Work for several processes, in order and with bounded memory."""
 
 import multiprocessing
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +10,7 @@ from itertools import chain, islice
 from types import ModuleType
 from typing import TypeVar
 
+from neobert.cores import available_cores
 from neobert.data.encode import end_with_parent
 
 Task = TypeVar("Task")
@@ -23,16 +23,10 @@ WAITING = 4
 """Tasks that may wait for each process: bounds the memory."""
 
 
-def num_cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def num_processes(wanted: int) -> int:
     """``dataset.num_proc``; 0 or less: as many as there are cores, and never more."""
-    return num_cores() if wanted <= 0 else min(wanted, num_cores())
+    cores = available_cores()
+    return cores if wanted <= 0 else min(wanted, cores)
 
 
 def in_processes(

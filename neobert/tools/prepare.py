@@ -15,7 +15,7 @@ from neobert.config.help import help_text
 from neobert.config.root import Config
 from neobert.console import get_logger, show_messages
 from neobert.errors import ConfigError
-from neobert.failures import ending_on_sigterm, report
+from neobert.failures import ending_on_sigterm, report_failure
 
 log = get_logger("neobert.tools.prepare")
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for line in _prepare(compose_config(arguments)):
                 log.info("%s", line)
     except BaseException as error:
-        return report(error)
+        return report_failure(error)
     return 0
 
 

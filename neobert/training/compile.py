@@ -8,17 +8,16 @@ from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
 from neobert.model.compile import compile_encoder
 from neobert.model.encoder import Encoder
+from neobert.training.strategy import StrategyChoice
 
 log = get_logger(__name__)
 
 
-def compile_if_asked(
-    encoder: Encoder, settings: TrainerConfig, deepspeed: bool, on_cuda: bool
-) -> bool:
-    """Compile ``encoder`` if the settings ask for it and it can be done; tell whether it was."""
+def compile_if_asked(encoder: Encoder, settings: TrainerConfig, strategy: StrategyChoice) -> bool:
+    """Compile ``encoder`` if the settings request it and it is supported; return whether it was."""
     if not settings.torch_compile:
         return False
-    obstacle = _obstacle(settings, deepspeed, on_cuda)
+    obstacle = _obstacle(settings, strategy)
     if obstacle is not None:
         log.warning("trainer.torch_compile is skipped: %s", obstacle)
         return False
@@ -27,15 +26,15 @@ def compile_if_asked(
     return True
 
 
-def _obstacle(settings: TrainerConfig, deepspeed: bool, on_cuda: bool) -> str | None:
-    if deepspeed:
+def _obstacle(settings: TrainerConfig, strategy: StrategyChoice) -> str | None:
+    if strategy.is_deepspeed:
         return "DeepSpeed is active"
-    if settings.strategy == "fsdp2":
+    if strategy.name == "fsdp2":
         return "FSDP2 gathers each block's weights when it runs, which one graph cannot hold"
     if settings.torch_compile_backend != "inductor":
         return None
     if sys.platform == "win32":
         return "inductor does not run on Windows; trainer.torch_compile_backend=aot_eager does"
-    if not on_cuda and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+    if not strategy.on_cuda and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         return "inductor needs a C++ compiler on a CPU (g++ or clang++), and there is none"
     return None

@@ -6,25 +6,21 @@ first large tensor.
 """
 
 import ctypes
-import math
 import os
 import sys
-from pathlib import Path
 
 import torch
 
 from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
-from neobert.training.trainer import runs_on_cuda
+from neobert.cores import available_cores
+from neobert.training.strategy import runs_on_cuda
 
 log = get_logger(__name__)
 
 # malloc.h: names of glibc's mallopt parameters, and what they are set to (bytes).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 KEPT = {M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**28}
-
-CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
-CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
 
 
 def tune_cpu_if_asked(config: TrainerConfig) -> None:
@@ -69,25 +65,3 @@ def threads_per_process(processes: int = 1) -> int:
     """Cores of this machine that each of its ranks may use: torchrun's, or so many processes."""
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
     return max(1, available_cores() // ranks)
-
-
-def available_cores() -> int:
-    """Cores that this process may run on: its affinity, and the quota of its container."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        cores = os.cpu_count() or 1
-    quota = _quota()
-    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
-
-
-def _quota() -> float | None:
-    """Cores' worth of time that the control group allows; ``None`` if it sets no limit."""
-    if CGROUP_V2.is_file():
-        limit, period = CGROUP_V2.read_text().split()[:2]
-        return None if limit == "max" else int(limit) / int(period)
-    quota, period_file = CGROUP_V1 / "cpu.cfs_quota_us", CGROUP_V1 / "cpu.cfs_period_us"
-    if quota.is_file() and period_file.is_file():
-        limit_us = int(quota.read_text())
-        return limit_us / int(period_file.read_text()) if limit_us > 0 else None
-    return None

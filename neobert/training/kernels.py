@@ -5,7 +5,7 @@ import torch
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.ops.kernels import KernelError, liger_runs
-from neobert.training.trainer import runs_on_cuda
+from neobert.training.strategy import runs_on_cuda
 
 
 def check_kernels(config: Config) -> None:

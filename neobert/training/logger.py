@@ -36,7 +36,7 @@ class WandbMetrics(WandbLogger):
             id=run_id,
             mode=settings.mode,
             resume=settings.resume,
-            config=_without_empty(to_plain(config)),
+            config={**_without_empty(to_plain(config)), **pretraining_metadata(config)},
         )
         self.interval = settings.log_interval
         self.histograms = settings.watch
@@ -87,6 +87,11 @@ def log_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> None:
     """Send ``metrics`` to every logger under the number of finished optimizer steps."""
     for logger in trainer.loggers:
         logger.log_metrics(dict(metrics), step=trainer.global_step)
+
+
+def pretraining_metadata(config: Config) -> dict[str, object]:
+    """``pretraining_metadata`` of the settings, under names that say so."""
+    return {f"pretraining_{key}": value for key, value in config.pretraining_metadata.items()}
 
 
 def _without_empty(values: dict[str, object]) -> dict[str, object]:

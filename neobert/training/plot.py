@@ -5,11 +5,12 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from neobert.files import replacing
 from neobert.training.metrics_file import read_metrics, series
 
 
 def plot_losses(metrics_file: Path, picture: Path, levels: dict[str, float]) -> None:
-    """Draw training and evaluation loss over the steps into ``picture`` (PNG).
+    """Draw training and evaluation loss over the steps into ``picture`` (PNG), if there are any.
 
     ``levels`` are horizontal lines to compare with, by their label: the unigram loss.
     """
@@ -21,10 +22,13 @@ def plot_losses(metrics_file: Path, picture: Path, levels: dict[str, float]) -> 
         steps, values = series(rows, name)
         if steps:
             axes.plot(steps, values, label=label, marker="o" if name == "eval/loss" else None)
+    if not axes.has_data():
+        return
     for label, level in levels.items():
         axes.axhline(level, label=label, color="gray", linestyle="--")
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per target)")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(picture, dpi=120)
+    with replacing(picture) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
+from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
 from neobert.training.ranks import own_launcher
 from neobert.training.strategy_checks import (
@@ -44,6 +45,7 @@ class StrategyChoice:
     """Processes on each machine."""
 
     num_nodes: int = 1
+    on_cuda: bool = False
     reason: str | None = None
     """One line for the user, where there was something to choose."""
 
@@ -57,16 +59,32 @@ class StrategyChoice:
         return self.devices * self.num_nodes
 
 
-def resolve_strategy(config: Config, on_cuda: bool) -> StrategyChoice:
-    """Choose; raises ``ConfigError`` where what is asked for cannot run here."""
+def runs_on_cuda(settings: TrainerConfig) -> bool:
+    """Whether this run uses a GPU: where there is one and ``trainer.use_cpu`` is false."""
+    return torch.cuda.is_available() and not settings.use_cpu
+
+
+def planned_processes(settings: TrainerConfig) -> int:
+    """Processes of the run, also before they are connected."""
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    return num_devices(settings.devices, runs_on_cuda(settings)) * settings.num_nodes
+
+
+def resolve_strategy(config: Config, on_cuda: bool | None = None) -> StrategyChoice:
+    """Choose; raises ``ConfigError`` if what is requested cannot run here.
+
+    ``on_cuda``: whether the run uses a GPU; ``None`` finds out.
+    """
     settings = config.trainer
+    on_cuda = runs_on_cuda(settings) if on_cuda is None else on_cuda
     devices = num_devices(settings.devices, on_cuda)
     processes = devices * settings.num_nodes
     if settings.strategy == "auto":
         name, reason = _chosen(config, on_cuda, processes)
     else:
         name, reason = settings.strategy, None
-    choice = StrategyChoice(name, devices, settings.num_nodes, reason)
+    choice = StrategyChoice(name, devices, settings.num_nodes, on_cuda, reason)
     if problems := obstacles(config, choice, on_cuda):
         raise ConfigError(*problems)
     return choice
@@ -89,11 +107,6 @@ def obstacles(config: Config, choice: StrategyChoice, on_cuda: bool) -> list[str
     if choice.is_deepspeed:
         found += deepspeed_problems(config, zero_stage(choice.name))
     return found
-
-
-def runs_deepspeed(config: Config, on_cuda: bool) -> bool:
-    """Whether DeepSpeed is what :func:`resolve_strategy` chooses."""
-    return resolve_strategy(config, on_cuda).is_deepspeed
 
 
 def holds_whole_model(trainer: Trainer) -> bool:

@@ -5,7 +5,6 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from lightning.pytorch import Callback, Trainer
 from transformers import PreTrainedTokenizerBase
 
@@ -33,7 +32,12 @@ from neobert.training.precision import (
     take_batches_as_they_are,
 )
 from neobert.training.run_folder import RunFolder
-from neobert.training.strategy import build_strategy, resolve_strategy
+from neobert.training.strategy import (
+    StrategyChoice,
+    build_strategy,
+    resolve_strategy,
+    runs_on_cuda,
+)
 
 log = get_logger(__name__)
 
@@ -75,9 +79,9 @@ def build_trainer(
     plan: Plan,
     card: ModelCard,
     resume_step: int | None = None,
-    callbacks: tuple[Callback, ...] = (),
+    strategy: StrategyChoice | None = None,
 ) -> Parts:
-    """Build the Trainer; ``callbacks`` of the task run before a checkpoint is written."""
+    """Build the Trainer; ``strategy`` is chosen here if the caller has not."""
     settings = config.trainer
     quiet_libraries()
     metrics = TrainMetrics(settings.logging_steps, settings.log_weight_norms)
@@ -85,8 +89,8 @@ def build_trainer(
     interrupt = Interrupt()
     saving = save_plan(settings, plan.steps_per_epoch, plan.score)
     checkpointer = Checkpointer(saving, run.checkpoints, interrupt)
-    on_cuda = runs_on_cuda(settings)
-    strategy = resolve_strategy(config, on_cuda)
+    strategy = strategy or resolve_strategy(config, runs_on_cuda(settings))
+    on_cuda = strategy.on_cuda
     trainer = Trainer(
         accelerator="cuda" if on_cuda else "cpu",
         strategy=build_strategy(config, strategy, on_cuda),
@@ -117,7 +121,6 @@ def build_trainer(
             *qk_clip_callbacks(config.optimizer, settings.logging_steps),
             *ngpt_callbacks(config.model),
             *([BatchDigests(run.path)] if settings.log_batch_digests else []),
-            *callbacks,
             *_early_stopping(settings, checkpointer),
             interrupt,
             ProgressBar(metrics, bar=not settings.disable_tqdm),
@@ -127,11 +130,6 @@ def build_trainer(
     )
     take_batches_as_they_are(trainer)
     return Parts(trainer, metrics, checkpointer, throughput)
-
-
-def runs_on_cuda(settings: TrainerConfig) -> bool:
-    """Whether this run uses a GPU: where there is one and ``trainer.use_cpu`` is false."""
-    return torch.cuda.is_available() and not settings.use_cpu
 
 
 def evaluation_interval(settings: TrainerConfig, plan: Plan) -> int:

@@ -5,6 +5,7 @@ from neobert.config.trainer import TrainerConfig
 from neobert.model.encoder import Encoder
 from neobert.training import compile as subject
 from neobert.training.compile import compile_if_asked
+from neobert.training.strategy import StrategyChoice
 
 
 @pytest.fixture
@@ -19,26 +20,28 @@ def encoder() -> Encoder:
 @pytest.mark.parametrize("asked", [True, False])
 def test_it_compiles_where_it_is_asked_to(encoder, asked) -> None:
     settings = TrainerConfig(torch_compile=asked, torch_compile_backend="eager")
-    assert compile_if_asked(encoder, settings, deepspeed=False, on_cuda=False) == asked
+    assert compile_if_asked(encoder, settings, StrategyChoice("single", 1)) == asked
     assert (encoder.compiled is not None) == asked
 
 
 @pytest.mark.parametrize(
-    ("backend", "deepspeed", "on_cuda", "compiler", "words"),
+    ("backend", "strategy", "on_cuda", "compiler", "words"),
     [
-        ("aot_eager", True, False, True, "DeepSpeed is active"),
-        ("inductor", False, False, False, "needs a C++ compiler"),
-        ("inductor", False, True, False, None),  # Triton brings its own
-        ("aot_eager", False, False, False, None),
+        ("aot_eager", "deepspeed_zero2", False, True, "DeepSpeed is active"),
+        ("aot_eager", "fsdp2", False, True, "FSDP2 gathers"),
+        ("inductor", "single", False, False, "needs a C++ compiler"),
+        ("inductor", "ddp", True, False, None),  # Triton brings its own
+        ("aot_eager", "single", False, False, None),
     ],
 )
 def test_where_it_cannot_one_line_says_why(  # noqa: PLR0917
-    monkeypatch, caplog, encoder, backend, deepspeed, on_cuda, compiler, words
+    monkeypatch, caplog, encoder, backend, strategy, on_cuda, compiler, words
 ) -> None:
     monkeypatch.setattr(subject.shutil, "which", lambda name: f"/usr/bin/{name}" * compiler or None)
     settings = TrainerConfig(torch_compile=True, torch_compile_backend=backend)
+    choice = StrategyChoice(strategy, devices=1, on_cuda=on_cuda)
     with caplog.at_level("INFO", "neobert"):
-        compiled = compile_if_asked(encoder, settings, deepspeed, on_cuda)
+        compiled = compile_if_asked(encoder, settings, choice)
     assert compiled == (words is None)
     (record,) = caplog.records
     assert record.levelname == ("INFO" if compiled else "WARNING")

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from neobert import cores as cores_module
 from neobert.config.trainer import TrainerConfig
 from neobert.training import cpu
 
@@ -40,19 +41,19 @@ def test_memory_that_is_kept_is_not_fetched_anew() -> None:
 )
 def test_a_containers_quota_limits_the_cores(monkeypatch, tmp_path, limit, cores) -> None:
     (tmp_path / "cpu.max").write_text(limit + "\n")
-    monkeypatch.setattr(cpu, "CGROUP_V2", tmp_path / "cpu.max")
+    monkeypatch.setattr(cores_module, "CGROUP_V2", tmp_path / "cpu.max")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    assert cpu.available_cores() == cores
+    assert cores_module.available_cores() == cores
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("-1", 8), ("400000", 4)])
 def test_the_older_kind_of_quota_counts_too(monkeypatch, tmp_path, quota, cores) -> None:
     (tmp_path / "cpu.cfs_quota_us").write_text(quota)
     (tmp_path / "cpu.cfs_period_us").write_text("100000")
-    monkeypatch.setattr(cpu, "CGROUP_V2", tmp_path / "absent")
-    monkeypatch.setattr(cpu, "CGROUP_V1", tmp_path)
+    monkeypatch.setattr(cores_module, "CGROUP_V2", tmp_path / "absent")
+    monkeypatch.setattr(cores_module, "CGROUP_V1", tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    assert cpu.available_cores() == cores
+    assert cores_module.available_cores() == cores
 
 
 def test_ranks_of_one_machine_share_its_cores(monkeypatch) -> None:

@@ -9,6 +9,7 @@ def test_the_plot_is_a_picture_of_some_size(tmp_path: Path) -> None:
     for step in (10, 20, 30):
         file.log_metrics({"train/loss": 5.0 - step / 10}, step)
     file.log_metrics({"eval/loss": 2.5}, 30)
+    file.save()
     plot_losses(tmp_path / "metrics.csv", tmp_path / "loss.png", {"unigram": 6.0})
     picture = (tmp_path / "loss.png").read_bytes()
     assert picture.startswith(b"\x89PNG")

@@ -1,14 +1,11 @@
 """The data of a contrastive run: from settings to batches, addressable by their number."""
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from datasets import Dataset as ArrowDataset
 from jaxtyping import Int
-from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -17,15 +14,16 @@ from neobert.batch import TensorBatch
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
+from neobert.data.loader import CountedLoader
 from neobert.data.masking import build_masking
-from neobert.data.steps import Share
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.tasks.contrastive.batches import Texts
 from neobert.tasks.contrastive.corpus import open_corpus
 from neobert.tasks.contrastive.evaluation import EvaluationSet
-from neobert.tasks.contrastive.loader import Batches, Draws, Making, PairLoader, PairRows
+from neobert.tasks.contrastive.loader import AnyBatch, Batches, Draws, Making, PairRows
 from neobert.tasks.contrastive.pair_encoder import HELD_OUT, TRAIN
 from neobert.tasks.contrastive.prepare import PAIRS, Prepared, prepare_sources, recipe_of
+from neobert.training.data import RunDataModule
 from neobert.training.resume import ROWS_PER_STEP
 
 log = get_logger(__name__)
@@ -42,18 +40,15 @@ class EvaluationBatch(TensorBatch):
     places: Int[Tensor, " S"]
 
 
-class ContrastiveDataModule(LightningDataModule):
+class ContrastiveDataModule(RunDataModule):
     """Sources → pairs on disk → training and held-out pairs → batches."""
 
     def __init__(self, config: Config, tokenizer: TokenizerInfo) -> None:
-        super().__init__()
-        self.config, self.tokenizer = config, tokenizer
-        self._ready = False
+        super().__init__(config)
+        self.tokenizer = tokenizer
 
-    def setup(self, stage: str | None = None) -> None:
+    def read(self) -> None:
         """Prepare what is missing, one process at a time, and split it."""
-        if self._ready:
-            return
         config = self.config
         recipe = recipe_of(config, self.tokenizer)
         if config.dataset.force_redownload:
@@ -70,7 +65,6 @@ class ContrastiveDataModule(LightningDataModule):
         if config.contrastive.eval_sts is not None:
             self.evaluation.add_sts(config.contrastive.eval_sts, recipe)
         self.corpus = open_corpus(config, self.tokenizer)
-        self._ready = True
 
     def _open(self, prepared: Prepared) -> None:
         table = ArrowDataset.from_file(str(prepared.folder / PAIRS))
@@ -106,30 +100,10 @@ class ContrastiveDataModule(LightningDataModule):
         )
 
     @property
-    def share(self) -> Share:
-        """This rank's part of a step."""
-        together = dist.is_available() and dist.is_initialized()
-        settings = self.config.trainer
-        return Share(
-            settings.per_device_train_batch_size,
-            settings.gradient_accumulation_steps,
-            dist.get_rank() if together else 0,
-            dist.get_world_size() if together else planned_ranks(self.config),
-        )
-
-    @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in which as many pairs are seen as there are."""
         pairs = sum(len(source.rows) for source in self.sources)
         return max(1, pairs // self.share.rows_per_step)
-
-    @property
-    def total_steps(self) -> int:
-        """``trainer.max_steps``, else ``trainer.num_train_epochs`` in steps."""
-        settings = self.config.trainer
-        if settings.max_steps > 0:
-            return settings.max_steps
-        return settings.num_train_epochs * self.steps_per_epoch
 
     @property
     def has_validation(self) -> bool:
@@ -156,7 +130,7 @@ class ContrastiveDataModule(LightningDataModule):
             ROWS_PER_STEP: self.share.rows_per_step,
         }
 
-    def train_dataloader(self) -> PairLoader:
+    def train_dataloader(self) -> CountedLoader[AnyBatch]:
         """The training batches of the whole run."""
         config, settings = self.config, self.config.contrastive
         draws = Draws.of(
@@ -178,9 +152,9 @@ class ContrastiveDataModule(LightningDataModule):
             is_special=self.tokenizer.is_special,
         )
         batches = Batches(self.sources, self.corpus, draws, self.share, making)
-        has_gpu = torch.cuda.is_available()  # without, torch warns
-        pins = has_gpu and (config.dataset.pin_memory or not config.trainer.use_cpu)
-        return PairLoader(batches, config.trainer.dataloader_num_workers, pins)
+        requested = config.trainer.dataloader_num_workers
+        workers = self.workers(requested, "trainer.dataloader_num_workers")
+        return CountedLoader(batches, len(draws.turn), workers)
 
     def val_dataloader(self) -> "DataLoader[EvaluationBatch] | list[EvaluationBatch]":
         """This rank's part of the texts to encode."""
@@ -220,14 +194,3 @@ def sample_of(table: ArrowDataset, rows: NDArray[np.int64], count: int | None) -
     hashes = table.data.column("query_text").to_numpy()[rows]
     high = hashes.view(np.uint64) >> np.uint64(32)
     return np.sort(rows[np.argsort(high, kind="stable")[:count]])
-
-
-def planned_ranks(config: Config) -> int:
-    """Processes that the settings ask for, before they have found each other."""
-    if "WORLD_SIZE" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
-    devices = config.trainer.devices
-    if devices == "auto":
-        on_cuda = torch.cuda.is_available() and not config.trainer.use_cpu
-        devices = torch.cuda.device_count() if on_cuda else 1
-    return int(devices) * config.trainer.num_nodes

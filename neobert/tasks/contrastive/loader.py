@@ -5,14 +5,14 @@ beforehand; so its rows are known without having been through the run, and the p
 data is one number.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from datasets import Dataset as ArrowDataset
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from neobert.batch import MaskedBatch, PackedBatch
 from neobert.data.masking import Masking, mask_row
@@ -187,34 +187,3 @@ def pretraining_batch(
 
 def _generator(*seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence(seed)))
-
-
-class PairLoader:
-    """The training batches of a whole run, for Lightning one epoch."""
-
-    def __init__(self, batches: Batches, workers: int, pin_memory: bool) -> None:
-        self.batches, self.workers, self.pin_memory = batches, workers, pin_memory
-        self._done = 0
-
-    def __len__(self) -> int:
-        return len(self.batches.draws.turn)
-
-    def __iter__(self) -> Iterator[AnyBatch]:
-        loader = DataLoader(
-            self.batches,
-            batch_size=None,
-            sampler=range(self._done, len(self)),
-            num_workers=self.workers,
-            pin_memory=self.pin_memory,
-            generator=torch.Generator(),  # else it would draw from that of the training step
-        )
-        for batch in loader:
-            self._done += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the run is in its data."""
-        return {"micro_batches": self._done}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._done = state_dict["micro_batches"]

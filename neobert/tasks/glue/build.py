@@ -13,9 +13,6 @@ from neobert.model.heads import ClassifierSettings, SequenceClassifier
 from neobert.tasks.glue.hub import load_hub_model
 from neobert.tasks.glue.start import Start
 from neobert.tasks.glue.tasks import GlueTask
-from neobert.training.compile import compile_if_asked
-from neobert.training.strategy import runs_deepspeed
-from neobert.training.trainer import runs_on_cuda
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +41,6 @@ def build_classifier(config: Config, start: Start, task: GlueTask, num_labels: i
     classifier = SequenceClassifier(encoder, num_labels, head)
     if dense is not None:
         classifier.dense = dense
-    encoder.gradient_checkpointing = config.trainer.gradient_checkpointing
-    on_cuda = runs_on_cuda(config.trainer)
-    compile_if_asked(encoder, config.trainer, runs_deepspeed(config, on_cuda), on_cuda)
     return Classifier(classifier, start.model.num_attention_heads)
 
 

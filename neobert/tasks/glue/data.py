@@ -5,13 +5,9 @@ in each epoch: an epoch's last step is smaller than the others.
 """
 
 import math
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import datasets
-import torch
-import torch.distributed as dist
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
@@ -19,6 +15,7 @@ from neobert.config.glue import GlueConfig
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder
+from neobert.data.loader import CountedLoader, EvaluationBatches, Workers, build_loader
 from neobert.data.order import EMPTY, Order
 from neobert.data.steps import Share, Steps
 from neobert.tasks.glue.batch import Examples, LabelledBatch, Layout
@@ -27,14 +24,13 @@ from neobert.tasks.glue.pair_tokenizer import PairTokenizer
 from neobert.tasks.glue.source import open_splits
 from neobert.tasks.glue.tasks import GlueTask, task_of
 from neobert.tasks.glue.tokenize import tokenize
+from neobert.training.data import RunDataModule
 from neobert.training.resume import ROWS_PER_STEP
-from neobert.training.strategy import resolve_strategy
-from neobert.training.trainer import runs_on_cuda
 
 log = get_logger(__name__)
 
 
-class GlueDataModule(LightningDataModule):
+class GlueDataModule(RunDataModule):
     """Texts and labels → examples → batches, for one task."""
 
     def __init__(
@@ -45,15 +41,11 @@ class GlueDataModule(LightningDataModule):
         has_types: bool = False,
     ) -> None:
         """``packed=False`` pads, for models of the hub; ``has_types``: they take segments."""
-        super().__init__()
-        self.config, self.tokenizer = config, tokenizer
-        self.packed, self.has_types = packed, has_types
-        self._ready = False
+        super().__init__(config)
+        self.tokenizer, self.packed, self.has_types = tokenizer, packed, has_types
 
-    def setup(self, stage: str | None = None) -> None:
+    def read(self) -> None:
         """Read, check and tokenise all splits; what is cached is taken from there."""
-        if self._ready:
-            return
         config = self.config
         datasets.disable_progress_bars()
         cache = cache_folder(config.dataset.cache_dir)
@@ -77,18 +69,6 @@ class GlueDataModule(LightningDataModule):
             for split, part in labelled.test.items()
         }
         self._say()
-        self._ready = True
-
-    @property
-    def share(self) -> Share:
-        """This rank's part of a step."""
-        settings = self.config.trainer
-        return Share(
-            settings.per_device_train_batch_size,
-            settings.gradient_accumulation_steps,
-            _rank(),
-            _ranks(self.config),
-        )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -96,12 +76,17 @@ class GlueDataModule(LightningDataModule):
         return max(1, math.ceil(len(self.train) / self.share.rows_per_step))
 
     @property
-    def total_steps(self) -> int:
-        """``trainer.max_steps``, else ``trainer.num_train_epochs`` in steps."""
-        settings = self.config.trainer
-        if settings.max_steps > 0:
-            return settings.max_steps
-        return settings.num_train_epochs * self.steps_per_epoch
+    def has_validation(self) -> bool:
+        return self.config.trainer.eval_strategy != "no"
+
+    @property
+    def tokenizer_info(self) -> dict[str, object]:
+        """What a checkpoint says about the tokenizer, the vocabulary's size apart."""
+        return {
+            "tokenizer_name": self.tokenizer.name_or_path,
+            "pad_token_id": self.tokenizer.pad_token_id,
+            "labels": list(self.task.labels),
+        }
 
     def fingerprint(self) -> dict[str, object]:
         """What a resumed run must share, by setting."""
@@ -125,13 +110,12 @@ class GlueDataModule(LightningDataModule):
             if getattr(glue, name) != getattr(default, name)
         }
 
-    def train_dataloader(self) -> "GlueLoader":
+    def train_dataloader(self) -> CountedLoader[LabelledBatch]:
         """The training batches of the whole run."""
         order = Order(len(self.train), self.config.seed, self.share.rows_per_step, False)
         batches = TrainingBatches(self.train, self._layout(), order, self.share)
-        has_gpu = torch.cuda.is_available()  # without, torch warns
-        pins = has_gpu and (self.config.dataset.pin_memory or not self.config.trainer.use_cpu)
-        return GlueLoader(batches, self.total_steps, self._workers(), pins)
+        workers = self.workers(self.config.glue.num_workers, "glue.num_workers")
+        return CountedLoader(batches, self.total_steps * self.share.accumulation, workers)
 
     def val_dataloader(self) -> "list[DataLoader[LabelledBatch]]":
         """This rank's evaluation batches, a loader for each evaluation set."""
@@ -148,11 +132,8 @@ class GlueDataModule(LightningDataModule):
     ) -> "DataLoader[LabelledBatch]":
         """Every example once over all ranks, which have equal numbers of batches."""
         size = self.config.trainer.per_device_eval_batch_size
-        batches = EvaluationBatches(examples, self._layout(), size)
-        count = len(batches) if budget is None else min(budget, len(batches))
-        ranks = self.share.ranks
-        numbers = range(self.share.rank, math.ceil(count / ranks) * ranks, ranks)
-        return build_loader(batches, numbers, 0)
+        batches = ExampleBatches(examples, self._layout(), size, budget)
+        return build_loader(batches, batches.numbers(self.share), Workers())
 
     def _layout(self) -> Layout:
         longest = self.config.glue.max_seq_length
@@ -165,10 +146,6 @@ class GlueDataModule(LightningDataModule):
             row_length=longest if self.config.tokenizer.padding == "max_length" else None,
             has_types=self.has_types,
         )
-
-    def _workers(self) -> int:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        return min(self.config.glue.num_workers, cores)
 
     def _say(self) -> None:
         tokens = int(self.train.bounds[-1])
@@ -203,76 +180,14 @@ class TrainingBatches(Dataset[LabelledBatch]):
         return min(len(numbers), self.order.num_rows - place)
 
 
-class EvaluationBatches(Dataset[LabelledBatch]):
+class ExampleBatches(EvaluationBatches[LabelledBatch]):
     """The examples of an evaluation set in their order; beyond its end, empty batches."""
 
-    def __init__(self, examples: Examples, layout: Layout, size: int) -> None:
-        self.examples, self.layout, self.size = examples, layout, size
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.examples) / self.size)
+    def __init__(
+        self, examples: Examples, layout: Layout, size: int, budget: int | None = None
+    ) -> None:
+        super().__init__(len(examples), size, budget)
+        self.examples, self.layout = examples, layout
 
     def __getitem__(self, number: int) -> LabelledBatch:
-        rows = range(len(self.examples))[number * self.size : (number + 1) * self.size]
-        return self.layout.batch(self.examples, rows)
-
-
-class GlueLoader:
-    """The training batches of a whole run, for Lightning one epoch.
-
-    Its state is the number of micro-batches handed out.
-    """
-
-    def __init__(
-        self, batches: TrainingBatches, total_steps: int, workers: int, pin_memory: bool = False
-    ) -> None:
-        self.batches, self.total_steps = batches, total_steps
-        self.workers, self.pin_memory = workers, pin_memory
-        self._done = 0
-
-    def __len__(self) -> int:
-        return self.total_steps * self.batches.share.accumulation
-
-    def __iter__(self) -> Iterator[LabelledBatch]:
-        numbers = range(self._done, len(self))
-        for batch in build_loader(self.batches, numbers, self.workers, self.pin_memory):
-            self._done += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the run is in its data."""
-        return {"micro_batches": self._done}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._done = state_dict["micro_batches"]
-
-
-def build_loader(
-    dataset: Dataset[LabelledBatch],
-    numbers: Sequence[int],
-    workers: int,
-    pin_memory: bool = False,
-) -> "DataLoader[LabelledBatch]":
-    """A loader of the items ``numbers``, in this order, however many processes compute them."""
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=numbers,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # else it would draw from the generator of the training step
-    )
-
-
-def _rank() -> int:
-    together = dist.is_available() and dist.is_initialized()
-    return dist.get_rank() if together else 0
-
-
-def _ranks(config: Config) -> int:
-    """Processes of the run: those that there are, else those that the settings ask for."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_world_size()
-    if "WORLD_SIZE" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
-    return resolve_strategy(config, runs_on_cuda(config.trainer)).processes
+        return self.layout.batch(self.examples, self.rows(number))

@@ -1,5 +1,6 @@
 """What a finished fine-tuning run shows, and the names it goes by."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -41,7 +42,7 @@ def scores_by_step(metrics_file: Path, name: str) -> dict[int, float]:
     return dict(zip(*series(read_metrics(metrics_file), name), strict=True))
 
 
-def show_report(summary: dict[str, object], run: Path) -> None:
+def show_scores(summary: Mapping[str, object], run: Path) -> None:
     """Print the end of a run to the terminal."""
     console = Console(stderr=True)
     after = summary["after"]

@@ -1,193 +1,163 @@
-"""Fine-tuning from settings to a run folder: the table of contents of the task."""
+"""What is special about a fine-tuning run: predictions, and the official score."""
 
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
-from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.loggers import WandbLogger
+from transformers import PreTrainedTokenizerBase
 
 from neobert.config.root import Config
-from neobert.console import get_logger
-from neobert.files import write_json
-from neobert.optim.schedule import resolve_schedule
+from neobert.optim.schedule import Schedule, resolve_schedule
 from neobert.tasks.glue.build import build_classifier
 from neobert.tasks.glue.data import GlueDataModule
 from neobert.tasks.glue.hub import load_hub_tokenizer, takes_types
 from neobert.tasks.glue.metrics import check_metric
 from neobert.tasks.glue.module import GlueModule, GlueSettings, Predictions, gathered
 from neobert.tasks.glue.predictions import write_examples, write_submission
-from neobert.tasks.glue.report import label_of, scores_by_step, show_report, warn_of_labels
+from neobert.tasks.glue.report import label_of, scores_by_step, show_scores, warn_of_labels
 from neobert.tasks.glue.start import Start, find_start
-from neobert.training.fit import fit, load_best, optimization_fingerprint
-from neobert.training.logger import log_metrics
-from neobert.training.resume import check_same_run, resume_point
-from neobert.training.run_folder import RunFolder, open_run_folder
-from neobert.training.summary import command_line, num_parameters, origin, peak_memory_mib
-from neobert.training.trainer import ModelCard, Parts, Plan, build_trainer
-
-log = get_logger(__name__)
+from neobert.training.fit import load_best
+from neobert.training.logger import log_metrics, pretraining_metadata
+from neobert.training.run import TaskRun, TrainedRun, train
 
 SCORE = "eval/score"
 
 
+class GlueRun(TaskRun):
+    """Labelled texts in, a classifier with its predictions out."""
+
+    score = SCORE
+    data: GlueDataModule
+    module: GlueModule
+
+    def __init__(self, config: Config, resume: Path | None) -> None:
+        self.config = self._requested = config
+        self.start = find_start(config, resume)
+        self.data = _data(config, self.start)
+        self.after: dict[str, float] = {}
+        self.scores: dict[int, float] = {}
+        """Of every evaluation, by step."""
+
+    @property
+    def requested(self) -> Config:
+        return self._requested
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.data.tokenizer
+
+    @property
+    def tokenizer_info(self) -> dict[str, object]:
+        of_hub = self.start.kind == "hub"
+        return {
+            **self.data.tokenizer_info,
+            "vocab_size": len(self.data.tokenizer) if of_hub else self.start.model.vocab_size,
+            "weights": self.start.record,
+        }
+
+    def check(self) -> None:
+        warn_of_labels(self.config.glue, self.data.num_labels)
+        check_metric(self.config.trainer, self.data.task)
+        self.config = _with_derived(self.config, self.start, self.data)
+
+    def schedule(self, total_steps: int) -> Schedule:
+        return resolve_schedule(replace(self.config.scheduler, total_steps=None), total_steps)
+
+    def build_module(self, schedule: Schedule) -> GlueModule:
+        classifier = build_classifier(self.config, self.start, self.data.task, self.data.num_labels)
+        settings = GlueSettings(
+            task=self.data.task,
+            num_heads=classifier.num_heads,
+            accumulation=self.config.trainer.gradient_accumulation_steps,
+            log_accuracy=self.config.trainer.log_train_accuracy,
+            log_grad_norm=self.config.trainer.log_grad_norm,
+        )
+        self.module = GlueModule(classifier.model, self.config.optimizer, schedule, settings)
+        return self.module
+
+    def final_evaluation(self, run: TrainedRun) -> dict[str, float]:
+        """Predict all sets with the best weights, write the predictions, score them."""
+        trainer = run.parts.trainer
+        if self.config.trainer.load_best_model_at_end:
+            load_best(run.parts, run.module, run.folder)
+        self.scores = scores_by_step(run.folder.metrics_file, SCORE)
+        predictions = self._predict(run)
+        if self.data.has_validation:
+            self.after = self.module.evaluate(predictions[: len(self.data.validation)])
+            if run.final_step == trainer.global_step and run.final_step not in self.scores:
+                log_metrics(trainer, self.after)
+                self.scores[run.final_step] = self.after[SCORE]
+        if trainer.is_global_zero:
+            self._write(predictions, run.folder.path)
+        return self.after
+
+    def _predict(self, run: TrainedRun) -> list[Predictions]:
+        """Predictions of all evaluation sets, then of all test sets."""
+        data, trainer = self.data, run.parts.trainer
+        parts = trainer.predict(run.module, dataloaders=data.predict_dataloader()) or []
+        several = len(data.validation) + len(data.test) > 1
+        return [gathered(part) for part in (parts if several else [parts])]  # type: ignore[arg-type]
+
+    def _write(self, predictions: list[Predictions], folder: Path) -> None:
+        """``predictions_<split>.tsv`` of every evaluation and test set."""
+        data = self.data
+        splits = dict(zip(data.validation, data.task.validation, strict=False))
+        for (end, examples), part in zip(data.validation.items(), predictions, strict=False):
+            path = folder / f"predictions_{splits[end].partition('[')[0]}.tsv"
+            write_examples(data.task, examples.names, part, path)
+        tests = predictions[len(data.validation) :]
+        for (split, examples), part in zip(data.test.items(), tests, strict=True):
+            write_submission(data.task, examples.names, part, folder / f"predictions_{split}.tsv")
+
+    def summary(self, run: TrainedRun) -> dict[str, object]:
+        config, data = self.config, self.data
+        return {
+            "task_name": config.glue.task_name,
+            "model": label_of(config, self.start),
+            "weights": self.start.record,
+            "settings": {
+                "seed": config.seed,
+                "lr": config.optimizer.lr,
+                "batch_size": data.share.rows_per_step,
+                "epochs": round(data.total_steps / data.steps_per_epoch, 3),
+                "max_steps": data.total_steps,
+                "weight_decay": config.optimizer.weight_decay,
+                "max_seq_length": config.glue.max_seq_length,
+                "optimizer": config.optimizer.name,
+                "train_split": config.dataset.train_split,
+            },
+            "data": {
+                "origin": data.origin,
+                "train": len(data.train),
+                "validation": {end or "": len(part) for end, part in data.validation.items()},
+                "test": {name: len(part) for name, part in data.test.items()},
+                "labels": list(data.task.labels),
+                "num_labels": data.num_labels,
+            },
+            "loads_best": config.trainer.load_best_model_at_end,
+            "score": self.after.get(SCORE),
+            "score_step": run.final_step,
+            "scores_by_step": {str(step): score for step, score in self.scores.items()},
+            **pretraining_metadata(config),
+        }
+
+    def report(self, run: TrainedRun, summary: Mapping[str, object]) -> None:
+        show_scores(summary, run.folder.path)
+
+
 def run(config: Config) -> float | None:
     """Fine-tune and predict; return the official score of the final model on the dev set."""
-    resume = resume_point(config.trainer)
-    start = find_start(config, resume)
-    seed_everything(config.seed, verbose=False)
-    data = _data(config, start)
-    warn_of_labels(config.glue, data.num_labels)
-    check_metric(config.trainer, data.task)
-    asked, config = config, _as_run(config, start, data)
-    plan = Plan(data.total_steps, data.steps_per_epoch, score=SCORE)
-    card = _card(config, data, start, plan)
-    if resume is not None:
-        check_same_run(resume, card.fingerprint, config.trainer.accept_changes)
-    # Not before: what is refused leaves the folder as it is.
-    folder = open_run_folder(asked, resuming=resume is not None)
-    module = build_module(config, start, data, plan)
-    step = int(resume.name) if resume is not None else None
-    parts = build_trainer(config, folder, plan, card, step)
-    _tell_wandb(parts.trainer, config)
-    if config.trainer.eval_strategy != "no" and config.trainer.eval_on_start and resume is None:
-        parts.trainer.validate(module, datamodule=data, verbose=False)
-    fit(parts.trainer, module, data, resume)
-    if config.trainer.load_best_model_at_end:
-        load_best(parts, module, folder)
-    return finish(config, folder, data, module, parts, start)
-
-
-def build_module(config: Config, start: Start, data: GlueDataModule, plan: Plan) -> GlueModule:
-    """The classifier and how it is trained."""
-    classifier = build_classifier(config, start, data.task, data.num_labels)
-    settings = GlueSettings(
-        task=data.task,
-        num_heads=classifier.num_heads,
-        accumulation=config.trainer.gradient_accumulation_steps,
-        log_accuracy=config.trainer.log_train_accuracy,
-        log_grad_norm=config.trainer.log_grad_norm,
-    )
-    schedule = resolve_schedule(replace(config.scheduler, total_steps=None), plan.total_steps)
-    return GlueModule(classifier.model, config.optimizer, schedule, settings)
-
-
-def finish(
-    config: Config,
-    folder: RunFolder,
-    data: GlueDataModule,
-    module: GlueModule,
-    parts: Parts,
-    start: Start,
-) -> float | None:
-    """Predict, write predictions and ``summary.json``, show the report, return the score."""
-    by_step = scores_by_step(folder.metrics_file, SCORE)
-    last, step = parts.trainer.global_step, parts.trainer.global_step
-    predictions = predict(parts.trainer, module, data)
-    after: dict[str, float] = {}
-    if config.trainer.eval_strategy != "no":
-        after = module.evaluate(predictions[: len(data.validation)])
-        best = parts.checkpointer.best
-        if config.trainer.load_best_model_at_end and best.step is not None:
-            step = best.step
-        elif last not in by_step:
-            log_metrics(parts.trainer, after)
-            by_step[last] = after[SCORE]
-    if parts.trainer.is_global_zero:
-        write_predictions(data, predictions, folder)
-        summary = summarize(config, data, module, parts, start)
-        summary |= {
-            "score": after.get(SCORE),
-            "score_step": step,
-            "after": after,
-            "scores_by_step": {str(number): value for number, value in by_step.items()},
-            "objective": after.get(SCORE),
-        }
-        write_json(summary, folder.summary_file)
-        show_report(summary, folder.path)
-    return after.get(SCORE)
-
-
-def predict(trainer: Trainer, module: GlueModule, data: GlueDataModule) -> list[Predictions]:
-    """The final model's predictions of all evaluation sets, then all test sets."""
-    found = trainer.predict(module, dataloaders=data.predict_dataloader()) or []
-    several = len(data.validation) + len(data.test) > 1
-    return [gathered(part) for part in (found if several else [found])]  # type: ignore[arg-type]
-
-
-def write_predictions(
-    data: GlueDataModule, predictions: list[Predictions], folder: RunFolder
-) -> None:
-    """``predictions_<split>.tsv`` of every evaluation and test set."""
-    splits = dict(zip(data.validation, data.task.validation, strict=False))
-    for (end, examples), part in zip(data.validation.items(), predictions, strict=False):
-        path = folder.path / f"predictions_{splits[end].partition('[')[0]}.tsv"
-        write_examples(data.task, examples.names, part, path)
-    for (split, examples), part in zip(
-        data.test.items(), predictions[len(data.validation) :], strict=True
-    ):
-        write_submission(data.task, examples.names, part, folder.path / f"predictions_{split}.tsv")
-
-
-def summarize(
-    config: Config, data: GlueDataModule, module: GlueModule, parts: Parts, start: Start
-) -> dict[str, object]:
-    """What ``summary.json`` says, the scores apart."""
-    metrics = parts.metrics
-    return {
-        "task": "glue",
-        "task_name": config.glue.task_name,
-        "model": label_of(config, start),
-        "weights": start.record,
-        "settings": {
-            "seed": config.seed,
-            "lr": config.optimizer.lr,
-            "batch_size": data.share.rows_per_step,
-            "epochs": round(data.total_steps / data.steps_per_epoch, 3),
-            "max_steps": data.total_steps,
-            "weight_decay": config.optimizer.weight_decay,
-            "max_seq_length": config.glue.max_seq_length,
-            "optimizer": config.optimizer.name,
-            "train_split": config.dataset.train_split,
-        },
-        "data": {
-            "origin": data.origin,
-            "train": len(data.train),
-            "validation": {end or "": len(part) for end, part in data.validation.items()},
-            "test": {name: len(part) for name, part in data.test.items()},
-            "labels": list(data.task.labels),
-        },
-        "steps": parts.trainer.global_step,
-        "tokens": metrics.tokens,
-        "seconds": round(metrics.seconds, 3),
-        "tokens_per_sec": round(metrics.tokens / max(metrics.seconds, 1e-9), 1),
-        "throughput": parts.throughput.summary(),
-        "peak_memory_mib": round(peak_memory_mib(), 1),
-        "best": asdict(parts.checkpointer.best),
-        "loads_best": config.trainer.load_best_model_at_end,
-        "derived": {
-            "total_steps": data.total_steps,
-            "steps_per_epoch": data.steps_per_epoch,
-            "num_labels": data.num_labels,
-            "parameters": num_parameters(module.model),
-            "precision": str(parts.trainer.precision),
-            "devices": parts.trainer.world_size,
-            "schedule": asdict(module.schedule),
-        },
-        **_metadata(config),
-        **origin(command_line()),
-    }
+    return train(GlueRun, config)
 
 
 def _data(config: Config, start: Start) -> GlueDataModule:
     if start.tokenizer is None:
         tokenizer = load_hub_tokenizer(config)
-        data = GlueDataModule(config, tokenizer, packed=False, has_types=takes_types(config))
-    else:
-        data = GlueDataModule(config, start.tokenizer, packed=True)
-    data.setup("fit")
-    return data
+        return GlueDataModule(config, tokenizer, packed=False, has_types=takes_types(config))
+    return GlueDataModule(config, start.tokenizer, packed=True)
 
 
-def _as_run(config: Config, start: Start, data: GlueDataModule) -> Config:
+def _with_derived(config: Config, start: Start, data: GlueDataModule) -> Config:
     """The settings with what was derived: what a checkpoint says of its model, and W&B shows."""
     wandb = config.wandb
     words = (label_of(config, start), config.glue.task_name)
@@ -199,27 +169,3 @@ def _as_run(config: Config, start: Start, data: GlueDataModule) -> Config:
         glue=replace(config.glue, num_labels=data.num_labels),
         wandb=replace(wandb, name=name, tags=list(dict.fromkeys(tags))),
     )
-
-
-def _card(config: Config, data: GlueDataModule, start: Start, plan: Plan) -> ModelCard:
-    return ModelCard(
-        tokenizer=data.tokenizer,
-        tokenizer_info={
-            "tokenizer_name": data.tokenizer.name_or_path,
-            "vocab_size": len(data.tokenizer) if start.kind == "hub" else start.model.vocab_size,
-            "pad_token_id": data.tokenizer.pad_token_id,
-            "labels": list(data.task.labels),
-            "weights": start.record,
-        },
-        fingerprint={**data.fingerprint(), **optimization_fingerprint(config, plan)},
-    )
-
-
-def _metadata(config: Config) -> dict[str, object]:
-    return {f"pretraining_{key}": value for key, value in config.pretraining_metadata.items()}
-
-
-def _tell_wandb(trainer: Trainer, config: Config) -> None:
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-            logger.experiment.config.update(_metadata(config), allow_val_change=True)

@@ -17,7 +17,7 @@ from neobert.tasks.mteb.hub import HubEncoder, load_hub_encoder
 from neobert.training.precision import resolve_precision
 from neobert.training.run_folder import RunFolder
 from neobert.training.start import Pretrained, open_weights
-from neobert.training.trainer import runs_on_cuda
+from neobert.training.strategy import runs_on_cuda
 
 log = get_logger(__name__)
 

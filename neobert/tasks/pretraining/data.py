@@ -1,38 +1,33 @@
 """The data of pretraining: from settings to masked micro-batches, addressable by their step."""
 
-import math
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from neobert.batch import IGNORE, MaskedBatch
 from neobert.config.checks import ConfigError
-from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder, key_of, publish
-from neobert.data.loader import MicroBatches, StepLoader, Workers, build_loader
+from neobert.data.loader import EvaluationBatches, MicroBatches, StepLoader, Workers, build_loader
 from neobert.data.masking import Masking, build_masking
 from neobert.data.order import VERSION as ORDER_VERSION
 from neobert.data.order import Order
 from neobert.data.packing import Packing, RowPlan
 from neobert.data.pretokenized import check_tokenizer, pre_tokenized
-from neobert.data.processes import num_cores, num_processes
+from neobert.data.processes import num_processes
 from neobert.data.shards import token_store
 from neobert.data.sources import STREAM_SAMPLE, Documents, Source, open_source
-from neobert.data.steps import Share, Steps
+from neobert.data.steps import Steps
 from neobert.data.store import TokenStore
 from neobert.data.stream import StreamBatches, StreamLoader, StreamRows
 from neobert.data.token_rows import RowMaker, TokenRows
 from neobert.data.tokenizer import TokenizerInfo, load_tokenizer
 from neobert.tasks.pretraining.data_report import describe_plan
+from neobert.training.data import RunDataModule
 from neobert.training.resume import ROWS_PER_STEP
-from neobert.training.strategy import num_devices
 
 log = get_logger(__name__)
 
@@ -49,21 +44,11 @@ VOCABULARY_SAMPLE = 500_000
 """Documents that a vocabulary is trained on at most."""
 
 
-class PretrainingDataModule(LightningDataModule):
+class PretrainingDataModule(RunDataModule):
     """Documents → tokens → rows → batches. Everything is made once and cached."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        self._ready = False
-
-    def prepare_data(self) -> None:
-        """Nothing: :meth:`setup` makes what is missing, one process at a time."""
-
-    def setup(self, stage: str | None = None) -> None:
+    def read(self) -> None:
         """Load or make tokenizer, token stores and row plans."""
-        if self._ready:
-            return
         settings = self.config.dataset
         cache = cache_folder(settings.cache_dir)
         source = open_source(settings, cache, self.config.seed)
@@ -80,7 +65,6 @@ class PretrainingDataModule(LightningDataModule):
         held_out = source.evaluation
         self.eval_store = TokenStore.empty() if held_out is None else self._store(held_out, cache)
         self.eval_plan = self._plan(self.eval_store, cache)
-        self._ready = True
 
     def _tokenizer(self, source: Source, cache: Path) -> TokenizerInfo:
         documents = source.train.head(VOCABULARY_SAMPLE)
@@ -161,17 +145,6 @@ class PretrainingDataModule(LightningDataModule):
         )
 
     @property
-    def share(self) -> Share:
-        """This rank's part of a step."""
-        together = dist.is_available() and dist.is_initialized()
-        return Share(
-            self.config.trainer.per_device_train_batch_size,
-            self.config.trainer.gradient_accumulation_steps,
-            dist.get_rank() if together else 0,
-            dist.get_world_size() if together else _planned_ranks(self.config),
-        )
-
-    @property
     def steps(self) -> Steps:
         """Which rows the steps take."""
         return Steps(self.share, tuple(_span(one) for one in self.config.dataset.skip_steps))
@@ -192,12 +165,9 @@ class PretrainingDataModule(LightningDataModule):
     @property
     def total_steps(self) -> int:
         """``trainer.max_steps``, else ``trainer.num_train_epochs`` in steps."""
-        settings = self.config.trainer
-        if settings.max_steps > 0:
-            return settings.max_steps
-        if self.source.stream is not None:
+        if self.source.stream is not None and self.config.trainer.max_steps <= 0:
             raise ConfigError("trainer.max_steps must be above 0: a stream has no epochs")
-        return settings.num_train_epochs * self.steps_per_epoch
+        return super().total_steps
 
     @property
     def has_validation(self) -> bool:
@@ -252,15 +222,12 @@ class PretrainingDataModule(LightningDataModule):
         """This rank's evaluation batches: every row once over all ranks, masks always the same."""
         if not self.has_validation:
             return []
-        share, workers = self.share, self._workers()
+        workers = self._workers()
         size = self.config.trainer.per_device_eval_batch_size
         budget = self.config.trainer.eval_max_batches
-        batches = EvaluationBatches(self._rows(train=False), size, budget)
-        # Ranks meet in every batch under some strategies, so each has as many.
-        numbers = range(
-            share.rank, math.ceil(len(batches) / share.ranks) * share.ranks, share.ranks
-        )
-        return build_loader(batches, numbers, replace(workers, number=min(1, workers.number)))
+        batches = RowBatches(self._rows(train=False), size, budget)
+        one_process = replace(workers, number=min(1, workers.number))
+        return build_loader(batches, batches.numbers(self.share), one_process)
 
     def example_batches(self) -> list[MaskedBatch]:
         """Some evaluation text for the report; none where nothing is held out."""
@@ -342,47 +309,25 @@ class PretrainingDataModule(LightningDataModule):
         return num_processes(self.config.dataset.num_proc)
 
     def _workers(self) -> Workers:
-        settings = self.config.dataset
-        number = min(settings.num_workers, num_cores())
-        if number < settings.num_workers:
-            log.info("dataset.num_workers: %d, as many as there are cores", number)
-        if number > 0:  # threads of the tokenizer do not survive the fork of a worker
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        on_cuda = torch.cuda.is_available() and not self.config.trainer.use_cpu
-        prefetch = settings.prefetch_factor or (4 if on_cuda else None)
-        pins = on_cuda or (settings.pin_memory and torch.cuda.is_available())  # else torch warns
-        return Workers(number, prefetch, settings.persistent_workers, pins)
+        return self.workers(self.config.dataset.num_workers, "dataset.num_workers")
 
 
-class EvaluationBatches(Dataset[MaskedBatch]):
+class RowBatches(EvaluationBatches[MaskedBatch]):
     """The rows of the evaluation set in their order, masked under their own numbers.
 
     A number beyond the last gives the last batch without a target: it counts for nothing.
     """
 
     def __init__(self, rows: TokenRows, size: int, budget: int | None = None) -> None:
-        self.rows, self.size = rows, size
-        whole = math.ceil(rows.plan.num_rows / size)
-        self._count = whole if budget is None else min(budget, whole)
-
-    def __len__(self) -> int:
-        return self._count
+        super().__init__(rows.plan.num_rows, size, budget)
+        self.token_rows = rows
 
     def __getitem__(self, number: int) -> MaskedBatch:
-        first = min(number, self._count - 1) * self.size
-        numbers = range(first, min(first + self.size, self.rows.plan.num_rows))
-        batch = self.rows.batch(numbers, numbers)
-        if number < self._count:
+        numbers = self.rows(min(number, self.count - 1))
+        batch = self.token_rows.batch(numbers, numbers)
+        if number < self.count:
             return batch
         return replace(batch, labels=torch.full_like(batch.labels, IGNORE), num_targets=0)
-
-
-def _planned_ranks(config: Config) -> int:
-    """Processes that the settings ask for, before they have found each other."""
-    if "WORLD_SIZE" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
-    on_cuda = torch.cuda.is_available() and not config.trainer.use_cpu
-    return num_devices(config.trainer.devices, on_cuda) * config.trainer.num_nodes
 
 
 def _span(text: str) -> range:

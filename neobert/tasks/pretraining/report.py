@@ -1,5 +1,6 @@
 """What a finished pretraining run shows: losses before and after, speed, and words it fills in."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -54,7 +55,7 @@ def fill_examples(
     ]
 
 
-def show_report(summary: dict[str, object], examples: list[FilledExample], run: str) -> None:
+def show_losses(summary: Mapping[str, object], examples: list[FilledExample], run: str) -> None:
     """Print the end of a run to the terminal."""
     console = Console(stderr=True)
     table = Table(title=f"{run}", show_header=True, title_justify="left")
@@ -110,7 +111,7 @@ def _word_to_mask(document: list[int], tokenizer: TokenizerInfo) -> int | None:
     return index if length >= 5 else None
 
 
-def _numbers(summary: dict[str, object], key: str) -> dict[str, float]:
+def _numbers(summary: Mapping[str, object], key: str) -> dict[str, float]:
     found = summary.get(key)
     return found if isinstance(found, dict) else {}
 

@@ -60,7 +60,7 @@ def test_several_processes_make_the_same_pairs(
 
     monkeypatch.setattr(prepare, "BATCH", 2)
     monkeypatch.setattr(prepare, "in_processes", spy)
-    monkeypatch.setattr("neobert.data.processes.num_cores", lambda: 2)
+    monkeypatch.setattr("neobert.data.processes.available_cores", lambda: 2)
     rows = [{"q": f"the river {n}", "a": "a city [MASK]", "n": ["city"] * n} for n in range(40)]
     file = write_jsonl(tmp_path / "rows.jsonl", rows)
     source = f"{{own:{{path:{file},query:q,positive:a,negatives:['n[]']}}}}"

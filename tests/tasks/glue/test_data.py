@@ -8,10 +8,11 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from neobert.config.checks import ConfigError
+from neobert.data.loader import CountedLoader, Workers
 from neobert.data.order import Order
 from neobert.data.steps import Share
-from neobert.tasks.glue.batch import Examples, Layout
-from neobert.tasks.glue.data import EvaluationBatches, GlueDataModule, GlueLoader, TrainingBatches
+from neobert.tasks.glue.batch import Examples, LabelledBatch, Layout
+from neobert.tasks.glue.data import ExampleBatches, GlueDataModule, TrainingBatches
 from tests.tasks.glue.conftest import Settings, sentences, write_rows
 
 LAYOUT = Layout(packed=True, regression=False, pad_token_id=0)
@@ -27,9 +28,10 @@ def examples(count: int) -> Examples:
     )
 
 
-def loader(count: int, share: Share, steps: int, seed: int = 0) -> GlueLoader:
+def loader(count: int, share: Share, steps: int, seed: int = 0) -> CountedLoader[LabelledBatch]:
     order = Order(count, seed, share.rows_per_step, whole_steps=False)
-    return GlueLoader(TrainingBatches(examples(count), LAYOUT, order, share), steps, 0)
+    batches = TrainingBatches(examples(count), LAYOUT, order, share)
+    return CountedLoader(batches, steps * share.accumulation, Workers())
 
 
 @pytest.mark.parametrize(("batch_size", "accumulation", "ranks"), [(4, 1, 1), (3, 2, 1), (2, 2, 3)])
@@ -72,7 +74,7 @@ def test_a_loader_goes_on_where_it_was() -> None:
 
 @pytest.mark.parametrize("size", [4, 7, 100])
 def test_evaluation_counts_each_example_once(size: int) -> None:
-    batches = EvaluationBatches(examples(10), LAYOUT, size)
+    batches = ExampleBatches(examples(10), LAYOUT, size)
     rows = [row for number in range(len(batches) + 2) for row in batches[number].rows.tolist()]
     assert rows == list(range(10))
 
@@ -125,7 +127,7 @@ def test_workers_change_nothing(settings: Settings, tokenizer: PreTrainedTokeniz
         data = GlueDataModule(settings(f"glue.num_workers={number}"), tokenizer, packed=True)
         data.setup()
         loader = data.train_dataloader()
-        assert loader.workers == number
+        assert loader.workers.number == number
         found.append([batch.rows.tolist() for batch in loader])
     assert found[0] == found[1]
 
@@ -137,3 +139,23 @@ def test_a_wrong_file_is_an_error_before_anything_is_trained(
     write_rows(tmp_path / "data/sst2/validation.jsonl", [{"text": "good", "label": 1}])
     with pytest.raises(ConfigError, match=r"validation\.jsonl has no column sentence"):
         GlueDataModule(settings(), tokenizer, packed=True).setup()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_the_budget_of_an_evaluation_is_that_of_all_ranks_together(ranks: int) -> None:
+    batches = ExampleBatches(examples(29), LAYOUT, 4, budget=3)
+    parts = [batches.numbers(Share(4, 1, rank, ranks)) for rank in range(ranks)]
+    assert len({len(part) for part in parts}) == 1  # ranks meet in every batch
+    rows = [row for part in parts for number in part for row in batches[number].rows.tolist()]
+    assert sorted(rows) == list(range(12))
+
+
+@pytest.mark.usefixtures("sst2")
+@pytest.mark.proves("dataset.prefetch_factor", "dataset.persistent_workers")
+def test_the_settings_of_loader_processes_reach_the_loader(
+    settings: Settings, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    words = ("dataset.prefetch_factor=3", "dataset.persistent_workers=false")
+    data = GlueDataModule(settings("glue.num_workers=1", *words), tokenizer, packed=True)
+    data.setup()
+    assert data.train_dataloader().workers == Workers(1, 3, persistent=False)

@@ -9,7 +9,8 @@ import torch
 
 from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
-from neobert.tasks.pretraining.data import PretrainingDataModule, num_cores
+from neobert.cores import available_cores
+from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.training.callbacks.batch_digest import digest
 
 Make = Callable[..., PretrainingDataModule]
@@ -103,9 +104,9 @@ def test_more_workers_than_cores_are_lowered_in_one_line(
     data = make("dataset.num_workers=1000", "dataset.prefetch_factor=3")
     with caplog.at_level("INFO", logger="neobert"):
         loader = data.train_dataloader()
-    assert loader.workers.number == num_cores()
+    assert loader.workers.number == available_cores()
     assert loader.workers.prefetch_factor == 3
-    assert f"dataset.num_workers: {num_cores()}, as many as there are cores" in caplog.text
+    assert f"dataset.num_workers: {available_cores()}, as many as there are cores" in caplog.text
 
 
 @pytest.mark.proves("dataset.min_length", "dataset.filter_by_length")

@@ -9,7 +9,9 @@ from neobert.data.loader import Workers
 from neobert.optim.schedule import resolve_schedule
 from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.tasks.pretraining.module import PretrainingModule
-from neobert.tasks.pretraining.run import build_module
+from neobert.tasks.pretraining.run import PretrainingRun
+from neobert.training.run import build_module
+from neobert.training.strategy import resolve_strategy
 
 from .conftest import TINY, TinyRun
 
@@ -27,8 +29,11 @@ def data_of(words: list[str]) -> PretrainingDataModule:
 
 
 def module_of(words: list[str]) -> PretrainingModule:
-    data = data_of(words)
-    return build_module(data.config, data, resolve_schedule(data.config.scheduler, 4))
+    run = PretrainingRun(compose_config(words), resume=None)
+    run.data.setup("fit")
+    module = build_module(run, 4, resolve_strategy(run.config))
+    assert isinstance(module, PretrainingModule)
+    return module
 
 
 @pytest.mark.proves(
