@@ -1,5 +1,6 @@
 """The data of pretraining: from settings to masked micro-batches, addressable by their step."""
 
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
