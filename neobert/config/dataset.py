@@ -20,7 +20,8 @@ class DatasetConfig:
     """Local file or folder (parquet, jsonl, csv, text, ``save_to_disk``); wins over ``name``."""
 
     num_workers: int = 16
-    """Loader processes; lowered to the cores that are there."""
+    """Loader processes; lowered to the cores that are there, and for a stream to a number that
+    divides its readers."""
 
     pin_memory: bool = False
     """Page-locked host memory for copies to a GPU; always on there."""
@@ -63,11 +64,13 @@ class DatasetConfig:
     """Processes for tokenisation; 0 or less: as many as there are cores."""
 
     shuffle_buffer_size: int = 10000
-    """Documents among which a stream is shuffled; 0 or less keeps its order."""
+    """Documents among which a stream is shuffled, over all its readers; 0 or less keeps its order
+    (with several readers, the order of the documents of each)."""
 
     stream_readers: int | None = None
-    """Readers that a stream is dealt to: a multiple of the processes, as part of the order of the
-    data the same in a resumed run; ``null``: 64, fewer for a stream of few documents."""
+    """Readers that a stream is dealt to: a multiple of the processes; part of the order of the
+    data, so the same in a resumed run. ``null``: 64, fewer for a stream of few documents, one for
+    a stream in its order."""
 
     pre_tokenize: bool = False
     """Tokenise everything first, into a folder that other runs can use."""

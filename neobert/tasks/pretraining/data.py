@@ -98,6 +98,11 @@ class PretrainingDataModule(RunDataModule):
             raise ConfigError(f"dataset: {documents.name} has no document to train on{longer}")
         if streams:
             self._check_readers()
+        elif (readers := self.config.dataset.stream_readers) is not None:
+            log.warning(
+                "dataset.stream_readers=%d has no effect: %s is not a stream (dataset.streaming)",
+                *(readers, documents.name),
+            )
 
     def _check_lengths(self) -> None:
         wrapping, length = self.tokenizer.wrapping, self.config.row_length()
@@ -252,10 +257,13 @@ class PretrainingDataModule(RunDataModule):
 
     @property
     def stream_readers(self) -> int:
-        """``dataset.stream_readers``; by default 64, or fewer for a stream of few documents."""
-        number, kept = self.config.dataset.stream_readers, self.train_plan.info.documents
-        if number is not None:
-            return number
+        """``dataset.stream_readers``; by default 64, fewer for a stream of few documents, and one
+        for a stream in its order."""
+        settings, kept = self.config.dataset, self.train_plan.info.documents
+        if settings.stream_readers is not None:
+            return settings.stream_readers
+        if settings.shuffle_buffer_size <= 0:
+            return 1
         if self.train_store.info.documents >= STREAM_SAMPLE:
             return STREAM_READERS
         return min(STREAM_READERS, 1 << max(0, (kept // FEW_DOCUMENTS).bit_length() - 1))
@@ -270,7 +278,8 @@ class PretrainingDataModule(RunDataModule):
                 f"{key}: the stream has only {kept} documents to train on; set it to {kept} at most"
             )
         least = math.ceil(STREAM_READERS / ranks) * ranks
-        if ranks > readers and documents >= STREAM_SAMPLE:
+        is_shuffled = self.config.dataset.shuffle_buffer_size > 0
+        if ranks > readers and documents >= STREAM_SAMPLE and is_shuffled:
             raise ConfigError(
                 f"{key}: {ranks} processes (trainer.devices × trainer.num_nodes) need {ranks} "
                 f"readers or more; set dataset.stream_readers={least}"

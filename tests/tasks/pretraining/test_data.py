@@ -260,6 +260,9 @@ def test_steps_are_skipped_on_resume_by_one_key(tiny_run: Callable[..., Path]) -
 def test_more_readers_than_documents_or_fewer_than_ranks_are_reported(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    with caplog.at_level("WARNING", logger="neobert"):
+        make("dataset.stream_readers=5")
+    assert "dataset.stream_readers=5 has no effect" in caplog.text
     stream = ("dataset.streaming=true", "dataset.eval_samples=5")
     assert make(*stream).stream_readers == 1
     data = make(*stream, "dataset.stream_readers=5")
@@ -272,5 +275,7 @@ def test_more_readers_than_documents_or_fewer_than_ranks_are_reported(
         make(*stream, "dataset.stream_readers=4")
     assert "3 of them read and tokenise each document; for a new run set" in caplog.text
     monkeypatch.setattr("neobert.tasks.pretraining.data.STREAM_SAMPLE", 10)  # a long stream
+    assert make(*stream).stream_readers == 64
+    assert make(*stream, "dataset.shuffle_buffer_size=0").stream_readers == 1
     with pytest.raises(ConfigError, match=r"6 processes .* set dataset.stream_readers=66"):
         make(*stream, "dataset.stream_readers=4")
