@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from neobert.data.arrays import ArrayWriter
 from neobert.data.cache import key_of, publish
 from neobert.data.digests import file_digests
-from neobert.data.processes import in_processes, num_cores
+from neobert.data.processes import in_processes
 from neobert.tasks.glue.batch import Examples
 from neobert.tasks.glue.labels import Labelled, column_values
 from neobert.tasks.glue.pair_tokenizer import PairTokenizer
@@ -32,7 +32,7 @@ def tokenize(part: Labelled, tokenizer: PairTokenizer, cache: Path, num_proc: in
         "version": VERSION,
     }
     folder = cache / "glue" / key_of(recipe)
-    num_proc = min(num_proc, num_cores())
+    num_proc = min(num_proc, available_cores())
     publish(folder, lambda target: _write(part, tokenizer, num_proc, target))
     return Examples(
         ids=np.load(folder / "ids.npy", mmap_mode="r"),
