@@ -47,8 +47,6 @@ NAMES_TO_GO = {
     "describe",
     "encode",
     "gathered",
-    "read_json",
-    "read_text",
     "require",
     "translate",
     "weights_digest",

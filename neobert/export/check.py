@@ -25,7 +25,7 @@ from neobert.export.convert import MODULE
 from neobert.export.source import Model, Source, read_source
 from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.model.heads import MaskedLM
-from neobert.model.weight_files import PretrainedError, read_json, read_text
+from neobert.model.weight_files import PretrainedError, read_json_object, read_small_text
 
 log = get_logger(__name__)
 
@@ -71,7 +71,7 @@ def check_folder(folder: Path, python: str, trust_remote_code: bool) -> list[Fin
 def check_code(folder: Path, trust_remote_code: bool) -> None:
     """Refuse to run a folder's code unless it is the file that is shipped with this package."""
     file = folder / f"{MODULE}.py"
-    targets = read_json(folder / "config.json").get("auto_map")
+    targets = read_json_object(folder / "config.json").get("auto_map")
     if not isinstance(targets, dict) or not file.is_file():
         raise PretrainedError(f"{folder} has no auto_map with a {MODULE}.py: export it first")
     own_module = re.compile(rf"{MODULE}\.\w+")
@@ -109,11 +109,11 @@ def other_code(folder: Path) -> Path | None:
 def _names_code(path: Path, folder: Path) -> bool:
     if path.name == "modules.json":
         try:
-            modules = json.loads(read_text(path))
+            modules = json.loads(read_small_text(path))
             return not all(KNOWN_MODULES.fullmatch(module["type"]) for module in modules)
         except (ValueError, TypeError, KeyError, RecursionError):
             return True
-    named = {"auto_map", "custom_pipelines"} & read_json(path).keys()
+    named = {"auto_map", "custom_pipelines"} & read_json_object(path).keys()
     return path.name == "adapter_config.json" or bool(
         named - ({"auto_map"} if path == folder / "config.json" else set())
     )

@@ -13,7 +13,7 @@ from neobert.config.store import load_config_file
 from neobert.console import get_logger
 from neobert.model.encoder import Encoder
 from neobert.model.heads import MaskedLM, SequenceClassifier, TokenClassifier
-from neobert.model.weight_files import PretrainedError, has_weights, read_json, weight_names
+from neobert.model.weight_files import PretrainedError, has_weights, read_json_object, weight_names
 from neobert.training.metrics_file import Row, read_metrics
 from neobert.training.run_folder import RunFolder
 from neobert.training.start import Pretrained, open_weights
@@ -139,7 +139,7 @@ def _kind(folder: Path, settings: Config | None) -> Kind:
         return OF_TASK.get(settings.task, "masked_lm")
     if not (folder / "config.json").is_file():
         return _kind_by_names(weight_names(folder)) if has_weights(folder) else "masked_lm"
-    named = read_json(folder / "config.json").get("architectures") or ["NeoBERTLMHead"]
+    named = read_json_object(folder / "config.json").get("architectures") or ["NeoBERTLMHead"]
     architecture = named[0] if isinstance(named, list) else named
     if architecture not in KINDS:
         raise PretrainedError(
@@ -172,9 +172,9 @@ def _labels(folder: Path) -> list[str]:
     """Names of the classes, as a checkpoint or an exported folder records them."""
     information, config = folder / "tokenizer_info.json", folder / "config.json"
     if information.is_file():
-        names = read_json(information).get("labels")
+        names = read_json_object(information).get("labels")
         return [str(name) for name in names] if isinstance(names, list) else []
-    names = read_json(config).get("id2label") if config.is_file() else None
+    names = read_json_object(config).get("id2label") if config.is_file() else None
     if not isinstance(names, dict):
         return []
     return [str(names.get(str(number), f"LABEL_{number}")) for number in range(len(names))]

@@ -14,11 +14,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor, nn
 
-from neobert.config.model import ModelConfig, fields_of
+from neobert.config.model import ModelConfig
+from neobert.config.yaml_file import read_settings
 from neobert.console import get_logger
+from neobert.errors import ConfigError
 from neobert.files import first_line
 from neobert.model.attention import SelfAttention
 from neobert.model.encoder import Encoder
@@ -40,8 +41,7 @@ from neobert.model.published import (
 from neobert.model.weight_files import (
     PretrainedError,
     has_weights,
-    read_json,
-    read_text,
+    read_json_object,
     read_weights,
 )
 from neobert.model.zero import read_zero, zero_folder
@@ -51,6 +51,7 @@ log = get_logger(__name__)
 ENCODER = "model."
 LOGIT_SCALE = "sz"
 HEADS = (LOGIT_SCALE, "decoder.", "dense.", "classifier.", "qa_outputs.")
+SIZES = ("hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings")
 BLOCK = re.compile(r"model\.transformer_encoder\.(\d+)\.")
 MANIFEST = "manifest.json"
 """File of a checkpoint of ours."""
@@ -83,7 +84,7 @@ def read_stored(folder: Path) -> StoredModel:
     if table is None or table.dim() != 2:
         raise PretrainedError(f"{folder} holds no NeoBERT: it has no table {EMBEDDING}")
     config = replace(config, vocab_size=len(table), tie_word_embeddings=_tied(config, weights))
-    _check_sizes(config, weights, folder)
+    _check_settings(config, weights, folder)
     return StoredModel(folder, config, weights)
 
 
@@ -165,7 +166,8 @@ def _encoder(stored: StoredModel, settings: ModelConfig | None) -> Encoder:
 def _classifier_settings(folder: Path) -> ClassifierSettings:
     """Activation and pooling of the head, where ``config.json`` or the run's settings say so."""
     file = folder / "config.json"
-    values = read_json(file) if file.is_file() else _sections(folder / "config.yaml").get("glue")
+    run = run_settings(folder / "config.yaml")
+    values = read_json_object(file) if file.is_file() else run.get("glue")
     try:
         values = head_settings(values if isinstance(values, dict) else {})
     except ValueError as error:
@@ -176,7 +178,7 @@ def _classifier_settings(folder: Path) -> ClassifierSettings:
         value = values.get(f"classifier_{name}")
         if value is None:
             continue
-        if value not in allowed:
+        if str(value) not in allowed:
             raise PretrainedError(
                 f"{folder}: classifier_{name} is {value!r}, not one of {', '.join(sorted(allowed))}"
             )
@@ -193,42 +195,39 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 def _read_settings(folder: Path) -> dict[str, object]:
     """The settings of the model as its files have them, under their own names."""
     if (folder / "config.json").is_file():
-        return read_json(folder / "config.json")
+        return read_json_object(folder / "config.json")
     shards = zero_folder(folder)
     # DeepSpeed's shards may be one folder further down; a run of the reference has its
     # config.yaml above.
     for parent in (folder, *([shards] if shards else []), *folder.parents[:2]):
         if (parent / "config.yaml").is_file():
             section = _model_section(parent / "config.yaml")
-            own = fields_of("machine", "origin")
-            section = {name: value for name, value in section.items() if name not in own}
             if (folder / INFORMATION).is_file():
-                information = read_json(folder / INFORMATION)
-                section["pad_token_id"] = information.get("pad_token_id") or 0
+                information = read_json_object(folder / INFORMATION)
+                section["pad_token_id"] = information.get(
+                    "pad_token_id", section.get("pad_token_id")
+                )
             if (folder / MANIFEST).is_file():
                 section[OURS] = None
             return section
     raise PretrainedError(f"{folder} has weights but neither config.json nor config.yaml")
 
 
-def _model_section(path: Path) -> dict[str, object]:
-    section = _sections(path).get("model")
-    if not isinstance(section, dict):
-        raise PretrainedError(f"{path} has no section `model`")
-    return {str(name): value for name, value in section.items()}
-
-
-def _sections(path: Path) -> dict[str, object]:
-    """The sections of a run's settings; empty if there is no such file."""
+def run_settings(path: Path) -> dict[str, object]:
+    """The sections of a run's ``config.yaml``; empty if there is no such file."""
     if not path.is_file():
         return {}
     try:
-        values = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise PretrainedError(f"{path} is not YAML: {error}") from error
-    return {
-        str(name): section for name, section in (values if isinstance(values, dict) else {}).items()
-    }
+        return {str(name): section for name, section in read_settings(path, "weights").items()}
+    except ConfigError as error:
+        raise PretrainedError(*error.problems) from error
+
+
+def _model_section(path: Path) -> dict[str, object]:
+    section = run_settings(path).get("model")
+    if not isinstance(section, dict):
+        raise PretrainedError(f"{path} has no section `model`")
+    return {str(name): value for name, value in section.items()}
 
 
 def _typed(config: ModelConfig, folder: Path) -> ModelConfig:
@@ -238,9 +237,11 @@ def _typed(config: ModelConfig, folder: Path) -> ModelConfig:
         value, kind = getattr(config, field.name), type(field.default)
         if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
             numbers[field.name] = value = _float(value, field.name, folder)  # YAML: 1e-5 is a text
+        if field.default_factory is dict and not isinstance(value, dict):
+            raise PretrainedError(f"{folder}: {field.name} is {value!r}, not a table")
         if kind in (bool, int, float, str) and type(value) is not kind:
             raise PretrainedError(f"{folder}: {field.name} is {value!r}, not a {kind.__name__}")
-    return replace(config, **numbers)  # type: ignore[arg-type]
+    return replace(config, **numbers, hidden_act=config.hidden_act.lower())  # type: ignore[arg-type]
 
 
 def _float(value: int | str, name: str, folder: Path) -> float:
@@ -250,24 +251,16 @@ def _float(value: int | str, name: str, folder: Path) -> float:
         raise PretrainedError(f"{folder}: {name} is {value!r}, not a number") from error
 
 
-def _check_sizes(config: ModelConfig, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Refuse sizes that no model can have, and those that only the weights can contradict."""
-    sizes = ("hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings")
-    problems = [
-        f"{name} is {getattr(config, name)}"
-        for name in sizes
-        if not 1 <= getattr(config, name) < 2**24
+def _check_settings(config: ModelConfig, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Refuse settings that no model can have, and those that only the weights can contradict."""
+    problems = config.problems()
+    problems += [
+        f"{name} is {getattr(config, name)}" for name in SIZES if getattr(config, name) >= 2**24
     ]
     blocks = {found[1] for name in weights if (found := BLOCK.match(name))}
     if len(blocks) != config.num_hidden_layers:
         problems.append(f"num_hidden_layers is {config.num_hidden_layers}, weights: {len(blocks)}")
-    if not problems and config.hidden_size % config.num_attention_heads:
-        problems.append(f"hidden_size {config.hidden_size} / {config.num_attention_heads} heads")
-    elif not problems and config.rope and config.hidden_size // config.num_attention_heads % 2:
-        problems.append("an odd width of the heads, which rope=true cannot turn")
-    if config.hidden_act.lower() not in ("swiglu", "gelu"):
-        problems.append(f"hidden_act is {config.hidden_act!r}")
-    if not 0 <= config.pad_token_id < config.vocab_size:
+    if config.pad_token_id >= config.vocab_size:
         problems.append(f"pad_token_id {config.pad_token_id} is no row of the embedding")
     if problems:
         raise PretrainedError(f"{folder}: impossible settings: " + "; ".join(problems))

@@ -9,11 +9,10 @@ id of padding, and nGPT has two tensors that its model never uses.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 
 from torch import Tensor
 
-from neobert.config.model import ModelConfig
+from neobert.config.model import ModelConfig, fields_of
 from neobert.model.eurobert import (
     EUROBERT,
     ULTRABERT,
@@ -59,7 +58,7 @@ def translate(settings: Settings, weights: Weights) -> tuple[ModelConfig, dict[s
 
 def model_config(settings: Settings) -> ModelConfig:
     """Our settings from published ones. What is no setting of the model is left out."""
-    known = {field.name for field in fields(ModelConfig)}
+    known = set(fields_of("shape", "positions", "vocabulary", "initialisation", "training"))
     own = {name: value for name, value in settings.items() if name in known and value is not None}
     return ModelConfig(**{**PUBLISHED_DEFAULTS, **own})  # type: ignore[arg-type]
 
@@ -69,7 +68,8 @@ def from_neobert(settings: Settings, weights: Weights) -> tuple[Settings, dict[s
     renamed = published_names(weights)
     if settings.get("ngpt") is True:
         renamed = {k: w for k, w in renamed.items() if not k.startswith(UNUSED_BY_NGPT)}
-    own = {RENAMED.get(k, k): value for k, value in settings.items() if value is not None}
+    given = {name: value for name, value in settings.items() if value is not None}
+    own = given | {RENAMED[name]: value for name, value in given.items() if name in RENAMED}
     pad = own.get("pad_token_id")
     if POSITIONS in renamed and isinstance(pad, int) and _start_after_pad(settings, weights):
         renamed[POSITIONS] = renamed[POSITIONS][pad:]

@@ -72,7 +72,7 @@ def write_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[s
 def weight_names(folder: Path) -> set[str]:
     """Names of a folder's tensors; the tensors themselves are not read."""
     if not (folder / WEIGHTS).is_file():
-        places = read_json(folder / INDEX).get("weight_map")
+        places = read_json_object(folder / INDEX).get("weight_map")
         return set(places) if isinstance(places, dict) else set()
     try:
         with safe_open(folder / WEIGHTS, "pt") as file:
@@ -92,7 +92,7 @@ def what_is_there(folder: Path) -> str:
     return f"there are {', '.join(names[:8])}" if names else "it is empty"
 
 
-def read_json(path: Path) -> dict[str, object]:
+def read_json_object(path: Path) -> dict[str, object]:
     """The object in a JSON file."""
     try:
         values = files.read_json(path)
@@ -103,7 +103,7 @@ def read_json(path: Path) -> dict[str, object]:
     return values
 
 
-def read_text(path: Path) -> str:
+def read_small_text(path: Path) -> str:
     """A text file of a sensible size."""
     try:
         return files.read_text(path)
@@ -113,7 +113,7 @@ def read_text(path: Path) -> str:
 
 def _shards(index: Path) -> list[str]:
     """File names of an index: plain names, so that none leads out of the folder."""
-    places = read_json(index).get("weight_map")
+    places = read_json_object(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise PretrainedError(f"{index} has no weight_map")
     names = sorted({str(name) for name in places.values()})

@@ -142,7 +142,7 @@ class Pretrained:
 
     @cached_property
     def _stored(self) -> StoredModel:
-        with _naming(self.key, self.place):
+        with _naming(self.key, self.place), reading(self.folder, self.key or "weights"):
             return read_stored(self.folder)
 
     def _given_tokenizer(self, settings: TokenizerConfig) -> PreTrainedTokenizerFast:
@@ -204,7 +204,12 @@ def select(
     Raises :class:`NoWeightsError` where there are none yet, ``ConfigError`` where there are some,
     but not these or damaged.
     """
-    prefix, selector = f"{key}={place}: " if key else "", str(selector)
+    with reading(place, key or "weights"):  # for folders that may not be listed, and the like
+        return _selected(str(place), str(selector), key, selector_key, resumable)
+
+
+def _selected(place: str, selector: str, key: str, selector_key: str, resumable: bool) -> Path:
+    prefix = f"{key}={place}: " if key else ""
     path = Path(place).expanduser() if resumable else _on_disk(place, prefix)
     if not _is_known(selector):
         path, selector, prefix = _path_of(path, selector, selector_key), "latest", ""
@@ -318,21 +323,21 @@ def _no_weights(path: Path) -> str:
     )
 
 
-def _on_disk(place: str | Path, prefix: str) -> Path:
+def _on_disk(place: str, prefix: str) -> Path:
     """A folder, fetched from the Hub if ``place`` is no folder but looks like an id there."""
     path = Path(place).expanduser()
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise ConfigError(f"{prefix}there is no such file")
         return path.parent
-    if path.exists() or not HUB_ID.fullmatch(str(place)):
+    if path.exists() or not HUB_ID.fullmatch(place):
         return path
     from huggingface_hub import snapshot_download  # slow to import, and seldom needed
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     log.info("%s is no folder here; fetching it from the Hugging Face Hub (data only)", place)
     try:
-        return Path(snapshot_download(str(place), allow_patterns=list(HUB_FILES)))
+        return Path(snapshot_download(place, allow_patterns=list(HUB_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise NoWeightsError(
             f"{prefix}{place} is no folder, and the Hugging Face Hub does not give it: {error}"

@@ -1,6 +1,7 @@
 """500 damaged, cut and hostile folders: a clear error each, or weights that fit; no code runs."""
 
 import json
+import os
 import pickle
 import random
 import shutil
@@ -188,3 +189,45 @@ def test_damaged_and_hostile_folders_are_refused_with_a_clear_error(sound, tmp_p
     for never in ("pickled", "yaml_code", "shards", "shapes", "nested", "noise"):
         assert refused[never] == share, f"{never}: {refused[never]} of {share} refused"
     assert all(refused[damage.__name__] > share // 2 for damage in DAMAGES)
+
+
+def bomb() -> str:
+    """A few lines of YAML that stand for 6 to the power of 10 values."""
+    lines = ["a0: &a0 [x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 6)}]" for n in range(1, 10)]
+    return "\n".join([*lines, "model: {hidden_size: *a9}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "null", r"config\.json holds a NoneType"),
+        ("config.json", '{"rope_scaling": "x"}', "rope_scaling is 'x', not a table"),
+        ("config.json", '{"rope_scaling": {"rope_type": "x"}}', r"rope_scaling\.rope_type=x"),
+        ("config.json", '{"hidden_act": ["x"]}', r"hidden_act is \['x'\], not a str"),
+        ("config.json", '{"norm_eps": 0}', "norm_eps=0"),
+        ("config.json", '{"pad_token_id": -1}', "pad_token_id=-1"),
+        ("config.json", None, "has weights but neither"),
+        ("config.yaml", None, "has weights but neither"),
+        ("config.yaml", "- 1", r"config\.yaml: must hold keys and values"),
+        ("config.yaml", bomb(), r"config\.yaml: cannot be read \(it holds more than"),
+        ("config.yaml", "model: {a: 1, a: 2}", r"config\.yaml: cannot be read \(line 1: "),
+        ("config.yaml", "model: 3", "has no section `model`"),
+    ],
+)
+def test_an_odd_file_is_one_line_that_names_it(
+    sound: Path, tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    folder = Path(shutil.copytree(sound, tmp_path / "model"))
+    known = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").unlink()
+    if content is None:
+        os.mkfifo(folder / name)
+    elif name == "config.json" and content.startswith("{"):
+        (folder / name).write_text(json.dumps(known | json.loads(content)))
+    else:
+        (folder / name).write_text(content)
+    with pytest.raises(PretrainedError, match=message) as error:
+        neobert.load(folder)
+    assert str(folder) in str(error.value)
+    assert len(error.value.problems) == len(str(error.value).splitlines()) == 1

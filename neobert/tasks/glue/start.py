@@ -17,7 +17,7 @@ from neobert.config.tokenizer import TokenizerConfig
 from neobert.console import get_logger
 from neobert.data.tokenizer import load_tokenizer
 from neobert.model.pretrained import INFORMATION
-from neobert.model.weight_files import read_json
+from neobert.model.weight_files import read_json_object
 from neobert.tasks.glue.tasks import TASKS
 from neobert.tasks.glue.transfer import source_run
 from neobert.training.start import Pretrained, open_weights
@@ -58,7 +58,7 @@ def find_start(config: Config, resume: Path | None = None) -> Start:
     A run that resumes at the checkpoint ``resume`` has all it needs there. Models of the hub still
     need their folder, which alone knows their architecture.
     """
-    record = None if resume is None else read_json(resume / INFORMATION).get("weights")
+    record = None if resume is None else read_json_object(resume / INFORMATION).get("weights")
     if resume is not None and isinstance(record, dict) and record.get("kind") != "hub":
         # What the run once started from may have moved, or be another by now.
         start = _encoder(_without_tokenizer(config), "resumed", Pretrained(resume), {})

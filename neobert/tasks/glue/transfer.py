@@ -3,12 +3,12 @@
 Start of RTE, MRPC, STS-B from an MNLI model: Liu et al. 2019 (RoBERTa, arXiv 1907.11692).
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
+from neobert.files import read_json
 from neobert.model.weight_files import has_weights
 from neobert.training.manifest import numbered
 
@@ -59,11 +59,12 @@ def finished_runs(place: Path, task: str) -> list[SourceRun]:
 def read_summary(path: Path) -> dict[str, object] | None:
     """The ``summary.json`` of a finished run of fine-tuning; ``None`` if it is of another kind."""
     try:
-        summary = json.loads(path.read_text())
+        summary = read_json(path)
     except (OSError, ValueError):
         return None
-    is_glue = isinstance(summary, dict) and summary.get("task") == "glue"
-    return summary if is_glue else None
+    if not isinstance(summary, dict) or summary.get("task") != "glue":
+        return None
+    return summary
 
 
 def _checkpoint(run: Path, best: dict[str, object]) -> Path | None:

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.model.encoder import Encoder
-from neobert.model.weight_files import read_json
+from neobert.model.pretrained import run_settings
+from neobert.model.weight_files import read_json_object
 from neobert.tasks.mteb.encoder import PackedEncoder, describe, revision_of
 from neobert.tasks.mteb.hub import HubEncoder, load_hub_encoder
 from neobert.training.precision import resolve_precision
@@ -35,7 +34,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class EmbeddingUse:
     """How a model was trained to make vectors, as far as its folder says."""
 
     pooling: str | None
@@ -51,7 +50,7 @@ def load_evaluated(config: Config) -> Evaluated:
         return Evaluated(hub, hub.label, str(config.model.name))
     weights, label = _open(config)
     encoder, folder = weights.encoder().eval(), weights.folder
-    trained = trained_for(folder)
+    trained = embedding_use(folder)
     prompts = config.mteb_prompts or trained.prompts
     max_length = _max_length(config, encoder)
     settings = EncodeSettings(
@@ -68,25 +67,24 @@ def load_evaluated(config: Config) -> Evaluated:
     return Evaluated(PackedEncoder(texts, meta, prompts), label, str(folder))
 
 
-def trained_for(folder: Path) -> Trained:
+def embedding_use(folder: Path) -> EmbeddingUse:
     """Pooling and prompts in a contrastive run's ``config.yaml`` or a published folder's files."""
     if (folder / "config.yaml").is_file():
-        values = yaml.safe_load((folder / "config.yaml").read_text())
-        section = values.get("contrastive") if isinstance(values, dict) else None
-        if not isinstance(section, dict) or values.get("task") != "contrastive":
-            return Trained(None, {})
-        kinds = ("query", "document")
-        prefixes = {kind: str(section.get(f"{kind}_prefix") or "") for kind in kinds}
-        return Trained(section.get("pooling"), _given(prefixes))
-    pooling, prompts = None, dict[str, str]()
-    if (folder / "1_Pooling" / "config.json").is_file():
-        modes = read_json(folder / "1_Pooling" / "config.json")
-        names = {"avg": "mean_tokens", "cls": "cls_token", "max": "max_tokens"}
-        pooling = next((way for way in names if modes.get(f"pooling_mode_{names[way]}")), None)
-    if (folder / "config_sentence_transformers.json").is_file():
-        found = read_json(folder / "config_sentence_transformers.json").get("prompts")
-        prompts = {str(name): str(text) for name, text in dict(found or {}).items()}  # type: ignore[call-overload]
-    return Trained(pooling, _given(prompts))
+        settings = run_settings(folder / "config.yaml")
+        section = settings.get("contrastive")
+        if not isinstance(section, dict) or settings.get("task") != "contrastive":
+            return EmbeddingUse(None, {})
+        prefixes = {kind: section.get(f"{kind}_prefix") for kind in ("query", "document")}
+        return EmbeddingUse(section.get("pooling"), _given(prefixes))
+    modes = _optional(folder / "1_Pooling" / "config.json")
+    names = {"avg": "mean_tokens", "cls": "cls_token", "max": "max_tokens"}
+    pooling = next((way for way in names if modes.get(f"pooling_mode_{names[way]}")), None)
+    prompts = _optional(folder / "config_sentence_transformers.json").get("prompts")
+    return EmbeddingUse(pooling, _given(prompts if isinstance(prompts, dict) else {}))
+
+
+def _optional(file: Path) -> dict[str, object]:
+    return read_json_object(file) if file.is_file() else {}
 
 
 def label_of_run(folder: Path) -> str:
@@ -97,8 +95,8 @@ def label_of_run(folder: Path) -> str:
     return folder.name
 
 
-def _given(prompts: Mapping[str, str]) -> dict[str, str]:
-    return {name: text for name, text in prompts.items() if text}
+def _given(prompts: Mapping[str, object]) -> dict[str, str]:
+    return {str(name): str(text) for name, text in prompts.items() if text}
 
 
 def _open(config: Config) -> tuple[Pretrained, str]:
@@ -119,7 +117,7 @@ def _open(config: Config) -> tuple[Pretrained, str]:
     return weights, label_of_run(weights.folder) if is_local else name.replace("/", "__")
 
 
-def _pooling(config: Config, trained: Trained) -> str:
+def _pooling(config: Config, trained: EmbeddingUse) -> str:
     """``mteb_pooling``, where ``mean`` and ``avg`` are one; a doubt is told."""
     pooling = "avg" if config.mteb_pooling == "mean" else config.mteb_pooling
     if trained.pooling not in (None, pooling):
