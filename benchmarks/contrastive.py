@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _factbook(file: Path) -> Path:
-    from neobert.tasks.contrastive.packaged import factbook_pairs
+    from neobert.tasks.contrastive.packaged_pairs import factbook_pairs
 
     rows = [
         {"query": one.query, "positive": one.positive}

@@ -24,9 +24,9 @@ from neobert.console import get_logger, show_messages
 from neobert.optim.schedule import resolve_schedule
 from neobert.tasks.contrastive.data import ContrastiveDataModule
 from neobert.tasks.contrastive.examples import read_examples
-from neobert.tasks.contrastive.packaged import Example
+from neobert.tasks.contrastive.packaged_pairs import Example
+from neobert.tasks.contrastive.pair_sources import select_sources
 from neobert.tasks.contrastive.prepare import cleaned
-from neobert.tasks.contrastive.sources import select_sources
 from neobert.tasks.contrastive.start import open_start
 from neobert.training.cpu import keep_freed_memory
 from neobert.training.run_folder import RunFolder

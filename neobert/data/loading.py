@@ -13,7 +13,7 @@ from datasets.iterable_dataset import ExamplesIterable
 from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.data.cache import cache_is_full
-from neobert.data.files import DataFiles, find_files, log_splits
+from neobert.data.data_files import DataFiles, find_files, log_splits
 from neobert.data.own_code import loading_code, run_loading_code
 from neobert.data.rows import FORMATS, format_of, iter_values, row_columns, value_at
 from neobert.data.splits import EVALUATION_SPLITS, Data, FileValues

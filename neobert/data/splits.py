@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.console import get_logger
-from neobert.data.files import canonical_split
+from neobert.data.data_files import canonical_split
 from neobert.data.rows import iter_values
 from neobert.data.stream_source import StreamSource
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from neobert.config.checks import ConfigError
-from neobert.data.files import DataFiles, find_files
+from neobert.data.data_files import DataFiles, find_files
 from neobert.data.rows import FORMATS
 
 EVERY = set(FORMATS.values())

@@ -20,10 +20,10 @@ from neobert.data.rows import iter_texts
 from neobert.data.sources import open_source
 from neobert.errors import ConfigError
 from neobert.tasks.contrastive.examples import read_examples
-from neobert.tasks.contrastive.sources import own_source
-from neobert.tasks.glue.source import open_splits
+from neobert.tasks.contrastive.pair_sources import own_source
+from neobert.tasks.glue.task_splits import open_splits
 from neobert.tasks.glue.tasks import GlueTask
-from neobert.tasks.mteb.rows import read_rows
+from neobert.tasks.mteb.local_rows import read_rows
 
 # datasets leaves files open when reading a stream ends early.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

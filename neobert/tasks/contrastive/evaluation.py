@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics.functional import spearman_corrcoef
 
 from neobert.config.checks import ConfigError
-from neobert.data.files import find_files
+from neobert.data.data_files import find_files
 from neobert.data.rows import TABLES, read_table, row_columns
 from neobert.tasks.contrastive.prepare import Recipe
 

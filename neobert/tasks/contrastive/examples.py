@@ -14,8 +14,8 @@ import numpy as np
 
 from neobert.config.checks import ConfigError
 from neobert.console import get_logger
+from neobert.data.data_files import DataFiles, find_files, log_splits
 from neobert.data.digests import file_digests
-from neobert.data.files import DataFiles, find_files, log_splits
 from neobert.data.records import Row
 from neobert.data.rows import (
     FORMATS,
@@ -28,8 +28,8 @@ from neobert.data.rows import (
     values_at,
 )
 from neobert.files import first_line
-from neobert.tasks.contrastive.packaged import Example
-from neobert.tasks.contrastive.sources import PairSource
+from neobert.tasks.contrastive.packaged_pairs import Example
+from neobert.tasks.contrastive.pair_sources import PairSource
 
 log = get_logger(__name__)
 

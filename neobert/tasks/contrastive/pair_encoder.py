@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 import pyarrow as pa
 
-from neobert.tasks.contrastive.packaged import Example
+from neobert.tasks.contrastive.packaged_pairs import Example
 from neobert.text_tokenizer import TextTokenizer
 
 TRAIN, HELD_OUT, UNDECIDED = 0, 1, 2

@@ -25,9 +25,9 @@ from neobert.data.processes import in_processes, num_processes
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.files import sha256
 from neobert.tasks.contrastive.examples import identity, read_examples
-from neobert.tasks.contrastive.packaged import Example
+from neobert.tasks.contrastive.packaged_pairs import Example
 from neobert.tasks.contrastive.pair_encoder import SCHEMA, PairEncoder
-from neobert.tasks.contrastive.sources import EVERYTHING, PairSource, select_sources
+from neobert.tasks.contrastive.pair_sources import EVERYTHING, PairSource, select_sources
 
 log = get_logger(__name__)
 

@@ -21,7 +21,7 @@ from neobert.data.steps import Share, Steps
 from neobert.tasks.glue.batch import Examples, LabelledBatch, Layout
 from neobert.tasks.glue.labels import label_splits
 from neobert.tasks.glue.pair_tokenizer import PairTokenizer
-from neobert.tasks.glue.source import open_splits
+from neobert.tasks.glue.task_splits import open_splits
 from neobert.tasks.glue.tasks import GlueTask, task_of
 from neobert.tasks.glue.tokenize import tokenize
 from neobert.training.data import RunDataModule

@@ -17,7 +17,7 @@ from mteb.abstasks import AbsTask
 
 from neobert.data.corpora import CountryField, corpus_folder, factbook_fields, is_held_out
 from neobert.tasks.mteb.local import new_task, with_retrieval, with_rows
-from neobert.tasks.mteb.rows import pairs_as_retrieval
+from neobert.tasks.mteb.local_rows import pairs_as_retrieval
 
 WORDS = 40
 """Longest text, in words."""

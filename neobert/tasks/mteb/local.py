@@ -23,7 +23,7 @@ from mteb.abstasks import (
 
 from neobert.config.checks import ConfigError
 from neobert.config.mteb import COLUMNS, LocalTask
-from neobert.tasks.mteb.rows import Columns, Retrieval, read_retrieval, read_rows
+from neobert.tasks.mteb.local_rows import Columns, Retrieval, read_retrieval, read_rows
 
 Splits = Mapping[str, Columns]
 

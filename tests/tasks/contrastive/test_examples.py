@@ -10,8 +10,8 @@ import pytest
 
 from neobert.config.checks import ConfigError
 from neobert.tasks.contrastive.examples import read_examples, texts_at
-from neobert.tasks.contrastive.packaged import Example, factbook_pairs
-from neobert.tasks.contrastive.sources import TABLE, own_source
+from neobert.tasks.contrastive.packaged_pairs import Example, factbook_pairs
+from neobert.tasks.contrastive.pair_sources import TABLE, own_source
 
 ROWS = {
     "ALLNLI": {"anchor": "q", "positive": "p", "negative": "n"},

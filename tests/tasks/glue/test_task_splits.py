@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.tasks.glue.labels import label_splits
-from neobert.tasks.glue.source import Splits, open_splits
+from neobert.tasks.glue.task_splits import Splits, open_splits
 from neobert.tasks.glue.tasks import TASKS, GlueTask
 from tests.tasks.glue.conftest import sentences, write_rows
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 from neobert.config.checks import ConfigError
 from neobert.config.contrastive import ContrastiveConfig
-from neobert.tasks.contrastive.packaged import Example, factbook_pairs, wordnet_pairs
+from neobert.tasks.contrastive.packaged_pairs import Example, factbook_pairs, wordnet_pairs
 
 EVERYTHING = ("", "all", "refinedweb")
 """Values of ``dataset.name`` that stand for all sources; the last is that key's default."""

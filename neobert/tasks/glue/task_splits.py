@@ -15,7 +15,7 @@ from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.console import get_logger
 from neobert.data.corpora import is_packaged
-from neobert.data.files import DataFiles, find_files, log_splits, shortened
+from neobert.data.data_files import DataFiles, find_files, log_splits, shortened
 from neobert.data.loading import is_saved, load_saved
 from neobert.data.rows import (
     TABLES,

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from neobert.config.mteb import COLUMNS, LocalTask
-from neobert.data.files import DataFiles, canonical_split, find_files, log_splits, shortened
+from neobert.data.data_files import DataFiles, canonical_split, find_files, log_splits, shortened
 from neobert.data.records import Row
 from neobert.data.rows import (
     TABLES,
