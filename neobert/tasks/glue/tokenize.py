@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from neobert.cores import available_cores
 from neobert.data.arrays import ArrayWriter
 from neobert.data.cache import key_of, publish
 from neobert.data.digests import file_digests

@@ -67,7 +67,7 @@ def test_processes_change_nothing(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BATCH", 2)
-    monkeypatch.setattr(module, "num_cores", lambda: 2)
+    monkeypatch.setattr(module, "available_cores", lambda: 2)
     pair_tokenizer = PairTokenizer.of(tokenizer, ("a",), 8, own=True)
     texts = labelled(a=["good film", "bad", "the plot", "a play", "[MASK]"] * 8)
     started: list[int] = []
