@@ -31,7 +31,8 @@ from neobert.data.arrays import ArrayWriter, open_array
 from neobert.data.order import Order
 from neobert.data.packing import Packing, RowPlan
 from neobert.data.steps import Share, Steps
-from neobert.data.stream import StreamBatches, StreamRows
+from neobert.data.stream import StreamBatches
+from neobert.data.stream_readers import StreamRows
 from neobert.tasks.pretraining.data import PretrainingDataModule
 
 MEASUREMENTS = ("ranks", "scale")

@@ -13,178 +13,24 @@ for each reader the cursor at the start of its window: a resumed run reads one w
 again, under any number of ranks and workers, and continues with the very next row.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from math import gcd
 
-import numpy as np
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from neobert.batch import MaskedBatch
 from neobert.config.checks import ConfigError
 from neobert.console import get_logger
-from neobert.data.cache import key_of
 from neobert.data.loader import Workers, build_stream_loader, over_ranks
-from neobert.data.order import generator
-from neobert.data.sources import Documents
 from neobert.data.steps import Steps
-from neobert.data.store import StoreInfo, TokenStore
-from neobert.data.stream_source import (
-    Cursor,
-    ReaderGroup,
-    StreamPlace,
-    StreamSource,
-    in_order,
-    readers_of,
-)
-from neobert.data.token_rows import MaskedRow, Row, RowMaker, TokenRows
-from neobert.data.tokenize import tokens_of
-from neobert.text_tokenizer import Encoded
+from neobert.data.stream_readers import Reader, ReaderState, StreamRows
+from neobert.data.stream_source import ReaderGroup, StreamPlace, in_order, readers_of
+from neobert.data.token_rows import MaskedRow
 
 log = get_logger(__name__)
-
-UNSHUFFLED_WINDOW = 2048
-"""Documents that are packed at a time, over all readers, where nothing is shuffled."""
-
-PACKED_WINDOW = 256
-"""Documents of a reader from which on packed rows are 99 % full."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReaderState:
-    """Where a window of a reader begins."""
-
-    place: StreamPlace = field(default_factory=StreamPlace)
-    rows: int = 0
-    """Rows of the reader before it."""
-
-    epoch_rows: int = 0
-    """Rows of the reader before its epoch."""
-
-    @classmethod
-    def of(cls, saved: Mapping[str, object]) -> "ReaderState":
-        """What ``asdict`` made a mapping of."""
-        place = saved["place"]
-        assert isinstance(place, dict)
-        rows, epoch_rows = saved["rows"], saved["epoch_rows"]
-        assert isinstance(rows, int)
-        assert isinstance(epoch_rows, int)
-        return cls(StreamPlace(**{**place, "cursor": Cursor(**place["cursor"])}), rows, epoch_rows)
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The rows of some documents of a reader, and what follows them."""
-
-    start: ReaderState
-    rows: TokenRows
-    order: NDArray[np.int64]
-    after: ReaderState
-
-
-@dataclass(frozen=True, slots=True)
-class StreamRows:
-    """What the rows of a stream are made of, and by how many readers."""
-
-    source: StreamSource
-    documents: Documents
-    """What the stream is called, whether it has ids, and how its errors are explained."""
-
-    maker: RowMaker
-    shuffled: int
-    """Documents among which rows are shuffled, over all readers; 0 or less: each reader's stay in
-    order."""
-
-    readers: int = 1
-
-    @property
-    def window(self) -> int:
-        """Documents of a reader's window."""
-        together = self.shuffled if self.shuffled > 0 else UNSHUFFLED_WINDOW
-        least = min(together, PACKED_WINDOW) if self.maker.packing.packed else 1
-        return max(-(-together // self.readers), least)
-
-    @property
-    def key(self) -> dict[str, str]:
-        """What a place in the stream depends on: its text, and how rows are made of it."""
-        dealt = [self.readers, self.source.num_groups(self.readers)]
-        made = [asdict(self.maker.packing), self.shuffled, self.maker.tokenizer.fingerprint]
-        return {"source": key_of([self.documents.key, *dealt]), "rows": key_of(made)}
-
-    def rows_of(self, values: list[object], reader: int, start: ReaderState) -> TokenRows:
-        """The rows of a window's documents."""
-        where = f"{self.documents.name}, window {start.place.window} of reader {reader}"
-        window = replace(self.documents, name=where, read=lambda: values)
-        store = memory_store(tokens_of(window, self.maker.tokenizer))
-        return TokenRows(store, self.maker.packing.plan(store.offsets), self.maker)
-
-    def order_of(self, count: int, reader: int, start: ReaderState) -> NDArray[np.int64]:
-        """The order of a window's rows."""
-        if self.shuffled <= 0:
-            return np.arange(count)
-        place, seed = start.place, self.maker.masking.seed
-        return generator(seed, reader, place.epoch, place.window).permutation(count)
-
-    def nothing_in(self, reader: int) -> ConfigError:
-        """The error where a reader has gone through its part and found no row."""
-        name, shortest = self.documents.name, self.maker.packing.shortest
-        longer = f" of {shortest} tokens or more (dataset.min_length)" if shortest else ""
-        if self.readers == 1:
-            return ConfigError(f"dataset: the stream {name} has no document to train on{longer}")
-        return ConfigError(
-            f"dataset.stream_readers={self.readers}: the part of reader {reader} of the stream "
-            f"{name} has no document to train on{longer}; set it lower"
-        )
-
-
-@dataclass(slots=True)
-class Reader:
-    """The rows of one reader in their order; the next window is made in ``pool`` meanwhile."""
-
-    stream: StreamRows
-    number: int
-    group: ReaderGroup
-    pool: ThreadPoolExecutor
-    _window: Window | None = field(init=False, default=None)
-    _next: Future[Window] = field(init=False)
-
-    def start(self, state: ReaderState) -> None:
-        """Begin with the window that ``state`` is the start of."""
-        self._next = self.pool.submit(self._make, state)
-
-    def row(self, index: int) -> tuple[Row, ReaderState]:
-        """Row ``index`` of the reader, not before the one of the last call, and the start of the
-        window that it is in."""
-        while self._window is None or index >= self._window.after.rows:
-            self._window = self._next.result()
-            self._next = self.pool.submit(self._make, self._window.after)
-        window = self._window
-        place = index - window.start.rows
-        return window.rows.lay_out(int(window.order[place])), window.start
-
-    def _make(self, state: ReaderState) -> Window:
-        """The first window from ``state`` on that has a row."""
-        while True:
-            try:
-                values, place = self.group.next_window(self.number // self.group.groups)
-            except ConfigError:
-                raise
-            except Exception as error:  # whatever the libraries of files raise
-                raise self.stream.documents.explain(error) from error
-            rows = self.stream.rows_of(values, self.number, state)
-            count = rows.plan.num_rows
-            after = replace(state, place=place, rows=state.rows + count)
-            if place.epoch > state.place.epoch:
-                if after.rows == state.epoch_rows:
-                    raise self.stream.nothing_in(self.number)
-                after = replace(after, epoch_rows=after.rows)
-            if count:
-                order = self.stream.order_of(count, self.number, state)
-                return Window(state, rows, order, after)
-            state = after
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,13 +233,3 @@ class StreamLoader:
                 if reader not in found or state.rows > found[reader].rows:
                     found[reader] = state
         return found
-
-
-def memory_store(batches: Iterable[Encoded]) -> TokenStore:
-    """The token store of a window, in memory."""
-    parts = [(np.zeros(0, np.uint32), np.zeros(0, np.int64)), *batches]
-    tokens = np.concatenate([ids for ids, _ in parts])
-    lengths = np.concatenate([sizes for _, sizes in parts])
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    summary = StoreInfo(len(lengths), len(tokens), int((lengths == 0).sum()), digest="")
-    return TokenStore(tokens, offsets, summary)

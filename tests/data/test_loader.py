@@ -19,7 +19,7 @@ from neobert.data.masking import Masking
 from neobert.data.order import BLOCK, EMPTY, GROUP, Order
 from neobert.data.packing import Packing
 from neobert.data.steps import Share, Steps
-from neobert.data.stream import memory_store
+from neobert.data.stream_readers import memory_store
 from neobert.data.token_rows import RowMaker, TokenRows
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.training.callbacks.batch_digest import digest

@@ -18,7 +18,8 @@ from neobert.data.masking import Masking
 from neobert.data.packing import Packing
 from neobert.data.sources import Documents
 from neobert.data.steps import Share, Steps
-from neobert.data.stream import StreamBatches, StreamLoader, StreamRows
+from neobert.data.stream import StreamBatches, StreamLoader
+from neobert.data.stream_readers import StreamRows
 from neobert.data.stream_source import ReaderGroup, StreamPlace, StreamSource, in_order
 from neobert.data.token_rows import RowMaker
 from neobert.data.tokenize import tokens_of
@@ -133,7 +134,7 @@ def test_every_document_is_tokenised_by_one_process(
         seen[current_thread()].update(documents.texts())
         return tokens_of(documents, info)
 
-    monkeypatch.setattr("neobert.data.stream.tokens_of", spy)
+    monkeypatch.setattr("neobert.data.stream_readers.tokens_of", spy)
     for rank in range(ranks):
         list(islice(iter(loader(stream, Share(8 // ranks, 1, rank, ranks))), 12))
     for thread in seen:

@@ -19,7 +19,8 @@ from neobert.data.masking import Masking
 from neobert.data.packing import Packing
 from neobert.data.sources import Documents
 from neobert.data.steps import Share, Steps
-from neobert.data.stream import StreamBatches, StreamLoader, StreamRows
+from neobert.data.stream import StreamBatches, StreamLoader
+from neobert.data.stream_readers import StreamRows
 from neobert.data.stream_source import StreamSource
 from neobert.data.token_rows import RowMaker
 from neobert.data.tokenizer import TokenizerInfo, describe

@@ -23,7 +23,8 @@ from neobert.data.shards import token_store
 from neobert.data.sources import STREAM_SAMPLE, Documents, Source, open_source
 from neobert.data.steps import Steps
 from neobert.data.store import TokenStore
-from neobert.data.stream import StreamBatches, StreamLoader, StreamRows
+from neobert.data.stream import StreamBatches, StreamLoader
+from neobert.data.stream_readers import StreamRows
 from neobert.data.token_rows import RowMaker, TokenRows
 from neobert.data.tokenizer import TokenizerInfo, load_tokenizer
 from neobert.tasks.pretraining.data_report import describe_plan
