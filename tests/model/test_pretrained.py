@@ -46,7 +46,14 @@ def assert_golden(folder: Path, values: dict[str, Tensor]) -> None:
     assert_close(output.last_hidden_state[mask], states, atol=1e-5, rtol=0)
 
 
-@pytest.mark.proves("model.max_position_embeddings", "model.vocab_size", "model.pad_token_id")
+@pytest.mark.proves("model.pad_token_id")
+def test_the_id_of_padding_is_that_of_the_folder(tmp_path: Path) -> None:
+    weights, _, config = golden(FILES[0])
+    folder = write(tmp_path, weights, {**config, "pad_token_id": 3})
+    assert neobert.load(folder).model.pad_token_id == 3
+
+
+@pytest.mark.proves("model.max_position_embeddings", "model.vocab_size")
 @pytest.mark.parametrize("name", FILES)
 def test_the_published_outputs_come_back(tmp_path, name) -> None:
     weights, values, config = golden(name)
