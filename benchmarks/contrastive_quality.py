@@ -24,6 +24,7 @@ from neobert.console import get_logger, show_messages
 from neobert.optim.schedule import resolve_schedule
 from neobert.tasks.contrastive.data import ContrastiveDataModule
 from neobert.tasks.contrastive.examples import read_examples
+from neobert.tasks.contrastive.loader import Batches
 from neobert.tasks.contrastive.packaged_pairs import Example
 from neobert.tasks.contrastive.pair_sources import select_sources
 from neobert.tasks.contrastive.prepare import cleaned
@@ -95,6 +96,7 @@ def pairs_in_order(
 ) -> Iterator[Example]:
     """The pairs of all batches of a run, one batch after the other."""
     batches = data.train_dataloader().batches
+    assert isinstance(batches, Batches)
     for source, turn in zip(batches.draws.source, batches.draws.turn, strict=True):
         rows = batches.sources[source]
         for row in rows.chosen(int(turn), batches.share):
