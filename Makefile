@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 comma := ,
-EXTRAS ?= dev,eval,sweep,deepspeed$(if $(GPU),$(comma)liger)
+EXTRAS ?= dev,eval,sweep,deepspeed,onnx$(if $(GPU),$(comma)liger)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -98,7 +98,7 @@ docs: setup ## Write docs/configuration.md and docs/parity.md anew
 	$(BIN)/python docs/generate.py
 
 # torch is left out, and triton, which comes with it: which build is right depends on the machine.
-LOCKED := $(foreach extra,dev eval sweep deepspeed corpora,--extra $(extra))
+LOCKED := $(foreach extra,dev eval sweep deepspeed corpora onnx,--extra $(extra))
 lock: .venv-lock/bin/uv ## Write requirements.lock: all versions with hashes, torch apart; UPGRADE=1 for the newest
 	printf 'torch\ntriton\n' > .venv-lock/excluded.txt
 	.venv-lock/bin/uv pip compile pyproject.toml $(LOCKED) --universal --python-version 3.11 --generate-hashes \

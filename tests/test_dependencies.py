@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-LOCKED_EXTRAS = ("dev", "eval", "sweep", "deepspeed", "corpora")
+LOCKED_EXTRAS = ("dev", "eval", "sweep", "deepspeed", "corpora", "onnx")
 BY_TORCH = {"torch", "triton"}
 """Not locked: which build is right depends on the machine."""
 

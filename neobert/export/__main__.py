@@ -31,6 +31,13 @@ def parser() -> argparse.ArgumentParser:
         "for every architecture; auto (default): native where it is exact",
     )
     arguments.add_argument(
+        "--onnx",
+        nargs="?",
+        choices=("fp32", "int8"),
+        const="fp32",
+        help="add onnx/model.onnx; int8: a quantised file as well (pip install 'neobert[onnx]')",
+    )
+    arguments.add_argument(
         "--overwrite", action="store_true", help="move aside what lies in the folder"
     )
     arguments.add_argument("--check", type=Path, metavar="DIR", help="only check this folder")
@@ -66,7 +73,12 @@ def main(argv: list[str] | None = None) -> int:
             findings = check_folder(options.check, options.python, options.trust_remote_code)
         else:
             findings = export(
-                options.source, options.output, options.name, options.overwrite, options.format
+                options.source,
+                options.output,
+                options.name,
+                options.overwrite,
+                options.format,
+                options.onnx,
             )
     except ConfigError as error:
         log.error("%s", error)

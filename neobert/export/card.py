@@ -109,6 +109,14 @@ OWN_CODE = """The model's class comes with the weights (`modeling_neobert.py`, f
 and 5), hence `trust_remote_code=True`: read the file first.{onnx}
 """
 
+ONNX = {
+    "fp32": " For ONNX Runtime there is `onnx/model.onnx`.",
+    "int8": (
+        " For ONNX Runtime there are `onnx/model.onnx` (fp32)\n"
+        "and `onnx/model_qint8_avx512_vnni.onnx` (int8, for CPUs with VNNI instructions)."
+    ),
+}
+
 SPEED = """On a GPU, `attn_implementation="flash_attention_2"` with `dtype=torch.bfloat16` computes
 no padding; on a CPU the default computes none either.
 """
@@ -125,15 +133,16 @@ CITATION = """```bibtex
 """
 
 
-def model_card(source: Source, name: str, core: CoreClass | None) -> str:
+def model_card(source: Source, name: str, core: CoreClass | None, onnx: str | None = None) -> str:
     """``README.md`` of the exported folder; ``name`` is what its snippets load.
 
-    ``core`` is the class of transformers that the folder is for; ``None``: ours.
+    ``core`` is the class of transformers that the folder is for; ``None``: ours. ``onnx``: which
+    ONNX files it has.
     """
     sections = [
         _header(source, core),
         f"# {name.rstrip('/').rpartition('/')[2]}\n\n{_about(source)}",
-        "## Use\n\n" + _snippets(source, name, core),
+        "## Use\n\n" + _snippets(source, name, core, onnx),
         _training(source),
         _results(source),
         _reproduce(source),
@@ -169,14 +178,14 @@ def _about(source: Source) -> str:
     )
 
 
-def _snippets(source: Source, name: str, core: CoreClass | None) -> str:
+def _snippets(source: Source, name: str, core: CoreClass | None, onnx: str | None) -> str:
     mask_token = source.tokenizer.mask_token
     facts = {
         "name": name,
         "width": source.encoder.config.hidden_size,
         "mask": mask_token,
         "trust": ", trust_remote_code=True" if core is None else "",
-        "onnx": "",
+        "onnx": ONNX.get(onnx or "", ""),
     }
     facts |= {} if core is None else {"architecture": core.architecture, "since": core.since}
     match source.kind:

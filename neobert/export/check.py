@@ -22,6 +22,7 @@ from neobert.batch import PackedBatch
 from neobert.console import get_logger
 from neobert.export import modeling_neobert, verify
 from neobert.export.convert import MODULE
+from neobert.export.onnx_files import sentences
 from neobert.export.source import Model, Source, read_source
 from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.model.heads import MaskedLM
@@ -126,15 +127,18 @@ def run_checks(folder: Path, source: Source, python: str = sys.executable) -> li
     """
     with tempfile.TemporaryDirectory() as scratch:
         expected = Path(scratch) / "expected.safetensors"
-        write_expected(source, expected)
+        write_expected(source, expected, (folder / "onnx").is_dir())
         findings = _run(folder, expected, python, Path(scratch))
     if not all(finding.ok for finding in findings):
         raise ExportError(folder, findings)
     return findings
 
 
-def write_expected(source: Source, path: Path) -> None:
-    """Inputs and what the model makes of them; texts, their ids and vectors."""
+def write_expected(source: Source, path: Path, with_sentences: bool = False) -> None:
+    """Inputs and what the model makes of them; texts, their ids and vectors.
+
+    ``with_sentences`` adds natural texts, on which int8 is compared with fp32.
+    """
     model, encoder, tokenizer = source.model, source.encoder, source.tokenizer
     generator = torch.Generator().manual_seed(0)
     longest = encoder.config.max_position_embeddings
@@ -147,7 +151,11 @@ def write_expected(source: Source, path: Path) -> None:
     outputs = _outputs(model, rows)
     if len(outputs) != len(rows):
         outputs = _pad(list(outputs.split([len(row) for row in rows])))
-    facts = {"texts": TEXTS, "ids": tokenizer(list(TEXTS))["input_ids"]}
+    facts = {
+        "texts": TEXTS,
+        "ids": tokenizer(list(TEXTS))["input_ids"],
+        "sentences": sentences()[1] if with_sentences else [],
+    }
     tensors = {
         "input_ids": _pad(rows, encoder.pad_token_id),
         "attention_mask": _pad([torch.ones_like(row) for row in rows]),

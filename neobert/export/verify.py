@@ -23,6 +23,12 @@ from torch import Tensor
 TOLERANCE = 1e-5
 """Largest difference of fp32 outputs, relative to the largest output if that is above 1."""
 
+ONNX_TOLERANCE = 1e-4
+"""The same for ONNX in fp32."""
+
+INT8_COSINE = 0.99
+"""Smallest mean cosine of int8 outputs to fp32 ones."""
+
 AUTO_CLASSES = (
     "AutoModel",
     "AutoModelForMaskedLM",
@@ -364,17 +370,63 @@ def check_sentences(exported: Exported) -> str:
     return f"vectors of width {got.shape[-1]} as trained, prompts included"
 
 
+def check_onnx(exported: Exported) -> str:
+    """The ONNX files give the model's outputs: fp32 the same numbers, int8 the same directions."""
+    files = sorted(exported.folder.glob("onnx/*.onnx"))
+    if not files:
+        return "no ONNX files"
+    try:
+        import onnxruntime  # not needed for the other checks
+    except ImportError:
+        return "not checked: onnxruntime is not installed"
+    tensors, facts = exported.reference
+    batch = exported.tokenizer(facts["sentences"], padding=True, return_tensors="pt")
+    batches = {
+        "fp32": (tensors["input_ids"], tensors["attention_mask"]),
+        "int8": (batch["input_ids"], batch["attention_mask"]),
+    }
+    found = []
+    for file in files:
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        kind = "int8" if "int8" in file.name else "fp32"
+        ids, mask = batches[kind]
+        names = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
+        outputs = [torch.from_numpy(out) for out in session.run(None, names)]
+        got = torch.stack(outputs, -1) if len(outputs) > 1 else outputs[0]
+        expected = exported.outputs(ids, mask)
+        if exported.per_token and kind == "fp32":
+            got, expected = got[mask.bool()], expected[mask.bool()]
+        if kind == "fp32":
+            largest = difference(got, expected, file.name, ONNX_TOLERANCE)
+            found.append(f"{file.name} differs by {largest:.1e}")
+        else:
+            cosine = mean_cosine(exported, got, expected, mask)
+            require(cosine >= INT8_COSINE, f"{file.name}: mean cosine {cosine:.4f}")
+            found.append(f"{file.name} has the mean cosine {cosine:.4f}")
+    return ", ".join(found)
+
+
+def mean_cosine(exported: Exported, got: Tensor, expected: Tensor, mask: Tensor) -> float:
+    """Of a text's mean vector from an encoder, of the scores of a text or token from a head."""
+    if exported.auto_class == "AutoModel":
+        weights = mask[..., None] / mask.sum(1)[:, None, None]
+        got, expected = (got * weights).sum(1), (expected * weights).sum(1)
+    elif exported.per_token:
+        got, expected = got[mask.bool()].flatten(1), expected[mask.bool()].flatten(1)
+    return float(torch.nn.functional.cosine_similarity(got, expected, dim=-1).mean())
+
+
 def same(got: Tensor, expected: Tensor, what: str) -> str:
     """The largest difference as a text; fails beyond the tolerance."""
     return f"largest difference {difference(got, expected, what):.1e}"
 
 
-def difference(got: Tensor, expected: Tensor, what: str) -> float:
+def difference(got: Tensor, expected: Tensor, what: str, tolerance: float = TOLERANCE) -> float:
     """Largest difference of two tensors of equal shape; fails beyond the tolerance."""
     require(got.shape == expected.shape, f"{what}: shape {got.shape}, not {expected.shape}")
     require(got.isfinite().all(), f"{what}: NaN or infinite")
     largest = float((got - expected).abs().max())
-    limit = TOLERANCE * max(1.0, float(expected.abs().max()))
+    limit = tolerance * max(1.0, float(expected.abs().max()))
     require(largest <= limit, f"{what}: they differ by {largest:.1e}, allowed are {limit:.1e}")
     return largest
 
@@ -392,6 +444,7 @@ CHECKS: dict[str, Callable[[Exported], str]] = {
     "tokenizer": check_tokenizer,
     "fill-mask": check_fill_mask,
     "sentences": check_sentences,
+    "onnx": check_onnx,
 }
 
 

@@ -18,6 +18,7 @@ from neobert.export.native import (
     native_config,
     native_weights,
 )
+from neobert.export.onnx_files import write_onnx
 from neobert.export.source import SETTINGS, Source, read_source
 from neobert.files import publish_folder, write_json
 from neobert.model.weight_files import write_weights
@@ -34,18 +35,23 @@ def export(
     name: str | None = None,
     overwrite: bool = False,
     format_: str = "auto",
+    onnx: str | None = None,
 ) -> list[Finding]:
     """Export what ``path`` names to ``output`` and return what the checks found.
 
     ``name`` is what the model card's snippets load: the folder, or its future name on the Hub.
-    ``format_`` is one of :data:`FORMATS`. Nothing is left behind if a check fails
-    (:class:`neobert.export.check.ExportError`).
+    ``format_`` is one of :data:`FORMATS`; ``onnx`` adds ONNX files, ``fp32`` or ``int8``.
+    Nothing is left behind if a check fails (:class:`neobert.export.check.ExportError`).
     """
     _refuse_existing(output, overwrite)
     source = read_source(path)
     core = choose_format(source, format_)
     with publish_folder(output) as temporary:
         write_folder(source, temporary, name or str(output), core)
+        if onnx is not None:
+            write_onnx(source, temporary, core, onnx)
+            card = temporary / "README.md"
+            card.write_text(model_card(source, name or str(output), core, onnx), encoding="utf-8")
         return run_checks(temporary, source)
 
 

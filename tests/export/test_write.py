@@ -426,3 +426,59 @@ def test_an_embedding_model_brings_its_pooling_and_a_classifier_its_labels(make_
     assert config_json(source)["architectures"] == ["NeoBERT"]
     same = open_weights(source.folder).encoder().state_dict()
     assert all(torch.equal(same[name], value) for name, value in source.model.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_", ["native", "neobert"])
+def test_onnx_files_are_written_and_checked(make_run, tmp_path, format_) -> None:
+    from neobert.export import onnx_files
+
+    runtime = pytest.importorskip("onnxruntime")
+    run = make_run("contrastive", **PREFIXED) if format_ == "native" else make_run()
+    findings = export(run, tmp_path / "model", format_=format_, onnx="int8")
+    found = {finding.name: finding.detail for finding in findings}["onnx"]
+    assert re.search(r"model\.onnx differs by .*vnni\.onnx has the mean cosine (0\.99|1\.0)", found)
+    card = (tmp_path / "model/README.md").read_text()
+    for name in (onnx_files.FP32, onnx_files.INT8):
+        assert name in card
+        session = runtime.InferenceSession(tmp_path / "model" / name)
+        assert [one.name for one in session.get_inputs()] == ["input_ids", "attention_mask"]
+        assert session.get_inputs()[0].shape == ["batch", "sequence"]
+    expected = "last_hidden_state" if format_ == "native" else "logits"
+    assert [one.name for one in session.get_outputs()] == [expected]
+
+
+def test_int8_leaves_out_what_it_would_damage(make_run, tmp_path, monkeypatch, caplog) -> None:
+    onnx = pytest.importorskip("onnx")
+    from neobert.export import onnx_files
+    from neobert.export.write import write_folder
+
+    source = read_source(make_run("contrastive", hidden_size=64))
+    with torch.no_grad():  # an outlier among its inputs makes uint8 by tensor useless
+        block = source.encoder.transformer_encoder[1]
+        block.ffn_norm.weight.fill_(1.0)
+        block.ffn_norm.weight[3] = 3000.0
+        block.ffn.w1.weight[:, 3] = 0
+        block.ffn.w2.weight[:, 3] = 0
+        block.ffn.w3.weight.mul_(10)
+    (tmp_path / "model").mkdir()
+    write_folder(source, tmp_path / "model", "model")
+    with caplog.at_level("INFO"):
+        onnx_files.write_onnx(source, tmp_path / "model", None, "int8")
+    assert re.search(r"int8: mean cosine to fp32 0\.99\d+; in fp32: .*\.1\.ffn\.w[12]", caplog.text)
+    operators = [
+        node.op_type for node in onnx.load(tmp_path / "model" / onnx_files.INT8).graph.node
+    ]
+    assert operators.count("MatMulInteger") + operators.count("DynamicQuantizeLinear") > 4
+    monkeypatch.setattr(onnx_files, "TARGET", 1.1)
+    (tmp_path / "again").mkdir()
+    write_folder(source, tmp_path / "again", "again")
+    with pytest.raises(ConfigError, match="--onnx int8: the mean cosine to the fp32 outputs"):
+        onnx_files.write_onnx(source, tmp_path / "again", None, "int8")
+
+
+def test_without_its_packages_onnx_says_what_to_install(make_run, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match=r"pip install 'neobert\[onnx\]'"):
+        export(make_run(), tmp_path / "model", onnx="fp32")
+    assert not list(tmp_path.iterdir())
