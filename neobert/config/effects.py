@@ -13,6 +13,8 @@ log = get_logger(__name__)
 PACKAGED = ("factbook", "imdb", "shakespeare")
 """Corpora that come as Python packages, with a text column of their own."""
 
+NAMES_OF_RUNS = ("glue.pretrained_model_path", "glue.pretrained_checkpoint_dir")
+
 Condition = Callable[[Config], bool]
 
 
@@ -97,7 +99,18 @@ def _set(key: str) -> Condition:
     return lambda config: bool(_of(config, key))
 
 
+def _in_task(task: str, *keys: str) -> Condition:
+    """In ``task``, where none of ``keys`` is set."""
+    return lambda config: config.task == task and not any(_of(config, key) for key in keys)
+
+
 REASONS: dict[str, tuple[tuple[str, Condition], ...]] = {
+    "pretrained_checkpoint": (
+        ("glue.pretrained_checkpoint is set", _not("glue.pretrained_checkpoint", None)),
+        ("model.init_from names no run", _in_task("pretraining", "model.init_from")),
+        ("no key names a run", _in_task("glue", *NAMES_OF_RUNS)),
+    ),
+    "glue.pretrained_checkpoint": (("no key names a run", _in_task("glue", *NAMES_OF_RUNS)),),
     "scheduler.total_steps": (
         ("in task=glue the schedule is as long as the run", _is("task", "glue")),
     ),

@@ -225,7 +225,7 @@ def _selected(place: str, selector: str, key: str, selector_key: str, resumable:
     if not steps:
         raise NoWeightsError(prefix + _no_weights(path))
     if selector.lower() in LATEST:
-        return _latest(steps, resumable, prefix)
+        return _latest(steps, resumable, f"{selector_key}={selector}: " if resumable else prefix)
     return _step(steps, selector, resumable, selector_key)
 
 
@@ -243,14 +243,15 @@ def best_step(checkpoint: Path) -> int | None:
 
 
 def _latest(steps: list[Path], resumable: bool, prefix: str) -> Path:
-    problems = []
+    damaged: list[str] = []
     for folder in reversed(steps):
-        damage = _problems(folder, resumable)
-        if not damage:
+        problems = _problems(folder, resumable)
+        if not problems:
+            for line in damaged:
+                log.warning("%s; using %s instead", line, folder)
             return folder
-        problems.append(f"{folder} is damaged ({'; '.join(damage)})")
-        log.warning("%s; trying the one before", problems[-1])
-    raise PretrainedError(f"{prefix}all checkpoints are damaged: {'; '.join(problems)}")
+        damaged.append(f"{folder} is damaged ({'; '.join(problems)})")
+    raise PretrainedError(f"{prefix}all checkpoints are damaged: {'; '.join(damaged)}")
 
 
 def _step(steps: list[Path], selector: str, resumable: bool, selector_key: str) -> Path:

@@ -53,8 +53,7 @@ def open_start(config: Config, resume: Path | None) -> Start:
     if problems := merged.problems():
         raise ConfigError(*problems)
     log.info(
-        "starting from %s: %d × %d; of model.* only dropout_prob and the backends are taken from "
-        "the settings",
+        "starting from %s: %d × %d; shape and vocabulary are those of the weights",
         weights.folder,
         merged.model.hidden_size,
         merged.model.num_hidden_layers,
@@ -86,6 +85,12 @@ def _named(config: Config) -> Pretrained | None:
     for key in ("pretrained_model_path", "pretrained_checkpoint_dir"):
         place = getattr(config.contrastive, key)
         if place is not None:
+            if config.contrastive.allow_random_weights:
+                log.warning(
+                    "contrastive.allow_random_weights=true has no effect: contrastive.%s=%s names "
+                    "the weights",
+                    *(key, place),
+                )
             return open_weights(place, config.pretrained_checkpoint, f"contrastive.{key}")
     if config.contrastive.allow_random_weights:
         return None

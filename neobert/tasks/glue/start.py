@@ -68,21 +68,21 @@ def find_start(config: Config, resume: Path | None = None) -> Start:
         return _transfer(config)
     if key == "model.from_hub":
         return _hub(config)
-    if key is not None:
-        return _named(config, key)
-    if config.glue.allow_random_weights:
+    if key == "glue.allow_random_weights":
         return _random(config)
-    raise ConfigError(FROM_NOTHING)
+    return _named(config, key)
 
 
-def _deciding_key(config: Config) -> str | None:
-    """The strongest of the keys that name weights; a warning reports the others that are set."""
+def _deciding_key(config: Config) -> str:
+    """The strongest of the keys that say where to start; a warning reports the others."""
     glue = config.glue
+    architecture = glue.allow_random_weights and _is_yaml(str(glue.pretrained_model_path))
     values = {
         "glue.transfer_from_task": glue.transfer_from_task,
         "model.from_hub": config.model.from_hub,
         "glue.pretrained_checkpoint_dir": glue.pretrained_checkpoint_dir,
         "glue.pretrained_model_path": glue.pretrained_model_path,
+        "glue.allow_random_weights": glue.allow_random_weights and not architecture,
     }
     given = [key for key, value in values.items() if value]
     for key in given[1:]:
@@ -91,7 +91,9 @@ def _deciding_key(config: Config) -> str | None:
                 "%s=%s has no effect: %s=%s names the weights",
                 *(key, values[key], given[0], values[given[0]]),
             )
-    return given[0] if given else None
+    if not given:
+        raise ConfigError(FROM_NOTHING)
+    return given[0]
 
 
 def _is_config_of(run: str | None, path: str) -> bool:

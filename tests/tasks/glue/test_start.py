@@ -1,13 +1,12 @@
 """Which weights a run starts from, and that nothing that does not fit is loaded."""
 
-import json
 import shutil
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from neobert.batch import PackedBatch
@@ -16,7 +15,7 @@ from neobert.model.heads import SequenceClassifier
 from neobert.tasks.glue.build import build_classifier
 from neobert.tasks.glue.start import find_start
 from neobert.tasks.glue.tasks import TASKS
-from tests.tasks.glue.conftest import SPECIAL, VOCABULARY, Settings, make_tokenizer
+from tests.tasks.glue.conftest import Settings, make_tokenizer
 
 
 @pytest.fixture
@@ -173,112 +172,31 @@ def test_a_key_that_loses_against_another_is_reported(
         find_start(settings(place, f"glue.pretrained_model_path={run / 'config.yaml'}"))
         assert not caplog.text  # as in the configuration reference: both name one run
         find_start(settings(place, f"glue.pretrained_model_path={encoder_folder}"))
+        find_start(settings(place, "glue.allow_random_weights=true"))
     assert f"glue.pretrained_model_path={encoder_folder} has no effect" in caplog.text
-
-
-def spoil_weight(folder: Path) -> None:
-    weights = load_file(folder / "model.safetensors")
-    weights["model.layer_norm.bias"] = torch.zeros(32)
-    del weights["model.transformer_encoder.1.ffn.w3.weight"]
-    save_file(weights, folder / "model.safetensors")
-
-
-def spoil_width(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 48}))
-
-
-def spoil_vocabulary(folder: Path) -> None:
-    tokenizer = make_tokenizer()
-    tokenizer.add_tokens([f"word{number}" for number in range(VOCABULARY)])
-    tokenizer.save_pretrained(folder)
-
-
-def spoil_tokenizer(folder: Path) -> None:
-    (folder / "tokenizer.json").unlink()
-
-
-def spoil_architecture(folder: Path) -> None:
-    save_file({"bert.embeddings.weight": torch.zeros(2, 2)}, folder / "model.safetensors")
-
-
-def spoil_file(folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(b"no weights")
+    assert f"glue.allow_random_weights=True has no effect: {place} names" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("words", "reported"),
     [
-        (spoil_weight, ["missing: transformer_encoder.1.ffn.w3", "unexpected: layer_norm.bias"]),
-        (spoil_width, ["has shape"]),
-        (spoil_vocabulary, ["has 128 rows, but the tokenizer has ids up to 144"]),
-        (spoil_tokenizer, ["has no tokenizer/tokenizer.json", "or set tokenizer.path"]),
-        (spoil_architecture, ["holds no NeoBERT"]),
-        (spoil_file, ["damaged or no safetensors file"]),
+        (["pretrained_checkpoint=best", "glue.allow_random_weights=true"], "no key names a run"),
+        (["glue.pretrained_checkpoint=3", "model.from_hub=true"], "no key names a run"),
+        (["task=pretraining", "pretrained_checkpoint=3"], "model.init_from names no run"),
+        (
+            ["pretrained_checkpoint=2", "glue.pretrained_checkpoint=3"],
+            "glue.pretrained_checkpoint is set",
+        ),
+        (["pretrained_checkpoint=2", "glue.pretrained_model_path=run"], None),
+        (["task=pretraining", "pretrained_checkpoint=3", "model.init_from=run"], None),
     ],
 )
-def test_a_folder_that_does_not_fit_is_refused(
-    settings: Settings, folder: Path, spoil: object, said: list[str]
+def test_a_selector_without_a_run_is_reported(
+    settings: Settings, caplog: pytest.LogCaptureFixture, words: list[str], reported: str | None
 ) -> None:
-    spoil(folder)
-    config = settings(f"glue.pretrained_model_path={folder}")
-    with pytest.raises(ConfigError) as error:
-        build_classifier(config, find_start(config), TASKS["sst2"], 2)
-    assert all(one in str(error.value) for one in said), str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["model.hidden_size=384"], r"model.hidden_size=384 contradicts .* have 32"),
-        (["model.rope=false"], r"model.rope=False contradicts"),
-        (["model=neobert_small"], r"model.num_hidden_layers=\d+ contradicts .* have 2"),
-    ],
-)
-def test_an_override_against_the_weights_is_an_error(
-    settings: Settings, encoder_folder: Path, words: list[str], said: str
-) -> None:
-    with pytest.raises(ConfigError, match=said):
-        find_start(settings(f"glue.pretrained_model_path={encoder_folder}", *words))
-
-
-def test_another_tokenizer_is_an_error(
-    settings: Settings, encoder_folder: Path, tmp_path: Path
-) -> None:
-    other = make_tokenizer()
-    other.add_tokens(["more"])
-    other.save_pretrained(tmp_path / "other")
-    with pytest.raises(ConfigError, match="has another vocabulary than the tokenizer of"):
-        find_start(
-            settings(
-                f"glue.pretrained_model_path={encoder_folder}",
-                f"tokenizer.path={tmp_path / 'other'}",
-            )
-        )
-
-
-def test_a_tokenizer_may_be_given_where_there_is_none(
-    settings: Settings, folder: Path, tmp_path: Path
-) -> None:
-    spoil_tokenizer(folder)
-    make_tokenizer(SPECIAL).save_pretrained(tmp_path / "own")
-    words = [f"glue.pretrained_model_path={folder}", f"tokenizer.path={tmp_path / 'own'}"]
-    assert find_start(settings(*words)).tokenizer is not None
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["glue.pretrained_checkpoint_dir={}/none"], "there is no such folder"),
-        (["glue.pretrained_checkpoint_dir={}"], r"nor checkpoints/<step>"),
-        (["glue.pretrained_model_path={}/none.yaml"], "there is no such file"),
-        (["glue.pretrained_model_path={}/a/b/none"], "there is no such folder"),
-        (["model.from_hub=true"], "model.from_hub=true needs model.name"),
-        (["glue.transfer_from_task=true"], "sst2 has no usual source; those that have: mrpc"),
-    ],
-)
-def test_what_is_not_there_is_told(
-    settings: Settings, tmp_path: Path, words: list[str], said: str
-) -> None:
-    with pytest.raises(ConfigError, match=said):
-        find_start(settings(*(word.format(tmp_path) for word in words)))
+    with caplog.at_level("WARNING", logger="neobert"):
+        settings(*words)
+    if reported is None:
+        assert "checkpoint has no effect" not in caplog.text
+    else:
+        assert f"pretrained_checkpoint has no effect: {reported}" in caplog.text
