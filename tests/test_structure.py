@@ -139,3 +139,32 @@ def test_every_part_of_the_package_has_its_layer() -> None:
     }
     assert parts - {"neobert.__init__"} == named
     assert independence["modules"] == ["neobert.tasks.*"]
+
+
+LIBRARIES = ("torch", "lightning", "hydra", "omegaconf", "deepspeed", "transformers", "datasets")
+
+
+def private_names(file: Path) -> Iterator[str]:
+    """Private modules and names of libraries that a file imports, private attributes of others."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(LIBRARIES):
+            if "._" in str(node.module):
+                yield str(node.module)
+            yield from (alias.name for alias in node.names if alias.name.startswith("_"))
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+            owner = ast.unparse(node.value)
+            own = owner in ("self", "cls", "os") or node.attr.endswith("_")
+            if not own:
+                yield node.attr
+
+
+def test_private_interfaces_of_libraries_are_listed_with_what_to_check() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    table = page[page.index("## Private interfaces of the libraries") :]
+    missing = {
+        name: relative(file)
+        for file in sources("neobert")
+        for name in private_names(file)
+        if name not in table
+    }
+    assert missing == {}
