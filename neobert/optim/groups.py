@@ -7,6 +7,7 @@ biases are updated by Adam, as in all published recipes.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -96,8 +97,8 @@ def is_fused_qkv(name: str) -> bool:
 
 
 def owners_table(rows: list[Owner]) -> str:
-    """The owners as a table for the console; blocks of equal content share a row."""
-    table = Table("parameters", "shape", "count", "numbers", "owner", "decay", title="optimizer")
+    """The owners as a table for a console of 80 columns; blocks of equal content share a row."""
+    table = Table("parameters", "shape", "count", "numbers", "owner", "decay", box=SIMPLE_HEAD)
     merged: dict[tuple[str, tuple[int, ...], str, float], int] = {}
     for row in rows:
         key = (_without_numbers(row.name), row.shape, row.owner, row.decay)
@@ -107,11 +108,17 @@ def owners_table(rows: list[Owner]) -> str:
         for length in shape:
             size *= length
         text = " × ".join(map(str, shape))
-        table.add_row(name, text, str(count), f"{size:,}", owner, f"{decay:g}")
-    console = Console(width=110, color_system=None)
+        table.add_row(_short(name), text, str(count), f"{size:,}", owner, f"{decay:g}")
+    console = Console(width=80, color_system=None)
     with console.capture() as captured:
         console.print(table)
-    return captured.get().rstrip()
+    lines = (line.rstrip() for line in captured.get().splitlines())
+    return "\n".join(["optimizer:", *(line for line in lines if line)])
+
+
+def _short(name: str) -> str:
+    """A name without what all have in common."""
+    return name.removeprefix("model.").removeprefix("transformer_encoder.").removesuffix(".weight")
 
 
 def _without_numbers(name: str) -> str:

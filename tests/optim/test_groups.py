@@ -1,10 +1,14 @@
 """Every parameter has one owner, the one that the reference's rules give it."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
+from neobert.config.model import ModelConfig
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
+from neobert.model.heads import MaskedLM
 from neobert.optim.build import build_optimizer, parameter_groups
 from neobert.optim.groups import ADAM, DECAYED, MUON, UNDECAYED, owners, owners_table
 
@@ -77,5 +81,14 @@ def test_the_table_joins_equal_blocks() -> None:
         for i in range(3)
     ]
     table = owners_table(owners(OptimizerConfig(name="muonclip"), named))
-    assert "model.transformer_encoder.*.wo.weight" in table
+    assert "*.wo" in table
     assert "48" in table
+
+
+def test_the_table_fits_a_terminal_of_80_columns() -> None:
+    model = MaskedLM(ModelConfig(), vocab_size=30522, pad_token_id=0)
+    table = owners_table(owners(OptimizerConfig(name="muonclip"), model.named_parameters()))
+    lines = table.splitlines()
+    assert max(map(len, lines)) <= 80
+    kinds = {re.sub(r"\.\d+\.", ".*.", name) for name, _ in model.named_parameters()}
+    assert len(lines) == len(kinds) + 3  # title, header, rule: no row is broken

@@ -1,11 +1,14 @@
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from rich.console import Console
+from rich.progress import Progress
 from torch.utils.data import DataLoader
 
-from neobert.training.callbacks.progress import ProgressBar
+from neobert.training.callbacks.progress import BarAboveNumbers, ProgressBar
 from neobert.training.callbacks.train_metrics import TrainMetrics
 from neobert.training.trainer import quiet_libraries
 
@@ -72,3 +75,22 @@ def test_the_bar_shows_all_of_it_however_narrow_the_terminal(
     written = CONTROL_CODES.sub(" ", capsys.readouterr().err).split()
     for word in (*WORDS.split(), "2/2", "ETA"):
         assert word in written
+
+
+def test_the_bar_takes_three_lines_at_80_columns() -> None:
+    console = Console(width=80, force_terminal=True)
+    bar = BarAboveNumbers(*Progress.get_default_columns(), console=console)
+    bar.add_task("training", total=2, numbers=WORDS)
+    with console.capture() as captured:
+        console.print(bar.get_renderable())
+    assert len(captured.get().strip().splitlines()) <= 3
+
+
+def test_a_long_evaluation_says_how_far_it_is(caplog, monkeypatch) -> None:
+    monkeypatch.setattr("neobert.training.callbacks.progress.SIGN_OF_LIFE", 0.0)
+    trainer = SimpleNamespace(is_global_zero=True, num_val_batches=[4])
+    bar = ProgressBar(TrainMetrics(every=1), bar=False)
+    with caplog.at_level("INFO", "neobert"):
+        bar.on_validation_start(trainer, None)
+        bar.on_validation_batch_end(trainer, None, None, None, 1)
+    assert "evaluating: batch 2 of 4" in caplog.text
