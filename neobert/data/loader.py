@@ -85,6 +85,10 @@ class StepLoader:
         state = self._renumbered(state_dict)
         self.batches.steps, self._done = self.batches.steps.resumed(state)
 
+    def start_after(self, state_dict: dict[str, int]) -> None:
+        """Begin the first step with the row that follows another loader's place."""
+        self.load_state_dict({**state_dict, "micro_batches": 0})
+
     def _renumbered(self, state: dict[str, int]) -> dict[str, int]:
         """With another batch, epochs that are filled up have another number of empty rows."""
         order = self.batches.order

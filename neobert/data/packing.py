@@ -9,13 +9,15 @@ with the memory of a few windows, in several processes, and written as it is mad
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neobert.data.arrays import ArrayWriter, open_array
+from neobert.data.curriculum import Crop, crop_documents
 from neobert.data.processes import in_processes
 
 WINDOW = 1 << 16
@@ -121,15 +123,31 @@ class Packing:
     multiple: int = 1
     """Unpacked: the token axis is padded up to a multiple of this."""
 
+    crop: Crop | None = None
+    """Random lengths at which documents are cut, other ones in each epoch; no token is lost."""
+
+    @property
+    def truncates(self) -> bool:
+        """Whether a document has one piece at most."""
+        return self.truncate and self.crop is None
+
+    def of_window(self, reader: int, window: int) -> "Packing":
+        """The packing of documents that are numbered within a window of a stream's reader."""
+        if self.crop is None:
+            return self
+        key = np.random.SeedSequence([self.crop.seed, reader, window])
+        return replace(self, crop=replace(self.crop, seed=int(key.generate_state(1)[0])))
+
     @property
     def room(self) -> int:
         """Tokens of the longest piece, special ones not counted."""
         return self.longest - self.wrapping
 
-    def plan(self, offsets: Numbers, window: int = WINDOW) -> RowPlan:
+    def plan(self, offsets: Numbers, window: int = WINDOW, epoch: int = 0) -> RowPlan:
         """The rows of documents whose tokens start at these ``offsets``, one more than documents,
         in memory."""
-        parts = [self._plan_window(one) for one in self._windows(offsets, window)]
+        plan_window = partial(self._plan_window, epoch=epoch)
+        parts = [plan_window(one) for one in self._windows(offsets, window)]
         ends = np.cumsum([0, *(len(part.document) for part in parts)])
         bounds = [part.bounds[1:] + end for part, end in zip(parts, ends[:-1], strict=True)]
         nothing = np.zeros(0, np.int64)
@@ -144,7 +162,12 @@ class Packing:
         )
 
     def write_plan(
-        self, offsets: Numbers, folder: Path, num_proc: int = 1, window: int = WINDOW
+        self,
+        offsets: Numbers,
+        folder: Path,
+        num_proc: int = 1,
+        window: int = WINDOW,
+        epoch: int = 0,
     ) -> None:
         """Plan window by window in ``num_proc`` processes, and write what :meth:`RowPlan.load`
         reads.
@@ -160,7 +183,8 @@ class Packing:
             ArrayWriter(folder / "bounds.npy", np.int64) as bounds,
         ):
             bounds.append(np.zeros(int(self.packed), np.int64))
-            for part in in_processes(self._plan_window, self._windows(offsets, window), num_proc):
+            plan_window = partial(self._plan_window, epoch=epoch)
+            for part in in_processes(plan_window, self._windows(offsets, window), num_proc):
                 document.append(part.document)
                 start.append(part.start)
                 length.append(part.length)
@@ -178,23 +202,31 @@ class Packing:
         first, count = 0, len(offsets) - 1
         while first < count:
             last = min(first + size, count)
-            if not self.truncate:
+            if not self.truncates:
                 full = int(offsets[first]) + size * self.room
                 last = min(last, max(first + 1, int(np.searchsorted(offsets, full))))
             yield np.diff(offsets[first : last + 1]), first
             first = last
 
-    def _plan_window(self, window: tuple[NDArray[np.int64], int]) -> RowPlan:
+    def _plan_window(self, window: tuple[NDArray[np.int64], int], epoch: int) -> RowPlan:
         """The rows of one window: the lengths of its documents, and the number of its first."""
         lengths, begin = window
-        document, start, length = cut_documents(lengths, self.room, self.truncate, self.shortest)
+        if self.crop is not None:
+            long = np.where(lengths >= max(1, self.shortest), lengths, 0)
+            numbers = np.arange(begin, begin + len(lengths))
+            document, start, length = crop_documents(numbers, long, self.crop, epoch)
+            document = document - begin
+        else:
+            document, start, length = cut_documents(
+                lengths, self.room, self.truncate, self.shortest
+            )
         tokens = int(length.sum()) + self.wrapping * len(length)
         kept = int(np.count_nonzero(start == 0))
-        cut = int(lengths[document].sum() - length.sum()) if self.truncate else 0
+        cut = int(lengths[document].sum() - length.sum()) if self.truncates else 0
         order, bounds = np.arange(len(document)), np.zeros(0, np.int64)
         if self.packed:
             order, bounds = _best_fit(length + self.wrapping, self.row_length)
-        given = order[:0] if self.truncate else order
+        given = order[:0] if self.truncates else order
         return RowPlan(
             document[order] + begin,
             start[given],

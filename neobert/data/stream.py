@@ -211,6 +211,12 @@ class StreamLoader:
             places = [begun.get(one, ReaderState()).place for one in range(stream.readers)]
             self._renumber([min(places[group::groups], key=in_order) for group in range(groups)])
 
+    def start_after(self, state_dict: dict[str, object]) -> None:
+        """Begin the first step with the row that follows another loader's place."""
+        place = state_dict["place"]
+        assert isinstance(place, dict)
+        self.load_state_dict({**state_dict, "place": {**place, "micro_batches": 0}})
+
     def _renumber(self, places: Sequence[StreamPlace]) -> None:
         """Let the readers of each group begin at its place, with the next rows of the run."""
         step = self._done // self.batches.steps.share.accumulation

@@ -94,7 +94,8 @@ class StreamRows:
         where = f"{self.documents.name}, window {start.place.window} of reader {reader}"
         window = replace(self.documents, name=where, read=lambda: values)
         store = memory_store(tokens_of(window, self.maker.tokenizer))
-        return TokenRows(store, self.maker.packing.plan(store.offsets), self.maker)
+        packing = self.maker.packing.of_window(reader, start.place.window)
+        return TokenRows(store, packing.plan(store.offsets, epoch=start.place.epoch), self.maker)
 
     def order_of(self, count: int, reader: int, start: ReaderState) -> NDArray[np.int64]:
         """The order of a window's rows."""

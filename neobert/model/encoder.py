@@ -3,7 +3,8 @@
 Letters: T tokens of all documents together, E model width, V vocabulary, P longest document.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from dataclasses import replace
 
 import torch
@@ -86,6 +87,10 @@ class Encoder(nn.Module):
             else:
                 x = block(x, layout, rotary)
         return self.layer_norm(x)
+
+    def set_rope(self, theta: float, scaling: Mapping[str, object]) -> None:
+        """Other rotary frequencies from the next batch on."""
+        self.config = replace(self.config, rope_theta=theta, rope_scaling=dict(scaling))
 
     def attention_layers(self) -> list[SelfAttention]:
         """The blocks as what QK-clip sees in them."""

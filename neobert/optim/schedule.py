@@ -22,6 +22,30 @@ FIRST_FACTOR = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
+class LrStage:
+    """Steps with a learning rate of their own (``stages[i].lr``)."""
+
+    first_step: int
+    end_step: int
+    ratio: float
+    """Of the full learning rate, at the first step."""
+
+    decay: str | None = None
+    """``linear``, ``cosine`` or ``sqrt``: decay over the stage; ``None``: the rate is held."""
+
+    final_ratio: float = 0.0
+    """End of the decay, as a fraction of ``ratio``."""
+
+    def factor(self, step: int) -> float:
+        """Fraction of the full learning rate for update number ``step`` of the run."""
+        if self.decay is None:
+            return self.ratio
+        progress = (step - self.first_step) / (self.end_step - self.first_step)
+        kept = self.final_ratio + (1 - self.final_ratio) * decay_height(self.decay, progress)
+        return self.ratio * kept
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule:
     """A schedule with all its lengths resolved, in optimizer steps."""
 
@@ -49,29 +73,45 @@ class Schedule:
     decay_shape: str | None = None
     """Shape of the decay: ``linear``, ``cosine`` or ``sqrt``; ``None``: ``name``."""
 
+    stages: tuple[LrStage, ...] = ()
+    """Stages whose learning rate is their own; the warm-up applies to them too."""
+
     warning: str | None = None
     """What was changed of the settings, and why; ``None`` if nothing was."""
 
     def factor(self, step: int) -> float:
         """Fraction of the full learning rate for update number ``step``, counted from 0."""
         if step < self.warmup:
-            return FIRST_FACTOR + (1 - FIRST_FACTOR) * step / self.warmup
+            rise = FIRST_FACTOR + (1 - FIRST_FACTOR) * step / self.warmup
+            return rise * (self._of_stage(step) or 1.0)
+        own = self._of_stage(step)
+        return self._decayed(step) if own is None else own
+
+    def _of_stage(self, step: int) -> float | None:
+        for stage in self.stages:
+            if stage.first_step <= step < stage.end_step:
+                return stage.factor(step)
+        return None
+
+    def _decayed(self, step: int) -> float:
         start = self.warmup if self.decay_start is None else self.decay_start
         if self.name == "constant" or step < start:
             return 1.0
         if step >= self.decay_end:
             return self.final_ratio
         progress = (step - start) / (self.decay_end - start)
-        return self.final_ratio + (1 - self.final_ratio) * self._height(progress)
-
-    def _height(self, progress: float) -> float:
-        """From 1 at ``progress=0`` to 0 at 1."""
         shape = self.decay_shape or self.name
-        if shape == "linear":
-            return 1 - progress
-        if shape == "sqrt":
-            return 1 - sqrt(progress)
-        return (1 + cos(2 * pi * self.num_cycles * progress)) / 2
+        height = decay_height(shape, progress, self.num_cycles)
+        return self.final_ratio + (1 - self.final_ratio) * height
+
+
+def decay_height(shape: str, progress: float, num_cycles: float = 0.5) -> float:
+    """From 1 at ``progress=0`` to 0 at 1, by ``shape``: ``linear``, ``sqrt`` or ``cosine``."""
+    if shape == "linear":
+        return 1 - progress
+    if shape == "sqrt":
+        return 1 - sqrt(progress)
+    return (1 + cos(2 * pi * num_cycles * progress)) / 2
 
 
 def resolve_schedule(config: SchedulerConfig, max_steps: int) -> Schedule:

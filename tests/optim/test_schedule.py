@@ -7,7 +7,7 @@ import torch
 
 from neobert.config.compose import compose_config
 from neobert.config.scheduler import SchedulerConfig
-from neobert.optim.schedule import Schedule, build_scheduler, resolve_schedule
+from neobert.optim.schedule import LrStage, Schedule, build_scheduler, resolve_schedule
 
 COSINE = [1e-4, 0.25007, 0.50005, 0.75002, 1, 0.93971, 0.775, 0.55, 0.325, 0.16029, 0.1, 0.1]
 LINEAR = [1e-4, 0.25007, 0.50005, 0.75002, 1, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1, 0.1]
@@ -141,3 +141,21 @@ def test_a_wsd_decay_that_would_begin_within_the_warm_up_is_cut() -> None:
 def test_a_constant_schedule_never_decays() -> None:
     schedule = resolve_schedule(SchedulerConfig(name="constant", warmup_steps=2), max_steps=10)
     assert [schedule.factor(step) for step in (0, 2, 9, 10, 50)] == [1e-4, 1, 1, 1, 1]
+
+
+def test_stages_have_learning_rates_of_their_own() -> None:
+    stages = (
+        LrStage(10, 20, 0.375),
+        LrStage(20, 30, 0.375, decay="sqrt", final_ratio=0.0),
+    )
+    schedule = Schedule("constant", 30, 4, 30, 0.1, stages=stages)
+    found = [schedule.factor(step) for step in (2, 4, 9, 10, 19, 20, 25, 29)]
+    end = 0.375 * (1 - 0.9**0.5)
+    half = 0.375 * (1 - 0.5**0.5)
+    assert found == pytest.approx([0.50005, 1, 1, 0.375, 0.375, 0.375, half, end])
+
+
+def test_the_warm_up_rises_to_the_rate_of_its_stage() -> None:
+    schedule = Schedule("constant", 30, 4, 30, 0.1, stages=(LrStage(0, 30, 0.5),))
+    assert schedule.factor(2) == pytest.approx(0.250025)
+    assert schedule.factor(4) == 0.5
