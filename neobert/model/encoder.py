@@ -5,7 +5,6 @@ Letters: T tokens of all documents together, E model width, V vocabulary, P long
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from neobert.data.curriculum import Crop
 from neobert.data.packing import Packing, PlanInfo, RowPlan
 
 PACKING = Packing(row_length=64, longest=64, wrapping=2, packed=True, truncate=True)
@@ -99,3 +100,43 @@ def test_a_plan_takes_the_memory_of_one_window(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert peak < 4e6  # as lists of all documents: 140 bytes each, 56 MB
     assert RowPlan.load(tmp_path).info.documents == len(lengths)
+
+
+CROPPED = replace(PACKING, crop=Crop(shortest=5, longest=62, share=1.0, seed=4))
+
+
+def pieces_of(plan: RowPlan) -> list[tuple[int, int, int]]:
+    return [piece for row in range(plan.num_rows) for piece in plan.row(row)]
+
+
+@pytest.mark.parametrize("window", [7, 1 << 16])
+def test_crops_lose_no_token_and_fit_their_rows(window: int) -> None:
+    lengths = np.random.default_rng(0).integers(1, 300, 200)
+    plan = CROPPED.plan(np.concatenate([[0], np.cumsum(lengths)]), window)
+    covered: dict[int, int] = {}
+    for document, start, length in sorted(pieces_of(plan)):
+        assert start == covered.get(document, 0)
+        covered[document] = start + length
+    assert covered == dict(enumerate(lengths.tolist()))
+    for row in range(plan.num_rows):
+        assert sum(length + 2 for _, _, length in plan.row(row)) <= 64
+
+
+def test_each_epoch_has_crops_of_its_own_whatever_the_window() -> None:
+    offsets = np.arange(0, 200 * 150, 150)
+    plans = [sorted(pieces_of(CROPPED.plan(offsets, window))) for window in (7, 1 << 16)]
+    assert plans[0] == plans[1]
+    assert sorted(pieces_of(CROPPED.plan(offsets, epoch=1))) != plans[0]
+
+
+def test_documents_shorter_than_the_least_length_are_not_cropped() -> None:
+    offsets = np.array([0, 50, 150, 160])
+    plan = replace(CROPPED, shortest=60).plan(offsets)
+    assert {document for document, _, _ in pieces_of(plan)} == {1}
+
+
+def test_the_windows_of_a_stream_are_cropped_differently() -> None:
+    offsets = np.arange(0, 200 * 50, 150)
+    one, other = (CROPPED.of_window(3, window).plan(offsets) for window in (0, 1))
+    assert pieces_of(one) != pieces_of(other)
+    assert PACKING.of_window(3, 0) == PACKING
