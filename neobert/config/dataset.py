@@ -45,6 +45,13 @@ class DatasetConfig:
     max_seq_length: int = 512
     """Longest document in tokens, and the row length of packing."""
 
+    crop_min_length: int | None = None
+    """Cut documents at random lengths from this many tokens up to ``max_seq_length``, other ones in
+    each epoch, before packing; no token is lost. ``null``: cut at ``max_seq_length`` only."""
+
+    crop_share: float = 1.0
+    """Share of the crops whose length is random, with ``crop_min_length``, in [0, 1]."""
+
     text_column: str | None = None
     """Column of the text; ``null`` takes the first of text, sentence, content."""
 
@@ -108,6 +115,14 @@ class DatasetConfig:
         found += at_least("dataset.eval_samples", self.eval_samples, 1)
         found += at_least("dataset.stream_readers", self.stream_readers, 1)
         found += above("dataset.alpha", self.alpha, 0)
+        found += at_least("dataset.crop_min_length", self.crop_min_length, 1)
+        found += within("dataset.crop_share", self.crop_share, 0, 1)
+        longest = self.crop_min_length is None or self.crop_min_length <= self.max_seq_length - 2
+        found += require(
+            longest,
+            f"dataset.crop_min_length={self.crop_min_length} is longer than documents of "
+            f"dataset.max_seq_length={self.max_seq_length} with their start and end token",
+        )
         found += within("dataset.pretraining_prob", self.pretraining_prob, 0, 1)
         split = self.validation_split
         found += require(

@@ -8,7 +8,8 @@ import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -19,6 +20,7 @@ from neobert.config.root import Config
 from neobert.config.schema import (
     Flat,
     described,
+    entries_of,
     field_types,
     flatten,
     mapping_of,
@@ -245,11 +247,40 @@ def _put_typed(
     section = key.rpartition(".")[0]
     if section and OmegaConf.select(tree, section) is None:
         OmegaConf.update(tree, section, sections()[section], merge=False)
+    if (entry_type := entries_of(kind)) is not None and isinstance(value, list):
+        value = _entries(key, value, entry_type, merged, problems)
+        OmegaConf.update(tree, key, value, merge=False)
+        return
     try:
         OmegaConf.update(tree, key, as_meant(value, kind), merge=False)
     except (OmegaConfBaseException, ValueError, OverflowError):
         shown = "null" if value is None else value
         problems.append(f"{merged.origin(key)}: {key}={shown}: must be {described(kind)}")
+
+
+def _entries(
+    key: str, values: list[object], entry_type: type, merged: Merged, problems: list[str]
+) -> list[DictConfig]:
+    """The entries of a list of sections; what does not fit is a problem with its own key."""
+    types, entries = get_type_hints(entry_type), []
+    for number, value in enumerate(values):
+        place, entry = f"{key}[{number}]", OmegaConf.structured(entry_type)
+        entries.append(entry)
+        if not isinstance(value, Mapping):
+            problems.append(f"{merged.origin(key)}: {place}={value}: must be a mapping of settings")
+            continue
+        for name, one in value.items():
+            if name not in types:
+                known = get_close_matches(str(name), types, n=1, cutoff=0.6)
+                hint = f"did you mean {known[0]}?" if known else f"it has {', '.join(types)}"
+                problems.append(f"{merged.origin(key)}: unknown key {place}.{name}; {hint}")
+                continue
+            try:
+                OmegaConf.update(entry, str(name), as_meant(one, types[name]), merge=False)
+            except (OmegaConfBaseException, ValueError, OverflowError):
+                wanted = described(types[name])
+                problems.append(f"{merged.origin(key)}: {place}.{name}={one}: must be {wanted}")
+    return entries
 
 
 def build(

@@ -1,6 +1,6 @@
 """The root of the configuration, and the checks that need more than one section."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from neobert.config.checks import at_least, one_of, require
@@ -13,6 +13,7 @@ from neobert.config.model import ModelConfig
 from neobert.config.mteb import read_local_tasks
 from neobert.config.optimizer import OptimizerConfig
 from neobert.config.scheduler import SchedulerConfig
+from neobert.config.stages import StageConfig, stage_ends, with_stage
 from neobert.config.tokenizer import TokenizerConfig
 from neobert.config.trainer import TrainerConfig
 from neobert.config.wandb import WandbConfig
@@ -87,6 +88,9 @@ class Config:
     config_path: str | None = None
     """A YAML file of settings, stronger than groups and weaker than the command line."""
 
+    stages: list[StageConfig] = field(default_factory=list)
+    """Parts of a pretraining run with settings of their own; empty: one part."""
+
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -124,7 +128,34 @@ class Config:
             self.deepspeed,
         ):
             found += section.problems()
-        return found + self._lengths() + self._combinations() + self._best_model()
+        return found + self._stages() + self._lengths() + self._combinations() + self._best_model()
+
+    def _stages(self) -> list[str]:
+        if not self.stages and not self.trainer.batch_warmup_tokens:
+            return []
+        key = "stages" if self.stages else "trainer.batch_warmup_tokens"
+        problems = require(
+            self.task == "pretraining", f"{key}: only pretraining has stages, not task={self.task}"
+        )
+        problems += require(
+            self.trainer.max_steps > 0,
+            f"{key} needs trainer.max_steps above 0, to know the borders",
+        )
+        problems += require(
+            not self.dataset.skip_steps, f"{key} and dataset.skip_steps exclude each other"
+        )
+        if self.trainer.max_steps > 0:
+            problems += stage_ends(self.stages, self.trainer.max_steps)[1]
+        known = {*self._without_stages().problems()}
+        for number, stage in enumerate(self.stages):
+            place = f"stages[{number}]"
+            problems += stage.problems(place)
+            changed = with_stage(self, stage).problems()
+            problems += [f"{place}: {one}" for one in changed if one not in known]
+        return problems
+
+    def _without_stages(self) -> "Config":
+        return replace(self, stages=[], trainer=replace(self.trainer, batch_warmup_tokens=None))
 
     def row_length(self) -> int:
         """Tokens of a packed row, or of the longest document."""

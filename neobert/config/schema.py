@@ -64,6 +64,11 @@ def section_of(kind: Any) -> type | None:
     )
 
 
+def entries_of(kind: Any) -> type | None:
+    """The dataclass of the entries of a list of sections; ``None`` for every other type."""
+    return section_of(get_args(kind)[0]) if get_origin(kind) is list else None
+
+
 def described(kind: Any) -> str:
     """Name of a type as a user reads it: ``integer or null``."""
     if len(kinds_of(kind)) > 1:

@@ -1,10 +1,13 @@
 """The ``stages`` of a run: what changes on the way, and when."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neobert.config.checks import above, at_least, one_of, require, within
+
+if TYPE_CHECKING:
+    from neobert.config.root import Config
 
 STAGE_DECAYS = ("linear", "cosine", "sqrt")
 
@@ -74,6 +77,34 @@ class StageConfig:
             not self.mixture or abs(total - 1) < 1e-6,
             f"{place}.mixture: the weights sum to {total:g}, not to 1",
         )
+
+
+def with_stage(config: "Config", stage: StageConfig) -> "Config":
+    """The settings of a run with the changes of a stage."""
+    dataset, collator, trainer, model = (
+        config.dataset,
+        config.datacollator,
+        config.trainer,
+        config.model,
+    )
+    if stage.max_seq_length is not None:
+        dataset = replace(dataset, max_seq_length=stage.max_seq_length)
+        collator = replace(collator, max_length=None)
+    if stage.min_length is not None:
+        dataset = replace(dataset, min_length=stage.min_length, filter_by_length=True)
+    if stage.mlm_probability is not None:
+        collator = replace(collator, mlm_probability=stage.mlm_probability, mlm_schedule={})
+    if stage.per_device_train_batch_size is not None:
+        trainer = replace(trainer, per_device_train_batch_size=stage.per_device_train_batch_size)
+    if stage.gradient_accumulation_steps is not None:
+        trainer = replace(trainer, gradient_accumulation_steps=stage.gradient_accumulation_steps)
+    if stage.rope_theta is not None:
+        model = replace(model, rope_theta=stage.rope_theta)
+    if stage.rope_scaling:
+        model = replace(model, rope_scaling=dict(stage.rope_scaling))
+    return replace(
+        config, dataset=dataset, datacollator=collator, trainer=trainer, model=model, stages=[]
+    )
 
 
 def place_in_run(place: str | int, total_steps: int) -> int:

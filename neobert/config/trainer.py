@@ -34,6 +34,13 @@ class TrainerConfig:
     gradient_accumulation_steps: int = 1
     """Micro-batches of an optimizer step on each device."""
 
+    batch_warmup_tokens: int | None = None
+    """Tokens over which the batch grows, by ``gradient_accumulation_steps`` from
+    ``batch_warmup_start`` on, as many tokens at each size; ``null``: the full batch at once."""
+
+    batch_warmup_start: int = 1
+    """Micro-batches of the first optimizer steps, with ``batch_warmup_tokens``."""
+
     max_steps: int = 1000000
     """Optimizer updates; 0 or less: ``num_train_epochs`` decides."""
 
@@ -188,7 +195,13 @@ class TrainerConfig:
             found += at_least(f"trainer.{key}", getattr(self, key), 1)
         for key in ("save_total_limit", "early_stopping", "max_ckpt", "dataloader_num_workers"):
             found += at_least(f"trainer.{key}", getattr(self, key), 0)
-        for key in ("eval_max_batches", "train_batch_size", "eval_batch_size"):
+        for key in (
+            "batch_warmup_tokens",
+            "batch_warmup_start",
+            "eval_max_batches",
+            "train_batch_size",
+            "eval_batch_size",
+        ):
             found += at_least(f"trainer.{key}", getattr(self, key), 1)
         found += at_least("trainer.gradient_clipping", self.gradient_clipping, 0)
         found += one_of("trainer.mixed_precision", self.mixed_precision, PRECISIONS)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from neobert.config.root import Config
-from neobert.config.stages import StageConfig, stage_ends
+from neobert.config.stages import StageConfig, stage_ends, with_stage
 from neobert.console import get_logger
 from neobert.errors import ConfigError
 
@@ -77,34 +77,6 @@ def resolve_stages(config: Config, total_steps: int, ranks: int) -> tuple[Stage,
     if config.trainer.batch_warmup_tokens:
         stages = [*_batch_warm_up(stages[0], ranks), *stages[1:]]
     return tuple(_aligned(stages))
-
-
-def with_stage(config: Config, stage: StageConfig) -> Config:
-    """The settings of a run with the changes of a stage."""
-    dataset, collator, trainer, model = (
-        config.dataset,
-        config.datacollator,
-        config.trainer,
-        config.model,
-    )
-    if stage.max_seq_length is not None:
-        dataset = replace(dataset, max_seq_length=stage.max_seq_length)
-        collator = replace(collator, max_length=None)
-    if stage.min_length is not None:
-        dataset = replace(dataset, min_length=stage.min_length, filter_by_length=True)
-    if stage.mlm_probability is not None:
-        collator = replace(collator, mlm_probability=stage.mlm_probability, mlm_schedule={})
-    if stage.per_device_train_batch_size is not None:
-        trainer = replace(trainer, per_device_train_batch_size=stage.per_device_train_batch_size)
-    if stage.gradient_accumulation_steps is not None:
-        trainer = replace(trainer, gradient_accumulation_steps=stage.gradient_accumulation_steps)
-    if stage.rope_theta is not None:
-        model = replace(model, rope_theta=stage.rope_theta)
-    if stage.rope_scaling:
-        model = replace(model, rope_scaling=dict(stage.rope_scaling))
-    return replace(
-        config, dataset=dataset, datacollator=collator, trainer=trainer, model=model, stages=[]
-    )
 
 
 def stage_at(stages: tuple[Stage, ...], step: int) -> Stage:

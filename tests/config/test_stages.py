@@ -2,7 +2,9 @@
 
 import pytest
 
+from neobert.config.compose import compose_config
 from neobert.config.stages import StageConfig, stage_ends
+from neobert.errors import ConfigError
 
 
 def stages(*ends: str | None) -> list[StageConfig]:
@@ -53,3 +55,56 @@ def test_stages_that_overlap_or_do_not_end(ends: tuple[str | None, ...], problem
 )
 def test_a_stage_that_is_wrong(settings: dict[str, object], problem: str) -> None:
     assert problem in "\n".join(StageConfig(**settings).problems("stages[2]"))
+
+
+def test_stages_come_from_the_command_line_and_their_problems_are_said_with_their_keys() -> None:
+    config = compose_config(
+        [
+            "trainer.max_steps=100",
+            "stages=[{until: 90%, max_seq_length: 128},{lr: 1e-4, decay: sqrt}]",
+        ]
+    )
+    assert [stage.until for stage in config.stages] == ["90%", None]
+    assert config.stages[1].lr == 1e-4
+    with pytest.raises(ConfigError) as error:
+        compose_config(
+            [
+                "trainer.max_steps=100",
+                "stages=[{until: 90%, max_seq_length: 1128, rope_theta: big, unti: 3}, 7]",
+            ]
+        )
+    text = "\n".join(error.value.problems)
+    for problem in (
+        "unknown key stages[0].unti; did you mean until?",
+        "stages[0].rope_theta=big: must be number or null",
+        "stages[1]=7: must be a mapping",
+        "stages[0]: dataset.max_seq_length=1128 is longer than",
+    ):
+        assert problem in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (["task=glue"], "stages: only pretraining has stages"),
+        (["trainer.max_steps=0"], "stages needs trainer.max_steps above 0"),
+        (["dataset.skip_steps=[1-2]"], "stages and dataset.skip_steps exclude each other"),
+    ],
+)
+def test_what_stages_do_not_go_with(settings: list[str], problem: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        compose_config(["trainer.max_steps=100", "stages=[{until: 90%},{}]", *settings])
+    assert problem in "\n".join(error.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (["dataset.crop_min_length=511"], "dataset.crop_min_length=511 is longer than documents"),
+        (["dataset.crop_share=1.2"], "dataset.crop_share=1.2: must be between"),
+    ],
+)
+def test_crops_longer_than_rows_are_refused(settings: list[str], problem: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        compose_config(settings)
+    assert problem in "\n".join(error.value.problems)
