@@ -21,6 +21,7 @@ from neobert.config.schema import (
     Flat,
     described,
     entries_of,
+    entry_of,
     field_types,
     flatten,
     mapping_of,
@@ -194,10 +195,22 @@ def _put(merged: Merged, key: str, value: object, layer: Layer) -> None:
     if mapping is not None:
         path = key.removeprefix(f"{mapping}.").split(".")
         key, value = mapping, _with(merged.values.get(mapping), path, value)
+    entry = entry_of(key)
+    if entry is not None and _has_entry(merged, entry):
+        key, number, name = entry
+        entries = list(merged.values[key])  # type: ignore[call-overload]
+        entries[number] = {**entries[number], name: value}
+        value = entries
     if key in sections():
         _forget(merged, [one for one in merged.values if one.startswith(f"{key}.")])
     _forget(merged, [one for one in _parents(key) if one in merged.values])
     merged.values[key], merged.layers[key] = value, layer
+
+
+def _has_entry(merged: Merged, entry: tuple[str, int, str]) -> bool:
+    key, number, _ = entry
+    entries = merged.values.get(key)
+    return isinstance(entries, list) and number < len(entries) and isinstance(entries[number], dict)
 
 
 def _with(values: object, path: Sequence[str], value: object) -> dict[str, object]:

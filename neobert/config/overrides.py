@@ -11,7 +11,16 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from neobert.config.legacy import RENAMED, translate
-from neobert.config.schema import Flat, field_types, flatten, is_text, mapping_of, nearest, sections
+from neobert.config.schema import (
+    Flat,
+    entry_of,
+    field_types,
+    flatten,
+    is_text,
+    mapping_of,
+    nearest,
+    sections,
+)
 from neobert.console import get_logger
 
 log = get_logger(__name__)
@@ -170,7 +179,8 @@ def _quoted(part: str) -> str:
 
 
 def _may_be_swept(key: str, is_group: Callable[[str], bool]) -> bool:
-    known = key in field_types() or key in sections() or key in RENAMED or mapping_of(key)
+    known = key in field_types() or key in sections() or key in RENAMED
+    known = known or mapping_of(key) is not None or entry_of(key) is not None
     return bool(known or is_group(key)) and key != "trainer.output_dir"
 
 

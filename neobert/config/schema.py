@@ -1,5 +1,6 @@
 """The dotted keys of ``Config``: their types, and how to tell that one was meant."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from difflib import get_close_matches
@@ -12,6 +13,9 @@ from neobert.config.root import Config
 
 Flat = dict[str, object]
 """Values by dotted key."""
+
+ENTRY_KEY = re.compile(r"(\w+(?:\.\w+)*)\.(\d{1,4})\.(\w+)")
+"""A setting of one entry of a list of sections: ``stages.0.lr``."""
 
 NAMES = {
     bool: "boolean",
@@ -44,6 +48,14 @@ def free_form() -> frozenset[str]:
 def mapping_of(key: str) -> str | None:
     """The free-form key that ``key`` is an entry of, e.g. ``mteb_local`` for ``mteb_local.A``."""
     return next((one for one in free_form() if key.startswith(f"{one}.")), None)
+
+
+def entry_of(key: str) -> tuple[str, int, str] | None:
+    """The list of sections, number and name that ``stages.0.lr`` stands for; else ``None``."""
+    match = ENTRY_KEY.fullmatch(key)
+    if match is None or entries_of(field_types().get(match[1])) is None:
+        return None
+    return match[1], int(match[2]), match[3]
 
 
 def kinds_of(kind: Any) -> tuple[Any, ...]:

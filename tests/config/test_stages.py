@@ -1,5 +1,7 @@
 """Stages of a run: what is wrong with them is said at once, with the key."""
 
+from pathlib import Path
+
 import pytest
 
 from neobert.config.compose import compose_config
@@ -108,3 +110,15 @@ def test_crops_longer_than_rows_are_refused(settings: list[str], problem: str) -
     with pytest.raises(ConfigError) as error:
         compose_config(settings)
     assert problem in "\n".join(error.value.problems)
+
+
+def test_a_setting_of_one_stage_can_be_overridden(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("stages: [{until: 90%, max_seq_length: 128}, {max_seq_length: 256}]")
+    config = compose_config(
+        [f"config_path={file}", "trainer.max_steps=10", "stages.1.max_seq_length=64"]
+    )
+    assert [stage.max_seq_length for stage in config.stages] == [128, 64]
+    assert config.stages[0].until == "90%"
+    with pytest.raises(ConfigError, match=r"unknown key stages\.2\.lr"):
+        compose_config([f"config_path={file}", "trainer.max_steps=10", "stages.2.lr=1"])
