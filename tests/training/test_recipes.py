@@ -6,8 +6,7 @@ from neobert.config.compose import compose_config
 from neobert.config.root import Config
 from neobert.data.curriculum import mask_rate
 from neobert.data.stages import Stage, resolve_stages, stage_at
-from neobert.optim.schedule import Schedule
-from neobert.training.run import schedule_of
+from neobert.training.staged_schedule import staged_schedule
 
 BILLION = 10**9
 
@@ -32,20 +31,8 @@ def rows_per_step(stage: Stage) -> int:
     return rows * int(trainer.devices)
 
 
-def rates(config: Config, schedule: Schedule, stages: dict[str, list[Stage]]) -> dict[str, tuple]:
-    """Learning rate at the first and the last step of each stage."""
-    lr = config.optimizer.lr
-    return {
-        name: (
-            lr * schedule.factor(parts[0].first_step),
-            lr * schedule.factor(parts[-1].end_step - 1),
-        )
-        for name, parts in stages.items()
-    }
-
-
 STAGES = {
-    # recipe: {stage: (tokens in billions, row length, rows of the last steps, rope base, lr at the end)}
+    # stage: tokens in billions, row length, rows of the last steps, rope base, lr at the end
     "neobert_paper": {
         "1024 tokens": (2097.152, 1024, 2048, 1e4, 6e-5),
         "4096 tokens": (104.8576, 4096, 512, 1e4, 6e-5),
@@ -76,7 +63,8 @@ STAGES = {
 def test_tokens_rows_rope_and_rates_of_each_stage(recipe: str) -> None:
     config = compose_config([f"experiment={recipe}"])
     stages = stages_of(config)
-    schedule = schedule_of(config, config.trainer.max_steps)
+    resolved = [part for parts in stages.values() for part in parts]
+    schedule = staged_schedule(config.scheduler, config.trainer.max_steps, resolved)
     assert list(stages) == list(STAGES[recipe])
     for name, (billions, length, rows, theta, last_lr) in STAGES[recipe].items():
         parts = stages[name]
