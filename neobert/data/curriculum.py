@@ -52,6 +52,10 @@ class MaskRate:
             progress = (1 - cos(pi * progress)) / 2
         return low + (high - low) * progress
 
+    def after(self, step: int) -> "MaskRate":
+        """The same rates where steps are counted from ``step`` on."""
+        return MaskRate(tuple((at - step, rate) for at, rate in self.points), self.shape)
+
     @property
     def highest(self) -> float:
         """Upper bound of the rate: what the number of targets of a batch is bounded by."""

@@ -7,19 +7,21 @@ ranks at equal rows per step, nor on how often the run was stopped.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Generic, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from neobert.batch import MaskedBatch
+from neobert.batch import IGNORE, MaskedBatch
 from neobert.data.encode import end_with_parent
 from neobert.data.order import Order
 from neobert.data.steps import Share, Steps
-from neobert.data.token_rows import TokenRows
+from neobert.data.token_rows import Row, TokenRows
 
 Item = TypeVar("Item")
 
@@ -31,9 +33,32 @@ class MicroBatches(Dataset[MaskedBatch]):
         self.rows, self.order, self.steps = rows, order, steps
 
     def __getitem__(self, number: int) -> MaskedBatch:
+        step, maker = number // self.steps.share.accumulation, self.rows.maker
         numbers = self.steps.numbers(number)
-        step = number // self.steps.share.accumulation
-        return self.rows.batch([self.order.row(one) for one in numbers], list(numbers), step)
+        return maker.batch([maker.mask(self.row(one), one, step) for one in numbers])
+
+    def row(self, number: int) -> Row:
+        """The row with this number in the run, before masking."""
+        return self.rows.lay_out(self.order.row(number))
+
+
+class CroppedMicroBatches(MicroBatches):
+    """Micro-batches whose documents are cropped anew in each epoch, by a plan of its own."""
+
+    def __init__(self, epochs: Sequence[TokenRows], seed: int, steps: Steps) -> None:
+        """``epochs``: the rows of each epoch that the run reaches."""
+        counts = [rows.plan.num_rows for rows in epochs]
+        super().__init__(epochs[0], Order(counts[0], seed, steps.share.rows_per_step), steps)
+        self.epochs, self.seed = epochs, seed
+        self._ends = list(accumulate(counts))
+
+    def row(self, number: int) -> Row:
+        epoch = bisect_right(self._ends, number)
+        rows = self.epochs[epoch]
+        count = rows.plan.num_rows
+        place = number - self._ends[epoch] + count
+        order = Order(count, self.seed, self.steps.share.rows_per_step)
+        return rows.lay_out(order.row(epoch * count + place))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +111,7 @@ class StepLoader:
         self.batches.steps, self._done = self.batches.steps.resumed(state)
 
     def start_after(self, state_dict: dict[str, int]) -> None:
-        """Begin the first step with the row that follows another loader's place."""
+        """Begin with the row that follows another loader's place."""
         self.load_state_dict({**state_dict, "micro_batches": 0})
 
     def _renumbered(self, state: dict[str, int]) -> dict[str, int]:
@@ -152,6 +177,24 @@ class EvaluationBatches(Dataset[Item]):
         """The batches of a rank."""
         last = math.ceil(self.count / share.ranks) * share.ranks
         return range(share.rank, last, share.ranks)
+
+
+class RowBatches(EvaluationBatches[MaskedBatch]):
+    """The rows of the evaluation set in their order, masked under their own numbers.
+
+    A number beyond the last gives the last batch without a target: it counts for nothing.
+    """
+
+    def __init__(self, rows: TokenRows, size: int, budget: int | None = None) -> None:
+        super().__init__(rows.plan.num_rows, size, budget)
+        self.token_rows = rows
+
+    def __getitem__(self, number: int) -> MaskedBatch:
+        numbers = self.rows(min(number, self.count - 1))
+        batch = self.token_rows.batch(numbers, numbers)
+        if number < self.count:
+            return batch
+        return replace(batch, labels=torch.full_like(batch.labels, IGNORE), num_targets=0)
 
 
 def build_loader(

@@ -47,9 +47,15 @@ class Masking:
 
 
 def build_masking(
-    config: DataCollatorConfig, tokenizer: TokenizerInfo, seed: int, total_steps: int | None = None
+    config: DataCollatorConfig,
+    tokenizer: TokenizerInfo,
+    seed: int,
+    total_steps: int | None = None,
+    first_step: int = 0,
 ) -> Masking:
     """What ``datacollator.*`` says. Without ``total_steps`` the rate is constant: evaluation.
+
+    ``first_step``: the step of the run that the batches count from.
 
     Raises ``ConfigError`` where words are to be masked and the vocabulary does not mark them.
     """
@@ -62,7 +68,7 @@ def build_masking(
     schedule = config.mlm_schedule if total_steps is not None else {}
     shape, constant = config.mlm_schedule_shape, config.mlm_probability
     return Masking(
-        rate=mask_rate(constant, schedule, shape, total_steps or 1),
+        rate=mask_rate(constant, schedule, shape, total_steps or 1).after(first_step),
         mask_all=config.mask_all,
         mask_id=tokenizer.mask_token_id,
         random_ids=tokenizer.random_ids,

@@ -31,22 +31,22 @@ class StageLoader:
     micro_batches: int
     make: Callable[[], TrainLoader]
 
-    after: int | None
-    """The earlier stage whose data this one continues; ``None``: it begins at its data's start."""
+    continues: bool = False
+    """Whether the data is a stream, which continues where the stage before ended."""
 
 
 class StagedLoader:
     """The loaders of all stages as one; for Lightning one epoch.
 
-    Its state is the number of the stage, the state of its loader, and the places at which earlier
-    stages ended.
+    Its state is the number of the stage and the state of its loader.
     """
 
     def __init__(self, stages: Sequence[StageLoader]) -> None:
         self.stages = stages
         self._number = 0
         self._loader: TrainLoader | None = None
-        self._ends: dict[int, dict[str, Any]] = {}
+        self._before: dict[str, Any] | None = None
+        """The place at which the stage before ended."""
 
     def __len__(self) -> int:
         return sum(stage.micro_batches for stage in self.stages)
@@ -55,26 +55,24 @@ class StagedLoader:
         while True:
             loader = self._current()
             yield from loader
-            self._ends[self._number] = loader.state_dict()
             if self._number == len(self.stages) - 1:
                 return
+            if self.stages[self._number + 1].continues:
+                self._before = loader.state_dict()
             self._number, self._loader = self._number + 1, None
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run is in its data. Every rank calls this."""
-        place = self._current().state_dict()
-        return {"stage": self._number, "place": place, "ends": dict(self._ends)}
+        return {"stage": self._number, "place": self._current().state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue in the stage and at the place of ``state_dict``."""
-        self._number, self._ends = state_dict["stage"], dict(state_dict["ends"])
-        self._loader = None
+        self._number, self._loader, self._before = state_dict["stage"], None, None
         self._current().load_state_dict(state_dict["place"])
 
     def _current(self) -> TrainLoader:
         if self._loader is None:
-            stage = self.stages[self._number]
-            self._loader = stage.make()
-            if stage.after is not None and stage.after in self._ends:
-                self._loader.start_after(self._ends[stage.after])
+            self._loader = self.stages[self._number].make()
+            if self._before is not None:
+                self._loader.start_after(self._before)
         return self._loader

@@ -43,20 +43,16 @@ class Stage:
     def micro_batches(self) -> int:
         return self.steps * self.accumulation
 
-    def has_data_of(self, other: "Stage") -> bool:
-        """Whether the rows of both are made alike, so that one continues the other's order."""
-        return data_settings(self.config) == data_settings(other.config)
+    def rows_per_step(self, ranks: int) -> int:
+        """Rows of an optimizer step over all devices."""
+        return self.config.trainer.per_device_train_batch_size * self.accumulation * ranks
 
-
-def data_settings(config: Config) -> tuple[object, ...]:
-    """What the rows of a stage are made by."""
-    dataset, collator = config.dataset, config.datacollator
-    return (
-        dataset.max_seq_length,
-        dataset.min_length,
-        dataset.filter_by_length,
-        collator.max_length,
-    )
+    @property
+    def data_settings(self) -> tuple[object, ...]:
+        """What the rows of a stage are made by: where they are equal, one continues the other."""
+        dataset = self.config.dataset
+        shortest = dataset.min_length if dataset.filter_by_length else 0
+        return (self.config.row_length(), dataset.max_seq_length, shortest)
 
 
 def resolve_stages(config: Config, total_steps: int, ranks: int) -> tuple[Stage, ...]:
@@ -98,7 +94,7 @@ def _batch_warm_up(stage: Stage, ranks: int) -> Iterator[Stage]:
     rows = trainer.per_device_train_batch_size * ranks
     first = stage.first_step
     for accumulation in levels:
-        tokens = trainer.batch_warmup_tokens / len(levels)
+        tokens = (trainer.batch_warmup_tokens or 0) / len(levels)
         steps = max(1, round(tokens / (rows * accumulation * stage.config.row_length())))
         end = min(first + steps, stage.end_step)
         if end > first:

@@ -18,8 +18,7 @@ from neobert.batch import IGNORE, MaskedBatch
 from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
 from neobert.console import get_logger, show_messages
-from neobert.data.loader import MicroBatches
-from neobert.data.steps import Share, Steps
+from neobert.data.stages import stage_at
 from neobert.data.stream import StreamBatches
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.tasks.pretraining.data import PretrainingDataModule
@@ -71,11 +70,13 @@ def inspect(options: argparse.Namespace, words: list[str]) -> Iterator[str]:
     yield from fingerprint_lines(data.fingerprint())
     if not 0 <= options.rank < data.share.ranks:
         raise ConfigError(f"--rank {options.rank}: the run has {data.share.ranks} (from 0 on)")
+    stage = stage_at(data.stages, options.step)
     for part, batch in enumerate(batches_of_step(data, options.step)[options.rank]):
         yield ""
         yield (
-            f"step {options.step}, micro-batch {part + 1} of {data.share.accumulation}, "
+            f"step {options.step}, micro-batch {part + 1} of {stage.accumulation}, "
             f"rank {options.rank} of {data.share.ranks}"
+            + (f", stage {stage.name}" if len(data.stages) > 1 else "")
         )
         yield from batch_lines(batch, data.tokenizer, options.rows)
 
@@ -91,10 +92,7 @@ def fingerprint_lines(fingerprint: dict[str, object]) -> Iterator[str]:
 
 def batches_of_step(data: PretrainingDataModule, step: int) -> list[list[MaskedBatch]]:
     """The micro-batches of a step, by rank, with the targets of the whole step counted."""
-    ranks = [
-        _micro_batches(data, replace(data.share, rank=rank), step)
-        for rank in range(data.share.ranks)
-    ]
+    ranks = [_micro_batches(data, rank, step) for rank in range(data.share.ranks)]
     total = sum(batch.num_targets for batches in ranks for batch in batches)
     return [[replace(one, num_targets_in_step=total) for one in batches] for batches in ranks]
 
@@ -145,14 +143,22 @@ def _text_lines(batch: MaskedBatch, info: TokenizerInfo, first: int, last: int) 
     return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent)
 
 
-def _micro_batches(data: PretrainingDataModule, share: Share, step: int) -> list[MaskedBatch]:
-    steps: Steps = replace(data.steps, share=share)
-    numbers = range(step * share.accumulation, (step + 1) * share.accumulation)
+def _micro_batches(data: PretrainingDataModule, rank: int, step: int) -> list[MaskedBatch]:
+    stage = stage_at(data.stages, step)
+    planned = data.stage_steps(stage)
+    steps = replace(planned, share=replace(planned.share, rank=rank))
+    first = (step - stage.first_step) * stage.accumulation
+    numbers = range(first, first + stage.accumulation)
     if data.source.stream is None:
-        indexed = data.micro_batches()
-        mine = MicroBatches(indexed.rows, indexed.order, steps)
-        return [mine[number] for number in numbers]
-    stream = StreamBatches(data.stream_rows(), steps)
+        batches = data.micro_batches(stage)
+        batches.steps = steps
+        return [batches[number] for number in numbers]
+    if stage.first_step:
+        raise ConfigError(
+            f"--step {step}: is in stage {stage.name}, where a stream continues from what the "
+            "stages before have read; only the first stage of a stream can be shown"
+        )
+    stream = StreamBatches(data.stream_rows(stage), steps)
     stream.first = numbers.start  # reads on from the beginning: a stream has no index
     return list(islice(stream.micro_batches(), len(numbers)))
 

@@ -2,17 +2,26 @@
 
 import math
 from dataclasses import asdict, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader
 
-from neobert.batch import IGNORE, MaskedBatch
+from neobert.batch import MaskedBatch
 from neobert.config.checks import ConfigError
+from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder, key_of, publish
-from neobert.data.loader import EvaluationBatches, MicroBatches, StepLoader, Workers, build_loader
+from neobert.data.curriculum import Crop
+from neobert.data.loader import (
+    CroppedMicroBatches,
+    MicroBatches,
+    RowBatches,
+    StepLoader,
+    Workers,
+    build_loader,
+)
 from neobert.data.masking import Masking, build_masking
 from neobert.data.order import VERSION as ORDER_VERSION
 from neobert.data.order import Order
@@ -21,6 +30,8 @@ from neobert.data.pretokenized import check_tokenizer, pre_tokenized
 from neobert.data.processes import num_processes
 from neobert.data.shards import token_store
 from neobert.data.sources import STREAM_SAMPLE, Documents, Source, open_source
+from neobert.data.staged import StagedLoader, StageLoader
+from neobert.data.stages import Stage, resolve_stages
 from neobert.data.steps import Steps
 from neobert.data.store import TokenStore
 from neobert.data.stream import StreamBatches, StreamLoader
@@ -66,7 +77,7 @@ class PretrainingDataModule(RunDataModule):
         self._make_training_rows(cache)
         held_out = source.evaluation
         self.eval_store = TokenStore.empty() if held_out is None else self._store(held_out, cache)
-        self.eval_plan = self._plan(self.eval_store, cache)
+        self.eval_plan = self._plan(self.eval_store, self.packing)
 
     def _tokenizer(self, source: Source, cache: Path) -> TokenizerInfo:
         documents = source.train.head(VOCABULARY_SAMPLE)
@@ -90,7 +101,8 @@ class PretrainingDataModule(RunDataModule):
         source, streams = self.source, self.source.stream is not None
         documents = source.train.head(STREAM_SAMPLE if streams else None)
         self.train_store = self._store(documents, cache)
-        self.train_plan = self._plan(self.train_store, cache)
+        first = self.packing_of(self.config, train=True)
+        self.train_plan = self._plan(self.train_store, first)
         log.info("%s", describe_plan(self.train_plan, self.train_store, self.packing, streams))
         is_all = not streams or self.train_store.info.documents < STREAM_SAMPLE
         if self.train_plan.num_rows == 0 and is_all:
@@ -139,35 +151,40 @@ class PretrainingDataModule(RunDataModule):
 
     @property
     def packing(self) -> Packing:
-        """How documents become rows."""
-        config, length = self.config, self.config.row_length()
+        """How documents become rows of evaluation, and of a run without stages."""
+        return self.packing_of(self.config)
+
+    def packing_of(self, config: Config, train: bool = False) -> Packing:
+        """How documents become rows under the settings of a stage."""
+        length, dataset, wrapping = config.row_length(), config.dataset, self.tokenizer.wrapping
+        longest, crop = min(length, dataset.max_seq_length), None
+        if train and dataset.crop_min_length is not None:
+            most = longest - wrapping
+            crop = Crop(dataset.crop_min_length, most, dataset.crop_share, config.seed)
         return Packing(
             row_length=length,
-            longest=min(length, config.dataset.max_seq_length),
-            wrapping=self.tokenizer.wrapping,
+            longest=longest,
+            wrapping=wrapping,
             packed=config.datacollator.pack_sequences,
             truncate=config.tokenizer.truncation,
-            shortest=config.dataset.min_length if config.dataset.filter_by_length else 0,
+            shortest=dataset.min_length if dataset.filter_by_length else 0,
             multiple=config.datacollator.pad_to_multiple_of or 1,
+            crop=crop,
         )
 
-    @property
-    def steps(self) -> Steps:
-        """Which rows the steps take."""
-        return Steps(self.share, tuple(_span(one) for one in self.config.dataset.skip_steps))
-
-    @property
-    def order(self) -> Order:
-        """How the run goes through the rows."""
-        whole = self.config.trainer.enforce_full_packed_batches or not self.packing.packed
-        return Order(self.train_plan.num_rows, self.config.seed, self.share.rows_per_step, whole)
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of the run; one if none are set."""
+        return resolve_stages(self.config, self.total_steps, self.share.ranks)
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in which every row is seen once; a stream's whole run is one epoch."""
         if self.source.stream is not None:
             return max(1, self.config.trainer.max_steps)
-        return max(1, self.order.rows_per_epoch // self.share.rows_per_step)
+        rows, rows_per_step = self.train_plan.num_rows, self.share.rows_per_step
+        fills_up = self.packing.packed and not self.config.trainer.enforce_full_packed_batches
+        return max(1, -(-rows // rows_per_step) if fills_up else rows // rows_per_step)
 
     @property
     def total_steps(self) -> int:
@@ -208,22 +225,79 @@ class PretrainingDataModule(RunDataModule):
             "dataset.max_seq_length": settings.max_seq_length,
             "dataset.min_length": self.packing.shortest,
             "dataset.skip_steps": settings.skip_steps,
+            "dataset.crop_min_length": settings.crop_min_length,
+            "dataset.crop_share": settings.crop_share if settings.crop_min_length else None,
+            "stages": [asdict(stage) for stage in config.stages] or None,
+            "trainer.batch_warmup_tokens": config.trainer.batch_warmup_tokens,
+            "trainer.batch_warmup_start": config.trainer.batch_warmup_start,
             "tokenizer.truncation": config.tokenizer.truncation,
             **{f"datacollator.{key}": value for key, value in asdict(config.datacollator).items()},
             "trainer.enforce_full_packed_batches": config.trainer.enforce_full_packed_batches,
             ROWS_PER_STEP: self.share.rows_per_step,
         }
 
-    def train_dataloader(self) -> StepLoader | StreamLoader:
+    def train_dataloader(self) -> StepLoader | StreamLoader | StagedLoader:
         """The training batches of the whole run."""
-        if self.source.stream is not None:
-            batches = StreamBatches(self.stream_rows(), self.steps)
-            return StreamLoader(batches, self.total_steps, self._workers())
-        return StepLoader(self.micro_batches(), self.total_steps, self._workers())
+        stages = self.stages
+        if len(stages) == 1:
+            return self.stage_loader(stages[0])
+        streams = self.source.stream is not None
+        return StagedLoader(
+            [
+                StageLoader(stage.micro_batches, partial(self.stage_loader, stage), streams)
+                for stage in stages
+            ]
+        )
 
-    def micro_batches(self) -> MicroBatches:
-        """The training batches of indexed data, by their number."""
-        return MicroBatches(self._rows(train=True), self.order, self.steps)
+    def stage_loader(self, stage: Stage) -> StepLoader | StreamLoader:
+        """The training batches of a stage."""
+        if self.source.stream is not None:
+            batches = StreamBatches(self.stream_rows(stage), self.stage_steps(stage))
+            return StreamLoader(batches, stage.steps, self._workers())
+        return StepLoader(self.micro_batches(stage), stage.steps, self._workers())
+
+    def stage_steps(self, stage: Stage) -> Steps:
+        """Which rows the steps of a stage take, counted from its first one.
+
+        A stage whose rows are made like those of earlier ones continues their order.
+        """
+        trainer = stage.config.trainer
+        share = replace(
+            self.share,
+            batch_size=trainer.per_device_train_batch_size,
+            accumulation=trainer.gradient_accumulation_steps,
+        )
+        skipped = tuple(_span(one) for one in self.config.dataset.skip_steps)
+        return Steps(share, skipped, offset=self._rows_before(stage))
+
+    def micro_batches(self, stage: Stage | None = None) -> MicroBatches:
+        """The training batches of indexed data, by their number in the stage (the first)."""
+        stage = stage or self.stages[0]
+        steps, packing = self.stage_steps(stage), self.packing_of(stage.config, train=True)
+        maker = RowMaker(self.tokenizer, self.masking(stage), packing)
+        if packing.crop is not None:
+            rows = steps.offset + stage.steps * steps.share.rows_per_step
+            plans = self._plans_of_epochs(packing, rows)
+            epochs = [TokenRows(self.train_store, plan, maker) for plan in plans]
+            return CroppedMicroBatches(epochs, self.config.seed, steps)
+        plan = self._plan(self.train_store, packing)
+        whole = self.config.trainer.enforce_full_packed_batches or not packing.packed
+        order = Order(plan.num_rows, self.config.seed, steps.share.rows_per_step, whole)
+        return MicroBatches(TokenRows(self.train_store, plan, maker), order, steps)
+
+    def _rows_before(self, stage: Stage) -> int:
+        """Rows that earlier stages take of this one's data."""
+        return sum(
+            one.steps * one.rows_per_step(self.share.ranks)
+            for one in self.stages
+            if one.first_step < stage.first_step and one.data_settings == stage.data_settings
+        )
+
+    def _plans_of_epochs(self, packing: Packing, rows: int) -> list[RowPlan]:
+        plans: list[RowPlan] = []
+        while sum(plan.num_rows for plan in plans) < rows:
+            plans.append(self._plan(self.train_store, packing, epoch=len(plans)))
+        return plans
 
     def val_dataloader(self) -> "DataLoader[MaskedBatch] | list[MaskedBatch]":
         """This rank's evaluation batches: every row once over all ranks, masks always the same."""
@@ -232,26 +306,27 @@ class PretrainingDataModule(RunDataModule):
         workers = self._workers()
         size = self.config.trainer.per_device_eval_batch_size
         budget = self.config.trainer.eval_max_batches
-        batches = RowBatches(self._rows(train=False), size, budget)
+        batches = RowBatches(self._evaluation_rows(), size, budget)
         one_process = replace(workers, number=min(1, workers.number))
         return build_loader(batches, batches.numbers(self.share), one_process)
 
     def example_batches(self) -> list[MaskedBatch]:
         """Some evaluation text for the report; none where nothing is held out."""
-        rows = self._rows(train=False)
+        rows = self._evaluation_rows()
         if rows.plan.num_rows == 0:
             return []
         spread = np.linspace(0, rows.plan.num_rows, EXAMPLE_ROWS, endpoint=False, dtype=int)
         return [rows.batch([row], [row]) for row in dict.fromkeys(spread.tolist())]
 
-    def stream_rows(self) -> StreamRows:
-        """The rows of the training stream."""
-        stream = self.source.stream
+    def stream_rows(self, stage: Stage | None = None) -> StreamRows:
+        """The rows of the training stream in a stage (the first)."""
+        stream, stage = self.source.stream, stage or self.stages[0]
         assert stream is not None
+        packing = self.packing_of(stage.config, train=True)
         return StreamRows(
             source=stream,
             documents=self.source.train,
-            maker=RowMaker(self.tokenizer, self.masking(train=True), self.packing),
+            maker=RowMaker(self.tokenizer, self.masking(stage), packing),
             shuffled=self.config.dataset.shuffle_buffer_size,
             readers=self.stream_readers,
         )
@@ -292,28 +367,31 @@ class PretrainingDataModule(RunDataModule):
                 *(key, ranks, ranks // math.gcd(ranks, readers), least),
             )
 
-    def _rows(self, train: bool) -> TokenRows:
-        maker = RowMaker(self.tokenizer, self.masking(train), self.packing)
-        if train:
-            return TokenRows(self.train_store, self.train_plan, maker)
+    def _evaluation_rows(self) -> TokenRows:
+        maker = RowMaker(self.tokenizer, self.masking(None), self.packing)
         return TokenRows(self.eval_store, self.eval_plan, maker)
 
-    def masking(self, train: bool) -> Masking:
-        """How tokens are chosen and replaced: evaluation always at one rate, under one seed."""
-        settings = self.config.datacollator
-        if train:
-            return build_masking(settings, self.tokenizer, self.config.seed, self.total_steps)
-        return build_masking(settings, self.tokenizer, EVALUATION_SEED)
+    def masking(self, stage: Stage | None) -> Masking:
+        """How tokens are chosen and replaced in a stage; ``None``: in evaluation, which is always
+        at one rate and under one seed."""
+        if stage is None:
+            return build_masking(self.config.datacollator, self.tokenizer, EVALUATION_SEED)
+        settings, seed = stage.config.datacollator, self.config.seed
+        return build_masking(settings, self.tokenizer, seed, self.total_steps, stage.first_step)
 
     def _store(self, documents: Documents, cache: Path) -> TokenStore:
         return token_store(cache, documents, self.tokenizer, self._processes)
 
-    def _plan(self, store: TokenStore, cache: Path) -> RowPlan:
-        packing = self.packing
+    def _plan(self, store: TokenStore, packing: Packing, epoch: int = 0) -> RowPlan:
         recipe = {"store": store.info.digest, **asdict(packing), "version": PLAN_VERSION}
-        folder = cache / "rows" / key_of(recipe)
-        publish(folder, lambda to: packing.write_plan(store.offsets, to, self._processes))
+        folder = self._cache / "rows" / key_of({**recipe, "epoch": epoch})
+        processes = self._processes
+        publish(folder, lambda to: packing.write_plan(store.offsets, to, processes, epoch=epoch))
         return RowPlan.load(folder)
+
+    @property
+    def _cache(self) -> Path:
+        return cache_folder(self.config.dataset.cache_dir)
 
     @property
     def _processes(self) -> int:
@@ -321,24 +399,6 @@ class PretrainingDataModule(RunDataModule):
 
     def _workers(self) -> Workers:
         return self.workers(self.config.dataset.num_workers, "dataset.num_workers")
-
-
-class RowBatches(EvaluationBatches[MaskedBatch]):
-    """The rows of the evaluation set in their order, masked under their own numbers.
-
-    A number beyond the last gives the last batch without a target: it counts for nothing.
-    """
-
-    def __init__(self, rows: TokenRows, size: int, budget: int | None = None) -> None:
-        super().__init__(rows.plan.num_rows, size, budget)
-        self.token_rows = rows
-
-    def __getitem__(self, number: int) -> MaskedBatch:
-        numbers = self.rows(min(number, self.count - 1))
-        batch = self.token_rows.batch(numbers, numbers)
-        if number < self.count:
-            return batch
-        return replace(batch, labels=torch.full_like(batch.labels, IGNORE), num_targets=0)
 
 
 def _span(text: str) -> range:

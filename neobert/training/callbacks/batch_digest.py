@@ -20,7 +20,7 @@ class BatchDigests(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._path = self.folder / f"batches-{trainer.global_rank}.csv"
-        done = trainer.global_step * trainer.accumulate_grad_batches
+        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         kept = self._path.read_text().splitlines()[: done + 1] if self._path.exists() else []
         if done == 0 or not kept:
             kept = ["micro_batch,sha256"]
