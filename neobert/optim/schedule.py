@@ -89,8 +89,9 @@ class Schedule:
 
     def _of_stage(self, step: int) -> float | None:
         for stage in self.stages:
-            if stage.first_step <= step < stage.end_step:
-                return stage.factor(step)
+            is_last = stage.end_step >= self.total  # holds its end after the run
+            if stage.first_step <= step < stage.end_step or (is_last and step >= stage.end_step):
+                return stage.factor(min(step, stage.end_step))
         return None
 
     def _decayed(self, step: int) -> float:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Callback, seed_everything
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -114,6 +114,10 @@ class TaskRun(ABC):
             load_best(run.parts, run.module, run.folder)
         return evaluation_at(run.folder, run.final_step)
 
+    def callbacks(self, step: int) -> list[Callback]:
+        """Callbacks that only this task has; ``step`` is where the run starts."""
+        return []
+
     def summary(self, run: TrainedRun) -> dict[str, object]:
         """Entries of ``summary.json`` that only this task has."""
         return {}
@@ -214,7 +218,8 @@ def build_module(task: TaskRun, total_steps: int, strategy: StrategyChoice) -> O
 def _prepare(task: TaskRun, resume: Path | None) -> TrainedRun:
     """The run with its folder, ready to be trained. What is refused leaves the folder as it is."""
     data, strategy = task.data, resolve_strategy(task.config)
-    plan = Plan(data.total_steps, data.steps_per_epoch, task.score)
+    step = int(resume.name) if resume is not None else None
+    plan = Plan(data.total_steps, data.steps_per_epoch, task.score, step)
     steps = optimization_fingerprint(task.config, plan)
     fingerprint = {**data.fingerprint(), **task.fingerprint(), **steps}
     if resume is not None:
@@ -223,9 +228,8 @@ def _prepare(task: TaskRun, resume: Path | None) -> TrainedRun:
     module = build_module(task, plan.total_steps, strategy)
     config, named = task.config, module.model.named_parameters()
     log.info("%s", owners_table(owners(config.optimizer, named, decays=not config.model.ngpt)))
-    card = ModelCard(task.tokenizer, task.tokenizer_info, fingerprint)
-    step = int(resume.name) if resume is not None else None
-    parts = build_trainer(config, folder, plan, card, step, strategy)
+    card = ModelCard(task.tokenizer, task.tokenizer_info, fingerprint, _encoders(module))
+    parts = build_trainer(config, folder, plan, card, strategy, task.callbacks(step or 0))
     return TrainedRun(config, folder, module, parts, strategy)
 
 

@@ -2,7 +2,8 @@
 
 import logging
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lightning.pytorch import Callback, Trainer
@@ -13,6 +14,7 @@ from neobert.config.store import save_config
 from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
 from neobert.files import write_json
+from neobert.model.encoder import Encoder
 from neobert.training.callbacks.batch_digest import BatchDigests
 from neobert.training.callbacks.checkpointer import Checkpointer, save_plan
 from neobert.training.callbacks.interrupt import Interrupt
@@ -52,6 +54,9 @@ class Plan:
     """Metric of a fine-tuning task that is better when larger: it tells the best model, unless
     ``trainer.metric_for_best_model`` names another. Such runs evaluate in every epoch."""
 
+    resume_step: int | None = None
+    """Step of the checkpoint that the run continues from."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
@@ -61,6 +66,9 @@ class ModelCard:
     tokenizer_info: dict[str, object]
     fingerprint: dict[str, object]
     """What a resumed run must share: data, tokenizer, seed, batch, schedule, by setting."""
+
+    encoders: Sequence[Encoder] = ()
+    """Whose rotary positions are the model's at the time of the checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +86,13 @@ def build_trainer(
     run: RunFolder,
     plan: Plan,
     card: ModelCard,
-    resume_step: int | None = None,
     strategy: StrategyChoice | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Parts:
-    """Build the Trainer; ``strategy`` is chosen here if the caller has not."""
+    """Build the Trainer; ``strategy`` is chosen here if the caller has not.
+
+    ``callbacks`` run before the others.
+    """
     settings = config.trainer
     quiet_libraries()
     metrics = TrainMetrics(settings.logging_steps, settings.log_weight_norms)
@@ -105,7 +116,7 @@ def build_trainer(
         val_check_interval=evaluation_interval(settings, plan),
         limit_val_batches=0 if settings.eval_strategy == "no" else 1.0,
         num_sanity_val_steps=0,
-        logger=build_loggers(config, run, resume_step),
+        logger=build_loggers(config, run, plan.resume_step),
         log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -115,6 +126,7 @@ def build_trainer(
         profiler=throughput.wait,
         plugins=[FolderCheckpointIO(lambda folder: _write_card(config, card, folder))],
         callbacks=[
+            *callbacks,
             SeedEachMicroBatch(config.seed),
             metrics,
             throughput,
@@ -188,6 +200,10 @@ def _early_stopping(settings: TrainerConfig, checkpointer: Checkpointer) -> list
 
 
 def _write_card(config: Config, card: ModelCard, folder: Path) -> None:
+    for encoder in card.encoders:  # stages of a run may have other ones than its settings
+        theta, scaling = encoder.config.rope_theta, encoder.config.rope_scaling
+        model = replace(config.model, rope_theta=theta, rope_scaling=scaling)
+        config = replace(config, model=model)
     save_config(config, folder / "config.yaml")
     card.tokenizer.save_pretrained(folder / "tokenizer")
     write_json(card.tokenizer_info, folder / "tokenizer_info.json")

@@ -23,7 +23,6 @@ from neobert.training.module import OptimizedModule
 class PretrainingSettings:
     """What the module needs beside model and optimizer."""
 
-    accumulation: int
     masked_logits_only: bool = True
     log_accuracy: bool = False
     log_grad_norm: bool = False
@@ -50,7 +49,8 @@ class PretrainingModule(OptimizedModule):
 
     def training_step(self, batch: MaskedBatch, batch_idx: int) -> dict[str, object]:
         found = self._loss(batch)
-        parts = self.settings.accumulation * self.trainer.world_size
+        # The Trainer's, since stages of a run may have other numbers of micro-batches.
+        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         loss = found.sum * (parts / max(1, batch.num_targets_in_step))
         sums = {
             "loss": found.sum.detach(),

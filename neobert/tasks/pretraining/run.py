@@ -4,17 +4,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from lightning.pytorch import Callback
 from transformers import PreTrainedTokenizerBase
 
 from neobert.config.root import Config
+from neobert.data.stages import stage_at
+from neobert.errors import ConfigError
 from neobert.optim.schedule import Schedule
 from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.tasks.pretraining.initial import initial_model, initial_weights
 from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSettings
 from neobert.tasks.pretraining.report import fill_examples, show_losses
+from neobert.training.callbacks.stages import EnterStages, enter_rope
 from neobert.training.fit import model_fingerprint
 from neobert.training.run import TaskRun, TrainedRun, train
-from neobert.training.strategy import holds_whole_model
+from neobert.training.staged_schedule import staged_schedule
+from neobert.training.strategy import holds_whole_model, resolve_strategy
 
 
 class PretrainingRun(TaskRun):
@@ -46,12 +51,34 @@ class PretrainingRun(TaskRun):
         model = initial_model(self.config.model, self.data.tokenizer, self.weights)
         self.config = replace(self.config, model=model.config)  # with its vocabulary
         settings = PretrainingSettings(
-            accumulation=self.config.trainer.gradient_accumulation_steps,
             masked_logits_only=self.config.trainer.masked_logits_only_loss,
             log_accuracy=self.config.trainer.log_train_accuracy,
             log_grad_norm=self.config.trainer.log_grad_norm,
         )
         return PretrainingModule(model, self.config.optimizer, schedule, settings)
+
+    def schedule(self, total_steps: int) -> Schedule:
+        return staged_schedule(self.config.scheduler, total_steps, self.data.stages)
+
+    def callbacks(self, step: int) -> list[Callback]:
+        settings = self.config.trainer
+        eval_steps = settings.eval_steps if settings.eval_strategy == "steps" else None
+        return [EnterStages(self.data.stages, eval_steps, step)]
+
+    def check(self) -> None:
+        several = len({stage.accumulation for stage in self.data.stages}) > 1
+        if several and resolve_strategy(self.config).is_deepspeed:
+            raise ConfigError(
+                "stages and trainer.batch_warmup_tokens cannot change "
+                "gradient_accumulation_steps under DeepSpeed, which fixes it: change "
+                "per_device_train_batch_size, or take trainer.strategy=fsdp2"
+            )
+
+    def final_evaluation(self, run: TrainedRun) -> dict[str, float]:
+        metrics = super().final_evaluation(run)
+        # The best weights may be of an earlier stage, with other rotary positions.
+        enter_rope(run.module, stage_at(self.data.stages, run.final_step - 1))
+        return metrics
 
     def summary(self, run: TrainedRun) -> dict[str, object]:
         return {"unigram_loss": self.data.unigram_loss}
