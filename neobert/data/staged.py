@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from neobert.batch import MaskedBatch
 
 
+@runtime_checkable
 class TrainLoader(Protocol):
     """The batches of some steps, which can continue in the middle."""
 

@@ -1,6 +1,5 @@
 """The data of pretraining: from settings to masked micro-batches, addressable by their step."""
 
-import math
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from neobert.data.order import Order
 from neobert.data.packing import Packing, RowPlan
 from neobert.data.pretokenized import check_tokenizer, pre_tokenized
 from neobert.data.processes import num_processes
+from neobert.data.reader_count import check_readers, num_readers
 from neobert.data.shards import token_store
 from neobert.data.sources import STREAM_SAMPLE, Documents, Source, open_source
 from neobert.data.staged import StagedLoader, StageLoader
@@ -49,10 +49,6 @@ EVALUATION_SEED = 0x5EED
 
 PLAN_VERSION = 3
 EXAMPLE_ROWS = 64
-STREAM_READERS = 64
-FEW_DOCUMENTS = 32
-"""Documents of a short stream for each of its readers."""
-
 VOCABULARY_SAMPLE = 500_000
 """Documents that a vocabulary is trained on at most."""
 
@@ -110,7 +106,8 @@ class PretrainingDataModule(RunDataModule):
             longer = f" of {shortest} tokens or more (dataset.min_length)" if shortest else ""
             raise ConfigError(f"dataset: {documents.name} has no document to train on{longer}")
         if streams:
-            self._check_readers()
+            documents, kept = self.train_store.info.documents, self.train_plan.info.documents
+            check_readers(self.config.dataset, documents, kept, self.share.ranks)
         elif (readers := self.config.dataset.stream_readers) is not None:
             log.warning(
                 "dataset.stream_readers=%d has no effect: %s is not a stream (dataset.streaming)",
@@ -333,39 +330,9 @@ class PretrainingDataModule(RunDataModule):
 
     @property
     def stream_readers(self) -> int:
-        """``dataset.stream_readers``; by default 64, fewer for a stream of few documents, and one
-        for a stream in its order."""
-        settings, kept = self.config.dataset, self.train_plan.info.documents
-        if settings.stream_readers is not None:
-            return settings.stream_readers
-        if settings.shuffle_buffer_size <= 0:
-            return 1
-        if self.train_store.info.documents >= STREAM_SAMPLE:
-            return STREAM_READERS
-        return min(STREAM_READERS, 1 << max(0, (kept // FEW_DOCUMENTS).bit_length() - 1))
-
-    def _check_readers(self) -> None:
-        """Report what so many processes cannot do with so many readers of the stream."""
-        ranks, readers = self.share.ranks, self.stream_readers
-        documents, kept = self.train_store.info.documents, self.train_plan.info.documents
-        key = f"dataset.stream_readers={readers}"
-        if documents < STREAM_SAMPLE and kept < readers:
-            raise ConfigError(
-                f"{key}: the stream has only {kept} documents to train on; set it to {kept} at most"
-            )
-        least = math.ceil(STREAM_READERS / ranks) * ranks
-        is_shuffled = self.config.dataset.shuffle_buffer_size > 0
-        if ranks > readers and documents >= STREAM_SAMPLE and is_shuffled:
-            raise ConfigError(
-                f"{key}: {ranks} processes (trainer.devices × trainer.num_nodes) need {ranks} "
-                f"readers or more; set dataset.stream_readers={least}"
-            )
-        if readers % ranks:
-            log.warning(
-                "%s is not a multiple of the %d processes, so %d of them read and tokenise each "
-                "document; for a new run set dataset.stream_readers=%d",
-                *(key, ranks, ranks // math.gcd(ranks, readers), least),
-            )
+        """Readers of the training stream."""
+        kept = self.train_plan.info.documents
+        return num_readers(self.config.dataset, self.train_store.info.documents, kept)
 
     def _evaluation_rows(self) -> TokenRows:
         maker = RowMaker(self.tokenizer, self.masking(None), self.packing)

@@ -1,0 +1,55 @@
+"""How many readers share a stream, and what so many processes can do with them."""
+
+import math
+
+from neobert.config.dataset import DatasetConfig
+from neobert.console import get_logger
+from neobert.data.sources import STREAM_SAMPLE
+from neobert.errors import ConfigError
+
+log = get_logger(__name__)
+
+DEFAULT_READERS = 64
+FEW_DOCUMENTS = 32
+"""Documents of a short stream for each of its readers."""
+
+
+def num_readers(settings: DatasetConfig, documents: int, kept: int) -> int:
+    """``dataset.stream_readers``; by default 64, fewer for a stream of few documents, and one for a
+    stream in its order.
+
+    ``documents`` of the stream were looked at (``STREAM_SAMPLE`` at most), ``kept`` are trained on.
+    """
+    if settings.stream_readers is not None:
+        return settings.stream_readers
+    if settings.shuffle_buffer_size <= 0:
+        return 1
+    if documents >= STREAM_SAMPLE:
+        return DEFAULT_READERS
+    return min(DEFAULT_READERS, 1 << max(0, (kept // FEW_DOCUMENTS).bit_length() - 1))
+
+
+def check_readers(settings: DatasetConfig, documents: int, kept: int, ranks: int) -> None:
+    """Report what ``ranks`` processes cannot do with the readers of the stream.
+
+    Raises ``ConfigError`` with the number to set.
+    """
+    readers = num_readers(settings, documents, kept)
+    key = f"dataset.stream_readers={readers}"
+    if documents < STREAM_SAMPLE and kept < readers:
+        raise ConfigError(
+            f"{key}: the stream has only {kept} documents to train on; set it to {kept} at most"
+        )
+    least = math.ceil(DEFAULT_READERS / ranks) * ranks
+    is_shuffled = settings.shuffle_buffer_size > 0
+    if ranks > readers and documents >= STREAM_SAMPLE and is_shuffled:
+        raise ConfigError(
+            f"{key}: {ranks} processes (trainer.devices × trainer.num_nodes) need {ranks} "
+            f"readers or more; set dataset.stream_readers={least}"
+        )
+    if readers % ranks:
+        log.warning(
+            "%s is not a multiple of the %d processes, so %d of them read and tokenise each "
+            "document; for a new run set dataset.stream_readers=%d",
+            *(key, ranks, ranks // math.gcd(ranks, readers), least),
+        )
