@@ -37,8 +37,8 @@ from neobert.files import read_json, write_json
 
 log = get_logger(__name__)
 
-RECORDS = ".jobs"
-"""Folder of a sweep with the settings and the outcome of each job."""
+RECORD = ".job-"
+"""Beginning of the files in a sweep's folder with the settings and the outcome of each job."""
 
 SWEEP = "NEOBERT_SWEEP"
 """Environment variable by which the jobs of one command know each other, in any process."""
@@ -107,7 +107,7 @@ def prepare(settings: DictConfig) -> PreparedJob:
     config = to_config(settings)
     planned = Path(hydra.runtime.output_dir)
     sweep_folder = Path(hydra.sweep.dir).absolute()
-    record = sweep_folder / RECORDS / f"{digest(config)}.json"
+    record = sweep_folder / f"{RECORD}{digest(config)}.json"
     before = read_job(record)
     folder = Path(before.folder) if before else _free_folder(planned)
     config.trainer.output_dir = str(folder)

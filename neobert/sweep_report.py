@@ -8,7 +8,7 @@ from pathlib import Path
 
 from neobert.console import get_logger
 from neobert.files import write_atomically, write_json
-from neobert.sweep_jobs import RECORDS, Job, read_job, varied_overrides
+from neobert.sweep_jobs import RECORD, Job, read_job, varied_overrides
 
 log = get_logger(__name__)
 
@@ -38,7 +38,7 @@ def report(folder: str | Path, sweep: str, expected: int = 0) -> bool:
 
 def read_jobs(folder: Path) -> list[Job]:
     """All jobs that were recorded below ``folder``: those of the latest command last."""
-    records = [read_job(path) for path in sorted((folder / RECORDS).glob("*.json"))]
+    records = [read_job(path) for path in sorted(folder.glob(f"{RECORD}*.json"))]
     jobs = [job for job in records if job is not None]
     return sorted(jobs, key=lambda job: (job.sweep, job.number))
 

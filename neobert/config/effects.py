@@ -150,7 +150,12 @@ REASONS: dict[str, tuple[tuple[str, Condition], ...]] = {
         ("it is for data sets of the hub, dataset.path is local", _set("dataset.path")),
         ("it is for data sets of the hub, this one is packaged", _is("dataset.name", *PACKAGED)),
     ),
-    "dataset.name": (("dataset.path is set", _set("dataset.path")),),
+    "dataset.name": (
+        (
+            "dataset.path is set",
+            lambda config: bool(config.dataset.path) and config.dataset.name != "local",
+        ),
+    ),
     "dataset.text_column": (
         (
             "packaged corpora have a text column of their own",

@@ -71,6 +71,6 @@ def test_an_unfinished_job_is_run_again_in_its_folder(sweep: Path, text: str | N
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"number": 1, "other": 2}'])
 def test_a_damaged_record_is_none(sweep: Path, text: str) -> None:
-    (record,) = (sweep / ".jobs").glob("*.json")
+    (record,) = sweep.glob(".job-*.json")
     record.write_text(text)
     assert not prepared(sweep, 0, WORDS).finished
