@@ -106,8 +106,8 @@ class PretrainingDataModule(RunDataModule):
             longer = f" of {shortest} tokens or more (dataset.min_length)" if shortest else ""
             raise ConfigError(f"dataset: {documents.name} has no document to train on{longer}")
         if streams:
-            documents, kept = self.train_store.info.documents, self.train_plan.info.documents
-            check_readers(self.config.dataset, documents, kept, self.share.ranks)
+            seen, kept = self.train_store.info.documents, self.train_plan.info.documents
+            check_readers(self.config.dataset, seen, kept, self.share.ranks)
         elif (readers := self.config.dataset.stream_readers) is not None:
             log.warning(
                 "dataset.stream_readers=%d has no effect: %s is not a stream (dataset.streaming)",
