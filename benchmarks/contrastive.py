@@ -231,14 +231,14 @@ def _one_step(job: Job) -> Measured:
 
     from neobert.config.compose import compose_config
     from neobert.data.saved_tokenizer import saved_tokenizer
-    from neobert.data.tokenizer import describe
+    from neobert.data.tokenizer import describe_tokenizer
     from neobert.tasks.contrastive.batches import Texts
     from neobert.tasks.contrastive.gradcache import encode_texts
     from neobert.tasks.contrastive.prepare import recipe_of
     from neobert.training.start import open_weights
 
     encoder = open_weights(job.model).encoder().train()
-    tokenizer = describe(saved_tokenizer(Path(job.model)), job.model)
+    tokenizer = describe_tokenizer(saved_tokenizer(Path(job.model)), job.model)
     length = f"dataset.max_seq_length={job.max_length}"
     recipe = recipe_of(compose_config(["task=contrastive", length]), tokenizer)
     with Path(job.pairs).open(encoding="utf-8") as lines:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from neobert.config.help import sections, shown
+from neobert.config.help import help_sections, shown
 from neobert.console import get_logger, show_messages
 
 log = get_logger("neobert.docs")
@@ -57,7 +57,7 @@ def pages() -> dict[Path, str]:
 def configuration_page() -> str:
     """A table for each section."""
     parts = [CONFIGURATION]
-    for section, keys in sections():
+    for section, keys in help_sections():
         parts.append(f"\n## {section or 'Top level'}\n\n")
         parts.append("| key | type | default | meaning |\n|---|---|---|---|\n")
         for key in keys:

@@ -26,7 +26,7 @@ def report(folder: str | Path, sweep: str, expected: int = 0) -> bool:
     if jobs:
         write_json([asdict(job) for job in jobs], Path(folder) / "sweep.json")
         write_atomically(Path(folder) / "sweep.csv", _as_csv(jobs))
-        plot(jobs, Path(folder) / "sweep.png")
+        plot_sweep(jobs, Path(folder) / "sweep.png")
     for job in mine:
         shown = varied_overrides(job.overrides, [one.overrides for one in mine])
         log.info("job %d: %s  %s", job.number, outcome(job), " ".join(shown))
@@ -76,7 +76,7 @@ def _as_csv(jobs: Sequence[Job]) -> str:
     return text.getvalue()
 
 
-def plot(jobs: Sequence[Job], path: Path) -> None:
+def plot_sweep(jobs: Sequence[Job], path: Path) -> None:
     """Plot the objective over each setting in which the jobs differ; nothing if there is none."""
     done = [job for job in jobs if job.objective is not None]
     columns = dict(list(varied(done).items())[:MOST_PANELS])

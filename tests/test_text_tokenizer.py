@@ -7,7 +7,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from neobert.data.tokenizer import describe
+from neobert.data.tokenizer import describe_tokenizer
 from neobert.text_tokenizer import TextTokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -149,6 +149,6 @@ def test_a_lower_casing_normalizer_finds_no_special_token() -> None:
 
 def test_random_replacements_are_never_special_tokens() -> None:
     added = [AddedToken("<|endoftext|>", special=True), AddedToken("covid", special=False)]
-    info = describe(built(wordpiece(), added), "mine")
+    info = describe_tokenizer(built(wordpiece(), added), "mine")
     assert len(VOCABULARY) not in info.random_ids
     assert len(VOCABULARY) + 1 in info.random_ids

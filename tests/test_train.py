@@ -65,10 +65,10 @@ def test_the_resolved_settings_are_shown(tmp_path: Path) -> None:
 
 
 def test_help_shows_every_key_with_its_meaning(tmp_path: Path) -> None:
-    from neobert.config.help import sections
+    from neobert.config.help import help_sections
 
     text = neobert("--help", cwd=tmp_path).stdout
-    for _, keys in sections():
+    for _, keys in help_sections():
         for key in keys:
             assert f"  {key.name}: " in text
             assert key.meaning, key.name

@@ -40,7 +40,7 @@ def help_text() -> str:
     lines = [USAGE, "Groups\n"]
     for group in group_names():
         lines.append(f"  {group + '=':14}{', '.join(options(group))}\n")
-    for section, keys in sections():
+    for section, keys in help_sections():
         lines.append(f"\n{section or 'Top level'}\n")
         for key in keys:
             lines.append(f"  {key.name}: {key.type} = {shown(key.default)}\n")
@@ -48,7 +48,7 @@ def help_text() -> str:
     return "".join(lines)
 
 
-def sections() -> Iterator[tuple[str, list[Key]]]:
+def help_sections() -> Iterator[tuple[str, list[Key]]]:
     """Every section with its keys, in the order of the dataclasses; the top level first."""
     yield "", _keys(Config, "")
     yield from _sections_below(Config, "")

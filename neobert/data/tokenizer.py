@@ -129,7 +129,7 @@ def load_tokenizer(
     tokenizer = _with_special_tokens(tokenizer, config)
     wrap_documents(tokenizer)
     tokenizer.model_max_length = config.max_length
-    info = describe(tokenizer, name)
+    info = describe_tokenizer(tokenizer, name)
     wanted = config.vocab_size
     if wanted is not None and wanted not in (info.real_vocab_size, info.vocab_size):
         raise ConfigError(
@@ -140,7 +140,7 @@ def load_tokenizer(
     return info
 
 
-def describe(tokenizer: PreTrainedTokenizerFast, name: str) -> TokenizerInfo:
+def describe_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str) -> TokenizerInfo:
     """Derive sizes, special ids and fingerprint of a tokenizer that has its special tokens."""
     ids = set(tokenizer.get_vocab().values())
     try:

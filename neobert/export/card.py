@@ -9,7 +9,7 @@ from pathlib import Path
 from neobert.config.dataset import DatasetConfig
 from neobert.config.root import Config
 from neobert.export.native import CoreClass
-from neobert.export.source import Source
+from neobert.export.source import ExportSource
 
 PIPELINES = {
     "masked_lm": "fill-mask",
@@ -133,7 +133,9 @@ CITATION = """```bibtex
 """
 
 
-def model_card(source: Source, name: str, core: CoreClass | None, onnx: str | None = None) -> str:
+def model_card(
+    source: ExportSource, name: str, core: CoreClass | None, onnx: str | None = None
+) -> str:
     """``README.md`` of the exported folder; ``name`` is what its snippets load.
 
     ``core`` is the class of transformers that the folder is for; ``None``: ours. ``onnx``: which
@@ -151,7 +153,7 @@ def model_card(source: Source, name: str, core: CoreClass | None, onnx: str | No
     return "\n".join(section for section in sections if section)
 
 
-def _header(source: Source, core: CoreClass | None) -> str:
+def _header(source: ExportSource, core: CoreClass | None) -> str:
     pipeline = PIPELINES[source.kind]
     tags = ["neobert", "encoder"] + ([] if core is None else [core.model_type])
     if source.kind == "encoder":
@@ -161,7 +163,7 @@ def _header(source: Source, core: CoreClass | None) -> str:
     return "\n".join(["---", *lines, *(f"- {tag}" for tag in tags), "---", ""])
 
 
-def _about(source: Source) -> str:
+def _about(source: ExportSource) -> str:
     config = source.encoder.config
     count = sum(parameter.numel() for parameter in source.encoder.parameters())
     parts = ["rotary positions" if config.rope else "learned positions"]
@@ -178,7 +180,7 @@ def _about(source: Source) -> str:
     )
 
 
-def _snippets(source: Source, name: str, core: CoreClass | None, onnx: str | None) -> str:
+def _snippets(source: ExportSource, name: str, core: CoreClass | None, onnx: str | None) -> str:
     mask_token = source.tokenizer.mask_token
     facts = {
         "name": name,
@@ -206,7 +208,7 @@ def _snippets(source: Source, name: str, core: CoreClass | None, onnx: str | Non
     return "\n".join(text.format(**facts) for text in chosen)
 
 
-def _training(source: Source) -> str:
+def _training(source: ExportSource) -> str:
     if source.settings is None:
         return ""
     rows = _recipe(source.settings) | _counts(source)
@@ -246,7 +248,7 @@ def _data(dataset: DatasetConfig) -> str:
     return " ".join(filter(None, (dataset.name, dataset.config, file)))
 
 
-def _counts(source: Source) -> dict[str, object]:
+def _counts(source: ExportSource) -> dict[str, object]:
     summary, rows = source.summary, dict[str, object]()
     if source.step is not None:
         rows["optimizer steps"] = f"{source.step:,}"
@@ -261,7 +263,7 @@ def _counts(source: Source) -> dict[str, object]:
     return rows
 
 
-def _results(source: Source) -> str:
+def _results(source: ExportSource) -> str:
     found: dict[str, float] = {}
     for row in source.metrics:
         if source.step is not None and int(row["step"]) <= source.step:
@@ -276,7 +278,7 @@ def _results(source: Source) -> str:
     return "\n".join(["## Results", "", *table, picture])
 
 
-def _reproduce(source: Source) -> str:
+def _reproduce(source: ExportSource) -> str:
     summary = source.summary
     if "command" not in summary:
         return ""

@@ -23,7 +23,7 @@ from neobert.console import get_logger
 from neobert.export import modeling_neobert, verify
 from neobert.export.convert import MODULE
 from neobert.export.onnx_files import sentences
-from neobert.export.source import Model, Source, read_source
+from neobert.export.source import ExportSource, Model, read_source
 from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.model.heads import MaskedLM
 from neobert.model.weight_files import PretrainedError, read_json_object, read_small_text
@@ -120,7 +120,7 @@ def _names_code(path: Path, folder: Path) -> bool:
     )
 
 
-def run_checks(folder: Path, source: Source, python: str = sys.executable) -> list[Finding]:
+def run_checks(folder: Path, source: ExportSource, python: str = sys.executable) -> list[Finding]:
     """All findings about ``folder``, which must do what ``source`` does.
 
     Raises :class:`ExportError` if one is bad.
@@ -134,7 +134,7 @@ def run_checks(folder: Path, source: Source, python: str = sys.executable) -> li
     return findings
 
 
-def write_expected(source: Source, path: Path, with_sentences: bool = False) -> None:
+def write_expected(source: ExportSource, path: Path, with_sentences: bool = False) -> None:
     """Inputs and what the model makes of them; texts, their ids and vectors.
 
     ``with_sentences`` adds natural texts, on which int8 is compared with fp32.

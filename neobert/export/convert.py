@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from neobert.config.model import ModelConfig, Part, fields_of
-from neobert.export.source import Model, Source
+from neobert.export.source import ExportSource, Model
 from neobert.files import write_json
 from neobert.model.heads import MaskedLM, SequenceClassifier, TokenClassifier
 
@@ -35,7 +35,7 @@ PUBLISHED_PARTS: tuple[Part, ...] = ("shape", "positions", "initialisation")
 SPECIAL_TOKENS = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
 
 
-def config_json(source: Source) -> dict[str, object]:
+def config_json(source: ExportSource) -> dict[str, object]:
     """``config.json``: the published fields, and where each Auto class finds its model."""
     model, encoder = source.model, source.encoder
     config: ModelConfig = encoder.config
@@ -65,7 +65,7 @@ def config_json(source: Source) -> dict[str, object]:
     return values
 
 
-def token_labels(source: Source, model: TokenClassifier) -> dict[str, object]:
+def token_labels(source: ExportSource, model: TokenClassifier) -> dict[str, object]:
     """Names of the classes of tokens."""
     names = label_settings(source, model.get_submodule(model.head).out_features)  # type: ignore[arg-type]
     return {name: value for name, value in names.items() if name != "problem_type"}
@@ -105,7 +105,7 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, folder:
     write_json(special, folder / "special_tokens_map.json")
 
 
-def label_settings(source: Source, count: int) -> dict[str, object]:
+def label_settings(source: ExportSource, count: int) -> dict[str, object]:
     """Names of the ``count`` classes, and what the scores are."""
     names = source.labels if len(source.labels) == count else [f"LABEL_{i}" for i in range(count)]
     return {

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from neobert.export.convert import label_settings, state_of, token_labels
-from neobert.export.source import Source
+from neobert.export.source import ExportSource
 from neobert.model.eurobert import eurobert_config, eurobert_weights, reasons_unsupported
 from neobert.model.heads import MaskedLM, SequenceClassifier, TokenClassifier
 
@@ -49,7 +49,7 @@ class NotNativeError(ValueError):
     """No class of transformers is exactly the model; the message says why."""
 
 
-def native_class(source: Source) -> CoreClass:
+def native_class(source: ExportSource) -> CoreClass:
     """The class of transformers that is exactly the model of ``source``.
 
     Raises :class:`NotNativeError` if there is none, or if the transformers here does not have it.
@@ -72,7 +72,7 @@ def native_class(source: Source) -> CoreClass:
     return core
 
 
-def native_config(source: Source, core: CoreClass) -> dict[str, object]:
+def native_config(source: ExportSource, core: CoreClass) -> dict[str, object]:
     """``config.json`` of the core class."""
     model, encoder, tokenizer = source.model, source.encoder, source.tokenizer
     start, end = tokenizer.cls_token_id, tokenizer.sep_token_id
@@ -109,6 +109,6 @@ def native_config(source: Source, core: CoreClass) -> dict[str, object]:
     return values
 
 
-def native_weights(source: Source) -> dict[str, Tensor]:
+def native_weights(source: ExportSource) -> dict[str, Tensor]:
     """Tensors by the names of the core class; one that is tied is stored once."""
     return eurobert_weights(state_of(source.model), source.encoder.config.num_attention_heads)

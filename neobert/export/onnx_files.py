@@ -23,7 +23,7 @@ from neobert.data.corpora import read_corpus
 from neobert.export import modeling_neobert
 from neobert.export.convert import ARCHITECTURES
 from neobert.export.native import CoreClass
-from neobert.export.source import Source
+from neobert.export.source import ExportSource
 from neobert.files import first_line
 
 log = get_logger(__name__)
@@ -39,7 +39,7 @@ WORDS, SENTENCES = 24, 48
 """Texts of the World Factbook: half of them choose the layers, the others check the result."""
 
 
-def write_onnx(source: Source, folder: Path, core: CoreClass | None, choice: str) -> None:
+def write_onnx(source: ExportSource, folder: Path, core: CoreClass | None, choice: str) -> None:
     """Write ``onnx/model.onnx``, and with ``int8`` the quantised file, into an exported folder.
 
     Raises ``ConfigError`` where the packages are missing, or where int8 cannot be faithful.
@@ -102,7 +102,7 @@ class Traced(nn.Module):
 class Quantizer:
     """Dynamic int8 of the matrix products, their weights by channel."""
 
-    def __init__(self, source: Source, traced: Traced, folder: Path) -> None:
+    def __init__(self, source: ExportSource, traced: Traced, folder: Path) -> None:
         self.source, self.traced, self.folder = source, traced, folder
         texts, _ = sentences()
         self.batches = [self._batch(texts[start : start + 8]) for start in range(0, len(texts), 8)]
@@ -240,7 +240,7 @@ def _in_int8(layer: nn.Module) -> Iterator[None]:
         handle.remove()
 
 
-def _load(source: Source, folder: Path, core: CoreClass | None) -> nn.Module:
+def _load(source: ExportSource, folder: Path, core: CoreClass | None) -> nn.Module:
     """The class that the folder is for, with its weights."""
     if core is not None:
         return getattr(transformers, core.architecture).from_pretrained(folder, dtype=torch.float32)

@@ -44,7 +44,7 @@ OF_TASK: dict[str, Kind] = {"glue": "classifier", "contrastive": "encoder"}
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ExportSource:
     """A trained model and where it comes from."""
 
     folder: Path
@@ -99,14 +99,14 @@ class Source:
         return int(self.folder.name) if self.folder.name.isdigit() else None
 
 
-def read_source(path: Path) -> Source:
+def read_source(path: Path) -> ExportSource:
     """Load what ``path`` names: a run (its newest checkpoint), a checkpoint, a published folder."""
     weights = open_weights(path)
     folder = weights.folder
     settings = _settings(folder)
     kind = _kind(folder, settings)
     run = _run_of(folder)
-    return Source(
+    return ExportSource(
         folder=folder,
         kind=kind,
         model=_load(weights, kind),

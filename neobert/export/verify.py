@@ -51,7 +51,7 @@ class CheckFailedError(Exception):
     """What is wrong with the folder."""
 
 
-def require(condition: object, message: str) -> None:
+def demand(condition: object, message: str) -> None:
     """Fail the check that is running unless ``condition`` holds."""
     if not condition:
         raise CheckFailedError(message)
@@ -93,7 +93,7 @@ class Exported:
         """The Auto class of the architecture that was saved."""
         (architecture,) = self.config["architectures"]
         names = [auto for auto, name in self.auto_classes.items() if name == architecture]
-        require(names, f"config.json: no Auto class makes the architecture {architecture}")
+        demand(names, f"config.json: no Auto class makes the architecture {architecture}")
         return names[0]
 
     @cached_property
@@ -127,7 +127,7 @@ class Exported:
     @cached_property
     def reference(self) -> tuple[dict[str, Tensor], dict]:
         """Inputs, outputs and texts that ``EXPECTED`` holds."""
-        require(self.expected is not None, "no expected outputs were given")
+        demand(self.expected is not None, "no expected outputs were given")
         with safe_open(self.expected, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, json.loads(file.metadata()["facts"])
@@ -166,11 +166,11 @@ def check_files(exported: Exported) -> str:
         for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack")
         for path in exported.folder.rglob(pattern)
     ]
-    require(not pickles, f"other weights than safetensors: {', '.join(pickles)}")
+    demand(not pickles, f"other weights than safetensors: {', '.join(pickles)}")
     code = [path.name for path in exported.folder.rglob("*.py")]
-    require(not (exported.native and code), f"code, though the class is transformers': {code}")
+    demand(not (exported.native and code), f"code, though the class is transformers': {code}")
     bad = [name for name, tensor in exported.weights.items() if not tensor.isfinite().all()]
-    require(not bad, f"NaN or infinite: {', '.join(bad)}")
+    demand(not bad, f"NaN or infinite: {', '.join(bad)}")
     count = sum(tensor.numel() for tensor in exported.weights.values())
     return f"{len(exported.weights)} tensors, {count:,} numbers, all finite"
 
@@ -188,19 +188,19 @@ def check_weights(exported: Exported) -> str:
     """Every stored tensor is in the model as stored, and the model has no other."""
     model, info = exported.load(exported.auto_class)
     for kind, found in info.items():
-        require(not found, f"{kind}: {found}")
+        demand(not found, f"{kind}: {found}")
     state = model.state_dict()
     shared = {tensor.data_ptr() for name, tensor in state.items() if name in exported.weights}
     drawn = [name for name, tensor in state.items() if tensor.data_ptr() not in shared]
-    require(not drawn, f"not stored, so drawn anew: {', '.join(drawn)}")
+    demand(not drawn, f"not stored, so drawn anew: {', '.join(drawn)}")
     unused = exported.weights.keys() - state.keys()
-    require(not unused, f"stored but not used: {', '.join(unused)}")
+    demand(not unused, f"stored but not used: {', '.join(unused)}")
     changed = [
         name
         for name, tensor in exported.weights.items()
         if not torch.equal(state[name], tensor.float())
     ]
-    require(not changed, f"not as stored: {', '.join(changed)}")
+    demand(not changed, f"not as stored: {', '.join(changed)}")
     return f"{exported.auto_class} has each of the {len(state)} tensors as stored"
 
 
@@ -212,21 +212,21 @@ def check_auto_classes(exported: Exported) -> str:
         for name, tensor in exported.weights.items()
         if name.removeprefix("model.") in names
     }
-    require(len(stored) == len(names), "the encoder is not stored whole")
+    demand(len(stored) == len(names), "the encoder is not stored whole")
     for auto in exported.auto_classes:
         # A head of another kind is drawn anew: a choice has one score, not one of each class.
         model, info = exported.load(auto, ignore_mismatched_sizes=auto != exported.auto_class)
         others = [key for key in info["mismatched_keys"] if "classifier." not in str(key)]
-        require(not others, f"{auto}: other shapes: {others}")
+        demand(not others, f"{auto}: other shapes: {others}")
         state = {name.removeprefix("model."): value for name, value in model.state_dict().items()}
         changed = [
             name
             for name, tensor in stored.items()
             if name not in state or not torch.equal(state[name], tensor.float())
         ]
-        require(not changed, f"{auto}: not as stored: {', '.join(changed)}")
+        demand(not changed, f"{auto}: not as stored: {', '.join(changed)}")
         wrong = [name for name, tensor in state.items() if not tensor.isfinite().all()]
-        require(not wrong, f"{auto}: NaN or infinite: {', '.join(wrong)}")
+        demand(not wrong, f"{auto}: NaN or infinite: {', '.join(wrong)}")
     return ", ".join(exported.auto_classes)
 
 
@@ -295,7 +295,7 @@ def check_dtypes(exported: Exported) -> str:
     if exported.per_token:
         rounded, exact = rounded[mask.bool()], exact[mask.bool()]
     alike = torch.nn.functional.cosine_similarity(rounded.flatten(), exact.flatten(), dim=0)
-    require(alike > 0.98, f"in bfloat16 the outputs are others: their cosine is {alike:.3f}")
+    demand(alike > 0.98, f"in bfloat16 the outputs are others: their cosine is {alike:.3f}")
     return f"bfloat16 against float32: cosine {alike:.5f}"
 
 
@@ -307,31 +307,31 @@ def check_saved_again(exported: Exported) -> str:
         again = type(exported.model).from_pretrained(folder, dtype=torch.float32)
     outputs = exported.run(again, tensors["input_ids"], tensors["attention_mask"])
     expected = exported.outputs(tensors["input_ids"], tensors["attention_mask"])
-    require(torch.equal(outputs, expected), "the outputs change when the model is saved and loaded")
+    demand(torch.equal(outputs, expected), "the outputs change when the model is saved and loaded")
     return "outputs unchanged"
 
 
-def check_tokenizer(exported: Exported) -> str:
+def verify_tokenizer(exported: Exported) -> str:
     """Same ids as in training, decoded back; its batches go straight into the model."""
     tokenizer, (_, facts) = exported.tokenizer, exported.reference
     texts = facts["texts"]
     found = tokenizer(texts)["input_ids"]
-    require(found == facts["ids"], f"other ids than in training: {found} for {texts}")
+    demand(found == facts["ids"], f"other ids than in training: {found} for {texts}")
     again = tokenizer(tokenizer.batch_decode(found, skip_special_tokens=True))["input_ids"]
     decoded = tokenizer.batch_decode(again, skip_special_tokens=True)
-    require(
+    demand(
         decoded == tokenizer.batch_decode(found, skip_special_tokens=True),
         f"decoding and encoding again changes a text: {decoded}",
     )
     size, rows = len(tokenizer), exported.config["vocab_size"]
-    require(size <= rows, f"the tokenizer has {size} tokens, the model {rows}")
+    demand(size <= rows, f"the tokenizer has {size} tokens, the model {rows}")
     pad = exported.config["pad_token_id"]
-    require(tokenizer.pad_token_id == pad, f"pad id {tokenizer.pad_token_id}, the model's is {pad}")
+    demand(tokenizer.pad_token_id == pad, f"pad id {tokenizer.pad_token_id}, the model's is {pad}")
     batch = tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         outputs = exported.model(**batch)[0]
-    require(outputs.isfinite().all(), "a batch of the tokenizer gives NaN")
-    require(tokenizer.model_max_length < 10**9, "the tokenizer knows no model_max_length")
+    demand(outputs.isfinite().all(), "a batch of the tokenizer gives NaN")
+    demand(tokenizer.model_max_length < 10**9, "the tokenizer knows no model_max_length")
     return f"{size} tokens, texts of at most {tokenizer.model_max_length}"
 
 
@@ -348,7 +348,7 @@ def check_fill_mask(exported: Exported) -> str:
     )
     guesses = pipeline(f"the {exported.tokenizer.mask_token} of the country", top_k=3)
     scores = [guess["score"] for guess in guesses]
-    require(len(scores) == 3 and 0 < sum(scores) <= 1 + 1e-6, f"scores {scores}")
+    demand(len(scores) == 3 and 0 < sum(scores) <= 1 + 1e-6, f"scores {scores}")
     return ", ".join(f"{guess['token_str']!r} {guess['score']:.3f}" for guess in guesses)
 
 
@@ -401,7 +401,7 @@ def check_onnx(exported: Exported) -> str:
             found.append(f"{file.name} differs by {largest:.1e}")
         else:
             cosine = mean_cosine(exported, got, expected, mask)
-            require(cosine >= INT8_COSINE, f"{file.name}: mean cosine {cosine:.4f}")
+            demand(cosine >= INT8_COSINE, f"{file.name}: mean cosine {cosine:.4f}")
             found.append(f"{file.name} has the mean cosine {cosine:.4f}")
     return ", ".join(found)
 
@@ -423,11 +423,11 @@ def same(got: Tensor, expected: Tensor, what: str) -> str:
 
 def difference(got: Tensor, expected: Tensor, what: str, tolerance: float = TOLERANCE) -> float:
     """Largest difference of two tensors of equal shape; fails beyond the tolerance."""
-    require(got.shape == expected.shape, f"{what}: shape {got.shape}, not {expected.shape}")
-    require(got.isfinite().all(), f"{what}: NaN or infinite")
+    demand(got.shape == expected.shape, f"{what}: shape {got.shape}, not {expected.shape}")
+    demand(got.isfinite().all(), f"{what}: NaN or infinite")
     largest = float((got - expected).abs().max())
     limit = tolerance * max(1.0, float(expected.abs().max()))
-    require(largest <= limit, f"{what}: they differ by {largest:.1e}, allowed are {limit:.1e}")
+    demand(largest <= limit, f"{what}: they differ by {largest:.1e}, allowed are {limit:.1e}")
     return largest
 
 
@@ -441,7 +441,7 @@ CHECKS: dict[str, Callable[[Exported], str]] = {
     "masks": check_masks,
     "dtypes": check_dtypes,
     "saved again": check_saved_again,
-    "tokenizer": check_tokenizer,
+    "tokenizer": verify_tokenizer,
     "fill-mask": check_fill_mask,
     "sentences": check_sentences,
     "onnx": check_onnx,

@@ -19,7 +19,7 @@ from neobert.export.native import (
     native_weights,
 )
 from neobert.export.onnx_files import write_onnx
-from neobert.export.source import SETTINGS, Source, read_source
+from neobert.export.source import SETTINGS, ExportSource, read_source
 from neobert.files import publish_folder, write_json
 from neobert.model.weight_files import write_weights
 
@@ -55,7 +55,7 @@ def export(
         return run_checks(temporary, source)
 
 
-def choose_format(source: Source, format_: str) -> CoreClass | None:
+def choose_format(source: ExportSource, format_: str) -> CoreClass | None:
     """The class of transformers to write the folder for; ``None``: ours, with its code.
 
     Raises ``ConfigError`` where ``native`` was requested and no class is exact.
@@ -76,7 +76,9 @@ def choose_format(source: Source, format_: str) -> CoreClass | None:
     return core
 
 
-def write_folder(source: Source, folder: Path, name: str, core: CoreClass | None = None) -> None:
+def write_folder(
+    source: ExportSource, folder: Path, name: str, core: CoreClass | None = None
+) -> None:
     """All files of an exported folder, unchecked; ``core``: see :func:`choose_format`."""
     max_length = source.encoder.config.max_position_embeddings
     if core is None:

@@ -36,7 +36,7 @@ from neobert.model.published import (
     EMBEDDING,
     OURS,
     head_settings,
-    translate,
+    translate_published,
 )
 from neobert.model.weight_files import (
     PretrainedError,
@@ -76,7 +76,7 @@ def read_stored(folder: Path) -> StoredModel:
     """Read settings and weights of ``folder``."""
     settings, stored = _read_settings(folder), _read_weights(folder)
     try:
-        config, weights = translate(settings, stored)
+        config, weights = translate_published(settings, stored)
     except (RuntimeError, ValueError, TypeError) as error:  # gates that cannot be taken apart
         raise PretrainedError(f"{folder}: {first_line(error)}") from error
     config = _typed(config, folder)

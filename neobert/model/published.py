@@ -49,7 +49,9 @@ UNUSED_BY_NGPT = ("model.sz", "model.layer_norm.")
 PACKED_GATES = "ffn.w12.weight"
 
 
-def translate(settings: Settings, weights: Weights) -> tuple[ModelConfig, dict[str, Tensor]]:
+def translate_published(
+    settings: Settings, weights: Weights
+) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Our settings and the published weights of a folder, in whatever format it is."""
     known = FORMATS.get(str(settings.get("model_type")).lower(), from_neobert)
     settings, weights = known(settings, weights)

@@ -11,7 +11,7 @@ SHORTEST = 3
 """Tokens of a text that is more than its opening and closing one."""
 
 
-def at_least(least: int) -> Callable[[str], int]:
+def number_from(least: int) -> Callable[[str], int]:
     """The type of an option that is a whole number and not below ``least``."""
 
     def number(text: str) -> int:

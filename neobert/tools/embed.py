@@ -28,8 +28,8 @@ from neobert.tools.arguments import (
     SHORTEST,
     add_model,
     add_texts,
-    at_least,
     check_length,
+    number_from,
     open_model,
 )
 
@@ -132,9 +132,9 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--prefix", default="", help="put before every text")
     arguments.add_argument("--normalize", action="store_true", help="to unit length")
     arguments.add_argument(
-        "--max-length", type=at_least(SHORTEST), help="tokens (default: the model's)"
+        "--max-length", type=number_from(SHORTEST), help="tokens (default: the model's)"
     )
-    arguments.add_argument("--tokens-per-batch", type=at_least(1), default=16384)
+    arguments.add_argument("--tokens-per-batch", type=number_from(1), default=16384)
     arguments.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return arguments

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from neobert.console import get_logger, show_messages
 from neobert.tasks.glue.published import GLUE_8, PUBLISHED
-from neobert.tasks.glue.transfer import read_summary
+from neobert.tasks.glue.transfer import read_glue_summary
 from neobert.tools.report_files import Scores, bar_chart, markdown_table, write_report_files
 
 log = get_logger("neobert.tools.glue_report")  # __name__ is __main__ here
@@ -76,7 +76,7 @@ def find_runs(folder: Path) -> list[Run]:
     """All finished runs of fine-tuning below ``folder`` that have a score."""
     found = []
     for path in sorted(folder.glob("**/summary.json")):
-        summary = read_summary(path)
+        summary = read_glue_summary(path)
         if summary is not None and isinstance(summary.get("score"), float):
             found.append(_run(path.parent, summary))
     return found
@@ -94,7 +94,7 @@ def best_results(runs: Sequence[Run]) -> list[Result]:
     ]
 
 
-def average(results: Sequence[Result], model: str) -> tuple[float | None, list[str]]:
+def glue_average(results: Sequence[Result], model: str) -> tuple[float | None, list[str]]:
     """The mean over the tasks of ``DEFINITION``, and the tasks that are missing.
 
     ``None`` while one is missing: a mean of fewer tasks would be another number under the same
@@ -128,7 +128,7 @@ def glue_page(results: Sequence[Result]) -> str:
     lines += markdown_table(COLUMNS, rows, text_columns=2)
     lines += ["", "## Averages", "", f"{DEFINITION}. Not given while a task is missing.", ""]
     for model in sorted({result.model for result in results}):
-        value, missing = average(results, model)
+        value, missing = glue_average(results, model)
         shown = f"**{value:.1f}**" if value is not None else f"missing: {', '.join(missing)}"
         lines.append(f"- {model}: {shown}")
     return "\n".join([*lines, "", *_published_lines(), ""])
@@ -151,7 +151,7 @@ def as_json(results: Sequence[Result]) -> dict[str, object]:
     """The report as data."""
     averages = {}
     for model in sorted({one.model for one in results}):
-        value, missing = average(results, model)
+        value, missing = glue_average(results, model)
         averages[model] = {"average": value, "missing": missing}
     return {
         "definition": DEFINITION,

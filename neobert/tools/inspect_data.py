@@ -22,8 +22,7 @@ from neobert.data.stages import stage_at
 from neobert.data.stream import StreamBatches
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.tasks.pretraining.data import PretrainingDataModule
-from neobert.tools.arguments import at_least
-from neobert.training.callbacks.batch_digest import digest
+from neobert.tools.arguments import number_from
 
 log = get_logger("neobert.tools.inspect_data")
 
@@ -51,11 +50,11 @@ def read_command(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         epilog="All other words are settings, as for python -m neobert.train.",
     )
     parser.add_argument(
-        "--step", type=at_least(0), default=0, help="optimizer step, 0 is the first"
+        "--step", type=number_from(0), default=0, help="optimizer step, 0 is the first"
     )
     parser.add_argument("--rank", type=int, default=0, help="of which process")
     parser.add_argument(
-        "--rows", type=at_least(0), default=2, help="packed rows or documents to show"
+        "--rows", type=number_from(0), default=2, help="packed rows or documents to show"
     )
     return parser.parse_known_args(words)
 

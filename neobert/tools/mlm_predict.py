@@ -19,7 +19,7 @@ from neobert.data.rows import stdin_lines
 from neobert.model.fill_mask import Candidate, fill_masks
 from neobert.model.heads import MaskedLM
 from neobert.text_tokenizer import TextTokenizer
-from neobert.tools.arguments import add_model, at_least, open_model
+from neobert.tools.arguments import add_model, number_from, open_model
 
 log = get_logger("neobert.tools.mlm_predict")
 
@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     add_model(arguments)
     arguments.add_argument("texts", nargs="*", help="with [MASK] in them; none: standard input")
     arguments.add_argument(
-        "--top-k", type=at_least(1), default=5, help="tokens per mask (default 5)"
+        "--top-k", type=number_from(1), default=5, help="tokens per mask (default 5)"
     )
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return arguments

@@ -36,8 +36,8 @@ from neobert.tools.arguments import (
     SHORTEST,
     add_model,
     add_texts,
-    at_least,
     check_length,
+    number_from,
     open_model,
 )
 
@@ -206,7 +206,7 @@ def read_scores(path: Path) -> list[Score]:
         ]
 
 
-def by_length(scores: list[Score]) -> list[tuple[str, int, Score]]:
+def batches_by_length(scores: list[Score]) -> list[tuple[str, int, Score]]:
     """Buckets of doubling length: name, number of texts, and their scores put together."""
     buckets: dict[int, list[Score]] = {}
     for score in scores:
@@ -224,7 +224,7 @@ def total(scores: list[Score]) -> Score:
     return Score(-1, tokens, nats)
 
 
-def plot(scores: list[Score], picture: Path) -> None:
+def plot_scores(scores: list[Score], picture: Path) -> None:
     """Pseudo-perplexity of each text over its length, and of each bucket."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -232,7 +232,7 @@ def plot(scores: list[Score], picture: Path) -> None:
     with_tokens = [score for score in scores if score.tokens]
     lengths = [score.tokens for score in with_tokens]
     axes.scatter(lengths, [score.pseudo_perplexity for score in with_tokens], s=6, alpha=0.4)
-    buckets = by_length(scores)
+    buckets = batches_by_length(scores)
     ends = [int(name.partition("-")[2]) for name, _, _ in buckets]
     means = [bucket.pseudo_perplexity for _, _, bucket in buckets]
     axes.plot(ends, means, marker="o", color="black", label="all texts up to this length")
@@ -255,9 +255,9 @@ def parser() -> argparse.ArgumentParser:
     add_texts(arguments)
     arguments.add_argument("--output", type=Path, required=True, help="*.csv; resumed if there")
     arguments.add_argument(
-        "--max-length", type=at_least(SHORTEST), help="tokens (default: the model's)"
+        "--max-length", type=number_from(SHORTEST), help="tokens (default: the model's)"
     )
-    arguments.add_argument("--tokens-per-batch", type=at_least(1), default=8192)
+    arguments.add_argument("--tokens-per-batch", type=number_from(1), default=8192)
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return arguments
 
@@ -292,12 +292,12 @@ def _texts_identity(file: Path, column: str | None) -> str:
 
 def report_scores(scores: list[Score], picture: Path) -> None:
     """A line per bucket of lengths, one for all, and the picture."""
-    for name, count, bucket in by_length(scores):
+    for name, count, bucket in batches_by_length(scores):
         log.info("%9s tokens: %6d texts, %.4g", name, count, bucket.pseudo_perplexity)
     whole = total(scores)
     log.info("all: %d texts, %d tokens, %.4g", len(scores), whole.tokens, whole.pseudo_perplexity)
     if whole.tokens:  # else there is nothing on a logarithmic axis
-        plot(scores, picture)
+        plot_scores(scores, picture)
 
 
 if __name__ == "__main__":

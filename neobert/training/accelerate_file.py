@@ -58,8 +58,8 @@ def with_accelerate_file(config: Config) -> Config:
     if config.accelerate_config_file is None:
         return config
     path = config.accelerate_config_file
-    found, ignored = translate(read_settings(Path(path), "accelerate_config_file"), path)
-    merged = merge(config, found, path)
+    found, ignored = translate_accelerate(read_settings(Path(path), "accelerate_config_file"), path)
+    merged = merge_accelerate(config, found, path)
     if ignored:
         log.warning("%s: no counterpart here, ignored: %s", path, ", ".join(sorted(ignored)))
     if problems := merged.problems():
@@ -67,7 +67,9 @@ def with_accelerate_file(config: Config) -> Config:
     return merged
 
 
-def translate(values: Mapping[str, object], path: str) -> tuple[dict[str, object], set[str]]:
+def translate_accelerate(
+    values: Mapping[str, object], path: str
+) -> tuple[dict[str, object], set[str]]:
     """Settings by dotted key, and the entries that have no counterpart."""
     kind = str(values.get("distributed_type", "NO")).upper()
     if kind not in KINDS:
@@ -100,7 +102,7 @@ def _count(values: Mapping[str, object], key: str, path: str) -> int:
     return int(text)
 
 
-def merge(config: Config, found: Mapping[str, object], path: str) -> Config:
+def merge_accelerate(config: Config, found: Mapping[str, object], path: str) -> Config:
     """Put ``found`` in; a setting that has another value than its default stays and must agree."""
     usual, problems = Config(), []
     sections = {"trainer": config.trainer, "deepspeed": config.deepspeed}

@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from neobert.config.deepspeed import DeepSpeedConfig
 from neobert.optim.sharded import Fragment
 from neobert.training.ranks import own_launcher
-from neobert.training.zero_layout import Described, Place, describe, find_places, gather
+from neobert.training.zero_layout import Described, Place, describe_optimizer, find_places, gather
 
 MOVED = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 """Optimizer states that are laid out like the weights."""
@@ -105,7 +105,7 @@ class ZeRO(DeepSpeedStrategy):
         import deepspeed  # an extra
 
         assert optimizer is not None
-        self._before = describe(optimizer)
+        self._before = describe_optimizer(optimizer)
         engine, wrapped, _, _ = deepspeed.initialize(
             args=argparse.Namespace(device_rank=self.root_device.index or self.local_rank),
             config=self.config,

@@ -68,7 +68,7 @@ Described = list[tuple[str, nn.Parameter, tuple[int, ...]]]
 """Name, parameter and shape, as they stood before DeepSpeed took them."""
 
 
-def describe(optimizer: Optimizer) -> list[Described]:
+def describe_optimizer(optimizer: Optimizer) -> list[Described]:
     """The parameters of each group, to be remembered before ``deepspeed.initialize``."""
     return [
         [

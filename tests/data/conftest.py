@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import pytest
 
-from neobert.data.tokenizer import TokenizerInfo, describe
+from neobert.data.tokenizer import TokenizerInfo, describe_tokenizer
 from neobert.data.wordpiece import train_wordpiece
 
 WORDS = "the a river runs north of mountain border which export rice oil and coal to island".split()  # noqa: SIM905
@@ -26,4 +26,4 @@ def texts() -> list[str]:
 
 @pytest.fixture(scope="session")
 def info() -> TokenizerInfo:
-    return describe(train_wordpiece(lambda: some_texts(200, seed=1), 128), "tiny")
+    return describe_tokenizer(train_wordpiece(lambda: some_texts(200, seed=1), 128), "tiny")

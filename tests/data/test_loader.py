@@ -22,7 +22,7 @@ from neobert.data.steps import Share, Steps
 from neobert.data.stream_readers import memory_store
 from neobert.data.token_rows import RowMaker, TokenRows
 from neobert.data.tokenizer import TokenizerInfo
-from neobert.training.callbacks.batch_digest import digest
+from neobert.training.callbacks.batch_digest import batch_digest
 
 TOTAL_STEPS = 8
 
@@ -102,8 +102,8 @@ def lives(process: int) -> bool:
 @pytest.mark.proves("dataset.num_workers")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_batch_does_not_depend_on_the_number_of_workers(rows: TokenRows, workers: int) -> None:
-    here = [digest(batch) for batch in loader(rows, Share(2, 2))]
-    assert [digest(batch) for batch in loader(rows, Share(2, 2), workers)] == here
+    here = [batch_digest(batch) for batch in loader(rows, Share(2, 2))]
+    assert [batch_digest(batch) for batch in loader(rows, Share(2, 2), workers)] == here
 
 
 @pytest.mark.parametrize(("ranks", "accumulation", "size"), [(1, 4, 2), (2, 2, 2), (4, 2, 1)])
@@ -120,7 +120,7 @@ def test_a_step_does_not_depend_on_how_its_rows_are_shared_out(
 def test_a_stopped_run_goes_on_with_the_very_next_batch(
     rows: TokenRows, stops: tuple[int, ...]
 ) -> None:
-    undisturbed = [digest(batch) for batch in loader(rows, Share(2, 2))]
+    undisturbed = [batch_digest(batch) for batch in loader(rows, Share(2, 2))]
     found: list[str] = []
     state = None
     for stop in (*stops, TOTAL_STEPS):
@@ -128,7 +128,7 @@ def test_a_stopped_run_goes_on_with_the_very_next_batch(
         if state is not None:
             here.load_state_dict(state)
         wanted = 2 * stop - len(found)
-        found += [digest(batch) for batch in islice(iter(here), wanted)]
+        found += [batch_digest(batch) for batch in islice(iter(here), wanted)]
         state = here.state_dict()
     assert found == undisturbed
 
@@ -175,8 +175,8 @@ def test_an_epochs_last_step_is_filled_from_the_next_or_with_empty_rows(rows: To
 
 @pytest.mark.proves("dataset.skip_steps")
 def test_the_data_of_a_skipped_span_is_left_out_and_all_else_moves_up(rows: TokenRows) -> None:
-    plain = [digest(batch) for batch in loader(rows, Share(2, 1))]
-    skipped = [digest(batch) for batch in loader(rows, Share(2, 1), skipped=(range(2, 5),))]
+    plain = [batch_digest(batch) for batch in loader(rows, Share(2, 1))]
+    skipped = [batch_digest(batch) for batch in loader(rows, Share(2, 1), skipped=(range(2, 5),))]
     assert skipped[:2] == plain[:2]
     assert skipped[2:5] == plain[5:8]
 

@@ -8,7 +8,7 @@ from neobert.config.dataset import DatasetConfig
 from neobert.data.pretokenized import check_tokenizer, pre_tokenized
 from neobert.data.sources import Source, open_source
 from neobert.data.tokenize import tokens_of
-from neobert.data.tokenizer import TokenizerInfo, describe
+from neobert.data.tokenizer import TokenizerInfo, describe_tokenizer
 from neobert.data.wordpiece import train_wordpiece
 
 
@@ -58,7 +58,7 @@ def test_a_stale_folder_is_refused_with_what_differs(
 ) -> None:
     output = str(tmp_path / "ids")
     pre_tokenized(source, info, tmp_path, output, 1)
-    other = describe(train_wordpiece(lambda: ["quite other words"], 64), "other")
+    other = describe_tokenizer(train_wordpiece(lambda: ["quite other words"], 64), "other")
     with pytest.raises(ConfigError, match=rf"dataset\.pre_tokenize_output=.*{other.fingerprint}"):
         pre_tokenized(source, other, tmp_path, output, 1)
     file = tmp_path / "text.txt"
@@ -84,7 +84,7 @@ def test_another_tokenizer_than_the_folders_is_refused(
     source: Source, info: TokenizerInfo, tmp_path: Path
 ) -> None:
     pre_tokenized(source, info, tmp_path, str(tmp_path / "ids"), 1)
-    other = describe(train_wordpiece(lambda: ["quite other words"], 64), "other")
+    other = describe_tokenizer(train_wordpiece(lambda: ["quite other words"], 64), "other")
     with pytest.raises(ConfigError, match=r"tokenizer\.path=.*ids/tokenizer is the one"):
         check_tokenizer(tmp_path / "ids", other)
 

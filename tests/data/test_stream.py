@@ -25,7 +25,7 @@ from neobert.data.token_rows import RowMaker
 from neobert.data.tokenize import tokens_of
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.text_tokenizer import Encoded
-from neobert.training.callbacks.batch_digest import digest
+from neobert.training.callbacks.batch_digest import batch_digest
 
 # Four workers on two cores.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -69,7 +69,7 @@ def loader(rows: StreamRows, share: Share, workers: int = 0, **steps: object) ->
 
 
 def digests(batches: StreamLoader) -> list[str]:
-    return [digest(batch) for batch in batches]
+    return [batch_digest(batch) for batch in batches]
 
 
 def rows_of(batches: list[MaskedBatch]) -> list[list[int]]:
@@ -158,7 +158,7 @@ def test_a_stopped_run_goes_on_with_the_very_next_row(
         here = loader(stream_rows, Share(2, 2))
         if state is not None:
             here.load_state_dict(state)
-        found += [digest(batch) for batch in islice(iter(here), 2 * stop - len(found))]
+        found += [batch_digest(batch) for batch in islice(iter(here), 2 * stop - len(found))]
         state = here.state_dict()
     assert found == undisturbed
 
@@ -283,7 +283,7 @@ def test_a_span_that_is_behind_moves_nothing_any_more(
     list(islice(iter(before), 15))
     after = loader(stream_rows, Share(2, 1), skipped=spans)
     after.load_state_dict(before.state_dict())
-    assert [digest(batch) for batch in islice(iter(after), 5)] == plain[18:23]
+    assert [batch_digest(batch) for batch in islice(iter(after), 5)] == plain[18:23]
 
 
 @pytest.mark.parametrize(("first", "stop"), [(9, None), (9, 50), (60, None)])

@@ -23,7 +23,7 @@ from neobert.data.stream import StreamBatches, StreamLoader
 from neobert.data.stream_readers import StreamRows
 from neobert.data.stream_source import StreamSource
 from neobert.data.token_rows import RowMaker
-from neobert.data.tokenizer import TokenizerInfo, describe
+from neobert.data.tokenizer import TokenizerInfo, describe_tokenizer
 from neobert.data.wordpiece import train_wordpiece
 
 ROWS_PER_STEP = 16
@@ -36,7 +36,7 @@ def explain(error: BaseException) -> ConfigError:
 
 def stream_of(folder: Path) -> StreamRows:
     texts = (folder / "part-0.txt").read_text().splitlines()
-    info: TokenizerInfo = describe(train_wordpiece(lambda: texts, 128), "tiny")
+    info: TokenizerInfo = describe_tokenizer(train_wordpiece(lambda: texts, 128), "tiny")
     files = sorted(map(str, folder.glob("part-*.txt")))
     dataset = load_dataset("text", data_files=files, split="train", streaming=True)
     masking = Masking(MaskRate.constant(0.2), False, info.mask_token_id, info.random_ids, seed=3)

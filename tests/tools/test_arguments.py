@@ -5,13 +5,13 @@ import argparse
 import pytest
 
 from neobert.config.model import ModelConfig
-from neobert.tools.arguments import at_least, check_length
+from neobert.tools.arguments import check_length, number_from
 
 
 def test_a_number_below_the_least_is_refused() -> None:
-    assert at_least(3)("3") == 3
+    assert number_from(3)("3") == 3
     with pytest.raises(argparse.ArgumentTypeError, match="2 is below 3"):
-        at_least(3)("2")
+        number_from(3)("2")
 
 
 def test_texts_may_be_longer_than_trained_only_with_rotary_positions() -> None:

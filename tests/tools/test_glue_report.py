@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from neobert.tasks.glue.published import GLUE_8, PUBLISHED
-from neobert.tools.glue_report import average, best_results, find_runs, glue_page, main
+from neobert.tools.glue_report import best_results, find_runs, glue_average, glue_page, main
 
 
 def write_run(folder: Path, task: str, score: float | None, **settings: object) -> None:
@@ -61,7 +61,7 @@ def test_runs_on_a_part_of_the_data_are_another_setting(sweep: Path) -> None:
 
 def test_a_missing_task_is_said_and_never_averaged_away(sweep: Path) -> None:
     results = best_results(find_runs(sweep))
-    value, missing = average(results, "ours")
+    value, missing = glue_average(results, "ours")
     assert value is None
     assert missing == [task for task in GLUE_8 if task not in ("cola", "rte")]
     assert f"missing: {', '.join(missing)}" in glue_page(results)
@@ -71,7 +71,7 @@ def test_all_eight_tasks_have_an_average(tmp_path: Path) -> None:
     for number, task in enumerate(GLUE_8):
         write_run(tmp_path / task, task, 0.80 + number / 100)
     write_run(tmp_path / "wnli", "wnli", 0.1)  # not part of it
-    value, missing = average(best_results(find_runs(tmp_path)), "ours")
+    value, missing = glue_average(best_results(find_runs(tmp_path)), "ours")
     assert missing == []
     assert value == pytest.approx(83.5)
 

@@ -6,7 +6,7 @@ from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
 from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.tools.inspect_data import inspect, read_command
-from neobert.training.callbacks.batch_digest import digest
+from neobert.training.callbacks.batch_digest import batch_digest
 
 STEP = 3
 
@@ -42,7 +42,7 @@ def test_it_shows_the_batches_that_training_gets(words: list[str], streaming: st
     batches = list(data.train_dataloader())[2 * STEP : 2 * STEP + 2]
     text = shown("--step", str(STEP), *words)
     assert [line[10:] for line in text.splitlines() if line.startswith("  SHA-256 ")] == [
-        digest(batch) for batch in batches
+        batch_digest(batch) for batch in batches
     ]
 
 

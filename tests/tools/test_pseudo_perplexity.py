@@ -8,7 +8,14 @@ import torch
 
 import neobert
 from neobert.data.saved_tokenizer import saved_tokenizer
-from neobert.tools.pseudo_perplexity import Score, Scorer, by_length, main, read_scores, total
+from neobert.tools.pseudo_perplexity import (
+    Score,
+    Scorer,
+    batches_by_length,
+    main,
+    read_scores,
+    total,
+)
 
 TEXTS = ["the capital of the country is big", "a river", "", "unknown words here", "sea " * 9, "of"]
 
@@ -103,7 +110,7 @@ def test_texts_are_put_together_by_length() -> None:
         Score(3, 4, 11.0),
         Score(4, 0, 0),
     ]
-    buckets = by_length(scores)
+    buckets = batches_by_length(scores)
     assert [(name, count) for name, count, _ in buckets] == [("1-1", 1), ("2-2", 1), ("3-4", 2)]
     assert buckets[2][2].pseudo_perplexity == pytest.approx(math.exp(2))
     assert total(scores).pseudo_perplexity == pytest.approx(math.exp(1.9))

@@ -98,7 +98,7 @@ class Examples:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class BatchLayout:
     """How examples become a batch."""
 
     packed: bool

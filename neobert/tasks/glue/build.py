@@ -11,7 +11,7 @@ from neobert.config.root import Config
 from neobert.model.encoder import Encoder
 from neobert.model.heads import ClassifierSettings, SequenceClassifier
 from neobert.tasks.glue.hub import load_hub_model
-from neobert.tasks.glue.start import Start
+from neobert.tasks.glue.start import ClassifierStart
 from neobert.tasks.glue.tasks import GlueTask
 
 
@@ -23,7 +23,9 @@ class Classifier:
     num_heads: int
 
 
-def build_classifier(config: Config, start: Start, task: GlueTask, num_labels: int) -> Classifier:
+def build_classifier(
+    config: Config, start: ClassifierStart, task: GlueTask, num_labels: int
+) -> Classifier:
     """The classifier with the weights of ``start``; all of them must fit, or it is an error."""
     if start.kind == "hub":
         model, num_heads = load_hub_model(config, task, num_labels)

@@ -18,7 +18,7 @@ from neobert.data.cache import cache_folder
 from neobert.data.loader import CountedLoader, EvaluationBatches, Workers, build_loader
 from neobert.data.order import EMPTY, Order
 from neobert.data.steps import Share, Steps
-from neobert.tasks.glue.batch import Examples, LabelledBatch, Layout
+from neobert.tasks.glue.batch import BatchLayout, Examples, LabelledBatch
 from neobert.tasks.glue.labels import label_splits
 from neobert.tasks.glue.pair_tokenizer import PairTokenizer
 from neobert.tasks.glue.task_splits import open_splits
@@ -135,10 +135,10 @@ class GlueDataModule(RunDataModule):
         batches = ExampleBatches(examples, self._layout(), size, budget)
         return build_loader(batches, batches.numbers(self.share), Workers())
 
-    def _layout(self) -> Layout:
+    def _layout(self) -> BatchLayout:
         longest = self.config.glue.max_seq_length
         pad = self.tokenizer.pad_token_id
-        return Layout(
+        return BatchLayout(
             packed=self.packed,
             regression=self.task.regression,
             pad_token_id=pad if isinstance(pad, int) else 0,
@@ -162,7 +162,7 @@ class GlueDataModule(RunDataModule):
 class TrainingBatches(Dataset[LabelledBatch]):
     """Micro-batches of a run by their number."""
 
-    def __init__(self, examples: Examples, layout: Layout, order: Order, share: Share) -> None:
+    def __init__(self, examples: Examples, layout: BatchLayout, order: Order, share: Share) -> None:
         self.examples, self.layout, self.order, self.share = examples, layout, order, share
 
     def __getitem__(self, number: int) -> LabelledBatch:
@@ -184,7 +184,7 @@ class ExampleBatches(EvaluationBatches[LabelledBatch]):
     """The examples of an evaluation set in their order; beyond its end, empty batches."""
 
     def __init__(
-        self, examples: Examples, layout: Layout, size: int, budget: int | None = None
+        self, examples: Examples, layout: BatchLayout, size: int, budget: int | None = None
     ) -> None:
         super().__init__(len(examples), size, budget)
         self.examples, self.layout = examples, layout

@@ -92,7 +92,7 @@ class GlueModule(OptimizedModule):
         self._found.setdefault(dataloader_idx, []).append(self.predict_step(batch))
 
     def on_validation_epoch_end(self) -> None:
-        parts = [gathered(self._found[number]) for number in sorted(self._found)]
+        parts = [gather_predictions(self._found[number]) for number in sorted(self._found)]
         self._found = {}
         metrics = self.evaluate(parts)
         self.log_dict(metrics, logger=False)  # for early stopping and the best model
@@ -144,7 +144,7 @@ class GlueModule(OptimizedModule):
         return classification_loss(scores, labels)
 
 
-def gathered(batches: list[Predictions]) -> Predictions:
+def gather_predictions(batches: list[Predictions]) -> Predictions:
     """The predictions of all ranks, each example once, in the order of the rows."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         everywhere: list[list[Predictions] | None] = [None] * dist.get_world_size()

@@ -9,13 +9,13 @@ from rich.table import Table
 from neobert.config.glue import GlueConfig
 from neobert.config.root import Config
 from neobert.console import get_logger
-from neobert.tasks.glue.start import Start
+from neobert.tasks.glue.start import ClassifierStart
 from neobert.training.metrics_file import read_metrics, series
 
 log = get_logger(__name__)
 
 
-def label_of(config: Config, start: Start) -> str:
+def label_of(config: Config, start: ClassifierStart) -> str:
     """What a report calls the model: the end of ``model.name``, else the folder of its weights."""
     if config.model.name:
         return "/".join(Path(config.model.name).parts[-2:])

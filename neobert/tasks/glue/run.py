@@ -12,10 +12,10 @@ from neobert.tasks.glue.build import build_classifier
 from neobert.tasks.glue.data import GlueDataModule
 from neobert.tasks.glue.hub import load_hub_tokenizer, takes_types
 from neobert.tasks.glue.metrics import check_metric
-from neobert.tasks.glue.module import GlueModule, GlueSettings, Predictions, gathered
+from neobert.tasks.glue.module import GlueModule, GlueSettings, Predictions, gather_predictions
 from neobert.tasks.glue.predictions import write_examples, write_submission
 from neobert.tasks.glue.report import label_of, scores_by_step, show_scores, warn_of_labels
-from neobert.tasks.glue.start import Start, find_start
+from neobert.tasks.glue.start import ClassifierStart, find_start
 from neobert.training.fit import load_best
 from neobert.training.logger import log_metrics, pretraining_metadata
 from neobert.training.run import TaskRun, TrainedRun, train
@@ -96,7 +96,7 @@ class GlueRun(TaskRun):
         data, trainer = self.data, run.parts.trainer
         parts = trainer.predict(run.module, dataloaders=data.predict_dataloader()) or []
         several = len(data.validation) + len(data.test) > 1
-        return [gathered(part) for part in (parts if several else [parts])]  # type: ignore[arg-type]
+        return [gather_predictions(part) for part in (parts if several else [parts])]  # type: ignore[arg-type]
 
     def _write(self, predictions: list[Predictions], folder: Path) -> None:
         """``predictions_<split>.tsv`` of every evaluation and test set."""
@@ -150,14 +150,14 @@ def run(config: Config) -> float | None:
     return train(GlueRun, config)
 
 
-def _data(config: Config, start: Start) -> GlueDataModule:
+def _data(config: Config, start: ClassifierStart) -> GlueDataModule:
     if start.tokenizer is None:
         tokenizer = load_hub_tokenizer(config)
         return GlueDataModule(config, tokenizer, packed=False, has_types=takes_types(config))
     return GlueDataModule(config, start.tokenizer, packed=True)
 
 
-def _with_derived(config: Config, start: Start, data: GlueDataModule) -> Config:
+def _with_derived(config: Config, start: ClassifierStart, data: GlueDataModule) -> Config:
     """The settings with what was derived: what a checkpoint says of its model, and W&B shows."""
     wandb = config.wandb
     words = (label_of(config, start), config.glue.task_name)

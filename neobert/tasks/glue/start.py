@@ -32,7 +32,7 @@ FROM_NOTHING = (
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class ClassifierStart:
     """Where the weights come from, and what is known before they are read."""
 
     kind: str
@@ -52,7 +52,7 @@ class Start:
     """For ``summary.json``: which weights these are."""
 
 
-def find_start(config: Config, resume: Path | None = None) -> Start:
+def find_start(config: Config, resume: Path | None = None) -> ClassifierStart:
     """What ``config`` starts from. Raises ``ConfigError`` where it cannot.
 
     A run that resumes at the checkpoint ``resume`` has all it needs there. Models of the hub still
@@ -108,7 +108,7 @@ def _is_yaml(path: str) -> bool:
     return Path(path).suffix in (".yaml", ".yml")
 
 
-def _named(config: Config, key: str) -> Start:
+def _named(config: Config, key: str) -> ClassifierStart:
     """The weights in the place that ``key`` names.
 
     Of a ``config.yaml`` alone the weights may be left aside (``allow_random_weights``).
@@ -124,7 +124,7 @@ def _named(config: Config, key: str) -> Start:
     return start
 
 
-def _transfer(config: Config) -> Start:
+def _transfer(config: Config) -> ClassifierStart:
     task = config.glue.task_name
     source = TASKS[task].start_from if task in TASKS else None
     if source is None:
@@ -139,15 +139,17 @@ def _transfer(config: Config) -> Start:
     )
 
 
-def _random(config: Config) -> Start:
+def _random(config: Config) -> ClassifierStart:
     info = load_tokenizer(config.tokenizer)
     model = replace(config.model, vocab_size=info.vocab_size, pad_token_id=info.pad_token_id)
-    return Start("random", info.tokenizer, model, record={"kind": "random"})
+    return ClassifierStart("random", info.tokenizer, model, record={"kind": "random"})
 
 
-def _encoder(config: Config, kind: str, weights: Pretrained, more: dict[str, object]) -> Start:
+def _encoder(
+    config: Config, kind: str, weights: Pretrained, more: dict[str, object]
+) -> ClassifierStart:
     _refuse_contradictions(config, weights)
-    return Start(
+    return ClassifierStart(
         kind,
         weights.tokenizer_or(config.tokenizer),
         with_shape_of(weights.config, config.model),
@@ -188,7 +190,9 @@ def _without_tokenizer(config: Config) -> Config:
     return replace(config, tokenizer=TokenizerConfig())
 
 
-def _hub(config: Config) -> Start:
+def _hub(config: Config) -> ClassifierStart:
     if config.model.name is None:
         raise ConfigError("model.from_hub=true needs model.name: a folder or an id of the hub")
-    return Start("hub", None, config.model, record={"kind": "hub", "name": config.model.name})
+    return ClassifierStart(
+        "hub", None, config.model, record={"kind": "hub", "name": config.model.name}
+    )

@@ -46,7 +46,7 @@ def finished_runs(place: Path, task: str) -> list[SourceRun]:
     """Runs of ``task`` below ``place`` that ended and kept weights, by the task they recorded."""
     found = []
     for path in sorted(place.glob("**/summary.json")):
-        summary = read_summary(path)
+        summary = read_glue_summary(path)
         if summary is None or summary.get("task_name") != task:
             continue
         score, best = summary.get("score"), summary.get("best")
@@ -56,7 +56,7 @@ def finished_runs(place: Path, task: str) -> list[SourceRun]:
     return found
 
 
-def read_summary(path: Path) -> dict[str, object] | None:
+def read_glue_summary(path: Path) -> dict[str, object] | None:
     """The ``summary.json`` of a finished run of fine-tuning; ``None`` if it is of another kind."""
     try:
         summary = read_json(path)

@@ -51,7 +51,9 @@ class PackedEncoder(AbsEncoder):
         return np.concatenate(parts) if parts else np.empty((0, self.model.width), np.float32)
 
 
-def describe(label: str, revision: str, model: nn.Module, width: int, max_length: int) -> ModelMeta:
+def model_meta(
+    label: str, revision: str, model: nn.Module, width: int, max_length: int
+) -> ModelMeta:
     """What mteb records with every result."""
     return ModelMeta.create_empty(
         {

@@ -57,11 +57,11 @@ def evaluate_tasks(
     for number, task in enumerate(tasks, start=1):
         outcome = _evaluated(encoder, task, cache, batch_size, overwrite)
         outcomes.append(outcome)
-        log.info("%d/%d %s", number, len(tasks), describe(outcome))
+        log.info("%d/%d %s", number, len(tasks), describe_outcome(outcome))
     return outcomes
 
 
-def describe(outcome: Outcome) -> str:
+def describe_outcome(outcome: Outcome) -> str:
     """One line for the console."""
     if outcome.score is None:
         return f"{outcome.name} failed: {outcome.error}"

@@ -11,7 +11,7 @@ from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.model.encoder import Encoder
 from neobert.model.pretrained import run_settings
 from neobert.model.weight_files import read_json_object
-from neobert.tasks.mteb.encoder import PackedEncoder, describe, revision_of
+from neobert.tasks.mteb.encoder import PackedEncoder, model_meta, revision_of
 from neobert.tasks.mteb.hub import HubEncoder, load_hub_encoder
 from neobert.training.precision import resolve_precision
 from neobert.training.run_folder import RunFolder
@@ -61,7 +61,7 @@ def load_evaluated(config: Config) -> Evaluated:
     )
     revision = revision_of(encoder, settings.pooling, max_length, bf16, prompts)
     width = encoder.config.hidden_size
-    meta = describe(label_of_run(folder), revision, encoder, width, max_length)
+    meta = model_meta(label_of_run(folder), revision, encoder, width, max_length)
     tokenizer = weights.tokenizer_or(config.tokenizer)
     texts = TextEncoder(encoder.to("cuda" if on_cuda else "cpu"), tokenizer, settings)
     return Evaluated(PackedEncoder(texts, meta, prompts), label, str(folder))

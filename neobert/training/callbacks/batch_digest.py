@@ -33,7 +33,7 @@ class BatchDigests(Callback):
             file.write(f"{batch_idx},{digest(batch)}\n")
 
 
-def digest(batch: object) -> str:
+def batch_digest(batch: object) -> str:
     """SHA-256 over the tensors and numbers of a batch: types, shapes and values."""
     running = hashlib.sha256()
     _add(batch, running)

@@ -37,9 +37,9 @@ def word_tokenizer():
 @pytest.fixture(scope="session")
 def info():
     """The tokenizer as the task knows it."""
-    from neobert.data.tokenizer import describe
+    from neobert.data.tokenizer import describe_tokenizer
 
-    return describe(word_tokenizer(), "words")
+    return describe_tokenizer(word_tokenizer(), "words")
 
 
 def small_config(**changes: object):

@@ -16,7 +16,7 @@ from neobert.data.steps import Share
 from neobert.tasks.contrastive.batches import PairBatch, Texts, TwiceBatch
 from neobert.tasks.contrastive.data import held_out_rows, sample_of
 from neobert.tasks.contrastive.loader import Batches, Draws, Making, PairRows
-from neobert.training.callbacks.batch_digest import digest
+from neobert.training.callbacks.batch_digest import batch_digest
 
 
 def rows(count: int, offset: int = 0, negatives: int = 0) -> list[dict[str, object]]:
@@ -174,16 +174,16 @@ def test_pretraining_texts_come_from_the_corpus_where_there_is_one():
 def test_loader_processes_change_no_batch_and_a_resumed_loader_goes_on():
     sources = [source("a", 40, negatives=3), source("b", 30, 500)]
     loaded = batches(sources, Draws.of([40, 30], 0.5, 0.3, 0, 12))
-    here = [digest(batch) for batch in CountedLoader(loaded, 12, Workers())]
+    here = [batch_digest(batch) for batch in CountedLoader(loaded, 12, Workers())]
     assert len(set(here)) == 12
-    assert [digest(batch) for batch in CountedLoader(loaded, 12, Workers(2))] == here
+    assert [batch_digest(batch) for batch in CountedLoader(loaded, 12, Workers(2))] == here
     stopped, resumed = (
         CountedLoader(loaded, 12, Workers()),
         CountedLoader(loaded, 12, Workers()),
     )
-    first = [digest(batch) for batch in islice(stopped, 5)]
+    first = [batch_digest(batch) for batch in islice(stopped, 5)]
     resumed.load_state_dict(stopped.state_dict())
-    assert first + [digest(batch) for batch in resumed] == here
+    assert first + [batch_digest(batch) for batch in resumed] == here
 
 
 def test_chunks_are_the_texts_in_order_of_length_and_places_lead_back():

@@ -9,7 +9,7 @@ from neobert.config.model import ModelConfig
 from neobert.losses.classification import classification_loss
 from neobert.model.encoder import Encoder
 from neobert.model.heads import ClassifierSettings, SequenceClassifier
-from neobert.tasks.glue.batch import Examples, LabelledBatch, Layout
+from neobert.tasks.glue.batch import BatchLayout, Examples, LabelledBatch
 
 LENGTHS = [5, 1, 9, 3]
 
@@ -26,8 +26,8 @@ def examples() -> Examples:
     )
 
 
-def layout(**settings: object) -> Layout:
-    return Layout(**{"packed": True, "regression": False, "pad_token_id": 0, **settings})
+def layout(**settings: object) -> BatchLayout:
+    return BatchLayout(**{"packed": True, "regression": False, "pad_token_id": 0, **settings})
 
 
 def model() -> SequenceClassifier:

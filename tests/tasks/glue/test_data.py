@@ -11,11 +11,11 @@ from neobert.config.checks import ConfigError
 from neobert.data.loader import CountedLoader, Workers
 from neobert.data.order import Order
 from neobert.data.steps import Share
-from neobert.tasks.glue.batch import Examples, LabelledBatch, Layout
+from neobert.tasks.glue.batch import BatchLayout, Examples, LabelledBatch
 from neobert.tasks.glue.data import ExampleBatches, GlueDataModule, TrainingBatches
 from tests.tasks.glue.conftest import Settings, sentences, write_rows
 
-LAYOUT = Layout(packed=True, regression=False, pad_token_id=0)
+LAYOUT = BatchLayout(packed=True, regression=False, pad_token_id=0)
 
 
 def examples(count: int) -> Examples:

@@ -11,7 +11,7 @@ from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
 from neobert.cores import available_cores
 from neobert.tasks.pretraining.data import PretrainingDataModule
-from neobert.training.callbacks.batch_digest import digest
+from neobert.training.callbacks.batch_digest import batch_digest
 
 Make = Callable[..., PretrainingDataModule]
 
@@ -48,7 +48,7 @@ def make(tiny_corpus: Path, cache: Path) -> Make:
 
 
 def digests(data: PretrainingDataModule) -> list[str]:
-    return [digest(batch) for batch in data.train_dataloader()]
+    return [batch_digest(batch) for batch in data.train_dataloader()]
 
 
 @pytest.mark.proves("datacollator.max_length", "dataset.max_seq_length")
@@ -159,7 +159,7 @@ def test_two_evaluations_see_the_same_masks_whatever_the_seed(make: Make) -> Non
     one, two = (
         list(make(f"seed={seed}", "dataset.eval_split=train").val_dataloader()) for seed in (0, 1)
     )
-    assert [digest(batch) for batch in one] == [digest(batch) for batch in two]
+    assert [batch_digest(batch) for batch in one] == [batch_digest(batch) for batch in two]
 
 
 def test_a_batch_beyond_the_last_counts_for_nothing(make: Make) -> None:

@@ -5,7 +5,7 @@ import torch
 
 from neobert.batch import IGNORE, MaskedBatch, PackedBatch
 from neobert.config.model import ModelConfig
-from neobert.data.tokenizer import describe
+from neobert.data.tokenizer import describe_tokenizer
 from neobert.model.heads import MaskedLM
 from neobert.tasks.pretraining.report import fill_examples
 from tests.tasks.contrastive.conftest import word_tokenizer
@@ -13,7 +13,7 @@ from tests.tasks.contrastive.conftest import word_tokenizer
 
 @pytest.mark.parametrize("decoder", ["logit scale of nGPT", "bias"])
 def test_the_report_uses_all_of_the_decoder(decoder: str) -> None:
-    tokenizer = describe(word_tokenizer(), "words")
+    tokenizer = describe_tokenizer(word_tokenizer(), "words")
     config = ModelConfig(
         hidden_size=16,
         num_hidden_layers=1,

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 from neobert.batch import PackedBatch
-from neobert.training.callbacks.batch_digest import digest
+from neobert.training.callbacks.batch_digest import batch_digest
 
 
 def batch() -> PackedBatch:
@@ -9,7 +9,7 @@ def batch() -> PackedBatch:
 
 
 def test_equal_batches_have_equal_digests() -> None:
-    assert digest(batch()) == digest(batch())
+    assert batch_digest(batch()) == batch_digest(batch())
 
 
 def test_every_field_counts() -> None:
@@ -21,4 +21,4 @@ def test_every_field_counts() -> None:
         replace(one, max_seqlen=4),
         replace(one, row_length=5),
     ]
-    assert len({digest(one), *(digest(other) for other in changed)}) == 6
+    assert len({batch_digest(one), *(batch_digest(other) for other in changed)}) == 6
