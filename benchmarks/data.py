@@ -5,6 +5,7 @@ Each measurement runs in a process of its own and prints one line of JSON:
 - ``pack``: fill of packed rows on real text at 512 and 1024 tokens;
 - ``loader``: masked tokens per second out of a store, packed, from one background process;
 - ``tokenise``: tokens per second from text;
+- ``prepare``: processor time and memory from text to a complete token store and plan, per document;
 - ``resume``: seconds from the settings to the first batch, amid a run over many documents;
 - ``memory``: resident memory that reading a large store adds to the process.
 
@@ -14,6 +15,8 @@ processor (``cpu``) is the steadier number.
 
 import argparse
 import resource
+import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +38,7 @@ from neobert.data.token_rows import RowMaker, TokenRows
 from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.text_tokenizer import Encoded
 
-MEASUREMENTS = ("pack", "loader", "tokenise", "resume", "memory")
+MEASUREMENTS = ("pack", "loader", "tokenise", "prepare", "resume", "memory")
 VOCABULARY = 8192
 ROUNDS = 7
 Figures = dict[str, float | str]
@@ -46,7 +49,7 @@ def main() -> None:
     parser = harness.command("data", __doc__, rounds=None, output=None)
     parser.add_argument("--only", choices=MEASUREMENTS, action="append")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/neobert-bench-data"))
-    parser.add_argument("--documents", type=int, default=1_000_000, help="of resume")
+    parser.add_argument("--documents", type=int, default=1_000_000, help="of prepare and resume")
     parser.add_argument("--tokens", type=int, default=500_000_000, help="of memory, 2 bytes each")
     parser.add_argument("--here", choices=MEASUREMENTS, help="in this process, no new one")
     options = parser.parse_args()
@@ -73,6 +76,8 @@ def measure(name: str, options: argparse.Namespace) -> Figures:
             return measure_loader(options.folder)
         case "tokenise":
             return measure_tokenising(options.folder)
+        case "prepare":
+            return measure_preparing(options.folder, options.documents)
         case "resume":
             return measure_resume(options.folder, options.documents)
         case _:
@@ -118,6 +123,43 @@ def measure_tokenising(folder: Path) -> Figures:
         rates.append(tokens / (time.perf_counter() - wall))
         cpu_rates.append(tokens / (time.process_time() - cpu))
     return {"tokens_per_sec": round(max(rates)), "tokens_per_cpu_sec": round(max(cpu_rates))}
+
+
+def measure_preparing(folder: Path, documents: int) -> Figures:
+    """What it takes to make tokens and rows of so many lines of about 25 words."""
+    lines = folder / f"lines-{documents}.txt"
+    if not lines.exists():
+        write_lines(lines, documents)
+        real_data(folder, "factbook", 512).tokenizer.tokenizer.save_pretrained(folder / "tokenizer")
+        # Once more where making the text has left nothing in memory.
+        size = f"--folder={folder}", f"--documents={documents}"
+        return harness.in_fresh_process("data", "--here", "prepare", *size)
+    cache = folder / f"prepared-{documents}"
+    shutil.rmtree(cache, ignore_errors=True)
+    words = [
+        f"dataset.path={lines}",
+        "dataset.streaming=false",
+        f"dataset.cache_dir={cache}",
+        "dataset.num_proc=1",
+        f"tokenizer.path={folder / 'tokenizer'}",
+        "tokenizer.train_vocab_size=null",
+        "datacollator.pack_sequences=true",
+    ]
+    cpu = time.process_time()
+    with AnonymousMemory() as memory:
+        data = PretrainingDataModule(compose_config(words))
+        data.setup("fit")
+    cpu, warm = time.process_time() - cpu, time.process_time()
+    data = PretrainingDataModule(compose_config(words))
+    data.setup("fit")
+    data.micro_batches()[0]
+    return {
+        "documents": data.train_store.info.documents,
+        "tokens": data.train_store.info.tokens,
+        "cpu_us_per_document": round(cpu / documents * 1e6, 1),
+        "added_mib": round(memory.added, 1),
+        "first_batch_cpu_seconds": round(time.process_time() - warm, 2),
+    }
 
 
 def measure_resume(folder: Path, documents: int) -> Figures:
@@ -174,7 +216,7 @@ def measure_memory(folder: Path, tokens: int) -> Figures:
     after_open = resident()
     seen = sum(batches[number].inputs.num_tokens for number in range(3000))
     return {
-        "store_mb": round((store / "tokens.npy").stat().st_size / 1e6),
+        "store_mb": round(sum(file.stat().st_size for file in store.rglob("tokens.npy")) / 1e6),
         "documents": len(rows.store.offsets) - 1,
         "added_mib_open": round(after_open - before, 1),
         "added_mib": round(resident() - before, 1),
@@ -216,6 +258,41 @@ def write_ids(folder: Path, documents: int) -> None:
     ids = draw.integers(5, 5000, int(offsets[-1]), dtype=np.int32)
     column = pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids))
     parquet.write_table(pa.table({"input_ids": column}), folder / "ids.parquet")
+
+
+def write_lines(file: Path, documents: int) -> None:
+    """A text file of ``documents`` lines out of the World Factbook."""
+    words = " ".join(read_corpus("factbook")["train"]).split()
+    draw = np.random.default_rng(0)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", encoding="utf-8") as opened:
+        for first in draw.integers(0, len(words) - 200, documents):
+            count = draw.geometric(1 / 25)
+            opened.write(" ".join(words[first : first + min(count, 200)]) + "\n")
+
+
+class AnonymousMemory:
+    """The most anonymous memory within the block beyond that at its start: mapped files apart."""
+
+    def __enter__(self) -> "AnonymousMemory":
+        self.added, self._before = 0.0, self._now()
+        self._done = threading.Event()
+        self._watch = threading.Thread(target=self._sample, daemon=True)
+        self._watch.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._watch.join()
+
+    def _sample(self) -> None:
+        while not self._done.wait(0.05):
+            self.added = max(self.added, self._now() - self._before)
+
+    @staticmethod
+    def _now() -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def resident() -> float:
