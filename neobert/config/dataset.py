@@ -68,7 +68,7 @@ class DatasetConfig:
     """Documents to evaluate on at most; taken from training where there is no evaluation split."""
 
     num_proc: int = 4
-    """Processes for tokenisation; 0 or less: as many as there are cores."""
+    """Processes that tokenise documents and pairs; 0 or less: as many as there are cores."""
 
     shuffle_buffer_size: int = 10000
     """Documents among which a stream is shuffled, over all its readers; 0 or less keeps its order

@@ -15,7 +15,7 @@ class TokenizerConfig:
     """Hub id."""
 
     path: str | None = None
-    """Local folder; wins over ``name``."""
+    """Local folder with a ``tokenizer.json``; wins over ``name``."""
 
     max_length: int = 512
     """Longest input in tokens; ``model_max_length`` of the saved tokenizer."""

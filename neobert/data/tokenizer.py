@@ -203,7 +203,8 @@ def _tokenizer_folder(path: str) -> Path:
             f"tokenizer.path={path} is a file; name its folder: tokenizer.path={folder.parent}"
         )
     if not folder.is_dir():
-        raise ConfigError(f"tokenizer.path={path} does not exist")
+        state = "is not a folder" if folder.exists() else "does not exist"
+        raise ConfigError(f"tokenizer.path={path} {state}")
     if (folder / FILE).exists():
         try:
             check_tokenizer_file(folder / FILE)
