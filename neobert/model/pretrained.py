@@ -1,7 +1,7 @@
 """Trained weights: read a folder without trusting it, and build the model that it describes.
 
 Understands a folder in the published layout (``config.json`` + ``model.safetensors``), in another
-format of :data:`~neobert.model.published.FORMATS`, and a checkpoint of ours or of the reference
+format of :data:`~neobert.model.formats.FORMATS`, and a checkpoint of ours or of the reference
 (``config.yaml`` + ``model.safetensors``, or the shards of DeepSpeed ZeRO). No code in files is run,
 and every weight must have its place. Whatever is wrong is a :class:`PretrainedError`.
 
@@ -23,20 +23,20 @@ from neobert.errors import ConfigError
 from neobert.files import first_line
 from neobert.model.attention import SelfAttention
 from neobert.model.encoder import Encoder
-from neobert.model.heads import (
-    ACTIVATIONS,
-    ClassifierSettings,
-    MaskedLM,
-    SequenceClassifier,
-    TokenClassifier,
-)
-from neobert.model.published import (
+from neobert.model.formats import (
     DECODER,
     DECODER_BIAS,
     EMBEDDING,
     OURS,
     head_settings,
     translate_published,
+)
+from neobert.model.heads import (
+    ACTIVATIONS,
+    ClassifierSettings,
+    MaskedLM,
+    SequenceClassifier,
+    TokenClassifier,
 )
 from neobert.model.weight_files import (
     PretrainedError,

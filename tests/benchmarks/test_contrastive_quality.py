@@ -19,7 +19,7 @@ from neobert.config.store import save_config
 from neobert.tasks import run
 from neobert.tasks.contrastive.data import ContrastiveDataModule
 from neobert.tasks.contrastive.pair_encoder import text_number
-from neobert.tasks.contrastive.start import open_start
+from neobert.tasks.contrastive.starting_model import open_start
 from neobert.training.start import open_weights
 from tests.tools.conftest import WORDS
 

@@ -18,8 +18,8 @@ from neobert.model.eurobert import (
     neobert_weights,
     reasons_unsupported,
 )
+from neobert.model.formats import model_config, published_names
 from neobert.model.heads import MaskedLM
-from neobert.model.published import model_config, published_names
 from neobert.ops.rotary import rotary_table
 
 eurobert = pytest.importorskip(

@@ -12,7 +12,7 @@ from neobert.losses.contrastive import Similarity
 from neobert.optim.schedule import Schedule
 from neobert.tasks.contrastive.data import ContrastiveDataModule
 from neobert.tasks.contrastive.module import ContrastiveModule, ContrastiveSettings
-from neobert.tasks.contrastive.start import open_start
+from neobert.tasks.contrastive.starting_model import open_start
 from neobert.training.metrics_file import read_metrics
 from neobert.training.run import TaskRun, TrainedRun, train
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from neobert.config.glue import GlueConfig
 from neobert.config.root import Config
 from neobert.console import get_logger
-from neobert.tasks.glue.start import ClassifierStart
+from neobert.tasks.glue.starting_weights import ClassifierStart
 from neobert.training.metrics_file import read_metrics, series
 
 log = get_logger(__name__)

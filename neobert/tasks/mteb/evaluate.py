@@ -15,8 +15,8 @@ from mteb.cache import ResultCache
 from mteb.results import TaskResult
 
 from neobert.console import get_logger
-from neobert.tasks.mteb.encoder import PackedEncoder
-from neobert.tasks.mteb.hub import HubEncoder
+from neobert.tasks.mteb.hub_encoder import HubEncoder
+from neobert.tasks.mteb.packed_encoder import PackedEncoder
 
 log = get_logger(__name__)
 

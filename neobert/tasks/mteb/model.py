@@ -11,8 +11,8 @@ from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.model.encoder import Encoder
 from neobert.model.pretrained import run_settings
 from neobert.model.weight_files import read_json_object
-from neobert.tasks.mteb.encoder import PackedEncoder, model_meta, revision_of
-from neobert.tasks.mteb.hub import HubEncoder, load_hub_encoder
+from neobert.tasks.mteb.hub_encoder import HubEncoder, load_hub_encoder
+from neobert.tasks.mteb.packed_encoder import PackedEncoder, model_meta, revision_of
 from neobert.training.precision import resolve_precision
 from neobert.training.run_folder import RunFolder
 from neobert.training.start import Pretrained, open_weights

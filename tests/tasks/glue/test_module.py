@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.tasks.glue.test_hub import save, words
 from torch.testing import assert_close
 
 from neobert.config.optimizer import OptimizerConfig
 from neobert.config.scheduler import SchedulerConfig
 from neobert.optim.schedule import resolve_schedule
 from neobert.tasks.glue.batch import BatchLayout, Examples
-from neobert.tasks.glue.hub import load_hub_model
+from neobert.tasks.glue.hub_classifier import load_hub_model
 from neobert.tasks.glue.module import GlueModule, GlueSettings
 from neobert.tasks.glue.tasks import TASKS
 from tests.tasks.glue.conftest import Settings
-from tests.tasks.glue.test_hub import save, words
 
 LENGTHS = [4, 17, 2, 9, 3, 30, 6, 5, 11, 2, 8]
 

@@ -7,8 +7,8 @@ from mteb.mocks.mock_run import mock_run
 from mteb.results import TaskResult
 from torch import nn
 
-from neobert.tasks.mteb.encoder import revision_of, weights_digest
 from neobert.tasks.mteb.model import load_evaluated
+from neobert.tasks.mteb.packed_encoder import revision_of, weights_digest
 
 
 @pytest.mark.filterwarnings("default")  # of scikit-learn, about mock data of three rows

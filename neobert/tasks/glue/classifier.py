@@ -10,8 +10,8 @@ from neobert.config.glue import GlueConfig
 from neobert.config.root import Config
 from neobert.model.encoder import Encoder
 from neobert.model.heads import ClassifierSettings, SequenceClassifier
-from neobert.tasks.glue.hub import load_hub_model
-from neobert.tasks.glue.start import ClassifierStart
+from neobert.tasks.glue.hub_classifier import load_hub_model
+from neobert.tasks.glue.starting_weights import ClassifierStart
 from neobert.tasks.glue.tasks import GlueTask
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from neobert.batch import PackedBatch
 from neobert.config.checks import ConfigError
 from neobert.model.heads import SequenceClassifier
-from neobert.tasks.glue.build import build_classifier
-from neobert.tasks.glue.start import find_start
+from neobert.tasks.glue.classifier import build_classifier
+from neobert.tasks.glue.starting_weights import find_start
 from neobert.tasks.glue.tasks import TASKS
 from tests.tasks.glue.conftest import Settings, make_tokenizer
 

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from neobert.config.checks import ConfigError
-from neobert.tasks.glue.hub import load_hub_model, load_hub_tokenizer, takes_types
+from neobert.tasks.glue.hub_classifier import load_hub_model, load_hub_tokenizer, takes_types
 from neobert.tasks.glue.run import run
 from neobert.tasks.glue.tasks import TASKS
 from neobert.training.callbacks.interrupt import Interrupt, Interrupted

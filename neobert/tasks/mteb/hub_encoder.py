@@ -24,7 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
-from neobert.tasks.mteb.encoder import ORGANISATION, revision_of
+from neobert.tasks.mteb.packed_encoder import ORGANISATION, revision_of
 
 log = get_logger(__name__)
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from neobert.config.checks import ConfigError
 from neobert.model.encoder import Encoder
 from neobert.model.heads import MaskedLM
-from neobert.tasks.contrastive.start import open_start
+from neobert.tasks.contrastive.starting_model import open_start
 from tests.tasks.contrastive.conftest import word_tokenizer
 
 
