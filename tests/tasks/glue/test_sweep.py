@@ -16,8 +16,10 @@ WORDS = ["task=glue", "glue.task_name=rte", "seed=1", "glue.allow_random_weights
 def prepared(sweep: Path, number: int, words: list[str]) -> PreparedJob:
     """The job ``number`` of a sweep in ``sweep``, as a launcher of Hydra prepares it."""
     from hydra._internal.utils import create_config_search_path
+    from hydra.core.utils import setup_globals
     from hydra.types import RunMode
 
+    setup_globals()
     loader = SettingsLoader(create_config_search_path(str(conf_dir())))
     folder = [f"hydra.sweep.dir={sweep}", "hydra.mode=MULTIRUN"]
     master = loader.load_configuration("config", [*words, *folder], RunMode.MULTIRUN)
