@@ -51,6 +51,9 @@ FORMATS = {
 }
 """Suffix -> format; in any case, and with one of :data:`OPENERS` after it."""
 
+RULES = 1
+"""Version of how rows are made of files: part of the keys of everything that is cached."""
+
 TABLES = ("parquet", "json", "csv", "tsv")
 """Formats with named columns."""
 
@@ -147,7 +150,9 @@ def read_table(
     count = 0
     for row in iter_rows(files, setting, columns):
         for name, value in row.items():
-            values.setdefault(name, [None] * count).append(value)
+            if name not in values:
+                values[name] = [None] * count
+            values[name].append(value)
         count += 1
         for filled in values.values():
             if len(filled) < count:
@@ -286,7 +291,9 @@ def _numbered_rows(
             case _:
                 rows = separated_rows(text, str(kind))
         for row in rows:
-            kept = row if columns is None else {name: row[name] for name in columns if name in row}
+            kept = row
+            if columns is not None:
+                kept = {name: value for name, value in row.items() if name in columns}
             if text.has_surrogates and kind == "json":
                 check_surrogates(kept)
             yield text.number, kept

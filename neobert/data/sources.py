@@ -24,6 +24,7 @@ from neobert.data.corpora import corpus_key, is_packaged, read_corpus
 from neobert.data.digests import file_digests
 from neobert.data.loading import Explain, open_data, plain_error
 from neobert.data.rows import (
+    RULES,
     root_column,
     text_column,
     values_at,
@@ -159,7 +160,7 @@ def _content_key(data: Data, cache: Path) -> dict[str, object]:
     if isinstance(data, FileValues):
         digests = file_digests(data.files, cache)
         # Not where the files are: copied, they are the same text.
-        return {"source": digests, "rows": [data.first, data.stop]}
+        return {"source": digests, "rows": [data.first, data.stop], "rules": RULES}
     if isinstance(data, Dataset):
         stored = [Path(file["filename"]) for file in data.cache_files]
         return {"fingerprint": data._fingerprint, "files": file_digests(stored, cache)}
@@ -195,6 +196,10 @@ def _packaged(config: DatasetConfig, seed: int) -> Source:
             None if data is None else partial(_values, data, "text")
             for data in (split.train, split.evaluation)
         ]
+        if split.hold_out is not None:  # train_split=validation, of which nothing is left
+            key |= {"validation_split": config.validation_split, "seed": seed}
+            whole = partial(_values, split.train, "text")
+            readers = [partial(_part_of, whole, split.hold_out, held) for held in (False, True)]
     else:
         if config.validation_split is not None:
             log.info("dataset.validation_split is not needed: %s has a split validation", name)

@@ -233,6 +233,9 @@ def test_a_packaged_corpus_needs_no_network_and_may_be_sliced(tmp_path: Path) ->
     assert len(trained_on(part)) == 2
     assert held_out(part)[0].startswith("Algeria. Background: ")
     assert whole.train.key != part.train.key
+    halves = DatasetConfig(name="factbook", train_split="validation[:40]", validation_split=0.25)
+    assert len(held_out(open_source(halves, tmp_path, seed=0))) == 10
+    assert len(trained_on(open_source(halves, tmp_path, seed=0))) == 30
 
 
 def test_a_fraction_that_is_not_needed_is_told(

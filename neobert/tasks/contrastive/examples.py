@@ -20,6 +20,7 @@ from neobert.data.records import Row
 from neobert.data.rows import (
     FORMATS,
     OPENERS,
+    RULES,
     TABLES,
     iter_rows,
     lacks_columns,
@@ -75,7 +76,7 @@ def identity(source: PairSource, sources_dir: str | None, cache: Path) -> dict[s
     if local is not None:
         names = [str(file.name) for file in local.files]  # they tell the splits
         digests = file_digests((file.path for file in local.files), cache)
-        return found | {"files": names, "digests": digests, "split": source.split}
+        return found | {"files": names, "digests": digests, "split": source.split, "rules": RULES}
     return found | {"hub": source.hub, "configs": source.configs, "split": source.split}
 
 

@@ -14,10 +14,13 @@ from datasets import Dataset
 from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.console import get_logger
+from neobert.data.cache import key_of
 from neobert.data.corpora import is_packaged
 from neobert.data.data_files import DataFiles, find_files, log_splits, shortened
+from neobert.data.digests import file_digests
 from neobert.data.loading import is_saved, load_saved
 from neobert.data.rows import (
+    RULES,
     TABLES,
     format_of,
     lacks_columns,
@@ -123,9 +126,10 @@ def _reader(
             task.config or "all of its data",
         )
     if config.path:
-        return LocalReader(_folder(Path(config.path).expanduser(), task, name, config), task)
+        places = _folder(Path(config.path).expanduser(), task, name, config)
+        return LocalReader(places, task, cache)
     if is_packaged_task(task.source):
-        return LocalReader({"": packaged_folder(task.source, cache)}, task)
+        return LocalReader({"": packaged_folder(task.source, cache)}, task, cache)
     if is_packaged(task.source) or task.source == "local":
         raise ConfigError(
             f"glue.task_name={name} is a task of your own: set dataset.path to the folder of "
@@ -159,6 +163,8 @@ class LocalReader:
     """Path of the data, and under ``test`` that of the test splits where it is another."""
 
     task: GlueTask
+    cache: Path
+    """Where digests of files are remembered."""
 
     @property
     def origin(self) -> str:
@@ -171,6 +177,10 @@ class LocalReader:
         if is_saved(place):
             parts = _saved_parts(place)
             part = parts.get(named_split(parts, name) or "")
+            if part is not None:
+                stored = (Path(file["filename"]) for file in part.cache_files)
+                key = [part._fingerprint, file_digests(stored, self.cache)]
+                part._fingerprint = key_of(key)  # its own does not tell a replaced file
         else:
             files = self._files(place, name)
             part = self._read(files, kind) if files else None
@@ -213,16 +223,18 @@ class LocalReader:
         needed = [*task.texts, *([] if kind == "test" else [task.label_column])]
         kept = {*task.texts, task.label_column, NUMBER}
         table = read_table(files, "dataset.path", {*kept, *map(root_column, kept)})
-        for path in kept - set(table.column_names):
+        for path in sorted(kept - set(table.column_names)):
             table = _with_path(table, path)
         if missing := [column for column in needed if column not in table.column_names]:
             columns = row_columns(files[0], "dataset.path")
             raise lacks_columns("dataset.path", files[0], missing, columns)
         table = table.select([name for name in table.column_names if name in kept])
         if all(format_of(file) in ("csv", "tsv") for file in files):
-            for name in {task.label_column, NUMBER} & set(table.column_names):
+            for name in sorted({task.label_column, NUMBER} & set(table.column_names)):
                 table = _with_numbers(table, name)
-        return Dataset(table)
+        # By content, so that tokens are found again: that of datasets differs in each process.
+        key = {"files": file_digests(files, self.cache), "columns": sorted(kept), "rules": RULES}
+        return Dataset(table, fingerprint=key_of(key))
 
 
 def _with_path(table: pa.Table, path: str) -> pa.Table:

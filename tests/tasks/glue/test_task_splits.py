@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,35 @@ def test_an_empty_evaluation_file_is_said_to_be_empty(
     (tmp_path / "data/validation.csv").write_text(content)
     with pytest.raises(ConfigError, match=message):
         label_splits(TASKS["sst2"], read(tmp_path))
+
+
+def test_rows_are_known_by_the_content_of_their_files(tmp_path: Path) -> None:
+    """Else tokens would be made anew in each run, or stale ones read."""
+
+    def known() -> str:
+        return read(tmp_path).train._fingerprint
+
+    file = tmp_path / "data/train.jsonl"
+    write_table(file, sentences(6))
+    write_table(tmp_path / "data/val.jsonl", sentences(2))
+    first, stamp = known(), file.stat().st_mtime_ns
+    (tmp_path / "data").rename(tmp_path / "moved")
+    (tmp_path / "moved").rename(tmp_path / "data")
+    assert known() == first
+    file.write_text(file.read_text().replace('"label": 1', '"label": 0'))
+    os.utime(file, ns=(stamp, stamp))
+    assert known() != first
+    saved = Dataset.from_list(sentences(6))
+    for folder in ("data/saved", "other"):
+        DatasetDict(train=saved, dev=saved).save_to_disk(tmp_path / folder)
+        saved = saved.map(lambda row: {"label": 0})
+    config = DatasetConfig(path=str(tmp_path / "data/saved"))
+    before = open_splits(TASKS["sst2"], "sst2", config, tmp_path / "cache", 0).train._fingerprint
+    arrow = "train/data-00000-of-00001.arrow"
+    (tmp_path / "data/saved" / arrow).write_bytes((tmp_path / "other" / arrow).read_bytes())
+    after = open_splits(TASKS["sst2"], "sst2", config, tmp_path / "cache", 0).train
+    assert after["label"][:] == [0] * 6
+    assert after._fingerprint != before
 
 
 def test_all_files_that_cannot_be_read_are_told_at_once(tmp_path: Path) -> None:
