@@ -30,7 +30,7 @@ class BatchDigests(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
         with self._path.open("a") as file:
-            file.write(f"{batch_idx},{digest(batch)}\n")
+            file.write(f"{batch_idx},{batch_digest(batch)}\n")
 
 
 def batch_digest(batch: object) -> str:
