@@ -93,7 +93,7 @@ class TrainerConfig:
     """``inductor``, ``aot_eager`` or ``eager``."""
 
     resume_from_checkpoint: str | None = None
-    """``latest`` (also ``auto``, ``true``), a step, or a path; ``null`` starts anew."""
+    """``latest`` (also ``auto``, ``true``), ``best``, a step, or a path; ``null`` starts anew."""
 
     num_train_epochs: int = 3
     """Passes over the data where ``max_steps <= 0``."""

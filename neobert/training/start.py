@@ -171,13 +171,14 @@ def open_weights(
     return Pretrained(select(place, selector, key, selector_key), key, place)
 
 
-def load(path: str | Path) -> MaskedLM:
+def load(path: str | Path, checkpoint: str | int = "latest") -> MaskedLM:
     """The model in ``path``, in fp32 on the CPU, set to evaluation.
 
-    Of a run, the newest undamaged checkpoint is taken. Raises a ``ValueError`` that lists every
-    weight that is missing, unexpected or of another shape.
+    ``checkpoint`` chooses that of a run: ``latest`` (the newest undamaged one), ``best``, or a
+    step. Raises a ``ValueError`` that lists every weight that is missing, unexpected or of another
+    shape.
     """
-    return open_weights(path).masked_lm().eval()
+    return open_weights(path, checkpoint, selector_key="checkpoint").masked_lm().eval()
 
 
 def tokenizer_info(weights: Pretrained, settings: TokenizerConfig) -> TokenizerInfo:

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from neobert.config.checks import ConfigError
+from neobert.config.trainer import TrainerConfig
 from neobert.model.weight_files import WEIGHTS
 from neobert.training.checkpoint import FolderCheckpointIO
+from neobert.training.resume import resume_point
 from neobert.training.start import best_step, select
 
 
@@ -31,6 +33,13 @@ def run(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("selector", "step"), [("latest", "20"), ("best", "10"), ("5", "5")])
 def test_each_selector_names_its_checkpoint(run, selector, step) -> None:
     assert select(run, selector, "key").name == step
+
+
+def test_a_run_may_continue_from_its_best_checkpoint(run) -> None:
+    settings = TrainerConfig(output_dir=str(run), resume_from_checkpoint="best")
+    found = resume_point(settings)
+    assert found is not None
+    assert found.name == "10"
 
 
 def test_latest_passes_over_a_damaged_one_and_a_step_does_not(run) -> None:

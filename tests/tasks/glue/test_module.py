@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.tasks.glue.test_hub import save, words
 from torch.testing import assert_close
 
 from neobert.config.optimizer import OptimizerConfig
@@ -16,6 +15,7 @@ from neobert.tasks.glue.hub_classifier import load_hub_model
 from neobert.tasks.glue.module import GlueModule, GlueSettings
 from neobert.tasks.glue.tasks import TASKS
 from tests.tasks.glue.conftest import Settings
+from tests.tasks.glue.test_hub_classifier import save, words
 
 LENGTHS = [4, 17, 2, 9, 3, 30, 6, 5, 11, 2, 8]
 
