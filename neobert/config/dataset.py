@@ -113,7 +113,7 @@ class DatasetConfig:
         found += at_least("dataset.max_seq_length", self.max_seq_length, 3)
         found += at_least("dataset.min_length", self.min_length, 0)
         found += at_least("dataset.eval_samples", self.eval_samples, 1)
-        found += at_least("dataset.stream_readers", self.stream_readers, 1)
+        found += within("dataset.stream_readers", self.stream_readers, 1, 4096)
         found += above("dataset.alpha", self.alpha, 0)
         found += at_least("dataset.crop_min_length", self.crop_min_length, 1)
         found += within("dataset.crop_share", self.crop_share, 0, 1)

@@ -92,13 +92,13 @@ def test_several_processes_write_the_plan_of_one(tmp_path: Path) -> None:
 
 
 def test_a_plan_takes_the_memory_of_one_window(tmp_path: Path) -> None:
-    lengths = documents(400_000, 60)
+    lengths = documents(150_000, 60)
     offsets = offsets_of(lengths)
     tracemalloc.start()
     PACKING.write_plan(offsets, tmp_path, window=4096)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 4e6  # as lists of all documents: 140 bytes each, 56 MB
+    assert peak < 4e6  # as lists of all documents: 140 bytes each, 21 MB
     assert RowPlan.load(tmp_path).info.documents == len(lengths)
 
 
