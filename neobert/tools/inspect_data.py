@@ -23,6 +23,7 @@ from neobert.data.stream import StreamBatches
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.tools.arguments import number_from
+from neobert.training.callbacks.batch_digest import batch_digest
 
 log = get_logger("neobert.tools.inspect_data")
 
@@ -108,7 +109,7 @@ def batch_lines(batch: MaskedBatch, info: TokenizerInfo, rows: int) -> Iterator[
         f"({batch.num_targets / max(1, inputs.num_tokens):.1%}), "
         f"{batch.num_targets_in_step:,} in the step"
     )
-    yield f"  SHA-256 {digest(batch)}"
+    yield f"  SHA-256 {batch_digest(batch)}"
     bounds = inputs.cu_seqlens.tolist()
     shown = min(rows * length, places) if length else bounds[min(rows, len(bounds) - 1)]
     number = -1
