@@ -149,6 +149,11 @@ def _encoder(
     config: Config, kind: str, weights: Pretrained, more: dict[str, object]
 ) -> ClassifierStart:
     _refuse_contradictions(config, weights)
+    if kind != "resumed":
+        log.info(
+            "starting from %s: %d × %d; shape and vocabulary are those of the weights",
+            *(weights.folder, weights.config.hidden_size, weights.config.num_hidden_layers),
+        )
     return ClassifierStart(
         kind,
         weights.tokenizer_or(config.tokenizer),

@@ -31,9 +31,13 @@ def run_with(steps: list[int], encoder_folder: Path, run: Path) -> Path:
 
 
 @pytest.mark.proves("glue.pretrained_model_path")
-def test_the_weights_of_a_folder_are_all_used(settings: Settings, encoder_folder: Path) -> None:
+def test_the_weights_of_a_folder_are_all_used(
+    settings: Settings, encoder_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = settings(f"glue.pretrained_model_path={encoder_folder}")
-    start = find_start(config)
+    with caplog.at_level("INFO", logger="neobert"):
+        start = find_start(config)
+    assert f"starting from {encoder_folder}: 32 × 2; shape and vocabulary" in caplog.text
     model = build_classifier(config, start, TASKS["sst2"], 2).model
     stored = load_file(encoder_folder / "model.safetensors")
     own = model.state_dict()
