@@ -234,7 +234,7 @@ def _one_step(job: Job) -> Measured:
     from neobert.data.tokenizer import describe_tokenizer
     from neobert.tasks.contrastive.batches import Texts
     from neobert.tasks.contrastive.gradcache import encode_texts
-    from neobert.tasks.contrastive.prepare import recipe_of
+    from neobert.tasks.contrastive.prepared_pairs import recipe_of
     from neobert.training.start import open_weights
 
     encoder = open_weights(job.model).encoder().train()

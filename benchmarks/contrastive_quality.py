@@ -27,7 +27,7 @@ from neobert.tasks.contrastive.examples import read_examples
 from neobert.tasks.contrastive.loader import Batches
 from neobert.tasks.contrastive.packaged_pairs import Example
 from neobert.tasks.contrastive.pair_sources import select_sources
-from neobert.tasks.contrastive.prepare import cleaned
+from neobert.tasks.contrastive.prepared_pairs import cleaned
 from neobert.tasks.contrastive.starting_model import open_start
 from neobert.training.cpu import keep_freed_memory
 from neobert.training.run_folder import RunFolder

@@ -33,8 +33,8 @@ from neobert.data.loader import MicroBatches, StepLoader, Workers
 from neobert.data.order import Order
 from neobert.data.packing import Packing, RowPlan
 from neobert.data.steps import Share, Steps
-from neobert.data.store import TokenStore, write_store
 from neobert.data.token_rows import RowMaker, TokenRows
+from neobert.data.token_store import TokenStore, write_store
 from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.text_tokenizer import Encoded
 

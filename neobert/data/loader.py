@@ -18,8 +18,8 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from neobert.batch import IGNORE, MaskedBatch
-from neobert.data.encode import end_with_parent
 from neobert.data.order import Order
+from neobert.data.processes import end_with_parent
 from neobert.data.steps import Share, Steps
 from neobert.data.token_rows import Row, TokenRows
 

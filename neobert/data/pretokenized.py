@@ -25,7 +25,7 @@ from neobert.data.cache import key_of, publish
 from neobert.data.digests import file_digests
 from neobert.data.shards import make_store
 from neobert.data.sources import TOKEN_COLUMN, Documents, Source
-from neobert.data.store import TokenStore
+from neobert.data.token_store import TokenStore
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.errors import ConfigError
 from neobert.files import first_line, read_json, reading, write_json

@@ -1,17 +1,19 @@
 """Work for several processes, in order and with bounded memory."""
 
 import multiprocessing
+import os
+import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, islice
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import TypeVar
 
 from neobert.cores import available_cores
-from neobert.data.encode import end_with_parent
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -27,6 +29,20 @@ def num_processes(wanted: int) -> int:
     """``dataset.num_proc``; 0 or less: as many as there are cores, and never more."""
     cores = available_cores()
     return cores if wanted <= 0 else min(wanted, cores)
+
+
+def end_with_parent(worker: int | None = None) -> None:
+    """End this process once the one that started it is gone; a killed one tells nobody.
+
+    ``worker`` is the number that PyTorch gives to a loader process, whose own watch looks at the
+    parent only, which a fork server is. Such a process ignores Ctrl-C and SIGTERM, which reach the
+    whole process group: the run still needs its batches to finish the step and save.
+    """
+    if worker is not None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        sys.excepthook = _unless_parent_left
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def in_processes(
@@ -72,3 +88,18 @@ def without_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+def _unless_parent_left(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Say nothing of a connection that the run has closed: it ends, and has said why itself."""
+    if not issubclass(kind, EOFError | ConnectionError | multiprocessing.AuthenticationError):
+        sys.__excepthook__(kind, error, trace)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()  # a killed one leaves its helpers waiting for ever
+        os._exit(1)

@@ -21,10 +21,9 @@ from filelock import FileLock
 
 from neobert.console import get_logger
 from neobert.data.cache import key_of, publish, writing
-from neobert.data.encode import end_with_parent
-from neobert.data.processes import without_main
+from neobert.data.processes import end_with_parent, without_main
 from neobert.data.sources import Documents
-from neobert.data.store import (
+from neobert.data.token_store import (
     SHARD,
     TokenStore,
     is_complete,

@@ -15,9 +15,9 @@ from neobert.config.checks import ConfigError
 from neobert.data.cache import key_of
 from neobert.data.order import generator
 from neobert.data.sources import Documents
-from neobert.data.store import StoreInfo, TokenStore
 from neobert.data.stream_source import Cursor, ReaderGroup, StreamPlace, StreamSource
 from neobert.data.token_rows import Row, RowMaker, TokenRows
+from neobert.data.token_store import StoreInfo, TokenStore
 from neobert.data.tokenize import tokens_of
 from neobert.text_tokenizer import Encoded
 

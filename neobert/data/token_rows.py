@@ -11,7 +11,7 @@ from neobert.batch import IGNORE, MaskedBatch, PackedBatch
 from neobert.data.masking import Masking, mask_row
 from neobert.data.order import EMPTY
 from neobert.data.packing import Packing, RowPlan
-from neobert.data.store import TokenStore
+from neobert.data.token_store import TokenStore
 from neobert.data.tokenizer import TokenizerInfo
 
 Ids = NDArray[np.int64]

@@ -15,7 +15,7 @@ import pytest
 
 from neobert.data.shards import Preparation, token_store
 from neobert.data.sources import Documents
-from neobert.data.store import TokenStore
+from neobert.data.token_store import TokenStore
 from neobert.data.tokenize import DocumentEncoder
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.errors import ConfigError, RunError
@@ -212,7 +212,7 @@ from functools import partial
 from pathlib import Path
 from neobert.data.shards import Preparation
 from neobert.data.sources import Documents
-from neobert.data.store import TokenStore
+from neobert.data.token_store import TokenStore
 from neobert.data.tokenize import DocumentEncoder
 from neobert.data.tokenizer import describe
 from neobert.data.wordpiece import train_wordpiece

@@ -12,7 +12,7 @@ from neobert.data.corpora import is_packaged
 from neobert.data.processes import num_processes
 from neobert.data.shards import token_store
 from neobert.data.sources import open_source
-from neobert.data.store import TokenStore
+from neobert.data.token_store import TokenStore
 from neobert.data.tokenizer import TokenizerInfo
 
 

@@ -22,7 +22,7 @@ from neobert.tasks.contrastive.corpus import open_corpus
 from neobert.tasks.contrastive.evaluation import EvaluationSet
 from neobert.tasks.contrastive.loader import AnyBatch, Batches, Draws, Making, PairRows
 from neobert.tasks.contrastive.pair_encoder import HELD_OUT, TRAIN
-from neobert.tasks.contrastive.prepare import PAIRS, Prepared, prepare_sources, recipe_of
+from neobert.tasks.contrastive.prepared_pairs import PAIRS, Prepared, prepare_sources, recipe_of
 from neobert.training.data import RunDataModule
 from neobert.training.resume import ROWS_PER_STEP
 

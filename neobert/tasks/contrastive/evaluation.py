@@ -15,7 +15,7 @@ from torchmetrics.functional import spearman_corrcoef
 from neobert.config.checks import ConfigError
 from neobert.data.data_files import find_files
 from neobert.data.rows import TABLES, read_table, row_columns
-from neobert.tasks.contrastive.prepare import Recipe
+from neobert.tasks.contrastive.prepared_pairs import Recipe
 
 SENTENCES = ("sentence1", "sentence2")
 SCORE_COLUMNS = ("score", "label", "similarity_score")

@@ -23,7 +23,7 @@ from neobert.tasks.glue.labels import label_splits
 from neobert.tasks.glue.pair_tokenizer import PairTokenizer
 from neobert.tasks.glue.task_splits import open_splits
 from neobert.tasks.glue.tasks import GlueTask, task_of
-from neobert.tasks.glue.tokenize import tokenize
+from neobert.tasks.glue.tokenized_examples import tokenize
 from neobert.training.data import RunDataModule
 from neobert.training.resume import ROWS_PER_STEP
 

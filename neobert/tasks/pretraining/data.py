@@ -33,10 +33,10 @@ from neobert.data.sources import STREAM_SAMPLE, Documents, Source, open_source
 from neobert.data.staged import StagedLoader, StageLoader
 from neobert.data.stages import Stage, resolve_stages
 from neobert.data.steps import Steps
-from neobert.data.store import TokenStore
 from neobert.data.stream import StreamBatches, StreamLoader
 from neobert.data.stream_readers import StreamRows
 from neobert.data.token_rows import RowMaker, TokenRows
+from neobert.data.token_store import TokenStore
 from neobert.data.tokenizer import TokenizerInfo, load_tokenizer
 from neobert.tasks.pretraining.data_report import describe_plan
 from neobert.training.data import RunDataModule

@@ -1,7 +1,7 @@
 """What a run says about its rows before it starts: how full they are, and what was left out."""
 
 from neobert.data.packing import Packing, RowPlan
-from neobert.data.store import TokenStore
+from neobert.data.token_store import TokenStore
 
 
 def describe_plan(plan: RowPlan, store: TokenStore, packing: Packing, sample: bool) -> str:

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from neobert.config.checks import ConfigError
 from neobert.tasks.contrastive.evaluation import EvaluationSet
-from neobert.tasks.contrastive.prepare import Recipe
+from neobert.tasks.contrastive.prepared_pairs import Recipe
 
 
 def row(query: int, positive: int, group: int | None = None) -> dict[str, object]:

@@ -68,7 +68,7 @@ def test_so_many_processes_tokenise(
 ) -> None:
     from datasets import Dataset
 
-    monkeypatch.setattr("neobert.tasks.glue.tokenize.ROWS_PER_PROCESS", 10)
+    monkeypatch.setattr("neobert.tasks.glue.tokenized_examples.ROWS_PER_PROCESS", 10)
     processes = []
     mapped = Dataset.map
 

@@ -7,8 +7,8 @@ import pytest
 from datasets import Dataset
 
 from neobert.config.checks import ConfigError
-from neobert.tasks.contrastive import prepare
-from neobert.tasks.contrastive.prepare import PAIRS, Recipe, prepare_sources, recipe_of
+from neobert.tasks.contrastive import prepared_pairs
+from neobert.tasks.contrastive.prepared_pairs import PAIRS, Recipe, prepare_sources, recipe_of
 from tests.tasks.contrastive.conftest import write_jsonl
 
 ROWS = [
@@ -52,14 +52,14 @@ def test_several_processes_make_the_same_pairs(
     settings, info, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     started: list[int] = []
-    real = prepare.in_processes
+    real = prepared_pairs.in_processes
 
     def spy(function, tasks, num_proc: int):
         started.append(num_proc)
         return real(function, tasks, num_proc)
 
-    monkeypatch.setattr(prepare, "BATCH", 2)
-    monkeypatch.setattr(prepare, "in_processes", spy)
+    monkeypatch.setattr(prepared_pairs, "BATCH", 2)
+    monkeypatch.setattr(prepared_pairs, "in_processes", spy)
     monkeypatch.setattr("neobert.data.processes.available_cores", lambda: 2)
     rows = [{"q": f"the river {n}", "a": "a city [MASK]", "n": ["city"] * n} for n in range(40)]
     file = write_jsonl(tmp_path / "rows.jsonl", rows)

@@ -10,10 +10,10 @@ from datasets import Dataset, load_from_disk
 from transformers import PreTrainedTokenizerFast
 
 from neobert.config.checks import ConfigError
-from neobert.tasks.glue import tokenize as module
+from neobert.tasks.glue import tokenized_examples as module
 from neobert.tasks.glue.labels import Labelled
 from neobert.tasks.glue.pair_tokenizer import PairTokenizer
-from neobert.tasks.glue.tokenize import tokenize
+from neobert.tasks.glue.tokenized_examples import tokenize
 from tests.tasks.glue.conftest import SPECIAL, make_tokenizer
 
 PAD, UNK, CLS, SEP, MASK, GOOD, BAD, FILM = range(8)

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neobert.data.store import TokenStore, write_store
+from neobert.data.token_store import TokenStore, write_store
 
 DOCUMENTS = [[5, 6, 7], [], [8], [9, 10]]
 
