@@ -1,10 +1,16 @@
 """``python -m neobert.export RUN_OR_CHECKPOINT --output DIR``: weights that load anywhere."""
 
 import argparse
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from neobert.console import get_logger, show_messages
+
+if TYPE_CHECKING:
+    from neobert.export.check import Finding
 
 log = get_logger("neobert.export")
 
@@ -40,7 +46,12 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--overwrite", action="store_true", help="move aside what lies in the folder"
     )
-    arguments.add_argument("--check", type=Path, metavar="DIR", help="only check this folder")
+    arguments.add_argument(
+        "--check",
+        type=Path,
+        metavar="DIR",
+        help="look for what is wrong with a folder of weights, whoever made it",
+    )
     arguments.add_argument(
         "--python",
         default=sys.executable,
@@ -50,6 +61,9 @@ def parser() -> argparse.ArgumentParser:
         "--trust-remote-code",
         action="store_true",
         help="with --check: run the folder's code even if it is not what this package ships",
+    )
+    arguments.add_argument(
+        "--json", action="store_true", help="print the findings as one JSON object on stdout"
     )
     return arguments
 
@@ -65,9 +79,10 @@ def main(argv: list[str] | None = None) -> int:
     show_messages()
     # Imported late: --help and a wrong command line are answered at once.
     from neobert.config.checks import ConfigError
-    from neobert.export.check import check_folder
+    from neobert.export.check import ExportError, check_folder
     from neobert.export.write import export
 
+    folder = options.check or options.output
     try:
         if options.check is not None:
             findings = check_folder(options.check, options.python, options.trust_remote_code)
@@ -80,17 +95,29 @@ def main(argv: list[str] | None = None) -> int:
                 options.format,
                 options.onnx,
             )
-    except ConfigError as error:
+    except (ValueError, OSError) as error:
+        bad = error.findings if isinstance(error, ExportError) else []
         log.error("%s", error)
-        return 2
-    except (ValueError, OSError) as error:  # an ExportError among them
-        log.error("%s", error)
-        return 1
+        if options.json:
+            print_json(folder, bad, None if bad else str(error))
+        return 2 if isinstance(error, ConfigError) and not isinstance(error, ExportError) else 1
     for finding in findings:
         log.info("ok  %-12s %s", finding.name, finding.detail)
+    if options.json:
+        print_json(folder, findings, None)
     if options.source is not None:
         log.info("%s is complete; its README.md shows how to use it", options.output)
     return 0
+
+
+def print_json(folder: Path, findings: "list[Finding]", error: str | None) -> None:
+    """One object: folder, whether all is well, each finding; ``error`` if nothing was checked."""
+    report = {
+        "folder": str(folder),
+        "ok": error is None and all(finding.ok for finding in findings),
+        "findings": [asdict(finding) for finding in findings],
+    }
+    sys.stdout.write(json.dumps(report | ({} if error is None else {"error": error})) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs :mod:`neobert.export.verify` on a folder, in a process that has none of this package.
+"""Checks a folder in processes that have none of this package: see ``verify`` and ``doctor``.
 
 The expected outputs come from the trainer's own model; so what is compared is two implementations,
 from the ids to the logits.
@@ -12,6 +12,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from safetensors.torch import save_file
@@ -20,10 +21,10 @@ from torch.nn.functional import linear, normalize
 
 from neobert.batch import PackedBatch
 from neobert.console import get_logger
-from neobert.export import modeling_neobert, verify
+from neobert.export import doctor, modeling_neobert, verify
 from neobert.export.convert import MODULE
 from neobert.export.onnx_files import sentences
-from neobert.export.source import ExportSource, Model, read_source
+from neobert.export.source import ExportSource, Model, is_known, read_source
 from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.model.heads import MaskedLM
 from neobert.model.weight_files import PretrainedError, read_json_object, read_small_text
@@ -63,22 +64,38 @@ class ExportError(ValueError):
 
 
 def check_folder(folder: Path, python: str, trust_remote_code: bool) -> list[Finding]:
-    """Check a folder that is there, against our model with its weights."""
+    """Look for what is wrong with a folder, whoever made it.
+
+    Where it is a model that this package can represent, it is compared with ours as well. Raises
+    :class:`ExportError` with all findings if one is bad.
+    """
     check_code(folder, trust_remote_code)
-    source = read_source(folder)
-    return run_checks(folder, source, python)
+    config = read_json_object(folder / "config.json")
+    options = ["--trust-remote-code"] if "auto_map" in config else []
+    with tempfile.TemporaryDirectory() as scratch:
+        findings = _run(doctor, [str(folder.absolute()), *options], python, Path(scratch))
+    if is_known(config):
+        try:
+            findings += compare_with_ours(folder, read_source(folder), python)
+        except ValueError as error:
+            findings.append(Finding("trainer", ok=False, detail=str(error)))
+    else:
+        detail = f"not compared with ours: model_type {config.get('model_type')!r}"
+        findings.append(Finding("trainer", ok=True, detail=detail))
+    return _good(folder, findings)
 
 
 def check_code(folder: Path, trust_remote_code: bool) -> None:
     """Refuse to run a folder's code unless it is the file that is shipped with this package."""
     file = folder / f"{MODULE}.py"
-    targets = read_json_object(folder / "config.json").get("auto_map")
-    if not isinstance(targets, dict) or not file.is_file():
-        raise PretrainedError(f"{folder} has no auto_map with a {MODULE}.py: export it first")
-    own_module = re.compile(rf"{MODULE}\.\w+")
-    own = file.read_bytes() == Path(modeling_neobert.__file__).read_bytes()
-    named = all(own_module.fullmatch(str(target)) for target in targets.values())
-    found = other_code(folder) if own and named else file if not own else folder / "config.json"
+    targets = read_json_object(folder / "config.json").get("auto_map") or {}
+    named = isinstance(targets, dict) and all(
+        re.fullmatch(rf"{MODULE}\.\w+", str(target)) for target in targets.values()
+    )
+    own = not file.is_file() or file.read_bytes() == Path(modeling_neobert.__file__).read_bytes()
+    complete = file.is_file() or not targets
+    found = other_code(folder) if own else file
+    found = found if named and complete else found or folder / "config.json"
     if found is None:
         return
     if not trust_remote_code:
@@ -125,10 +142,18 @@ def run_checks(folder: Path, source: ExportSource, python: str = sys.executable)
 
     Raises :class:`ExportError` if one is bad.
     """
+    return _good(folder, compare_with_ours(folder, source, python))
+
+
+def compare_with_ours(folder: Path, source: ExportSource, python: str) -> list[Finding]:
+    """The findings of :mod:`neobert.export.verify`, good or bad."""
     with tempfile.TemporaryDirectory() as scratch:
         expected = Path(scratch) / "expected.safetensors"
         write_expected(source, expected, (folder / "onnx").is_dir())
-        findings = _run(folder, expected, python, Path(scratch))
+        return _run(verify, [str(folder.absolute()), str(expected)], python, Path(scratch))
+
+
+def _good(folder: Path, findings: list[Finding]) -> list[Finding]:
     if not all(finding.ok for finding in findings):
         raise ExportError(folder, findings)
     return findings
@@ -181,7 +206,8 @@ def _pad(rows: list[Tensor], value: int = 0) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
 
 
-def _run(folder: Path, expected: Path, python: str, scratch: Path) -> list[Finding]:
+def _run(script: ModuleType, words: list[str], python: str, scratch: Path) -> list[Finding]:
+    """What a script finds in a process that has none of this package."""
     keep = ("PATH", "HOME", "LANG", "LC_ALL", "SYSTEMROOT", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
     environment = {name: os.environ[name] for name in keep if name in os.environ}
     environment |= {
@@ -191,7 +217,7 @@ def _run(folder: Path, expected: Path, python: str, scratch: Path) -> list[Findi
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
-    command = [python, "-I", verify.__file__, str(folder.absolute()), str(expected)]
+    command = [python, "-I", str(script.__file__), *words]
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -203,7 +229,7 @@ def _run(folder: Path, expected: Path, python: str, scratch: Path) -> list[Findi
         check=False,
     )
     findings = [_finding(line) for line in done.stdout.splitlines() if line.startswith('{"check"')]
-    missing = verify.CHECKS.keys() - {finding.name for finding in findings}
+    missing = script.CHECKS.keys() - {finding.name for finding in findings}
     if missing or (done.returncode and all(finding.ok for finding in findings)):
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         detail = f"no word of {', '.join(sorted(missing))}; it ended with: {last}"

@@ -1,6 +1,7 @@
 """What is exported: a checkpoint (of a run), with what the run says about it."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from neobert.config.store import load_config_file
 from neobert.console import get_logger
 from neobert.model.encoder import Encoder
 from neobert.model.heads import MaskedLM, SequenceClassifier, TokenClassifier
+from neobert.model.published import FORMATS
 from neobert.model.weight_files import PretrainedError, has_weights, read_json_object, weight_names
 from neobert.training.metrics_file import Row, read_metrics
 from neobert.training.run_folder import RunFolder
@@ -116,6 +118,14 @@ def read_source(path: Path) -> ExportSource:
         summary=_summary(run),
         metrics=read_metrics(run.metrics_file) if run and run.metrics_file.is_file() else [],
         plot=run.plot_file if run and run.plot_file.is_file() else None,
+    )
+
+
+def is_known(config: Mapping[str, object]) -> bool:
+    """Whether a ``config.json`` is that of an architecture which this package can represent."""
+    named = config.get("architectures")
+    return config.get("model_type") in FORMATS and (
+        not named or (isinstance(named, list) and named[0] in KINDS)
     )
 
 

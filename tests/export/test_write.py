@@ -296,7 +296,7 @@ def test_other_code_in_a_folder_runs_only_when_it_is_trusted(exported, tmp_path,
     shutil.copytree(exported("default"), folder)
     with (folder / "modeling_neobert.py").open("a") as file:
         file.write(f"\nopen({str(tmp_path / 'was-run')!r}, 'w').close()\n")
-    assert main(["--check", str(folder)]) == 1
+    assert main(["--check", str(folder)]) == 2
     assert not (tmp_path / "was-run").exists()
     assert main(["--check", str(folder), "--trust-remote-code"]) == 0
     assert (tmp_path / "was-run").exists()
@@ -304,7 +304,7 @@ def test_other_code_in_a_folder_runs_only_when_it_is_trusted(exported, tmp_path,
     config["auto_map"]["AutoModel"] = "someone/else--modeling_neobert.NeoBERT"
     (folder / "config.json").write_text(json.dumps(config))
     shutil.copy(exported("default") / "modeling_neobert.py", folder)
-    assert main(["--check", str(folder)]) == 1
+    assert main(["--check", str(folder)]) == 2
 
 
 def add_to(name: str, **values: object) -> Callable[[Path], None]:
