@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from neobert.batch import MaskedBatch, PackedBatch
+from neobert.batch import MaskedBatch, PackedBatch, PaddedBatch
 from neobert.tasks.contrastive.batches import Texts, TwiceBatch
-from neobert.tasks.glue.batch import LabelledBatch, PaddedBatch
+from neobert.tasks.glue.batch import LabelledBatch
 
 
 @pytest.mark.proves("dataset.pin_memory")

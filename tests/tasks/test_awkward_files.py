@@ -18,10 +18,10 @@ from neobert.config.dataset import DatasetConfig
 from neobert.config.mteb import LocalTask
 from neobert.data.rows import iter_texts
 from neobert.data.sources import open_source
+from neobert.data.task_splits import open_splits
 from neobert.errors import ConfigError
 from neobert.tasks.contrastive.examples import read_examples
 from neobert.tasks.contrastive.pair_sources import own_source
-from neobert.tasks.glue.task_splits import open_splits
 from neobert.tasks.glue.tasks import GlueTask
 from neobert.tasks.mteb.local_rows import read_rows
 

@@ -12,43 +12,7 @@ from jaxtyping import Int, Num
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neobert.batch import PackedBatch, TensorBatch
-
-
-@dataclass(frozen=True, slots=True)
-class PaddedBatch(TensorBatch):
-    """What a model of transformers takes."""
-
-    input_ids: Int[Tensor, "S L"]
-    attention_mask: Int[Tensor, "S L"]
-    token_type_ids: Int[Tensor, "S L"] | None
-    """``None`` where the model knows no segments."""
-
-    num_tokens: int
-    """Tokens of text."""
-
-    def by_length(self, size: int) -> "list[tuple[Int[Tensor, ' rows'], PaddedBatch]]":
-        """Groups of ``size`` documents of like length, each without the columns that it pads whole.
-
-        With each group come its rows in this batch. A model says the same of a document in its
-        group as in the batch, for less: two of three tokens of an SST-2 batch of 32 are padding,
-        in groups of eight it is one of four.
-        """
-        lengths = self.attention_mask.sum(1)
-        return [
-            (rows, self._cut(rows, int(lengths[rows].max())))
-            for rows in lengths.argsort().split(size)
-        ]
-
-    def _cut(self, rows: Int[Tensor, " rows"], length: int) -> "PaddedBatch":
-        types = self.token_type_ids
-        mask = self.attention_mask[rows, :length]
-        return PaddedBatch(
-            input_ids=self.input_ids[rows, :length],
-            attention_mask=mask,
-            token_type_ids=None if types is None else types[rows, :length],
-            num_tokens=int(mask.sum()),
-        )
+from neobert.batch import PackedBatch, PaddedBatch, TensorBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +103,10 @@ class BatchLayout:
         return replace(PackedBatch.from_documents(ids), num_tokens=tokens)
 
     def _padded(self, documents: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> PaddedBatch:
-        longest = self.row_length or max(len(ids) for ids, _ in documents)
-        longest += -longest % self.multiple
-        shape = (len(documents), longest)
-        ids, types = np.full(shape, self.pad_token_id), np.zeros(shape, np.int64)
-        mask = np.zeros(shape, np.int64)
-        for place, (document, segments) in enumerate(documents):
-            ids[place, : len(document)] = document
-            types[place, : len(document)] = segments
-            mask[place, : len(document)] = 1
-        return PaddedBatch(
-            input_ids=torch.from_numpy(ids),
-            attention_mask=torch.from_numpy(mask),
-            token_type_ids=torch.from_numpy(types) if self.has_types else None,
-            num_tokens=int(mask.sum()),
+        return PaddedBatch.from_documents(
+            [ids for ids, _ in documents],
+            self.pad_token_id,
+            self.multiple,
+            self.row_length,
+            [types for _, types in documents] if self.has_types else None,
         )

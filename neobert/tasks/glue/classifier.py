@@ -4,15 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
+from transformers import AutoModelForSequenceClassification
 
 from neobert.config.checks import ConfigError
 from neobert.config.glue import GlueConfig
 from neobert.config.root import Config
 from neobert.model.encoder import Encoder
 from neobert.model.heads import ClassifierSettings, SequenceClassifier
-from neobert.tasks.glue.hub_classifier import load_hub_model
 from neobert.tasks.glue.starting_weights import ClassifierStart
 from neobert.tasks.glue.tasks import GlueTask
+from neobert.training.hub_model import HubHead, load_hub_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ def build_classifier(
 ) -> Classifier:
     """The classifier with the weights of ``start``; all of them must fit, or it is an error."""
     if start.kind == "hub":
-        model, num_heads = load_hub_model(config, task, num_labels)
+        model, num_heads = load_hub_model(config, hub_head(config.glue, task, num_labels))
         return Classifier(model, num_heads)
     head = _head(config.glue)
     dense = None
@@ -44,6 +45,18 @@ def build_classifier(
     if dense is not None:
         classifier.dense = dense
     return Classifier(classifier, start.model.num_attention_heads)
+
+
+def hub_head(glue: GlueConfig, task: GlueTask, num_labels: int) -> HubHead:
+    """The classifier that a model of transformers gets for ``task``."""
+    return HubHead(
+        AutoModelForSequenceClassification,
+        num_labels,
+        () if task.regression else task.labels,
+        "regression" if task.regression else "single_label_classification",
+        glue.classifier_dropout,
+        ("glue.max_seq_length", glue.max_seq_length),
+    )
 
 
 def _head(glue: GlueConfig) -> ClassifierSettings:

@@ -18,10 +18,11 @@ from neobert.data.cache import cache_folder
 from neobert.data.loader import CountedLoader, EvaluationBatches, Workers, build_loader
 from neobert.data.order import EMPTY, Order
 from neobert.data.steps import Share, Steps
+from neobert.data.task_splits import open_splits
 from neobert.tasks.glue.batch import BatchLayout, Examples, LabelledBatch
 from neobert.tasks.glue.labels import label_splits
+from neobert.tasks.glue.packaged import is_packaged_task, packaged_folder
 from neobert.tasks.glue.pair_tokenizer import PairTokenizer
-from neobert.tasks.glue.task_splits import open_splits
 from neobert.tasks.glue.tasks import GlueTask, task_of
 from neobert.tasks.glue.tokenized_examples import tokenize
 from neobert.training.data import RunDataModule
@@ -50,7 +51,11 @@ class GlueDataModule(RunDataModule):
         datasets.disable_progress_bars()
         cache = cache_folder(config.dataset.cache_dir)
         row = task_of(config.glue, config.dataset.name, config.dataset.config)
-        splits = open_splits(row, config.glue.task_name, config.dataset, cache, config.seed)
+        name = config.glue.task_name
+        packaged = None
+        if is_packaged_task(row.source) and not config.dataset.path:
+            packaged = packaged_folder(row.source, cache)
+        splits = open_splits(row, name, config.dataset, cache, config.seed, packaged)
         labelled = label_splits(row, splits)
         pair_tokenizer = PairTokenizer.of(
             self.tokenizer, row.texts, config.glue.max_seq_length, own=self.packed

@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, List
 from numpy.typing import NDArray
 
 from neobert.config.checks import ConfigError
-from neobert.tasks.glue.task_splits import Splits
+from neobert.data.task_splits import Splits
 from neobert.tasks.glue.tasks import DROPPED, GlueTask
 
 MOST_CLASSES = 10_000

@@ -10,13 +10,13 @@ from neobert.config.root import Config
 from neobert.optim.schedule import Schedule, resolve_schedule
 from neobert.tasks.glue.classifier import build_classifier
 from neobert.tasks.glue.data import GlueDataModule
-from neobert.tasks.glue.hub_classifier import load_hub_tokenizer, takes_types
 from neobert.tasks.glue.metrics import check_metric
 from neobert.tasks.glue.module import GlueModule, GlueSettings, Predictions, gather_predictions
 from neobert.tasks.glue.predictions import write_examples, write_submission
 from neobert.tasks.glue.report import label_of, scores_by_step, show_scores, warn_of_labels
 from neobert.tasks.glue.starting_weights import ClassifierStart, find_start
 from neobert.training.fit import load_best
+from neobert.training.hub_model import load_hub_tokenizer, takes_types
 from neobert.training.logger import log_metrics, pretraining_metadata
 from neobert.training.run import TaskRun, TrainedRun, train
 

@@ -16,10 +16,11 @@ from transformers import (
 )
 
 from neobert.config.checks import ConfigError
-from neobert.tasks.glue.hub_classifier import load_hub_model, load_hub_tokenizer, takes_types
+from neobert.tasks.glue.classifier import hub_head
 from neobert.tasks.glue.run import run
 from neobert.tasks.glue.tasks import TASKS
 from neobert.training.callbacks.interrupt import Interrupt, Interrupted
+from neobert.training.hub_model import load_hub_model, load_hub_tokenizer, takes_types
 from tests.tasks.glue.conftest import SPECIAL, Settings, make_tokenizer, pairs, write_rows
 
 pytestmark = pytest.mark.filterwarnings(
@@ -103,7 +104,7 @@ def test_a_model_of_transformers_resumes(
 
 def test_padding_does_not_change_what_a_model_says(settings: Settings, tmp_path: Path) -> None:
     config = settings(*words(save("bert", tmp_path / "bert")))
-    model, heads = load_hub_model(config, TASKS["stsb"], 1)
+    model, heads = load_hub_model(config, hub_head(config.glue, TASKS["stsb"], 1))
     model.eval()
     assert heads == 2
     ids = torch.tensor([[2, 5, 7, 3]])
@@ -116,7 +117,7 @@ def test_padding_does_not_change_what_a_model_says(settings: Settings, tmp_path:
 
 def test_a_head_of_another_task_is_left_out(settings: Settings, tmp_path: Path) -> None:
     config = settings(*words(save("bert-mlm", tmp_path / "bert")))
-    model, _ = load_hub_model(config, TASKS["mnli"], 3)
+    model, _ = load_hub_model(config, hub_head(config.glue, TASKS["mnli"], 3))
     assert model.classifier.out_features == 3
     assert model.config.id2label == dict(enumerate(TASKS["mnli"].labels))
 
@@ -147,16 +148,18 @@ def test_a_folder_that_does_not_fit_is_refused(
 ) -> None:
     folder = save("bert", tmp_path / "bert")
     said = spoil(folder)
+    config = settings(*words(folder))
     with pytest.raises(ConfigError, match=said):
-        load_hub_model(settings(*words(folder)), TASKS["sst2"], 2)
+        load_hub_model(config, hub_head(config.glue, TASKS["sst2"], 2))
 
 
 def test_texts_longer_than_the_model_are_refused(settings: Settings, tmp_path: Path) -> None:
     folder = save("bert", tmp_path / "bert")
+    config = settings(*words(folder), "glue.max_seq_length=65")
     with pytest.raises(
         ConfigError, match=r"glue.max_seq_length=65 is longer than the 64 positions"
     ):
-        load_hub_model(settings(*words(folder), "glue.max_seq_length=65"), TASKS["sst2"], 2)
+        load_hub_model(config, hub_head(config.glue, TASKS["sst2"], 2))
 
 
 def test_a_name_that_is_nowhere_is_told(settings: Settings, tmp_path: Path) -> None:

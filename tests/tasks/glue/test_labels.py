@@ -5,8 +5,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from neobert.config.checks import ConfigError
+from neobert.data.task_splits import Splits
 from neobert.tasks.glue.labels import label_splits
-from neobert.tasks.glue.task_splits import Splits
 from neobert.tasks.glue.tasks import TASKS, GlueTask
 
 OWN = GlueTask(texts=("text",))

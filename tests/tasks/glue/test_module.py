@@ -11,9 +11,10 @@ from neobert.config.optimizer import OptimizerConfig
 from neobert.config.scheduler import SchedulerConfig
 from neobert.optim.schedule import resolve_schedule
 from neobert.tasks.glue.batch import BatchLayout, Examples
-from neobert.tasks.glue.hub_classifier import load_hub_model
+from neobert.tasks.glue.classifier import hub_head
 from neobert.tasks.glue.module import GlueModule, GlueSettings
 from neobert.tasks.glue.tasks import TASKS
+from neobert.training.hub_model import load_hub_model
 from tests.tasks.glue.conftest import Settings
 from tests.tasks.glue.test_hub_classifier import save, words
 
@@ -39,7 +40,8 @@ def test_groups_of_like_length_give_what_the_whole_batch_gives(
 ) -> None:
     task = TASKS[name]
     labels = 1 if task.regression else 2
-    model, heads = load_hub_model(settings(*words(save(kind, tmp_path / kind))), task, labels)
+    config = settings(*words(save(kind, tmp_path / kind)))
+    model, heads = load_hub_model(config, hub_head(config.glue, task, labels))
     schedule = resolve_schedule(SchedulerConfig(), 10)
     module = GlueModule(model, OptimizerConfig(), schedule, GlueSettings(task, heads, 1)).eval()
     module.double()  # in fp32 some of these gradients cancel to what rounding leaves

@@ -10,8 +10,9 @@ from datasets import Dataset, DatasetDict
 
 from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
+from neobert.data.task_splits import Splits, open_splits
 from neobert.tasks.glue.labels import label_splits
-from neobert.tasks.glue.task_splits import Splits, open_splits
+from neobert.tasks.glue.packaged import packaged_folder
 from neobert.tasks.glue.tasks import TASKS, GlueTask
 from tests.tasks.glue.conftest import sentences, write_rows
 
@@ -261,10 +262,10 @@ def test_a_missing_evaluation_set_is_split_off(tmp_path: Path) -> None:
 
 
 def test_a_packaged_task_needs_no_network(tmp_path: Path) -> None:
-    task = TASKS["factbook_sections"]
-    splits = open_splits(
-        task, "factbook_sections", DatasetConfig(name="factbook"), tmp_path / "cache", 0
-    )
+    task, cache = TASKS["factbook_sections"], tmp_path / "cache"
+    packaged = packaged_folder(task.source, cache)
+    config = DatasetConfig(name="factbook")
+    splits = open_splits(task, "factbook_sections", config, cache, 0, packaged)
     train, held_out = set(splits.train["text"]), set(splits.validation[""]["text"])
     assert len(splits.train) > 5000
     assert len(train) == len(splits.train)

@@ -1,12 +1,14 @@
-"""Models of transformers: any ``AutoModelForSequenceClassification``, with its own tokenizer.
+"""Models of transformers to fine-tune: an ``AutoModelFor…`` with its own tokenizer.
 
 Loaded as strictly as ours: only the head may be new, and only a head of another task left out.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedTokenizerFast,
@@ -15,7 +17,6 @@ from transformers import (
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
-from neobert.tasks.glue.tasks import GlueTask
 
 log = get_logger(__name__)
 
@@ -43,21 +44,38 @@ def takes_types(config: Config) -> bool:
     return int(getattr(_settings(config), "type_vocab_size", 0)) > 1
 
 
-def load_hub_model(config: Config, task: GlueTask, num_labels: int) -> tuple[nn.Module, int]:
-    """The model with a fresh classifier, and its attention heads.
+@dataclass(frozen=True, slots=True)
+class HubHead:
+    """The head that a model of transformers gets."""
+
+    auto: type
+    """The class of transformers that has it: ``AutoModelForTokenClassification``, …"""
+
+    num_labels: int
+    labels: Sequence[str] = ()
+    """Names of the classes, where there are any."""
+
+    problem_type: str | None = None
+    dropout: float = 0.0
+    max_length: tuple[str, int] = ("dataset.max_seq_length", 0)
+    """Key and value of the longest document."""
+
+
+def load_hub_model(config: Config, head: HubHead) -> tuple[nn.Module, int]:
+    """The model with a fresh head, and its attention heads.
 
     Raises ``ConfigError`` with each weight that is wrong.
     """
     name = str(config.model.name)
     settings = _settings(config)
-    _set_head(settings, config, task, num_labels)
-    _check_length(settings, config)
+    _set_head(settings, head)
+    _check_length(settings, config, *head.max_length)
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = head.auto.from_pretrained(  # type: ignore[attr-defined]
             name, config=settings, output_loading_info=True, **_origin(config)
         )
     except Exception as error:  # missing files, kinds without such a head, shapes
-        raise ConfigError(_failed(name, error)) from error
+        raise ConfigError(_failed(name, error, head.auto.__name__)) from error
     problems = wrong_weights(report, model.base_model_prefix)
     if problems:
         listed = "\n- ".join(problems[:SHOWN])
@@ -99,23 +117,22 @@ def _settings(config: Config) -> PretrainedConfig:
         raise ConfigError(_failed(name, error)) from error
 
 
-def _set_head(settings: PretrainedConfig, config: Config, task: GlueTask, num_labels: int) -> None:
-    settings.num_labels = num_labels
-    settings.problem_type = "regression" if task.regression else "single_label_classification"
-    if not task.regression:
-        settings.id2label = dict(enumerate(task.labels))
-        settings.label2id = {name: number for number, name in enumerate(task.labels)}
+def _set_head(settings: PretrainedConfig, head: HubHead) -> None:
+    settings.num_labels = head.num_labels
+    settings.problem_type = head.problem_type  # type: ignore[assignment]
+    if head.labels:
+        settings.id2label = dict(enumerate(head.labels))
+        settings.label2id = {name: number for number, name in enumerate(head.labels)}
     for key in ("classifier_dropout", "seq_classif_dropout"):
         if hasattr(settings, key):
-            setattr(settings, key, config.glue.classifier_dropout)
+            setattr(settings, key, head.dropout)
 
 
-def _check_length(settings: PretrainedConfig, config: Config) -> None:
+def _check_length(settings: PretrainedConfig, config: Config, key: str, length: int) -> None:
     longest = getattr(settings, "max_position_embeddings", None)
-    asked = config.glue.max_seq_length
-    if isinstance(longest, int) and asked > longest:
+    if isinstance(longest, int) and length > longest:
         raise ConfigError(
-            f"glue.max_seq_length={asked} is longer than the {longest} positions of "
+            f"{key}={length} is longer than the {longest} positions of "
             f"model.name={config.model.name}"
         )
 
@@ -126,9 +143,9 @@ def _origin(config: Config) -> dict[str, object]:
     return origin if settings.revision is None else {**origin, "revision": settings.revision}
 
 
-def _failed(name: str, error: Exception) -> str:
+def _failed(name: str, error: Exception, auto: str = "this task") -> str:
     reason = (str(error).strip().splitlines() or [""])[0]
     return (
         f"model.name={name} could not be loaded ({type(error).__name__}: {reason}); name a folder "
-        "or an id of the hub that has weights for AutoModelForSequenceClassification"
+        f"or an id of the hub that has weights for {auto}"
     )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import datasets
 import numpy as np
@@ -31,8 +32,6 @@ from neobert.data.rows import (
 )
 from neobert.data.splits import HoldOut, named_split, sliced
 from neobert.files import first_line
-from neobert.tasks.glue.packaged import is_packaged_task, packaged_folder
-from neobert.tasks.glue.tasks import NUMBER, GlueTask
 
 log = get_logger(__name__)
 
@@ -41,6 +40,51 @@ KEYS = {"train": "train_split", "validation": "eval_split", "test": "test_split"
 
 INTEGER = r"^\s*[+-]?\d{1,18}\s*$"
 DECIMAL = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
+
+
+NUMBER = "idx"
+"""Column with GLUE's own numbers of the examples."""
+
+
+@runtime_checkable
+class TableTask(Protocol):
+    """What must be known of a task to read its splits."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Columns of the inputs."""
+
+    @property
+    def label_column(self) -> str:
+        """Column of the answers, which test splits may lack."""
+
+    @property
+    def source(self) -> str:
+        """Dataset of the hub, or a packaged corpus."""
+
+    @property
+    def config(self) -> str | None:
+        """Configuration of the dataset, and name of the task's folder."""
+
+    @property
+    def revision(self) -> str | None:
+        """Revision of the dataset."""
+
+    @property
+    def train(self) -> str:
+        """Split to train on."""
+
+    @property
+    def validation(self) -> Mapping[str, str]:
+        """Splits to evaluate on, and what their metrics' names end with."""
+
+    @property
+    def test(self) -> tuple[str, ...]:
+        """Splits to predict, where they exist."""
+
+    @property
+    def test_config(self) -> str | None:
+        """Configuration of the test splits, where it is another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +102,23 @@ class Splits:
     """By name of the split; what is missing is left out."""
 
 
-def open_splits(task: GlueTask, name: str, config: DatasetConfig, cache: Path, seed: int) -> Splits:
+def open_splits(
+    task: TableTask,
+    name: str,
+    config: DatasetConfig,
+    cache: Path,
+    seed: int,
+    packaged: Path | None = None,
+) -> Splits:
     """Read the splits of ``task``, called ``name``.
+
+    ``packaged``: the folder of a task that comes in a package.
 
     Slices (``dataset.train_split=train[:10%]``), ``validation_split`` and ``eval_samples`` work as
     in pretraining. Raises ``ConfigError`` with all that is wrong: splits that are missing, files
     that cannot be read.
     """
-    reader = _reader(task, name, config, cache)
+    reader = _reader(task, name, config, packaged, cache)
     problems: list[str] = []
     train = _collect(problems, reader, config.train_split or task.train, "train")
     if problems and isinstance(reader, HubReader):  # it would fail again, and take its time
@@ -116,11 +169,11 @@ def _held_out(train: Dataset, fraction: float, seed: int) -> tuple[Dataset, Data
 
 
 def _reader(
-    task: GlueTask, name: str, config: DatasetConfig, cache: Path
+    task: TableTask, name: str, config: DatasetConfig, packaged: Path | None, cache: Path
 ) -> "LocalReader | HubReader":
     if config.config is not None and config.config != task.config:
         log.warning(
-            "dataset.config=%s has no effect: glue.task_name=%s reads %s",
+            "dataset.config=%s has no effect: the task %s reads %s",
             config.config,
             name,
             task.config or "all of its data",
@@ -128,17 +181,17 @@ def _reader(
     if config.path:
         places = _folder(Path(config.path).expanduser(), task, name, config)
         return LocalReader(places, task, cache)
-    if is_packaged_task(task.source):
-        return LocalReader({"": packaged_folder(task.source, cache)}, task, cache)
+    if packaged is not None:
+        return LocalReader({"": packaged}, task, cache)
     if is_packaged(task.source) or task.source == "local":
         raise ConfigError(
-            f"glue.task_name={name} is a task of your own: set dataset.path to the folder of "
+            f"the task {name} is your own: set dataset.path to the folder of "
             "its files (train.csv, validation.csv, …), or dataset.name to an id of the hub"
         )
     return HubReader(task, config, cache)
 
 
-def _folder(path: Path, task: GlueTask, name: str, config: DatasetConfig) -> dict[str, Path]:
+def _folder(path: Path, task: TableTask, name: str, config: DatasetConfig) -> dict[str, Path]:
     """Where the splits are, and under ``test`` where the test splits are, if elsewhere.
 
     ``path/<configuration>``, ``path/<task>``, or ``path`` itself.
@@ -162,7 +215,7 @@ class LocalReader:
     places: Mapping[str, Path]
     """Path of the data, and under ``test`` that of the test splits where it is another."""
 
-    task: GlueTask
+    task: TableTask
     cache: Path
     """Where digests of files are remembered."""
 
@@ -267,7 +320,7 @@ def _saved_parts(folder: Path) -> dict[str, Dataset]:
 class HubReader:
     """A dataset of the Hugging Face Hub, at the revision of the task's row."""
 
-    task: GlueTask
+    task: TableTask
     config: DatasetConfig
     cache: Path
 
@@ -304,6 +357,5 @@ class HubReader:
         return ConfigError(
             f"{self.origin} could not be loaded from the hub ({type(error).__name__}: "
             f"{first_line(error)}); dataset.path=FOLDER reads local files of the same columns "
-            f"({self.task.config or 'the task'}/train.jsonl, …), and "
-            "glue.task_name=factbook_sections needs no network"
+            f"({self.task.config or 'the task'}/train.jsonl, …)"
         )
