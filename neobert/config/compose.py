@@ -26,20 +26,27 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from neobert.config.effects import adapt, ineffective
+from neobert.config.group_files import (
+    PRIMARY,
+    conf_dir,
+    group_names,
+    layer_of,
+    option_of,
+    options,
+    settings_files,
+)
 from neobert.config.layers import Layer, Merged, build, merge, typed
 from neobert.config.overrides import COMMAND_LINE, Request, hydra_arguments, read_overrides
 from neobert.config.ready import weight_problems
 from neobert.config.root import Config
 from neobert.config.schema import Flat, sections
-from neobert.config.yaml_file import read_settings
 from neobert.console import get_logger, process_rank
 from neobert.errors import ConfigError
 from neobert.files import first_line
 
-log = get_logger(__name__)
+__all__ = ["compose_config", "conf_dir", "group_names", "options"]
 
-PRIMARY = "config"
-"""The primary file of ``conf/``."""
+log = get_logger(__name__)
 
 OUTPUT_DIR = "${trainer.output_dir}"
 HYDRAS_FOLDERS = (
@@ -53,25 +60,6 @@ REFERENCE = "reference"
 
 SHOWN = 3
 """Settings that a warning lists."""
-
-
-def conf_dir() -> Path:
-    """The folder of the group files: beside the package in a checkout, inside it in a wheel."""
-    package = Path(__file__).resolve().parent.parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / f"{PRIMARY}.yaml").is_file():
-            return folder
-    raise FileNotFoundError(f"neobert: conf/ is neither in {package} nor beside it")
-
-
-def group_names() -> list[str]:
-    """The groups of ``conf/``."""
-    return sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
-
-
-def options(group: str) -> list[str]:
-    """The files of a group of ``conf/``."""
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
 def compose_config(overrides: Sequence[str]) -> Config:
@@ -138,7 +126,7 @@ class SettingsLoader(ConfigLoaderImpl):
         """The checked configuration; raises ``ConfigError`` with all that is wrong."""
         problems: list[str] = []
         request = self._request(config_name, overrides, problems, run_mode == RunMode.MULTIRUN)
-        files = _settings_files(request.values.get("config_path"), problems)
+        files = settings_files(request.values.get("config_path"), problems)
         self._add_groups_of_files(request, files, config_name, problems)
         composed = self._composed(config_name, request, run_mode, problems)
         command_line = Layer(COMMAND_LINE, request.values, deleted=request.deleted)
@@ -175,7 +163,7 @@ class SettingsLoader(ConfigLoaderImpl):
         result = super()._load_single_config(default, repo)
         name = str(default.config_path)
         if name.partition("/")[0] != "hydra" and result.provider != "hydra":
-            self._files.append(_layer_of(name, str(default.package or ""), result))
+            self._files.append(layer_of(name, str(default.package or ""), result))
         return result
 
     def _request(
@@ -193,7 +181,7 @@ class SettingsLoader(ConfigLoaderImpl):
             if isinstance(one, GroupDefault)
         }
         for key, override in request.groups.items():
-            problems += _unknown_options(override, repo)
+            request.missing += _unknown_options(override, repo)
             request.groups[key] = _as_hydra_takes_it(override, key in in_defaults)
         return request
 
@@ -213,7 +201,7 @@ class SettingsLoader(ConfigLoaderImpl):
             own_corpus = {"dataset.name", "dataset.path"} & set(layer.values)
             if own_corpus and config_name == PRIMARY:
                 words.setdefault("dataset", REFERENCE)
-            words |= {group: _option(option) for group, option in groups.items()}
+            words |= {group: option_of(option) for group, option in groups.items()}
         chosen = [f"{group}={option}" for group, option in words.items()]
         if not chosen:
             return
@@ -221,7 +209,7 @@ class SettingsLoader(ConfigLoaderImpl):
         _, repo = self._parse_overrides_and_create_caching_repo(config_name, request.hydra)
         for group, override in wanted.groups.items():
             if group not in request.groups:
-                problems += _unknown_options(override, repo)
+                request.missing += _unknown_options(override, repo)
                 request.groups[group] = _as_hydra_takes_it(override, True)
 
     def _composed(
@@ -236,8 +224,8 @@ class SettingsLoader(ConfigLoaderImpl):
         Raises ``ConfigError``, with the ``problems`` so far, if a group file cannot be had: the
         rest of the settings cannot be judged without it.
         """
-        if any("must be one of" in problem for problem in problems):
-            raise ConfigError(*problems)
+        if request.missing:
+            raise ConfigError(*problems, *request.missing)
         groups = [str(override.input_line) for override in request.groups.values()]
         self._files = []
         with _one_line(problems):
@@ -271,66 +259,6 @@ class SettingsLoader(ConfigLoaderImpl):
         if folder != ours:
             settings.trainer.output_dir = folder
         return []
-
-
-def _layer_of(name: str, package: str, result: ConfigResult) -> Layer:
-    """The layer of a group file: read anew where it is a file, so that text stays as written."""
-    folder = Path(str(result.path).removeprefix("file://"))
-    file = folder / f"{name.removesuffix('.yaml')}.yaml"
-    shipped = folder == conf_dir() or result.provider in ("neobert", "schema")
-    package = package.replace("_global_", "")
-    if file.is_file():
-        origin = f"conf/{name}.yaml" if shipped else str(file)
-        values = read_settings(file, "config file", package)
-    else:
-        origin = f"{result.path}/{name}"
-        values = OmegaConf.to_container(result.config, resolve=False)  # type: ignore[assignment]
-        package = ""
-    kept = {key: value for key, value in values.items() if key not in ("defaults", "hydra")}
-    for part in reversed(package.split(".") if package else []):
-        kept = {part: kept}
-    return Layer.read(origin, kept, [], by_user=not shipped)
-
-
-def _settings_files(path: object, problems: list[str]) -> list[tuple[Layer, Flat]]:
-    """The ``config_path`` file and those it names in ``defaults``, weakest first.
-
-    Each with the groups that it chooses: in its ``defaults``, or as ``model: neobert_tiny``.
-    """
-    if path in (None, "", "null"):
-        return []
-    file = Path(str(path)).expanduser()
-    values = read_settings(file)
-    defaults = values.pop("defaults", None) or []
-    if not isinstance(defaults, list):
-        problems.append(f"{file}: defaults={defaults}: must be a list")
-        defaults = []
-    chosen: Flat = {}
-    weaker: list[tuple[Layer, Flat]] = []
-    for entry in defaults:
-        if isinstance(entry, dict):
-            for group, option in entry.items():
-                chosen[str(group).removeprefix("override ").strip().lstrip("/")] = option
-        elif entry != "_self_":
-            weaker += _settings_files(file.parent / _with_suffix(str(entry)), problems)
-    for group in group_names():
-        if isinstance(values.get(group), str) and group != "task":
-            chosen[group] = values.pop(group)
-    task = values.get("task")
-    if task in options("task"):
-        chosen.setdefault("task", task)
-    return [*weaker, (Layer.read(str(file), values, problems), chosen)]
-
-
-def _with_suffix(name: str) -> str:
-    return name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
-
-
-def _option(option: object) -> str:
-    """A choice of a group as an override writes it."""
-    if isinstance(option, list):
-        return f"[{','.join(str(one) for one in option)}]"
-    return "null" if option is None else str(option)
 
 
 def _unknown_options(override: Override, repo: Any) -> list[str]:

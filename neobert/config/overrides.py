@@ -78,6 +78,9 @@ class Request:
     deleted: list[str] = field(default_factory=list)
     """Settings that fall back to their default (``~key``)."""
 
+    missing: list[str] = field(default_factory=list)
+    """Problems with chosen files that do not exist."""
+
     task: list[Override] = field(default_factory=list)
     """All that are not about Hydra itself, as they were given; those of a sweep among them."""
 
