@@ -7,6 +7,7 @@ A process reads the files of a group once for all readers that it runs.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import chain, islice
 from math import gcd
 
@@ -15,8 +16,8 @@ from datasets import IterableDataset
 CHUNK = 64
 """Documents that are taken from ``datasets`` at a time. Its cursors hold for one size only."""
 
-ENOUGH_FILES = 8
-"""Files per group from which on one more or less does not matter."""
+UNEVEN = 1.125
+"""How many times as much as another group one may have: a file in eight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,24 +67,21 @@ class StreamSource:
         return next(count for count in divisors if self._is_even(count))
 
     def _is_even(self, groups: int) -> bool:
-        """Whether so many groups get about as much each."""
+        """Whether so many groups get about as much each to train on."""
         if groups == 1:
             return True
-        if len(self.sizes) == self.num_files and self.num_files >= groups:
-            parts = [sum(self.sizes[group::groups]) for group in range(groups)]
-            return max(parts) <= 1.1 * min(parts)
-        return self.num_files % groups == 0 or self.num_files >= ENOUGH_FILES * groups
+        counts, size = _before(self)
+        is_known = len(self.sizes) == self.num_files
+        left = list(self.sizes) if is_known else [1] * self.num_files
+        for file in range(len(counts)):
+            is_last = file == len(counts) - 1
+            left[file] = max(0, left[file] - size * is_known) if is_last else 0
+        parts = [sum(left[group::groups]) for group in range(groups)]
+        return min(parts) > 0 and max(parts) <= UNEVEN * min(parts)
 
     def heads(self) -> list[int]:
-        """Documents before ``first`` in each file that has any; reads those."""
-        left, found = self.first, []
-        for file in range(self.num_files if self.first else 0):
-            before = sum(1 for _ in islice(self.documents(file), left))
-            found.append(before)
-            left -= before
-            if not left:
-                break
-        return found
+        """Documents before ``first`` in each file that has any; reads those, once."""
+        return _before(self)[0]
 
     def documents(self, file: int) -> Iterator[object]:
         """All documents of a file."""
@@ -101,6 +99,20 @@ class StreamSource:
         for batch in part.iter(CHUNK):  # not plain iteration: that deals to loader processes
             yield batch[self.column], state
             state = part.state_dict()
+
+
+@lru_cache(maxsize=4)
+def _before(source: StreamSource) -> tuple[list[int], int]:
+    """Documents before ``first`` in each file that has any, and their characters in the last."""
+    left, counts, size = source.first, [], 0
+    for file in range(source.num_files if source.first else 0):
+        sizes = [len(str(value)) for value in islice(source.documents(file), left)]
+        counts.append(len(sizes))
+        size = sum(sizes)
+        left -= len(sizes)
+        if not left:
+            break
+    return counts, size
 
 
 @dataclass(slots=True)
