@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from neobert.console import get_logger
 from neobert.errors import ConfigError, RunError
@@ -94,6 +95,27 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class HashingFile:
+    """A binary file being written, whose SHA-256 needs no second reading."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._digest = file, hashlib.sha256()
+
+    def write(self, data: "bytes | bytearray | memoryview") -> int:
+        """Append ``data``."""
+        self._digest.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        """Hand what is buffered to the system."""
+        self._file.flush()
+
+    @property
+    def sha256(self) -> str:
+        """Digest of what has been written."""
+        return self._digest.hexdigest()
 
 
 def first_line(error: BaseException) -> str:

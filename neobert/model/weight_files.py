@@ -8,17 +8,31 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from neobert import files
 from neobert.errors import ConfigError
-from neobert.files import first_line
+from neobert.files import HashingFile, first_line
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "model.pt", "model.ckpt")
+
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""What safetensors calls the types of tensors."""
 
 
 class PretrainedError(ConfigError):
@@ -53,20 +67,31 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def write_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file; equal tensors and metadata give equal bytes.
+def write_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> str:
+    """Write a safetensors file and return its SHA-256, made while writing.
 
-    safetensors writes the metadata in random order, so the header is sorted afterwards.
+    Equal tensors and metadata give equal bytes; safetensors' own writer has its metadata in random
+    order. Tensors are on the CPU.
     """
-    save_file(dict(weights), path, metadata=dict(metadata))
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(metadata.items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        assert len(text) <= length, "the same entries, so the same length"
-        file.seek(8)
-        file.write(text.ljust(length))
+    names = sorted(weights, key=lambda name: (-weights[name].element_size(), name))
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name in names:
+        tensor, start = weights[name], end
+        end += tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as opened:
+        file = HashingFile(opened)
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            file.write(weights[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return file.sha256
 
 
 def weight_names(folder: Path) -> set[str]:

@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, cast
 
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
@@ -28,6 +29,7 @@ from neobert.failures import WORKER
 from neobert.files import (
     REPLACED,
     TEMPORARY,
+    HashingFile,
     first_line,
     is_disk_full,
     publish_folder,
@@ -87,11 +89,13 @@ class FolderCheckpointIO(CheckpointIO):
         state = {key: value for key, value in checkpoint.items() if key != "state_dict"}
         weights = checkpoint["state_dict"]
         assert isinstance(weights, dict)
-        save_weights(weights, folder / WEIGHTS)
-        with (folder / STATE).open("wb") as file:  # given a path, torch hides a full disk
-            torch.save(state, file)
+        digests = {WEIGHTS: save_weights(weights, folder / WEIGHTS)}
+        with (folder / STATE).open("wb") as opened:  # given a path, torch hides a full disk
+            file = HashingFile(opened)
+            torch.save(state, cast(IO[bytes], file))  # it needs no more than write and flush
+            digests[STATE] = file.sha256
         self.write_extras(folder)
-        write_manifest(folder)
+        write_manifest(folder, digests)
 
     def load_checkpoint(
         self, path: str | Path, map_location: object = None, weights_only: bool | None = None
@@ -160,8 +164,8 @@ def set_aside_later(checkpoints: Path, step: int) -> None:
             )
 
 
-def save_weights(state_dict: dict[str, Tensor], path: Path) -> None:
-    """Write the network's tensors; one that two names share is stored once, as safetensors asks."""
+def save_weights(state_dict: dict[str, Tensor], path: Path) -> str:
+    """Write the network's tensors, one that two names share once; return the file's SHA-256."""
     first_name: dict[tuple[int, int | torch.SymInt], str] = {}
     tensors: dict[str, Tensor] = {}
     shared: dict[str, str] = {}
@@ -173,7 +177,7 @@ def save_weights(state_dict: dict[str, Tensor], path: Path) -> None:
             continue
         first_name[place] = name
         tensors[name] = tensor.detach().cpu().contiguous()
-    write_weights(tensors, path, {"format": "pt", **shared})
+    return write_weights(tensors, path, {"format": "pt", **shared})
 
 
 def _shared_names(path: Path) -> dict[str, str]:

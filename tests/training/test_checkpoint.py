@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from neobert.errors import ConfigError, RunError
-from neobert.model.weight_files import NoWeightsError
+from neobert.files import sha256 as real_sha256
+from neobert.model.weight_files import NoWeightsError, write_weights
+from neobert.training import manifest
 from neobert.training.checkpoint import (
     FolderCheckpointIO,
     load_weights,
@@ -247,3 +249,44 @@ def test_a_full_disk_leaves_the_checkpoints_before_it_and_nothing_half_written(
         signal.signal(signal.SIGXFSZ, previous)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["10"]
     assert find_checkpoint(tmp_path, "latest") == tmp_path / "checkpoints" / "10"
+
+
+def test_digests_are_made_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    real = manifest.sha256
+    monkeypatch.setattr(manifest, "sha256", lambda path: read.append(path.name) or real(path))
+    save(tmp_path, 3)
+    assert sorted(read) == ["config.yaml"]  # nothing that grows with the model
+    assert damages(tmp_path / "checkpoints" / "3") == []
+    read.clear()
+    assert damages(tmp_path / "checkpoints" / "3", contents=False) == []
+    assert read == []
+
+
+def test_equal_states_give_equal_files(tmp_path: Path) -> None:
+    for run in ("a", "b"):
+        save(tmp_path / run, 3)
+    one, two = ((tmp_path / run / "checkpoints" / "3" / "manifest.json") for run in ("a", "b"))
+    assert (
+        json.loads(one.read_text())["model.safetensors"]
+        == json.loads(two.read_text())["model.safetensors"]
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int64])
+def test_weights_of_every_type_and_shape_are_read_back_by_safetensors(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    given = {
+        "scalar": torch.tensor(3, dtype=dtype),
+        "empty": torch.zeros(0, 4, dtype=dtype),
+        "matrix": torch.arange(6).reshape(2, 3).to(dtype).T,
+        "half": torch.ones(3, dtype=torch.float16),
+    }
+    digest = write_weights(given, tmp_path / "w.safetensors", {"format": "pt", "é": "b"})
+    assert digest == real_sha256(tmp_path / "w.safetensors")
+    loaded = load_file(tmp_path / "w.safetensors")
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in given.items())
+    assert {name: tensor.dtype for name, tensor in loaded.items()} == {
+        name: tensor.dtype for name, tensor in given.items()
+    }

@@ -175,7 +175,7 @@ class Checkpointer(Callback):
         best = self.checkpoints / str(self.best.step)
         others = [folder for folder in list_checkpoints(self.checkpoints) if folder != best]
         newest = others[-self.plan.keep :]
-        if newest and all(damages(folder) for folder in newest):
+        if newest and all(damages(folder, contents=False) for folder in newest):
             log.warning("no checkpoint is deleted: the newest ones are damaged")
             return
         for folder in others[: -self.plan.keep]:
