@@ -10,6 +10,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import accumulate
 from typing import Generic, TypeVar
 
@@ -234,7 +235,11 @@ def over_ranks(count: int) -> int:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return count
     total = torch.tensor(count, dtype=torch.int64)
-    if dist.get_backend() == "nccl":
-        total = total.cuda()
-    dist.all_reduce(total)
+    dist.all_reduce(total, group=_host_group())
     return int(total)
+
+
+@lru_cache(maxsize=1)
+def _host_group() -> dist.ProcessGroup | None:
+    """All ranks, connected through their hosts: a sum over GPUs would wait for their queues."""
+    return None if "gloo" in dist.get_backend() else dist.new_group(backend="gloo")

@@ -8,10 +8,10 @@ import os
 import signal
 from types import FrameType
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from neobert.console import get_logger
+from neobert.data.loader import over_ranks
 
 log = get_logger(__name__)
 
@@ -44,8 +44,7 @@ class Interrupt(Callback):
     def agreed(self, trainer: Trainer) -> bool:
         """Tell whether any rank was signalled. Every rank has to ask, after the same step."""
         if trainer.world_size > 1:
-            here = torch.tensor(float(self.requested), device=trainer.strategy.root_device)
-            self.requested = bool(trainer.strategy.reduce(here, reduce_op="sum"))
+            self.requested = over_ranks(int(self.requested)) > 0
         return self.requested
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
