@@ -24,8 +24,8 @@ from neobert.console import get_logger, show_messages
 from neobert.optim.schedule import resolve_schedule
 from neobert.tasks.contrastive.data import ContrastiveDataModule
 from neobert.tasks.contrastive.examples import read_examples
-from neobert.tasks.contrastive.loader import Batches
 from neobert.tasks.contrastive.packaged_pairs import Example
+from neobert.tasks.contrastive.pair_loader import Batches
 from neobert.tasks.contrastive.pair_sources import select_sources
 from neobert.tasks.contrastive.prepared_pairs import cleaned
 from neobert.tasks.contrastive.starting_model import open_start

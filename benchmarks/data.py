@@ -207,7 +207,7 @@ def measure_memory(folder: Path, tokens: int) -> Figures:
         # Once more where making the store has left nothing in memory.
         size = f"--folder={folder}", f"--tokens={tokens}"
         return harness.in_fresh_process("data", "--here", "memory", *size)
-    masking = real_data(folder, "factbook", 512).masking(train=True)
+    masking = real_data(folder, "factbook", 512).masking(None)
     before = resident()
     maker = RowMaker(info, masking, packing)
     rows = TokenRows(TokenStore.open(store), RowPlan.load(plan), maker)

@@ -19,12 +19,12 @@ from neobert.batch import MaskedBatch, PackedBatch
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
 from neobert.config.scheduler import SchedulerConfig
 from neobert.console import show_messages
-from neobert.model.attention import SelfAttention
 from neobert.model.heads import build_masked_lm
+from neobert.model.self_attention import SelfAttention
 from neobert.ops.kernels import cpu_has_bf16
 from neobert.optim.schedule import resolve_schedule
 from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSettings
-from neobert.training.callbacks.qk_clip import QKClip
+from neobert.training.callbacks.clip_heads import QKClip
 from neobert.training.cpu import tune_cpu
 from neobert.training.precision import take_batches_as_they_are
 from neobert.training.trainer import quiet_libraries
@@ -138,7 +138,7 @@ def _module(width: int, layers: int, row_length: int, muon: MuonConfig) -> Pretr
     config = harness.model_config(width, layers, max_position_embeddings=row_length)
     model = build_masked_lm(config, VOCABULARY, 0)
     schedule = resolve_schedule(SchedulerConfig(warmup_steps=10), 1000)
-    settings = PretrainingSettings(accumulation=1)
+    settings = PretrainingSettings()
     optimizer = OptimizerConfig(name="muonclip", muon_config=muon)
     return PretrainingModule(model, optimizer, schedule, settings)
 

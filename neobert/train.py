@@ -118,7 +118,7 @@ def _run(config: Config, words: Sequence[str]) -> int:
     from neobert.training.accelerate_file import with_accelerate_file
     from neobert.training.callbacks.interrupt import Interrupted
     from neobert.training.cpu import tune_cpu_if_asked
-    from neobert.training.kernels import check_kernels
+    from neobert.training.kernel_check import check_kernels
     from neobert.training.strategy import resolve_strategy
 
     config = with_accelerate_file(config)

@@ -4,7 +4,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from neobert.batch import MaskedBatch, PackedBatch, PaddedBatch
 from neobert.tasks.contrastive.batches import Texts, TwiceBatch
-from neobert.tasks.glue.batch import LabelledBatch
+from neobert.tasks.glue.labelled_batch import LabelledBatch
 
 
 @pytest.mark.proves("dataset.pin_memory")

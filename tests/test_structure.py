@@ -27,21 +27,6 @@ FILES_TO_GO = {"neobert/export/verify.py"}
 FUNCTIONS_TO_GO = {"build_trainer"}
 """Functions that are still too long."""
 
-MODULES_TO_GO = {
-    "attention",
-    "batch",
-    "compile",
-    "contrastive",
-    "kernels",
-    "loader",
-    "module",
-    "ngpt",
-    "norm",
-    "qk_clip",
-    "report",
-}
-"""Module names that are still used twice."""
-
 
 def sources(*folders: str) -> list[Path]:
     return sorted(
@@ -95,8 +80,7 @@ def test_no_two_modules_share_a_name() -> None:
             places[file.stem].add(relative(file))
     for name in PER_TASK:
         places[name] = {file for file in places[name] if not file.startswith("neobert/tasks/")}
-    shared = {name: files for name, files in places.items() if len(files) > 1}
-    assert {name: files for name, files in shared.items() if name not in MODULES_TO_GO} == {}
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
 
 
 def test_every_part_of_the_package_has_its_layer() -> None:

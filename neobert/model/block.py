@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neobert.config.model import ModelConfig
-from neobert.model.attention import Rotary, SelfAttention
 from neobert.model.feed_forward import build_feed_forward
-from neobert.model.norm import build_norm
+from neobert.model.norm_layers import build_norm
+from neobert.model.self_attention import Rotary, SelfAttention
 from neobert.ops.attention import Layout
 
 

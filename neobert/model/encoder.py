@@ -14,10 +14,10 @@ from torch.utils.checkpoint import checkpoint
 from neobert.batch import PackedBatch
 from neobert.config.model import ModelConfig
 from neobert.console import get_logger
-from neobert.model.attention import Rotary, SelfAttention
 from neobert.model.block import Block
 from neobert.model.ngpt import NormalizedBlock, normalize_
-from neobert.model.norm import build_norm
+from neobert.model.norm_layers import build_norm
+from neobert.model.self_attention import Rotary, SelfAttention
 from neobert.ops.attention import Layout, lay_out
 from neobert.ops.kernels import AttentionChoice, liger_runs, resolve_attention
 from neobert.ops.rotary import rotary_table
@@ -41,7 +41,7 @@ class Encoder(nn.Module):
         """Recompute each block in the backward pass instead of keeping what it computed."""
 
         self.compiled: BlockRunner | None = None
-        """What runs instead of :meth:`run_blocks` in training (:mod:`neobert.model.compile`)."""
+        """Runs instead of :meth:`run_blocks` in training (:mod:`neobert.model.compile_encoder`)."""
 
         self.attention: str | None = None
         """The attention that the latest batch ran with."""

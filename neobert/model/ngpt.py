@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neobert.config.model import ModelConfig
-from neobert.model.attention import Rotary, SelfAttention
+from neobert.model.self_attention import Rotary, SelfAttention
 from neobert.ops.attention import Layout
 from neobert.ops.norm import unit_norm
 from neobert.ops.swiglu import swiglu

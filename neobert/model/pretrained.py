@@ -21,7 +21,6 @@ from neobert.config.yaml_file import read_settings
 from neobert.console import get_logger
 from neobert.errors import ConfigError
 from neobert.files import first_line
-from neobert.model.attention import SelfAttention
 from neobert.model.encoder import Encoder
 from neobert.model.formats import (
     DECODER,
@@ -38,6 +37,7 @@ from neobert.model.heads import (
     SequenceClassifier,
     TokenClassifier,
 )
+from neobert.model.self_attention import SelfAttention
 from neobert.model.weight_files import (
     PretrainedError,
     has_weights,

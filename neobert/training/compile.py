@@ -6,7 +6,7 @@ import sys
 
 from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
-from neobert.model.compile import compile_encoder
+from neobert.model.compile_encoder import compile_encoder
 from neobert.model.encoder import Encoder
 from neobert.training.strategy import StrategyChoice
 

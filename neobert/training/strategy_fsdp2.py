@@ -20,7 +20,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from neobert.model.attention import SelfAttention
+from neobert.model.self_attention import SelfAttention
 from neobert.training.ranks import own_launcher
 
 STEPS = ("training_step", "validation_step", "test_step")

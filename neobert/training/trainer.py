@@ -17,10 +17,10 @@ from neobert.files import write_json
 from neobert.model.encoder import Encoder
 from neobert.training.callbacks.batch_digest import BatchDigests
 from neobert.training.callbacks.checkpointer import Checkpointer, save_plan
+from neobert.training.callbacks.clip_heads import qk_clip_callbacks
 from neobert.training.callbacks.interrupt import Interrupt
-from neobert.training.callbacks.ngpt import ngpt_callbacks
+from neobert.training.callbacks.ngpt_weights import ngpt_callbacks
 from neobert.training.callbacks.progress import ProgressBar
-from neobert.training.callbacks.qk_clip import qk_clip_callbacks
 from neobert.training.callbacks.reproduce import SeedEachMicroBatch
 from neobert.training.callbacks.save_logs import SaveLogs
 from neobert.training.callbacks.stop_early import StopEarly

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.qk_clip import main
-from neobert.model.attention import SelfAttention
+from neobert.model.self_attention import SelfAttention
 
 
 def test_steps_that_measure_and_others_are_timed(

@@ -31,8 +31,8 @@ from neobert.model.heads import build_masked_lm
 from neobert.optim.muon import MuonClip
 from neobert.optim.schedule import resolve_schedule
 from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSettings
-from neobert.training.callbacks.ngpt import ngpt_callbacks
-from neobert.training.callbacks.qk_clip import qk_clip_callbacks
+from neobert.training.callbacks.clip_heads import qk_clip_callbacks
+from neobert.training.callbacks.ngpt_weights import ngpt_callbacks
 from neobert.training.checkpoint import FolderCheckpointIO
 from neobert.training.precision import resolve_precision, take_batches_as_they_are
 from neobert.training.strategy import build_strategy, resolve_strategy

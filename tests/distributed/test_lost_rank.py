@@ -8,7 +8,7 @@ import pytest
 import torch
 from distributed_runs import LIMIT, Run, difference, start_ranks, train
 
-from neobert.training.checkpoint import damages
+from neobert.training.manifest import damages
 
 SOON = 30.0
 """Seconds; the ranks' timeout is 60, so this is not it."""

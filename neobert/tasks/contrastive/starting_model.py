@@ -17,7 +17,7 @@ log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class EncoderStart:
+class ContrastiveStart:
     """The network of a run and its tokenizer."""
 
     model: Encoder | MaskedLM
@@ -39,7 +39,7 @@ def needs_decoder(config: Config) -> bool:
     return config.dataset.pretraining_prob > 0 and config.contrastive.pretraining_step == "mlm"
 
 
-def open_start(config: Config, resume: Path | None) -> EncoderStart:
+def open_start(config: Config, resume: Path | None) -> ContrastiveStart:
     """Load what the settings name, every weight in its place; a resumed run loads its own.
 
     Raises ``ConfigError`` where nothing is named and random weights are not asked for, or where
@@ -60,7 +60,7 @@ def open_start(config: Config, resume: Path | None) -> EncoderStart:
     )
     build = weights.masked_lm if needs_decoder(config) else weights.encoder
     tokenizer = tokenizer_info(weights, config.tokenizer if resume is None else TokenizerConfig())
-    return EncoderStart(build(merged.model), tokenizer, merged, str(weights.folder))
+    return ContrastiveStart(build(merged.model), tokenizer, merged, str(weights.folder))
 
 
 def _check_dropout(config: Config) -> None:
@@ -101,12 +101,12 @@ def _named(config: Config) -> Pretrained | None:
     )
 
 
-def _random(config: Config) -> EncoderStart:
+def _random(config: Config) -> ContrastiveStart:
     tokenizer = _own_tokenizer(config)
     kind = MaskedLM if needs_decoder(config) else Encoder
     model = kind(config.model, tokenizer.vocab_size, tokenizer.pad_token_id)
     log.warning("starting from random weights, as contrastive.allow_random_weights says")
-    return EncoderStart(model, tokenizer, replace(config, model=model.config), "random weights")
+    return ContrastiveStart(model, tokenizer, replace(config, model=model.config), "random weights")
 
 
 def _own_tokenizer(config: Config) -> TokenizerInfo:

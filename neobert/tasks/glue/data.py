@@ -19,7 +19,7 @@ from neobert.data.loader import CountedLoader, EvaluationBatches, Workers, build
 from neobert.data.order import EMPTY, Order
 from neobert.data.steps import Share, Steps
 from neobert.data.task_splits import open_splits
-from neobert.tasks.glue.batch import BatchLayout, Examples, LabelledBatch
+from neobert.tasks.glue.labelled_batch import BatchLayout, Examples, LabelledBatch
 from neobert.tasks.glue.labels import label_splits
 from neobert.tasks.glue.packaged import is_packaged_task, packaged_folder
 from neobert.tasks.glue.pair_tokenizer import PairTokenizer

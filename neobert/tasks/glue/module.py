@@ -15,7 +15,7 @@ from neobert.batch import PackedBatch, PaddedBatch
 from neobert.config.optimizer import OptimizerConfig
 from neobert.losses.classification import classification_loss, regression_loss
 from neobert.optim.schedule import Schedule
-from neobert.tasks.glue.batch import LabelledBatch
+from neobert.tasks.glue.labelled_batch import LabelledBatch
 from neobert.tasks.glue.metrics import compute, official_score
 from neobert.tasks.glue.tasks import GlueTask
 from neobert.training.logger import log_metrics

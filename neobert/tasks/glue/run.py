@@ -13,7 +13,7 @@ from neobert.tasks.glue.data import GlueDataModule
 from neobert.tasks.glue.metrics import check_metric
 from neobert.tasks.glue.module import GlueModule, GlueSettings, Predictions, gather_predictions
 from neobert.tasks.glue.predictions import write_examples, write_submission
-from neobert.tasks.glue.report import label_of, scores_by_step, show_scores, warn_of_labels
+from neobert.tasks.glue.run_report import label_of, scores_by_step, show_scores, warn_of_labels
 from neobert.tasks.glue.starting_weights import ClassifierStart, find_start
 from neobert.training.fit import load_best
 from neobert.training.hub_model import load_hub_tokenizer, takes_types

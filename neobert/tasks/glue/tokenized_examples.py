@@ -12,7 +12,7 @@ from neobert.data.arrays import ArrayWriter
 from neobert.data.cache import key_of, publish
 from neobert.data.digests import file_digests
 from neobert.data.processes import in_processes
-from neobert.tasks.glue.batch import Examples
+from neobert.tasks.glue.labelled_batch import Examples
 from neobert.tasks.glue.labels import Labelled, column_values
 from neobert.tasks.glue.pair_tokenizer import PairTokenizer
 

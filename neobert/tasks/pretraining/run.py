@@ -15,7 +15,7 @@ from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.tasks.pretraining.initial import initial_model, initial_weights
 from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSettings
 from neobert.tasks.pretraining.report import fill_examples, show_losses
-from neobert.training.callbacks.stages import EnterStages, enter_rope
+from neobert.training.callbacks.stage_changes import EnterStages, enter_rope
 from neobert.training.fit import model_fingerprint
 from neobert.training.run import TaskRun, TrainedRun, train
 from neobert.training.staged_schedule import staged_schedule

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from neobert.config.optimizer import MuonConfig
 from neobert.console import get_logger
-from neobert.model.attention import SelfAttention
 from neobert.model.ngpt import NormalizedBlock
+from neobert.model.self_attention import SelfAttention
 from neobert.optim.qk_clip import (
     clip_factor,
     num_clipped,

@@ -11,8 +11,8 @@ from neobert.config.checks import ConfigError
 from neobert.data.loader import CountedLoader, Workers
 from neobert.data.order import Order
 from neobert.data.steps import Share
-from neobert.tasks.glue.batch import BatchLayout, Examples, LabelledBatch
 from neobert.tasks.glue.data import ExampleBatches, GlueDataModule, TrainingBatches
+from neobert.tasks.glue.labelled_batch import BatchLayout, Examples, LabelledBatch
 from tests.tasks.glue.conftest import Settings, sentences, write_rows
 
 LAYOUT = BatchLayout(packed=True, regression=False, pad_token_id=0)

@@ -10,8 +10,8 @@ from torch.testing import assert_close
 from neobert.config.optimizer import OptimizerConfig
 from neobert.config.scheduler import SchedulerConfig
 from neobert.optim.schedule import resolve_schedule
-from neobert.tasks.glue.batch import BatchLayout, Examples
 from neobert.tasks.glue.classifier import hub_head
+from neobert.tasks.glue.labelled_batch import BatchLayout, Examples
 from neobert.tasks.glue.module import GlueModule, GlueSettings
 from neobert.tasks.glue.tasks import TASKS
 from neobert.training.hub_model import load_hub_model

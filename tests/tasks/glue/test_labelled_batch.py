@@ -9,7 +9,7 @@ from neobert.config.model import ModelConfig
 from neobert.losses.classification import classification_loss
 from neobert.model.encoder import Encoder
 from neobert.model.heads import ClassifierSettings, SequenceClassifier
-from neobert.tasks.glue.batch import BatchLayout, Examples, LabelledBatch
+from neobert.tasks.glue.labelled_batch import BatchLayout, Examples, LabelledBatch
 
 LENGTHS = [5, 1, 9, 3]
 

@@ -15,7 +15,7 @@ from neobert.config.model import ModelConfig
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
 from neobert.model.heads import build_masked_lm
 from neobert.training.callbacks.attention_logits import attention_layers
-from neobert.training.callbacks.qk_clip import QKClip, qk_clip_callbacks
+from neobert.training.callbacks.clip_heads import QKClip, qk_clip_callbacks
 from neobert.training.trainer import quiet_libraries
 
 CONFIG = ModelConfig(

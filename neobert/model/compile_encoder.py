@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neobert.model.attention import Rotary
 from neobert.model.encoder import Encoder
+from neobert.model.self_attention import Rotary
 from neobert.ops.attention import Layout
 
 

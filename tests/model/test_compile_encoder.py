@@ -19,7 +19,7 @@ import neobert.model.encoder
 from neobert.batch import PackedBatch, bounds_of, positions_within
 from neobert.config.model import ModelConfig
 from neobert.losses.mlm import masked_lm_loss
-from neobert.model.compile import compile_encoder
+from neobert.model.compile_encoder import compile_encoder
 from neobert.model.heads import build_masked_lm
 from neobert.ops.kernels import AttentionChoice
 

@@ -3,7 +3,7 @@ import pytest
 from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
 from neobert.ops import kernels
-from neobert.training.kernels import check_kernels
+from neobert.training.kernel_check import check_kernels
 
 
 @pytest.mark.proves("model.kernel_backend")

@@ -12,7 +12,7 @@ from neobert.model.heads import build_masked_lm
 from neobert.model.ngpt import normalize_
 from neobert.optim.build import build_optimizer
 from neobert.training.callbacks.attention_logits import NormalizedAttention
-from neobert.training.callbacks.ngpt import ngpt_callbacks
+from neobert.training.callbacks.ngpt_weights import ngpt_callbacks
 
 CONFIG = ModelConfig(
     hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, ngpt=True

@@ -15,7 +15,7 @@ from neobert.data.masking import Masking
 from neobert.data.steps import Share
 from neobert.tasks.contrastive.batches import PairBatch, Texts, TwiceBatch
 from neobert.tasks.contrastive.data import held_out_rows, sample_of
-from neobert.tasks.contrastive.loader import Batches, Draws, Making, PairRows
+from neobert.tasks.contrastive.pair_loader import Batches, Draws, Making, PairRows
 from neobert.training.callbacks.batch_digest import batch_digest
 
 
