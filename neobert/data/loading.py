@@ -15,8 +15,8 @@ from neobert.config.dataset import DatasetConfig
 from neobert.data.cache import cache_is_full
 from neobert.data.data_files import DataFiles, find_files, log_splits
 from neobert.data.own_code import loading_code, run_loading_code
-from neobert.data.rows import FORMATS, format_of, iter_values, row_columns, value_at
-from neobert.data.splits import EVALUATION_SPLITS, Data, FileValues
+from neobert.data.rows import FORMATS, format_of, row_columns, value_at
+from neobert.data.splits import EVALUATION_SPLITS, Data, FileValues, documents_of
 from neobert.data.stream_source import StreamSource
 from neobert.files import is_disk_full, root_cause
 
@@ -110,7 +110,7 @@ def _file_stream(values: FileValues) -> StreamSource:
 
 
 def _examples(files: list[str], column: str) -> Iterator[tuple[int, dict[str, object]]]:
-    values = iter_values(map(Path, files), "dataset.path", column)
+    values = documents_of(map(Path, files), column)
     return ((number, {column: value}) for number, value in enumerate(values))
 
 

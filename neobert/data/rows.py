@@ -57,6 +57,9 @@ RULES = 1
 TABLES = ("parquet", "json", "csv", "tsv")
 """Formats with named columns."""
 
+TOKEN_COLUMN = "input_ids"
+"""Column of documents that are ids already."""
+
 TEXT_COLUMNS = ("text", "sentence", "content")
 """Columns that hold the text where no setting names one; the first that exists is taken."""
 
@@ -89,17 +92,27 @@ def iter_rows(
             yield row
 
 
-def iter_values(files: Iterable[Path], setting: str, path: str) -> Iterator[object]:
+def iter_values(
+    files: Iterable[Path], setting: str, path: str, text_key: str | None = None
+) -> Iterator[object]:
     """One value per row: what ``path`` leads to (:func:`values_at`), null where it leads nowhere.
 
-    Raises ``ConfigError`` also for a file in which it leads nowhere in any row.
+    Raises ``ConfigError`` also for a file in which it leads nowhere in any row, and with
+    ``text_key``, the setting that names the column, for a value that is no text.
     """
     for file in files:
         has_rows = is_found = False
-        for row in iter_rows([file], setting, {path, root_column(path)}):
+        for number, row in enumerate(iter_rows([file], setting, {path, root_column(path)})):
             values = values_at(row, path)
             has_rows, is_found = True, is_found or bool(values)
-            yield values[0] if values else None
+            value = values[0] if values else None
+            if text_key is not None and not isinstance(value, str | None):
+                raise ConfigError(
+                    f"{setting}: {file}: row {number} is no text but {type(value).__name__} "
+                    f"({str(value)[:40]!r}); name the column of the text with {text_key}, or mend "
+                    "the row"
+                )
+            yield value
         if has_rows and not is_found:
             raise lacks_columns(setting, file, [path], row_columns(file, setting))
 
@@ -113,17 +126,8 @@ def iter_texts(file: Path, setting: str, column: str | None = None) -> Iterator[
     if format_of(file) not in TABLES:
         return (str(row["text"]) for row in _lines_of(file, setting))
     name = text_column(row_columns(file, setting), column, "--text-column", str(file))
-    return _strings(iter_values([file], setting, name), f"{setting}: {file}")
-
-
-def _strings(values: Iterable[object], where: str) -> Iterator[str]:
-    for number, value in enumerate(values, start=1):
-        if not isinstance(value, str | None):
-            raise ConfigError(
-                f"{where}, row {number}: no text but {type(value).__name__} "
-                f"({str(value)[:40]!r}); choose another --text-column"
-            )
-        yield value or ""
+    values = iter_values([file], setting, name, text_key="--text-column")
+    return ("" if value is None else str(value) for value in values)
 
 
 def _lines_of(file: Path, setting: str) -> Iterator[Row]:

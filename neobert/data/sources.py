@@ -25,6 +25,7 @@ from neobert.data.digests import file_digests
 from neobert.data.loading import Explain, open_data, plain_error
 from neobert.data.rows import (
     RULES,
+    TOKEN_COLUMN,
     root_column,
     text_column,
     values_at,
@@ -34,7 +35,6 @@ from neobert.data.stream_source import StreamSource
 
 log = get_logger(__name__)
 
-TOKEN_COLUMN = "input_ids"
 STREAM_SAMPLE = 2048
 """Documents of a stream whose word frequencies stand for all of it, and by which it is known
 again."""

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.console import get_logger
 from neobert.data.data_files import canonical_split
-from neobert.data.rows import iter_values
+from neobert.data.rows import TOKEN_COLUMN, iter_values
 from neobert.data.stream_source import StreamSource
 
 log = get_logger(__name__)
@@ -40,7 +40,7 @@ class FileValues:
     stop: int | None = None
 
     def __iter__(self) -> Iterator[object]:
-        return islice(iter_values(self.files, "dataset.path", self.column), self.first, self.stop)
+        return islice(documents_of(self.files, self.column), self.first, self.stop)
 
     def count(self, at_most: int | None = None) -> int:
         """How many there are, which only reading tells."""
@@ -51,6 +51,12 @@ class FileValues:
         last = None if stop is None else self.first + stop
         ends = [end for end in (self.stop, last) if end is not None]
         return replace(self, first=self.first + start, stop=min(ends, default=None))
+
+
+def documents_of(files: Iterable[Path], column: str) -> Iterator[object]:
+    """The documents in a column of local files: texts or null, or of the column of ids anything."""
+    text_key = None if column == TOKEN_COLUMN else "dataset.text_column"
+    return iter_values(files, "dataset.path", column, text_key)
 
 
 Data: TypeAlias = Dataset | StreamSource | FileValues

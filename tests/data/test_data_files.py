@@ -84,7 +84,11 @@ BAD = {
         b'{"text": "na\xefve"}\n',
         r"a\.jsonl, line 1: not UTF-8",
     ),
-    "mixed types": ("a.jsonl", b'{"text": "a"}\n{"text": 3}\n', r"row 1 is no text but int \('3'"),
+    "mixed types": (
+        "a.jsonl",
+        b'{"text": "a"}\n{"text": 3}\n',
+        r"a\.jsonl: row 1 is no text but int \('3'",
+    ),
     "a column of numbers": ("a.jsonl", b'{"text": 1}\n', "row 0 is no text but int"),
     "CSV with a field too many": ("a.csv", b"text,x\na,1\nb,2,3\n", r"a\.csv, line 3: 3 fields"),
     "no column of text": ("a.csv", b"body,x\nhello,1\n", r"dataset\.text_column.*body, x"),
