@@ -131,6 +131,9 @@ REASONS: dict[str, tuple[tuple[str, Condition], ...]] = {
         ("it is for trainer.save_strategy=steps", _not("trainer.save_strategy", "steps")),
         ("trainer.save_model=false saves nothing", _is("trainer.save_model", False)),
     ),
+    "trainer.eval_max_batches": (
+        ("in task=contrastive dataset.eval_samples bounds it", _is("task", "contrastive")),
+    ),
     "trainer.dataloader_num_workers": (
         ("it is for task=contrastive", _not("task", "contrastive")),
     ),
@@ -145,10 +148,6 @@ REASONS: dict[str, tuple[tuple[str, Condition], ...]] = {
     ),
     "dataset.pre_tokenize_output": (
         ("set dataset.pre_tokenize=true too", _is("dataset.pre_tokenize", False)),
-    ),
-    "dataset.config": (
-        ("it is for data sets of the hub, dataset.path is local", _set("dataset.path")),
-        ("it is for data sets of the hub, this one is packaged", _is("dataset.name", *PACKAGED)),
     ),
     "dataset.name": (
         (

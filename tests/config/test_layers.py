@@ -71,7 +71,7 @@ def test_a_file_is_such_a_layer_too(tmp_path: Path) -> None:
         ("dataset.min_length=9", "dataset.min_length has no effect: set dataset.filter_by_length"),
         ("dataset.pre_tokenize_output=x", "set dataset.pre_tokenize=true"),
         ("model.from_hub=true model.name=x", "model.from_hub has no effect"),
-        ("dataset=local dataset.path=x dataset.config=y", "dataset.config has no effect"),
+        ("task=contrastive trainer.eval_max_batches=3", "dataset.eval_samples bounds it"),
         ("dataset.text_column=y", "dataset.text_column has no effect"),
         ("glue.task_name=rte", "glue.task_name has no effect: it is for task=glue"),
         ("mteb_batch_size=3", "mteb_batch_size has no effect: it is for task=mteb"),
