@@ -13,8 +13,8 @@ from neobert.config.root import Config
 from neobert.config.store import load_config_file
 from neobert.console import get_logger
 from neobert.model.encoder import Encoder
+from neobert.model.formats import FORMATS
 from neobert.model.heads import MaskedLM, SequenceClassifier, TokenClassifier
-from neobert.model.published import FORMATS
 from neobert.model.weight_files import PretrainedError, has_weights, read_json_object, weight_names
 from neobert.training.metrics_file import Row, read_metrics
 from neobert.training.run_folder import RunFolder
