@@ -274,7 +274,8 @@ def test_more_readers_than_documents_or_fewer_than_ranks_are_reported(
     with caplog.at_level("WARNING", logger="neobert"):
         make(*stream, "dataset.stream_readers=4")
     assert "3 of them read and tokenise each document; for a new run set" in caplog.text
-    monkeypatch.setattr("neobert.tasks.pretraining.data.STREAM_SAMPLE", 10)  # a long stream
+    for module in ("tasks.pretraining.data", "data.reader_count"):  # a long stream
+        monkeypatch.setattr(f"neobert.{module}.STREAM_SAMPLE", 10)
     assert make(*stream).stream_readers == 64
     assert make(*stream, "dataset.shuffle_buffer_size=0").stream_readers == 1
     with pytest.raises(ConfigError, match=r"6 processes .* set dataset.stream_readers=66"):
