@@ -66,19 +66,20 @@ def test_so_many_processes_tokenise(
     monkeypatch: pytest.MonkeyPatch,
     asked: int,
 ) -> None:
-    from datasets import Dataset
+    from neobert.tasks.glue import tokenized_examples
 
-    monkeypatch.setattr("neobert.tasks.glue.tokenized_examples.ROWS_PER_PROCESS", 10)
     processes = []
-    mapped = Dataset.map
+    in_processes = tokenized_examples.in_processes
 
-    def noted(self: Dataset, *args: object, **settings: object) -> Dataset:
-        processes.append(settings.get("num_proc"))
-        return mapped(self, *args, **{**settings, "num_proc": None, "keep_in_memory": True})
+    def noted(work: object, tasks: object, number: int) -> object:
+        processes.append(number)
+        return in_processes(work, tasks, 1)
 
-    monkeypatch.setattr(Dataset, "map", noted)
+    monkeypatch.setattr(tokenized_examples, "in_processes", noted)
+    monkeypatch.setattr(tokenized_examples, "available_cores", lambda: 8)
     data_of(settings, tokenizer, f"glue.preprocessing_num_proc={asked}")
-    assert max(number or 1 for number in processes) == asked
+    assert processes
+    assert set(processes) == {asked}
 
 
 @pytest.mark.proves("glue.num_workers")

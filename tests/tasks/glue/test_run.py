@@ -202,7 +202,7 @@ def test_a_resumed_run_ends_with_the_same_weights_though_its_source_is_gone(
     whole = settings(*words, f"trainer.output_dir={tmp_path / 'whole'}")
     expected = run(whole)
 
-    from neobert.tasks import Interrupted
+    from neobert.training.callbacks.interrupt import Interrupted
 
     monkeypatch.setattr(Interrupt, "agreed", _after(7))
     with pytest.raises(Interrupted):
