@@ -97,6 +97,7 @@ def job(settings: DictConfig) -> float | None:
         config = to_config(settings)
         if hydra.job.chdir:
             config.trainer.output_dir = hydra.runtime.output_dir
+        config.debug = config.debug or hydra.verbose is True
         code = _run(config, hydra.overrides.task)
     except BaseException as error:
         raise Ended(error) from error

@@ -4,6 +4,7 @@ Stronger wins: dataclass < group file < task < experiment < ``config_path`` < co
 finds and orders the files; all that is wrong in any of them is reported at once, with its origin.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -319,7 +320,10 @@ def _one_line(problems: Sequence[str]) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         cause = f" ({first_line(error.__cause__)})" if error.__cause__ is not None else ""
-        raise ConfigError(*problems, " ".join(str(error).split()) + cause) from error
+        text = " ".join(str(error).split()) + cause
+        if re.search(r"'hydra/(launcher|sweeper)/(joblib|submitit|optuna)", text):
+            text = f"pip install 'neobert[sweep]': {text}"
+        raise ConfigError(*problems, text) from error
 
 
 @contextmanager

@@ -53,3 +53,28 @@ def test_a_papers_protocol_stops_early_and_keeps_the_best(experiment: str) -> No
 def test_each_protocol_names_its_source() -> None:
     for path in Path(conf_dir() / "experiment").glob("glue_*_paper.yaml"):
         assert "arXiv" in path.read_text(), path.name
+
+
+@pytest.mark.parametrize(
+    ("words", "jobs"),
+    [
+        ("experiment=glue_modernbert_paper", 48),
+        ("experiment=glue_modernbert_paper trainer.num_train_epochs=2,5,10", 48),
+        ("experiment=glue_neobert_paper", 6),
+        ("experiment=glue_neobert_paper optimizer.lr=7e-5", 2),  # replaces the file's grid
+        ("experiment=glue_neobert_paper seed=0,1,2", 18),
+    ],
+)
+def test_the_sweep_of_a_protocol_starts(words: str, jobs: int, tmp_path: Path) -> None:
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.utils import setup_globals
+    from hydra.types import RunMode
+
+    from neobert.application import check_jobs
+    from neobert.config.compose import SettingsLoader
+
+    setup_globals()
+    loader = SettingsLoader(create_config_search_path(str(conf_dir())))
+    start = ["glue.pretrained_model_path=run", "glue.task_name=rte", f"hydra.sweep.dir={tmp_path}"]
+    master = loader.load_configuration("config", [*words.split(), *start], RunMode.MULTIRUN)
+    assert check_jobs(loader, master, str(tmp_path)) == jobs
