@@ -287,3 +287,22 @@ def test_composing_leaves_another_hydra_program_alone(folder: Path) -> None:
 def test_the_schemas_are_in_the_config_store(folder: Path) -> None:
     (folder / "own/typed.yaml").write_text("defaults: [neobert_schema, config, _self_]\nseed: 5\n")
     assert job("-cd", "own", "-cn", "typed", "model=schema", cwd=folder)["seed"] == 5
+
+
+def test_jobs_of_a_sweep_import_nothing_from_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "yaml.py").write_text("print('CANARY')\n")
+    (tmp_path / "hydra_plugins").mkdir()
+    (tmp_path / "hydra_plugins/canary.py").write_text("print('CANARY')\n")
+    # -P: as the installed program is started. The job fails at its start, which is soon.
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "neobert.train", "-m", "seed=0", "+hydra.job.env_set.RANK=no"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "job 0: FAILED (exit code 1)" in done.stderr
+    assert "CANARY" not in done.stdout + done.stderr

@@ -18,9 +18,13 @@ from neobert.config.schema import described, section_of
 USAGE = """\
 python -m neobert.train [group=option …] [section.key=value …] [config_path=FILE]
 
-  --cfg job      show the resolved settings and run nothing
-  -m             a sweep: several values, key=1,2,3, or sweep=FILE
-  --help         this page
+  --cfg job          show the settings and run nothing (also: hydra, all; --resolve, --package KEY)
+  --config-dir DIR   a folder of your own group files (docs/training.md)
+  --info             where settings come from (also: defaults, searchpath, plugins)
+  -m                 a sweep: several values, key=1,2,3, or sweep=FILE;
+                     hydra.launcher.n_jobs=2 runs two jobs at a time
+  --hydra-help       Hydra's other flags
+  --help             this page
 
 """
 
