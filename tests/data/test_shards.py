@@ -130,7 +130,7 @@ from pathlib import Path
 from neobert.data.shards import Preparation
 from neobert.data.sources import Documents
 from neobert.data.tokenize import DocumentEncoder
-from neobert.data.tokenizer import describe
+from neobert.data.tokenizer import describe_tokenizer
 from neobert.data.wordpiece import train_wordpiece
 
 def texts():
@@ -138,7 +138,7 @@ def texts():
         time.sleep(0.02)
         yield f"river oil {number}"
 
-info = describe(train_wordpiece(lambda: ["river oil"], 64), "tiny")
+info = describe_tokenizer(train_wordpiece(lambda: ["river oil"], 64), "tiny")
 documents = Documents("mine", {}, texts, ValueError)
 Preparation(documents, DocumentEncoder.of(info), Path(sys.argv[1]), 10).run(1)
 """
@@ -148,14 +148,15 @@ def test_two_programs_share_the_work_and_one_may_be_killed(tmp_path: Path) -> No
     command = [sys.executable, "-c", PREPARE, str(tmp_path / "store")]
     first, second = (subprocess.Popen(command) for _ in range(2))
     deadline = time.monotonic() + 60
-    while not list((tmp_path / "store" / "shards").glob("[0-9]*")) and time.monotonic() < deadline:
+    shards = tmp_path / "store" / "shards"
+    while not list(shards.glob("[0-9]*")) and time.monotonic() < deadline and not second.poll():
         time.sleep(0.02)
     first.kill()
     first.wait()
     assert second.wait(timeout=60) == 0
     store = TokenStore.open(tmp_path / "store")
     assert store.info.documents == 60
-    names = [path.name for path in (tmp_path / "store" / "shards").glob("[0-9]*")]
+    names = [path.name for path in shards.glob("[0-9]*")]
     assert sorted(names) == [f"{number:05d}" for number in range(6)]
 
 
@@ -214,12 +215,12 @@ from neobert.data.shards import Preparation
 from neobert.data.sources import Documents
 from neobert.data.token_store import TokenStore
 from neobert.data.tokenize import DocumentEncoder
-from neobert.data.tokenizer import describe
+from neobert.data.tokenizer import describe_tokenizer
 from neobert.data.wordpiece import train_wordpiece
 
 print("started")
 texts = ["river oil"] * 400
-info = describe(train_wordpiece(partial(iter, texts), 64), "tiny")
+info = describe_tokenizer(train_wordpiece(partial(iter, texts), 64), "tiny")
 documents = Documents("mine", {}, partial(iter, texts), ValueError)
 Preparation(documents, DocumentEncoder.of(info), Path(sys.argv[1]), 10).run(2)
 print(TokenStore.open(Path(sys.argv[1])).info.documents)
