@@ -232,6 +232,7 @@ def test_thousands_of_unknown_keys_are_counted(tmp_path: Path) -> None:
         ('trainer: {output_dir: "a\\0b"}', "must be text"),
         ("seed: .inf\n", "must be integer"),
         ("model: 3\n", "model=3: is a section"),
+        ("stages: [{lrr: 1}]\n", "unknown key stages.0..lrr; did you mean"),
         ("x" * (2**20 + 1), "more than 1,048,576 bytes"),
     ],
 )
