@@ -1,14 +1,19 @@
 """What every task does around Lightning's ``fit``: say how to resume, end on the best weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from neobert.config.model import ModelConfig, fields_of
 from neobert.config.optimizer import MuonConfig
 from neobert.config.root import Config
 from neobert.console import get_logger
+from neobert.errors import ConfigError, RunError
+from neobert.files import first_line
 from neobert.optim.groups import MUONCLIP
 from neobert.training.callbacks.checkpointer import load_weights_of
 from neobert.training.callbacks.interrupt import Interrupted
@@ -25,7 +30,8 @@ def fit(
 ) -> None:
     """Train to the end, or say how to resume when interrupted and raise ``Interrupted``."""
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=resume)
+        with restoring(trainer, resume):
+            trainer.fit(module, datamodule=data, ckpt_path=resume)
     except Interrupted as stop:
         if stop.saved:
             log.warning("stopped after step %d; to resume:\n  %s", stop.step, resume_command())
@@ -36,6 +42,33 @@ def fit(
                 stop.step,
             )
         raise
+
+
+class _Started(Callback):
+    """Knows whether everything has been restored and training has begun."""
+
+    started = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = True
+
+
+@contextmanager
+def restoring(trainer: Trainer, resume: Path | None) -> Iterator[None]:
+    """Turn whatever a library raises on a checkpoint's state into one ``ConfigError`` line."""
+    watch = _Started()
+    trainer.callbacks.append(watch)  # type: ignore[attr-defined]
+    try:
+        yield
+    except (RunError, ConfigError, Interrupted, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if resume is None or watch.started:
+            raise
+        raise ConfigError(
+            f"trainer.resume_from_checkpoint={resume}: its state cannot be restored "
+            f"({type(error).__name__}: {first_line(error)}); resume from an earlier checkpoint"
+        ) from error
 
 
 def load_best(parts: Parts, module: LightningModule, folder: RunFolder) -> None:

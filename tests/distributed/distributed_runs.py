@@ -128,7 +128,7 @@ def build_module(run: Run) -> Module:
     config = config_of(run)
     torch.manual_seed(0)
     model = build_masked_lm(config.model, VOCABULARY, 0)
-    settings = PretrainingSettings(accumulation=run.accumulation, log_grad_norm=True)
+    settings = PretrainingSettings(log_grad_norm=True)
     schedule = resolve_schedule(SchedulerConfig(warmup_steps=2), STEPS)
     module = Module(model, config.optimizer, schedule, settings)
     module.poisoned_at, module.dies_at = run.poisoned_at, run.dies_at

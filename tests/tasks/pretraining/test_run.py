@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
 from neobert.config.store import load_config_file
+from neobert.training.manifest import write_manifest
 
 from .conftest import TinyRun
 
@@ -362,3 +363,14 @@ def test_tf32_and_the_cpu_are_as_asked(tf32: bool, precision: str) -> None:
 def test_a_nan_loss_ends_the_run_with_what_to_do(tiny_run: TinyRun) -> None:
     with pytest.raises(FloatingPointError, match=r"lower optimizer\.lr"):
         tiny_run("optimizer=adam", "optimizer.lr=1e30", "trainer.max_steps=20")
+
+
+@pytest.mark.parametrize("part", ["optimizer_states", "lr_schedulers", "loops"])
+def test_a_state_that_cannot_be_restored_is_one_line(tiny_run: TinyRun, part: str) -> None:
+    checkpoint = tiny_run("trainer.max_steps=2", "trainer.eval_strategy=no") / "checkpoints" / "2"
+    state = torch.load(checkpoint / "trainer_state.pt", weights_only=True)
+    torch.save({**state, part: [{"odd": 1}]}, checkpoint / "trainer_state.pt")
+    write_manifest(checkpoint)
+    resume = "trainer.resume_from_checkpoint=latest"
+    with pytest.raises(ConfigError, match=r"2: its state cannot be restored \(\w+: "):
+        tiny_run("trainer.max_steps=2", "trainer.eval_strategy=no", resume)
