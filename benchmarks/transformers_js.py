@@ -48,6 +48,7 @@ def ask_node(modules: Path, folder: Path, task: str, texts: list[str], pooling: 
 def compare_masked(folder: Path, modules: Path) -> tuple[str, bool]:
     """Line of a table, and whether the five likeliest tokens and their chances agree."""
     fill = pipeline("fill-mask", model=str(folder), device="cpu")
+    assert fill.tokenizer is not None
     mask = fill.tokenizer.mask_token
     texts = [text.replace(" a ", f" {mask} ").replace("France", mask) for text in TEXTS[:2]]
     expected = fill(texts, top_k=5)

@@ -22,10 +22,7 @@ PER_TASK = {"run", "data", "module"}
 """The modules that each task has, and the function that runs it."""
 
 FILES_TO_GO = {"neobert/export/verify.py"}
-"""Files that are still too long."""
-
-FUNCTIONS_TO_GO = {"build_trainer"}
-"""Functions that are still too long."""
+"""Too long, and hard to split: it runs as one file where the package cannot be imported."""
 
 
 def sources(*folders: str) -> list[Path]:
@@ -51,8 +48,7 @@ def functions(file: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 def test_files_and_functions_are_short(file: Path) -> None:
     assert len(file.read_text().splitlines()) <= LINES_OF_FILE or relative(file) in FILES_TO_GO
     lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions(file)}
-    long = {name for name, length in lengths.items() if length > LINES_OF_FUNCTION}
-    assert long <= FUNCTIONS_TO_GO
+    assert {name: n for name, n in lengths.items() if n > LINES_OF_FUNCTION} == {}
 
 
 def public_names() -> dict[str, set[str]]:

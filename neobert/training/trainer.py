@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from transformers import PreTrainedTokenizerBase
@@ -81,6 +82,19 @@ class Parts:
     throughput: Throughput
 
 
+ALWAYS: dict[str, Any] = {
+    "max_epochs": -1,
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 1,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+}
+"""Settings of Lightning's Trainer that no run changes: our own callbacks and loaders do this."""
+
+
 def build_trainer(
     config: Config,
     run: RunFolder,
@@ -109,30 +123,18 @@ def build_trainer(
         num_nodes=strategy.num_nodes,
         precision=_precision(settings, on_cuda),  # type: ignore[arg-type]
         max_steps=plan.total_steps,
-        max_epochs=-1,
         accumulate_grad_batches=settings.gradient_accumulation_steps,
         gradient_clip_val=settings.gradient_clipping or None,
-        check_val_every_n_epoch=None,
         val_check_interval=evaluation_interval(settings, plan),
         limit_val_batches=0 if settings.eval_strategy == "no" else 1.0,
-        num_sanity_val_steps=0,
         logger=build_loggers(config, run, plan.resume_step),
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
         default_root_dir=run.path,
+        **ALWAYS,
         profiler=throughput.wait,
         plugins=[FolderCheckpointIO(lambda folder: _write_card(config, card, folder))],
         callbacks=[
             *callbacks,
-            SeedEachMicroBatch(config.seed),
-            metrics,
-            throughput,
-            *qk_clip_callbacks(config.optimizer, settings.logging_steps),
-            *ngpt_callbacks(config.model),
-            *([BatchDigests(run.path)] if settings.log_batch_digests else []),
+            *_watching(config, run, metrics, throughput),
             *_early_stopping(settings, checkpointer),
             interrupt,
             ProgressBar(metrics, bar=not settings.disable_tqdm),
@@ -142,6 +144,21 @@ def build_trainer(
     )
     take_batches_as_they_are(trainer)
     return Parts(trainer, metrics, checkpointer, throughput)
+
+
+def _watching(
+    config: Config, run: RunFolder, metrics: TrainMetrics, throughput: Throughput
+) -> list[Callback]:
+    """What measures a step, and what acts on its weights, before anything is saved."""
+    settings = config.trainer
+    return [
+        SeedEachMicroBatch(config.seed),
+        metrics,
+        throughput,
+        *qk_clip_callbacks(config.optimizer, settings.logging_steps),
+        *ngpt_callbacks(config.model),
+        *([BatchDigests(run.path)] if settings.log_batch_digests else []),
+    ]
 
 
 def evaluation_interval(settings: TrainerConfig, plan: Plan) -> int:
