@@ -134,7 +134,7 @@ def root_cause(error: BaseException) -> BaseException:
 def is_disk_full(error: BaseException) -> bool:
     """Whether a full disk or an exhausted quota is at the root of ``error``."""
     cause = root_cause(error)
-    if isinstance(cause, OSError):
+    if isinstance(cause, OSError) and cause.errno is not None:
         return cause.errno in DISK_FULL
     # Rust's libraries (tokenizers, safetensors) raise errors of their own.
     return any(f"os error {number})" in str(cause) for number in DISK_FULL)

@@ -64,16 +64,15 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if is_disk_full(error):
-            raise RunError(*cache_is_full(error, folder).problems) from error
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) or is_disk_full(error):
             raise cache_is_full(error, folder) from error
         raise
 
 
-def cache_is_full(error: BaseException, folder: Path | str = "the cache") -> ConfigError:
-    """What to do about an error of writing, such as a full disk."""
-    return ConfigError(
+def cache_is_full(error: BaseException, folder: Path | str = "the cache") -> ConfigError | RunError:
+    """What to do about an error of writing: ``RunError`` for a full disk."""
+    kind = RunError if is_disk_full(error) else ConfigError
+    return kind(
         f"{folder} could not be written ({root_cause(error)}); make room, or set "
         "dataset.cache_dir to a folder with room"
     )

@@ -10,7 +10,6 @@ import datasets
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from datasets.iterable_dataset import ExamplesIterable
 
-from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.data.cache import cache_is_full
 from neobert.data.data_files import DataFiles, find_files, log_splits
@@ -18,16 +17,17 @@ from neobert.data.own_code import loading_code, run_loading_code
 from neobert.data.rows import FORMATS, format_of, row_columns, value_at
 from neobert.data.splits import EVALUATION_SPLITS, Data, FileValues, documents_of
 from neobert.data.stream_source import StreamSource
+from neobert.errors import ConfigError, RunError
 from neobert.files import is_disk_full, root_cause
 
 REFINEDWEB = {"refinedweb": "tiiuae/falcon-refinedweb"}
 """The reference's default name of its corpus, and the corpus's id on the hub."""
 
 Loaded: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
-Explain: TypeAlias = Callable[[BaseException], ConfigError]
+Explain: TypeAlias = Callable[[BaseException], ConfigError | RunError]
 
 
-def plain_error(error: BaseException) -> ConfigError:
+def plain_error(error: BaseException) -> ConfigError | RunError:
     """What the user is told where ``datasets`` fails."""
     if is_disk_full(error):
         return cache_is_full(error)

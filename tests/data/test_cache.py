@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neobert.config.checks import ConfigError
 from neobert.data.cache import cache_folder, publish
+from neobert.errors import RunError
 
 
 @pytest.mark.proves("dataset.cache_dir")
@@ -78,7 +78,7 @@ def test_a_full_disk_is_told_with_the_key_to_change_and_leaves_nothing(tmp_path:
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with pytest.raises(ConfigError, match=r"could not be written.*dataset\.cache_dir"):
+        with pytest.raises(RunError, match=r"could not be written.*dataset\.cache_dir"):
             publish(tmp_path / "made", lambda target: np.save(target / "x.npy", np.zeros(10_000)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
