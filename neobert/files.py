@@ -136,8 +136,10 @@ def is_disk_full(error: BaseException) -> bool:
     cause = root_cause(error)
     if isinstance(cause, OSError) and cause.errno is not None:
         return cause.errno in DISK_FULL
-    # Rust's libraries (tokenizers, safetensors) raise errors of their own.
-    return any(f"os error {number})" in str(cause) for number in DISK_FULL)
+    # Rust's libraries (tokenizers, safetensors) raise errors of their own; numpy's have no number:
+    # "10000 requested and 496 written".
+    signs = [" requested and ", *(f"os error {number})" for number in DISK_FULL)]
+    return any(sign in str(cause) for sign in signs)
 
 
 @contextmanager
