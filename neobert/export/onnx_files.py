@@ -242,6 +242,7 @@ def _in_int8(layer: nn.Module) -> Iterator[None]:
 
 def _load(source: ExportSource, folder: Path, core: CoreClass | None) -> nn.Module:
     """The class that the folder is for, with its weights."""
+    transformers.utils.logging.disable_progress_bar()
     if core is not None:
         return getattr(transformers, core.architecture).from_pretrained(folder, dtype=torch.float32)
     name = ARCHITECTURES[source.kind]
