@@ -78,7 +78,7 @@ def sections_of(cls: type, prefix: str = "") -> Iterator[tuple[str, type]]:
 
 def install(key: str) -> None:
     """Take the effect of ``key`` away in this process, before anything else imports its config."""
-    from neobert.config import compose, legacy
+    from neobert.config import compose, layers, legacy
     from neobert.config.root import Config
 
     if key in legacy.RENAMED:
@@ -90,6 +90,7 @@ def install(key: str) -> None:
     if key == "config_path":
         compose.compose_config = without_word(key, compose.compose_config)
         return
+    layers.FOLLOWERS.pop(key, None)  # what composing itself does with it
     sections = dict(sections_of(Config))
     prefix, _, name = key.rpartition(".")
     section = sections[f"{prefix}." if prefix else ""]

@@ -80,7 +80,6 @@ def test_the_trainer_s_settings_reach_the_encoder(words: list[str]) -> None:
             "trainer.torch_compile=true",
             "trainer.torch_compile_backend=eager",
             "trainer.masked_logits_only_loss=false",
-            "trainer.gradient_accumulation_steps=3",
             "trainer.log_train_accuracy=true",
             "model.dropout_prob=0.25",
         ]
@@ -88,7 +87,8 @@ def test_the_trainer_s_settings_reach_the_encoder(words: list[str]) -> None:
     assert asked.model.model.gradient_checkpointing
     assert asked.model.model.compiled is not None
     assert not asked.settings.masked_logits_only
-    assert asked.settings.accumulation == 3
+    accumulating = data_of([*words, "trainer.gradient_accumulation_steps=3"])
+    assert accumulating.share.accumulation == 3
     assert asked.settings.log_accuracy
     assert asked.model.config.dropout_prob == 0.25
 
