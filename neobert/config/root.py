@@ -15,10 +15,11 @@ from neobert.config.optimizer import OptimizerConfig
 from neobert.config.scheduler import SchedulerConfig
 from neobert.config.stages import StageConfig, stage_ends, with_stage
 from neobert.config.tokenizer import TokenizerConfig
+from neobert.config.tokens import TokensConfig
 from neobert.config.trainer import TrainerConfig
 from neobert.config.wandb import WandbConfig
 
-TASKS = ("pretraining", "glue", "contrastive", "mteb")
+TASKS = ("pretraining", "glue", "token_classification", "contrastive", "mteb")
 MTEB_POOLINGS = ("mean", "avg", "cls", "max")
 PRETRAINING_METRICS = ("loss", "perplexity", "accuracy")
 """What an evaluation of pretraining can be called best by."""
@@ -33,7 +34,7 @@ class Config:
     to."""
 
     task: str = "pretraining"
-    """``pretraining``, ``glue``, ``contrastive`` or ``mteb``."""
+    """``pretraining``, ``glue``, ``token_classification``, ``contrastive`` or ``mteb``."""
 
     accelerate_config_file: str | None = None
     """An Accelerate YAML whose processes, precision and strategy are taken over."""
@@ -100,6 +101,7 @@ class Config:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     glue: GlueConfig = field(default_factory=GlueConfig)
+    tokens: TokensConfig = field(default_factory=TokensConfig)
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
 
@@ -124,6 +126,7 @@ class Config:
             self.scheduler,
             self.wandb,
             self.glue,
+            self.tokens,
             self.contrastive,
             self.deepspeed,
         ):

@@ -14,7 +14,7 @@ from neobert.config.dataset import DatasetConfig
 from neobert.data.cache import cache_is_full
 from neobert.data.data_files import DataFiles, find_files, log_splits
 from neobert.data.own_code import loading_code, run_loading_code
-from neobert.data.rows import FORMATS, format_of, row_columns, value_at
+from neobert.data.rows import DOCUMENTS, FORMATS, format_of, row_columns, value_at
 from neobert.data.splits import EVALUATION_SPLITS, Data, FileValues, documents_of
 from neobert.data.stream_source import StreamSource
 from neobert.errors import ConfigError, RunError
@@ -60,7 +60,7 @@ def open_data(config: DatasetConfig, cache: Path) -> OpenedData:
     script = loading_code(path)
     if script is not None:
         return _of_datasets(run_loading_code(script, config, cache), str(path), [script])
-    return _of_files(find_files(path, "dataset.path", set(FORMATS.values())), config)
+    return _of_files(find_files(path, "dataset.path", DOCUMENTS), config)
 
 
 def _subset(config: DatasetConfig) -> Path:

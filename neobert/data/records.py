@@ -74,6 +74,35 @@ def text_rows(text: Lines) -> Iterator[Row]:
         yield {"text": without_end(line)}
 
 
+def tagged_rows(text: Lines, kind: str) -> Iterator[Row]:
+    """Rows of CoNLL files, ``tokens`` and ``tags``: a word a line, a blank line after each row.
+
+    Columns are parted by tabs or spaces; the first is the word and the last its tag. CoNLL-U has
+    the word in its second and the universal part of speech in its fourth column.
+    """
+    words: list[str] = []
+    tags: list[str] = []
+    for raw in text:
+        line = without_end(raw)
+        if not line.strip() or line.startswith("-DOCSTART-"):
+            if words:
+                yield {"tokens": words, "tags": tags}
+            words, tags = [], []
+            continue
+        if line.startswith("# ") and kind == "conllu":
+            continue
+        fields = line.split("\t") if "\t" in line else line.split()
+        least, word, tag = (4, 1, 3) if kind == "conllu" else (2, 0, -1)
+        if len(fields) < least:
+            raise FaultError(f"{len(fields)} columns, a word and its tag need {least}")
+        if kind == "conllu" and not fields[0].isdecimal():
+            continue  # a contraction or an empty node, whose words follow
+        words.append(fields[word])
+        tags.append(fields[tag])
+    if words:
+        yield {"tokens": words, "tags": tags}
+
+
 def without_end(line: str) -> str:
     """``line`` without its ``\\n`` or ``\\r\\n``."""
     return line.removesuffix("\n").removesuffix("\r")

@@ -35,6 +35,7 @@ from neobert.data.records import (
     json_rows,
     separated,
     separated_rows,
+    tagged_rows,
     text_rows,
     without_end,
 )
@@ -48,6 +49,11 @@ FORMATS = {
     ".tsv": "tsv",
     ".txt": "text",
     ".text": "text",
+    ".conll": "conll",
+    ".bio": "conll",
+    ".iob": "conll",
+    ".iob2": "conll",
+    ".conllu": "conllu",
 }
 """Suffix -> format; in any case, and with one of :data:`OPENERS` after it."""
 
@@ -59,6 +65,12 @@ TABLES = ("parquet", "json", "csv", "tsv")
 
 TOKEN_COLUMN = "input_ids"
 """Column of documents that are ids already."""
+
+TAGGED = ("conll", "conllu")
+"""Formats of words with tags, a word a line: columns ``tokens`` and ``tags``."""
+
+DOCUMENTS = (*TABLES, "text")
+"""Formats that a corpus of texts is read from."""
 
 TEXT_COLUMNS = ("text", "sentence", "content")
 """Columns that hold the text where no setting names one; the first that exists is taken."""
@@ -174,6 +186,8 @@ def row_columns(file: Path, setting: str) -> list[str]:
                 return list(pq.ParquetFile(source).schema_arrow.names)
             case "text":
                 return ["text"]
+            case "conll" | "conllu":
+                return ["tokens", "tags"]
             case "csv" | "tsv" as kind:
                 return next(separated(place.lines_of(source), kind), [])
             case _:
@@ -292,6 +306,8 @@ def _numbered_rows(
                 rows = text_rows(text)
             case "json":
                 rows = json_rows(text, _is_json(file))
+            case "conll" | "conllu":
+                rows = tagged_rows(text, kind)
             case _:
                 rows = separated_rows(text, str(kind))
         for row in rows:

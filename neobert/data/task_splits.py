@@ -1,7 +1,7 @@
 """Where a task's splits come from: the hub, local files with the same columns, a package."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -23,6 +23,7 @@ from neobert.data.loading import is_saved, load_saved
 from neobert.data.rows import (
     RULES,
     TABLES,
+    TAGGED,
     format_of,
     lacks_columns,
     read_table,
@@ -85,6 +86,21 @@ class TableTask(Protocol):
     @property
     def test_config(self) -> str | None:
         """Configuration of the test splits, where it is another."""
+
+
+@dataclass(frozen=True)
+class TableColumns:
+    """A task of one's own: columns, and where its splits are."""
+
+    texts: tuple[str, ...]
+    label_column: str
+    source: str
+    config: str | None
+    revision: str | None = None
+    train: str = "train"
+    validation: Mapping[str, str] = field(default_factory=lambda: {"validation": ""})
+    test: tuple[str, ...] = ("test",)
+    test_config: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +275,7 @@ class LocalReader:
 
     def _found(self, place: Path) -> DataFiles:
         if place not in self._opened:
-            self._opened[place] = find_files(place, "dataset.path", TABLES)
+            self._opened[place] = find_files(place, "dataset.path", (*TABLES, *TAGGED))
         return self._opened[place]
 
     def _files(self, place: Path, name: str) -> list[Path]:

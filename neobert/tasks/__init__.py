@@ -1,4 +1,4 @@
-"""The tasks: pretraining, glue, contrastive, mteb. Unaware of each other."""
+"""The tasks, unaware of each other."""
 
 from neobert.config.root import Config
 
@@ -16,6 +16,10 @@ def run(config: Config) -> float | None:
             from neobert.tasks.glue.run import run as fine_tune
 
             return fine_tune(config)
+        case "token_classification":
+            from neobert.tasks.token_classification.run import run as tag
+
+            return tag(config)
         case "contrastive":
             from neobert.tasks.contrastive.run import run as contrast
 

@@ -40,6 +40,17 @@ class EncoderStart:
     record: dict[str, object] = field(default_factory=dict)
     """For ``summary.json``: which weights these are."""
 
+    @property
+    def information(self) -> dict[str, object]:
+        """What a checkpoint says about tokenizer and weights."""
+        of_hub = self.kind == "hub"
+        return {
+            "tokenizer_name": self.tokenizer.name_or_path,
+            "pad_token_id": self.tokenizer.pad_token_id,
+            "vocab_size": len(self.tokenizer) if of_hub else self.model.vocab_size,
+            "weights": self.record,
+        }
+
     def encoder(self) -> Encoder:
         """The encoder with its weights; fresh ones where none are to be read."""
         if self.weights is None:

@@ -9,9 +9,10 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import torch.distributed as dist
 from lightning.fabric.plugins import ClusterEnvironment
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch import Trainer
@@ -23,6 +24,7 @@ from neobert.errors import ExitCode, RunError
 log = get_logger(__name__)
 
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 IN_ORDER = (ExitCode.DONE, ExitCode.INTERRUPTED)
 """Exit codes of a rank that ended as it should: done, or interrupted with a checkpoint."""
@@ -128,3 +130,12 @@ def own_launcher(
     """The launcher of every strategy of several processes."""
     assert environment is not None
     return Launcher(environment, num_processes, num_nodes)
+
+
+def gather_lists(mine: Sequence[Item]) -> list[Item]:
+    """The lists of all ranks as one, on every rank."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return list(mine)
+    everywhere: list[list[Item]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(everywhere, list(mine))
+    return [one for part in everywhere for one in part]

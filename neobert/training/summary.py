@@ -5,8 +5,11 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
 from torch import nn
 
 import neobert
@@ -86,3 +89,17 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def show_result(run: Path, summary: Mapping[str, object], task: str, of_step: object) -> None:
+    """Print the end of a fine-tuning run to the terminal: the metrics of its final weights."""
+    table = Table(title=str(run), show_header=False, title_justify="left")
+    table.add_row("task", task)
+    after = summary["after"]
+    if isinstance(after, dict):
+        for name, value in after.items():
+            table.add_row(name.removeprefix("eval/"), f"{value:.4f}")
+    table.add_row("of step", f"{of_step} of {summary['steps']}")
+    speed = f"{summary['tokens_per_sec']:,.0f} tokens/s, {summary['seconds']:.0f} s"
+    table.add_row("training", speed)
+    Console(stderr=True).print(table)

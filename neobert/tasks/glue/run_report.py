@@ -3,14 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from neobert.config.glue import GlueConfig
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.tasks.glue.starting_weights import ClassifierStart
 from neobert.training.metrics_file import read_metrics, series
+from neobert.training.summary import show_result
 
 log = get_logger(__name__)
 
@@ -44,14 +42,5 @@ def scores_by_step(metrics_file: Path, name: str) -> dict[int, float]:
 
 def show_scores(summary: Mapping[str, object], run: Path) -> None:
     """Print the end of a run to the terminal."""
-    console = Console(stderr=True)
-    after = summary["after"]
-    table = Table(title=str(run), show_header=False, title_justify="left")
-    table.add_row("task", f"{summary['task_name']} with {summary['model']}")
-    if isinstance(after, dict):
-        for name, value in after.items():
-            table.add_row(name.removeprefix("eval/"), f"{value:.4f}")
-    table.add_row("of step", f"{summary['score_step']} of {summary['steps']}")
-    speed = f"{summary['tokens_per_sec']:,.0f} tokens/s, {summary['seconds']:.0f} s"
-    table.add_row("training", speed)
-    console.print(table)
+    task = f"{summary['task_name']} with {summary['model']}"
+    show_result(run, summary, task, summary["score_step"])

@@ -1,0 +1,103 @@
+"""Fine-tuning data: the documents of some splits, in batches that are addressable by their step.
+
+Every document is seen once in each epoch, whose last step is smaller than the others. A task says
+how it reads its splits, and how some of their documents become a batch.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from torch.utils.data import DataLoader, Dataset
+
+from neobert.data.loader import CountedLoader, EvaluationBatches, Workers, build_loader
+from neobert.data.order import EMPTY, Order
+from neobert.data.steps import Steps
+from neobert.training.data import RunDataModule
+
+Document = TypeVar("Document")
+Batch = TypeVar("Batch")
+
+
+class DocumentDataModule(RunDataModule, Generic[Document, Batch]):
+    """Documents of a training split, and of splits that are predicted."""
+
+    train: Sequence[Document]
+    num_workers: tuple[str, int]
+    """Key and value of the setting for loader processes."""
+
+    @property
+    @abstractmethod
+    def predicted_splits(self) -> Sequence[str]:
+        """Splits that are predicted at the end, ``validation`` first."""
+
+    @abstractmethod
+    def documents_of(self, split: str) -> Sequence[Document]:
+        """The documents of a split that is predicted."""
+
+    @abstractmethod
+    def batch(self, documents: Sequence[Document], step: Sequence[Document] = ()) -> Batch:
+        """The batch of ``documents``, maybe none; ``step`` are those of its optimizer step, on all
+        ranks."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in which every document is seen once."""
+        return max(1, math.ceil(len(self.train) / self.share.rows_per_step))
+
+    @property
+    def has_validation(self) -> bool:
+        return self.config.trainer.eval_strategy != "no"
+
+    def train_dataloader(self) -> CountedLoader[Batch]:
+        """The training batches of the whole run."""
+        key, number = self.num_workers
+        workers = self.workers(number, key)
+        batches = TrainingDocuments(self)
+        return CountedLoader(batches, self.total_steps * self.share.accumulation, workers)
+
+    def val_dataloader(self) -> "DataLoader[Batch]":
+        """This rank's batches of the evaluation set."""
+        return self.batches_of("validation", self.config.trainer.eval_max_batches)
+
+    def batches_of(self, split: str, budget: int | None = None) -> "DataLoader[Batch]":
+        """Every document of a split once over all ranks, which have equal numbers of batches."""
+        size = self.config.trainer.per_device_eval_batch_size
+        batches = SplitDocuments(self, self.documents_of(split), size, budget)
+        return build_loader(batches, batches.numbers(self.share), Workers())
+
+
+class TrainingDocuments(Dataset[Batch], Generic[Document, Batch]):
+    """Micro-batches of a run by their number."""
+
+    def __init__(self, data: DocumentDataModule[Document, Batch]) -> None:
+        self.data, self.share = data, data.share
+        rows_per_step = self.share.rows_per_step
+        self.order = Order(len(data.train), data.config.seed, rows_per_step, whole_steps=False)
+
+    def __getitem__(self, number: int) -> Batch:
+        first = number // self.share.accumulation * self.share.rows_per_step
+        step = self._documents(range(first, first + self.share.rows_per_step))
+        return self.data.batch(self._documents(Steps(self.share).numbers(number)), step)
+
+    def _documents(self, numbers: Sequence[int]) -> list[Document]:
+        rows = [row for one in numbers if (row := self.order.row(one)) != EMPTY]
+        return [self.data.train[row] for row in rows]
+
+
+class SplitDocuments(EvaluationBatches[Batch], Generic[Document, Batch]):
+    """The documents of a split in their order; beyond its end, empty batches."""
+
+    def __init__(
+        self,
+        data: DocumentDataModule[Document, Batch],
+        documents: Sequence[Document],
+        size: int,
+        budget: int | None,
+    ) -> None:
+        super().__init__(len(documents), size, budget)
+        self.data, self.documents = data, documents
+
+    def __getitem__(self, number: int) -> Batch:
+        return self.data.batch([self.documents[row] for row in self.rows(number)])
