@@ -42,7 +42,11 @@ KINDS: dict[str, Kind] = {
     "UltrabertForQuestionAnswering": "question_answering",
     "UltrabertModel": "encoder",
 }
-OF_TASK: dict[str, Kind] = {"glue": "classifier", "contrastive": "encoder"}
+OF_TASK: dict[str, Kind] = {
+    "glue": "classifier",
+    "token_classification": "token_classifier",
+    "contrastive": "encoder",
+}
 
 
 @dataclass(frozen=True, slots=True)
