@@ -171,21 +171,24 @@ def test_an_earlier_run_is_moved_aside_or_refused_and_never_lost(tiny_run: TinyR
 
 @pytest.mark.proves("trainer.load_best_model_at_end", "trainer.metric_for_best_model")
 def test_the_best_model_is_that_of_the_best_evaluation(tiny_run: TinyRun) -> None:
-    # A learning rate that ruins the model: the first evaluation stays the best.
+    # The rate ruins the model at the second step, that of the first being almost 0 (warm-up): so
+    # the first evaluation is the best, whichever documents a batch has.
     run = tiny_run(
-        "optimizer.lr=50",
+        "optimizer.lr=5",
         "trainer.max_steps=8",
+        "trainer.eval_steps=1",
+        "trainer.save_steps=1",
         "trainer.load_best_model_at_end=true",
         "trainer.metric_for_best_model=loss",
         "trainer.greater_is_better=false",
         "trainer.save_total_limit=1",
     )
     losses = column(run, "eval/loss")
-    best = min(losses, key=lambda step: losses[step])
-    assert best != 8
-    assert summary(run)["best"]["step"] == best
-    assert summary(run)["objective"] == losses[best]
-    assert best in steps_saved(run)  # kept beside the newest
+    assert list(losses) == list(range(1, 9))
+    assert min(losses, key=lambda step: losses[step]) == 1
+    assert summary(run)["best"]["step"] == 1
+    assert summary(run)["objective"] == losses[1]
+    assert steps_saved(run) == [1, 8]  # the best is kept beside the newest
 
 
 def test_the_evaluation_after_the_last_step_counts_too(tiny_run: TinyRun) -> None:
@@ -202,10 +205,12 @@ def test_the_evaluation_after_the_last_step_counts_too(tiny_run: TinyRun) -> Non
 def test_a_run_that_goes_on_from_an_earlier_step_or_elsewhere_knows_its_own_checkpoints(
     tiny_run: TinyRun,
 ) -> None:
-    # The rate ruins the model, so the best checkpoint is an early one.
-    words = ("optimizer.lr=50", "trainer.load_best_model_at_end=true", "trainer.save_total_limit=1")
+    # The rate ruins the model at the second step, so the best checkpoint is the first.
+    words = ("optimizer.lr=5", "trainer.load_best_model_at_end=true", "trainer.save_total_limit=1")
+    words = (*words, "trainer.eval_steps=1", "trainer.save_steps=1")
     run = tiny_run(*words, "trainer.max_steps=8")
     best = summary(run)["best"]["step"]
+    assert best == 1
     tiny_run(*words, "trainer.max_steps=8", f"trainer.resume_from_checkpoint={best}")
     assert {path.name for path in (run / "checkpoints").iterdir()} == {str(best), "8", "8.old-1"}
     elsewhere = tiny_run(  # where that best checkpoint is not
