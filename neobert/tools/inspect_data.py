@@ -131,7 +131,7 @@ def _is_padding(batch: MaskedBatch, info: TokenizerInfo, first: int) -> bool:
 
 
 def _text_lines(batch: MaskedBatch, info: TokenizerInfo, first: int, last: int) -> list[str]:
-    """Tokens of a document; ``{seen→wanted}`` where one is to be predicted."""
+    """Tokens of a document; ``{input→label}`` at targets."""
     ids = batch.inputs.input_ids[first:last].tolist()
     words = [str(info.tokenizer.convert_ids_to_tokens(one)) for one in ids]
     for position, label in zip(batch.positions.tolist(), batch.labels.tolist(), strict=True):
