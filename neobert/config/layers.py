@@ -73,6 +73,7 @@ PATHS = (
     "tokenizer.path",
     "trainer.output_dir",
     "trainer.resume_from_checkpoint",
+    "trainer.branch_from",
     "wandb.dir",
     "glue.pretrained_model_path",
     "glue.pretrained_checkpoint_dir",

@@ -95,6 +95,11 @@ class TrainerConfig:
     resume_from_checkpoint: str | None = None
     """``latest`` (also ``auto``, ``true``), ``best``, a step, or a path; ``null`` starts anew."""
 
+    branch_from: str | None = None
+    """A checkpoint of another run (or the run: its newest) whose weights, optimizer and place in
+    the data this run continues in a folder of its own, with another schedule, length or mask
+    rate. Ignored on resume."""
+
     num_train_epochs: int = 3
     """Passes over the data where ``max_steps <= 0``."""
 

@@ -32,6 +32,16 @@ MEANING = {
 }
 """What a fingerprint holds under a key that decides it together with others."""
 
+FREE_IN_A_BRANCH = (
+    "scheduler.",
+    "optimizer.lr",
+    "stages",
+    "trainer.batch_warmup",
+    "datacollator.mlm_",
+    TOTAL_STEPS,
+)
+"""Beginnings of the keys that a branch may set otherwise than its trunk."""
+
 SKIPPED = "dataset.skip_steps"
 """Exists to be changed on resume: told, and refused only where the span is behind already."""
 
@@ -62,6 +72,25 @@ def resume_point(settings: TrainerConfig) -> Path | None:
     return found
 
 
+def branch_point(settings: TrainerConfig) -> Path | None:
+    """The checkpoint of another run that a new run branches off from, if it does.
+
+    Raises ``ConfigError`` if it is not there, damaged, or of the run's own folder.
+    """
+    if settings.branch_from is None:
+        return None
+    key = "trainer.branch_from"
+    checkpoint = select(settings.branch_from, "latest", key, resumable=True)
+    if checkpoint.resolve().is_relative_to(Path(settings.output_dir).resolve()):
+        raise ConfigError(
+            f"{key}={settings.branch_from}: is in trainer.output_dir={settings.output_dir}; a "
+            "branch needs a folder of its own, or resume with "
+            "trainer.resume_from_checkpoint=latest"
+        )
+    log.info("branching off from %s, which stays as it is", checkpoint)
+    return checkpoint
+
+
 def _checkpoint(run: Path, selector: str) -> Path | None:
     """The checkpoint that ``selector`` names; ``None`` where ``latest`` finds none yet."""
     key = "trainer.resume_from_checkpoint"
@@ -74,14 +103,18 @@ def _checkpoint(run: Path, selector: str) -> Path | None:
 
 
 def check_same_run(
-    checkpoint: Path, fingerprint: Mapping[str, object], accepted: list[str]
+    checkpoint: Path,
+    fingerprint: Mapping[str, object],
+    accepted: list[str],
+    is_branch: bool = False,
 ) -> None:
     """Refuse to resume under other data, tokenizer, seed, batch or schedule.
 
     Every difference is reported, by its key and with both values.
 
     Raises ``ConfigError`` with one line per setting that differs from the checkpoint's, unless
-    ``trainer.accept_changes`` names it (or is ``all``).
+    ``trainer.accept_changes`` names it (or is ``all``). A branch may have another schedule, length
+    and mask rate.
     """
     saved = read_fingerprint(checkpoint)
     here = json.loads(json.dumps(fingerprint))
@@ -89,6 +122,8 @@ def check_same_run(
     step, before = int(checkpoint.name), accepted
     if _begun(saved.get(SKIPPED), step) == _begun(here.get(SKIPPED), step):
         accepted = [*accepted, SKIPPED]
+    if is_branch:
+        accepted = [*accepted, *(key for key in changed if key.startswith(FREE_IN_A_BRANCH))]
     refused = [key for key in changed if key not in accepted and "all" not in accepted]
     for key in sorted(set(changed) - set(refused)):
         log.warning("%s changed on resume, as accepted: %s", key, _change(saved, here, key))

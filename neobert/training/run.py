@@ -25,7 +25,7 @@ from neobert.training.data import RunDataModule
 from neobert.training.fit import evaluation_at, fit, load_best, optimization_fingerprint
 from neobert.training.module import OptimizedModule
 from neobert.training.plot import plot_losses
-from neobert.training.resume import check_same_run, resume_point
+from neobert.training.resume import branch_point, check_same_run, resume_point
 from neobert.training.run_folder import RunFolder, open_run_folder
 from neobert.training.strategy import StrategyChoice, resolve_strategy
 from neobert.training.summary import command_line, num_parameters, origin, peak_memory_mib
@@ -187,12 +187,13 @@ class Summary:
 
 def train(kind: type[TaskRun], config: Config) -> float | None:
     """Train a task; return the objective of a sweep, if it was evaluated."""
-    resume = resume_point(config.trainer)
+    own = resume_point(config.trainer)
+    resume = own or branch_point(config.trainer)
     seed_everything(config.seed, verbose=False)
     task = kind(config, resume)
     task.data.setup("fit")
     task.check()
-    run = _prepare(task, resume)
+    run = _prepare(task, resume, is_branch=own is None and resume is not None)
     trainer, settings = run.parts.trainer, config.trainer
     if task.data.has_validation and settings.eval_on_start and resume is None:
         trainer.validate(run.module, datamodule=task.data, verbose=False)
@@ -215,7 +216,7 @@ def build_module(task: TaskRun, total_steps: int, strategy: StrategyChoice) -> O
     return module
 
 
-def _prepare(task: TaskRun, resume: Path | None) -> TrainedRun:
+def _prepare(task: TaskRun, resume: Path | None, is_branch: bool) -> TrainedRun:
     """The run with its folder, ready to be trained. What is refused leaves the folder as it is."""
     data, strategy = task.data, resolve_strategy(task.config)
     step = int(resume.name) if resume is not None else None
@@ -223,8 +224,9 @@ def _prepare(task: TaskRun, resume: Path | None) -> TrainedRun:
     steps = optimization_fingerprint(task.config, plan)
     fingerprint = {**data.fingerprint(), **task.fingerprint(), **steps}
     if resume is not None:
-        check_same_run(resume, fingerprint, task.config.trainer.accept_changes)
-    folder = open_run_folder(task.requested, resuming=resume is not None)
+        accepted = task.config.trainer.accept_changes
+        check_same_run(resume, fingerprint, accepted, is_branch)
+    folder = open_run_folder(task.requested, resuming=resume is not None and not is_branch)
     module = build_module(task, plan.total_steps, strategy)
     config, named = task.config, module.model.named_parameters()
     log.info("%s", owners_table(owners(config.optimizer, named, decays=not config.model.ngpt)))
