@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neobert.model.encoder import Encoder
-from neobert.model.self_attention import Rotary
+from neobert.model.self_attention import Rotary, SelfAttention
 from neobert.ops.attention import Layout
 
 
@@ -30,6 +30,41 @@ def compile_encoder(encoder: Encoder, backend: str, dynamic: bool | None = None)
             _mark_lengths(x, layout, rotary, packed)
         return compiled(x, layout, rotary)
 
+    encoder.compiled = run
+
+
+def compile_blocks(encoder: Encoder, backend: str, dynamic: bool | None = None) -> None:
+    """Make each block of ``encoder`` a graph of its own, for weights that come and go.
+
+    FSDP2 gathers a block's weights in hooks around it, which no graph may hold; what is compiled
+    is what runs between them (as torchtitan does). Call it before the blocks are sharded.
+    """
+    packed = False
+
+    def run(
+        x: Float[Tensor, "T E"], layout: Layout, rotary: Rotary | None, is_packed: bool
+    ) -> Float[Tensor, "T E"]:
+        nonlocal packed
+        packed = is_packed
+        return encoder.run_blocks(x, layout, rotary)
+
+    def compile_block(block: SelfAttention) -> None:
+        plain = block.forward
+        compiled = torch.compile(plain, backend=backend, dynamic=dynamic, fullgraph=True)
+
+        def forward(
+            x: Float[Tensor, "T E"], layout: Layout, rotary: Rotary | None
+        ) -> Float[Tensor, "T E"]:
+            if not block.training:
+                return plain(x, layout, rotary)
+            if dynamic is None:
+                _mark_lengths(x, layout, rotary, packed)
+            return compiled(x, layout, rotary)
+
+        block.forward = forward
+
+    for block in encoder.attention_layers():
+        compile_block(block)
     encoder.compiled = run
 
 

@@ -6,7 +6,7 @@ import sys
 
 from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
-from neobert.model.compile_encoder import compile_encoder
+from neobert.model.compile_encoder import compile_blocks, compile_encoder
 from neobert.model.encoder import Encoder
 from neobert.training.strategy import StrategyChoice
 
@@ -21,16 +21,17 @@ def compile_if_asked(encoder: Encoder, settings: TrainerConfig, strategy: Strate
     if obstacle is not None:
         log.warning("trainer.torch_compile is skipped: %s", obstacle)
         return False
-    compile_encoder(encoder, settings.torch_compile_backend, settings.torch_compile_dynamic)
-    log.info("compile: torch.compile with %s", settings.torch_compile_backend)
+    by_block = strategy.name == "fsdp2"
+    compile_ = compile_blocks if by_block else compile_encoder
+    compile_(encoder, settings.torch_compile_backend, settings.torch_compile_dynamic)
+    what = "torch.compile of each block" if by_block else "torch.compile"
+    log.info("compile: %s with %s", what, settings.torch_compile_backend)
     return True
 
 
 def _obstacle(settings: TrainerConfig, strategy: StrategyChoice) -> str | None:
     if strategy.is_deepspeed:
         return "DeepSpeed is active"
-    if strategy.name == "fsdp2":
-        return "FSDP2 gathers each block's weights when it runs, which one graph cannot hold"
     if settings.torch_compile_backend != "inductor":
         return None
     if sys.platform == "win32":

@@ -20,6 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from safetensors.torch import load_file
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from neobert.batch import MaskedBatch, PackedBatch
 from neobert.config.model import ModelConfig
@@ -34,6 +35,7 @@ from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSetti
 from neobert.training.callbacks.clip_heads import qk_clip_callbacks
 from neobert.training.callbacks.ngpt_weights import ngpt_callbacks
 from neobert.training.checkpoint import FolderCheckpointIO
+from neobert.training.compile import compile_if_asked
 from neobert.training.precision import resolve_precision, take_batches_as_they_are
 from neobert.training.strategy import build_strategy, resolve_strategy
 from neobert.training.summary import num_parameters
@@ -65,6 +67,7 @@ class Run:
         }
     )
     deepspeed: Mapping[str, object] = field(default_factory=dict)
+    compiled: bool = False
     poisoned_at: int | None = None
     """A step whose gradient is made NaN on the last rank."""
 
@@ -91,6 +94,8 @@ def config_of(run: Run) -> Config:
             gradient_accumulation_steps=run.accumulation,
             gradient_clipping=run.clip,
             mixed_precision=run.precision,
+            torch_compile=run.compiled,
+            torch_compile_backend="aot_eager",
             emulate_bf16=True,
             rank_timeout=60,
         ),
@@ -128,6 +133,9 @@ def build_module(run: Run) -> Module:
     config = config_of(run)
     torch.manual_seed(0)
     model = build_masked_lm(config.model, VOCABULARY, 0)
+    torch._dynamo.reset()
+    counters.clear()
+    compile_if_asked(model.model, config.trainer, resolve_strategy(config, on_cuda=False))
     settings = PretrainingSettings(log_grad_norm=True)
     schedule = resolve_schedule(SchedulerConfig(warmup_steps=2), STEPS)
     module = Module(model, config.optimizer, schedule, settings)
@@ -277,6 +285,7 @@ def train(run: Run, folder: Path, resume: Path | None = None) -> dict[str, objec
         "norms": norms.found,
         "skipped": _skipped(trainer),
         "step": trainer.global_step,
+        "graphs": counters["stats"]["unique_graphs"],
         "parameters": num_parameters(module.model),
     }
 

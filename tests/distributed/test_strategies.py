@@ -82,6 +82,7 @@ def torch_ranks(tmp_path_factory: pytest.TempPathFactory) -> Together:
         cases |= cases_of(strategy)
         cases[f"{strategy} poisoned"] = (replace(POISON, strategy=strategy), None)
         cases[f"{strategy} ngpt"] = (replace(NGPT, strategy=strategy), None)
+        cases[f"{strategy} compiled"] = (Run(strategy, compiled=True), None)
     cases["ddp to fsdp2"] = (Run("fsdp2"), "ddp half")
     cases["fsdp2 to ddp"] = (Run("ddp"), "fsdp2 half")
     cases["ddp bf16-true"] = (Run("ddp", precision="bf16-true"), None)
@@ -253,6 +254,18 @@ def test_ngpt_stays_on_the_sphere(ranks: Together, alone: Alone, strategy: str) 
 def test_bf16_true_keeps_weights_in_bf16(torch_ranks: Together) -> None:
     kinds = {weight.dtype for weight in weights_of(torch_ranks["ddp bf16-true"]).values()}
     assert kinds == {torch.bfloat16}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "graphs"), [("ddp", 1), ("fsdp2", 1)])
+def test_compiled_training_is_eager_training(
+    torch_ranks: Together, strategy: str, graphs: int
+) -> None:
+    """FSDP2's blocks, each compiled by itself, share one graph."""
+    compiled, eager = torch_ranks[f"{strategy} compiled"], torch_ranks[f"{strategy} muonclip"]
+    assert eager["graphs"] == 0
+    assert compiled["graphs"] == graphs
+    assert difference(compiled, eager) < FP32
 
 
 @pytest.mark.slow
