@@ -22,6 +22,7 @@ def show_messages(debug: bool = False) -> None:
         root.removeHandler(handler)
     handler = logging.StreamHandler(sys.stderr)
     pattern = "%(asctime)s %(levelname)s %(name)s: %(message)s" if debug else "%(message)s"
+    handler.name = ROOT
     handler.setFormatter(logging.Formatter(pattern))
     root.addHandler(handler)
     # What all processes of a run have to say, the first one says.

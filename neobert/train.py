@@ -4,9 +4,10 @@ A wrong setting is answered before torch is imported.
 """
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -21,9 +22,15 @@ from neobert.config.ready import folder_problems, weight_problems
 from neobert.config.root import Config
 from neobert.console import ROOT, get_logger, show_messages
 from neobert.errors import ConfigError, ExitCode
-from neobert.failures import ending_on_sigterm, report_failure
+from neobert.failures import report_failure
 from neobert.files import first_line
 from neobert.sweep_jobs import run_as_process
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+    from lightning.pytorch.loggers import Logger
+
+    from neobert.library import Run
 
 log = get_logger("neobert.train")  # __name__ is __main__ here
 
@@ -111,25 +118,11 @@ def _run(config: Config, words: Sequence[str]) -> int:
         raise ConfigError(*problems)
     show_messages(config.debug)
     log.info("%s", chosen(config, words))
-    if config.trainer.tune_cpu:
-        # Read when torch loads its threads: those that wait spin for microseconds instead of
-        # milliseconds. Else a second busy program makes two threads ten times slower than one.
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    from neobert.tasks import run
-    from neobert.training.accelerate_file import with_accelerate_file
+    from neobert.library import run_task
     from neobert.training.callbacks.interrupt import Interrupted
-    from neobert.training.cpu import tune_cpu_if_asked
-    from neobert.training.kernel_check import check_kernels
-    from neobert.training.strategy import resolve_strategy
 
-    config = with_accelerate_file(config)
-    check_kernels(config)
-    if config.task != "mteb":
-        resolve_strategy(config)  # refused before any work is done
-    tune_cpu_if_asked(config.trainer)
     try:
-        with ending_on_sigterm():
-            run(config)
+        run_task(config)
     except Interrupted:
         return ExitCode.INTERRUPTED
     return ExitCode.DONE
@@ -159,6 +152,22 @@ def chosen(config: Config, words: Sequence[str]) -> str:
         f"{config.task}: model {shape}, dataset {data}, {config.optimizer.name}, into "
         f"{config.trainer.output_dir}{hint} (all settings: --help)"
     )
+
+
+class _Callable(ModuleType):
+    def __call__(
+        self,
+        config: Config,
+        callbacks: "Sequence[Callback]" = (),
+        loggers: "Sequence[Logger]" = (),
+    ) -> "Run":
+        """``neobert.train(config)``: see :func:`neobert.library.train`."""
+        from neobert.library import train
+
+        return train(config, callbacks, loggers)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 
 if __name__ == "__main__":

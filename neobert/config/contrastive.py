@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from neobert.config.checks import above, at_least, one_of, require
+from neobert.config.section import Section
 
 POOLINGS = ("avg", "cls", "max")
 LOSSES = ("simcse", "supcon")
@@ -11,7 +12,7 @@ PRETRAINING_STEPS = ("simcse", "mlm")
 
 
 @dataclass(kw_only=True)
-class ContrastiveConfig:
+class ContrastiveConfig(Section):
     """Loss, pooling, pairs, and the weights that training starts from."""
 
     temperature: float = 0.05

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from neobert.config.checks import above, at_least, one_of, require, within
+from neobert.config.section import Section
 from neobert.config.stages import place_in_run
 
 MASK_UNITS = ("token", "word", "span")
@@ -10,7 +11,7 @@ MASK_SCHEDULE_SHAPES = ("linear", "cosine", "steps")
 
 
 @dataclass(kw_only=True)
-class DataCollatorConfig:
+class DataCollatorConfig(Section):
     """How rows become masked batches."""
 
     mlm_probability: float = 0.15

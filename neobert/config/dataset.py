@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from neobert.config.checks import above, at_least, require, within
+from neobert.config.section import Section
 
 
 @dataclass(kw_only=True)
-class DatasetConfig:
+class DatasetConfig(Section):
     """Documents, their splits, their tokens, their workers."""
 
     name: str = "refinedweb"

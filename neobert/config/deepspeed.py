@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from neobert.config.checks import require, within
+from neobert.config.section import Section
 
 
 @dataclass(kw_only=True)
-class DeepSpeedConfig:
+class DeepSpeedConfig(Section):
     """What ZeRO shards and where it keeps it; used by ``trainer.strategy: deepspeed_zero<stage>``.
 
     ``trainer.*`` decides precision, clipping and accumulation, ``optimizer.*`` the optimizer.

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from neobert.config.checks import at_least, one_of, require, within
+from neobert.config.section import Section
 
 TASK_NAMES = (
     "cola",
@@ -31,7 +32,7 @@ CLASSIFIER_POOLINGS = ("cls", "avg")
 
 
 @dataclass(kw_only=True)
-class GlueConfig:
+class GlueConfig(Section):
     """A task, the weights it starts from, and its classifier."""
 
     task_name: str = "cola"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
 from neobert.config.checks import above, at_least, one_of, require, within
+from neobert.config.section import Section
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ def _of(part: Part, default: T) -> T:
 
 
 @dataclass(kw_only=True)
-class ModelConfig:
+class ModelConfig(Section):
     """An encoder of the NeoBERT family (arXiv 2502.19587)."""
 
     name: str | None = _of("origin", None)

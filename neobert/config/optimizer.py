@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from neobert.config.checks import above, at_least, one_of, require, within
+from neobert.config.section import Section
 
 OPTIMIZERS = ("adamw", "adam", "muonclip")
 ORTHOGONALIZATIONS = ("polar_express", "newton_schulz")
@@ -11,7 +12,7 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
 @dataclass(kw_only=True)
-class MuonConfig:
+class MuonConfig(Section):
     """Muon for the matrices of the blocks, with QK-clip (Kimi K2, arXiv 2507.20534)."""
 
     muon_beta: float = 0.95
@@ -86,7 +87,7 @@ class MuonConfig:
 
 
 @dataclass(kw_only=True)
-class OptimizerConfig:
+class OptimizerConfig(Section):
     """The rule of the updates."""
 
     name: str = "adamw"

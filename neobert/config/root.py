@@ -13,6 +13,7 @@ from neobert.config.model import ModelConfig
 from neobert.config.mteb import read_local_tasks
 from neobert.config.optimizer import OptimizerConfig
 from neobert.config.scheduler import SchedulerConfig
+from neobert.config.section import Section
 from neobert.config.stages import StageConfig, stage_ends, with_stage
 from neobert.config.tokenizer import TokenizerConfig
 from neobert.config.tokens import TokensConfig
@@ -29,7 +30,7 @@ LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(kw_only=True)
-class Config:
+class Config(Section):
     """Everything a run is told. Complete and checked before anything is loaded; never written
     to."""
 

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 
 from neobert.config.checks import above, at_least, one_of, within
+from neobert.config.section import Section
 
 SCHEDULES = ("cosine", "linear", "wsd", "constant")
 DECAY_SHAPES = ("linear", "cosine", "sqrt")
 
 
 @dataclass(kw_only=True)
-class SchedulerConfig:
+class SchedulerConfig(Section):
     """Linear warm-up, then decay to a floor, at once or after a stable phase."""
 
     name: str = "cosine"

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from neobert.config.checks import above, at_least, one_of, require, within
+from neobert.config.section import Section
 
 if TYPE_CHECKING:
     from neobert.config.root import Config
@@ -13,7 +14,7 @@ STAGE_DECAYS = ("linear", "cosine", "sqrt")
 
 
 @dataclass(kw_only=True)
-class StageConfig:
+class StageConfig(Section):
     """A part of a run. What is ``null`` is as the sections say (``dataset.max_seq_length``, …)."""
 
     name: str = ""

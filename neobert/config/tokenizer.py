@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 from neobert.config.checks import at_least, one_of, require
+from neobert.config.section import Section
 
 PADDINGS = ("max_length", "longest")
 
 
 @dataclass(kw_only=True)
-class TokenizerConfig:
+class TokenizerConfig(Section):
     """A fast tokenizer of transformers."""
 
     name: str = "bert-base-uncased"

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 from neobert.config.checks import at_least, one_of, require, within
+from neobert.config.section import Section
 
 BAD_ROWS = ("error", "skip")
 
 
 @dataclass(kw_only=True)
-class TokensConfig:
+class TokensConfig(Section):
     """Words with tags: named entities, parts of speech."""
 
     words_column: str = "tokens"

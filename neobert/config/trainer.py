@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from neobert.config.checks import at_least, one_of, require
+from neobert.config.section import Section
 
 PRECISIONS = ("no", "bf16", "fp16", "bf16-true")
 EVAL_STRATEGIES = ("steps", "epoch", "no")
@@ -22,7 +23,7 @@ STRATEGIES = (
 
 
 @dataclass(kw_only=True)
-class TrainerConfig:
+class TrainerConfig(Section):
     """What the Lightning Trainer and its callbacks are built from."""
 
     per_device_train_batch_size: int = 16

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from neobert.config.checks import at_least, one_of
+from neobert.config.section import Section
 
 MODES = ("online", "offline", "disabled")
 RESUMES = ("never", "allow", "must", "auto")
@@ -10,7 +11,7 @@ WATCHES = ("gradients", "parameters", "weights", "all", "off")
 
 
 @dataclass(kw_only=True)
-class WandbConfig:
+class WandbConfig(Section):
     """A W&B run beside ``metrics.csv``."""
 
     enabled: bool = False

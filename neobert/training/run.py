@@ -22,6 +22,7 @@ from neobert.optim.groups import owners, owners_table
 from neobert.optim.schedule import Schedule, resolve_schedule
 from neobert.training.compile import compile_if_asked
 from neobert.training.data import RunDataModule
+from neobert.training.extras import Extras
 from neobert.training.fit import evaluation_at, fit, load_best, optimization_fingerprint
 from neobert.training.module import OptimizedModule
 from neobert.training.plot import plot_losses
@@ -185,7 +186,7 @@ class Summary:
         return {**common, **common.pop("own"), **origin(command_line())}
 
 
-def train(kind: type[TaskRun], config: Config) -> float | None:
+def train(kind: type[TaskRun], config: Config, extras: Extras | None = None) -> float | None:
     """Train a task; return the objective of a sweep, if it was evaluated."""
     own = resume_point(config.trainer)
     resume = own or branch_point(config.trainer)
@@ -193,7 +194,8 @@ def train(kind: type[TaskRun], config: Config) -> float | None:
     task = kind(config, resume)
     task.data.setup("fit")
     task.check()
-    run = _prepare(task, resume, is_branch=own is None and resume is not None)
+    branches = own is None and resume is not None
+    run = prepare(task, resume, extras or Extras(), branches)
     trainer, settings = run.parts.trainer, config.trainer
     if task.data.has_validation and settings.eval_on_start and resume is None:
         trainer.validate(run.module, datamodule=task.data, verbose=False)
@@ -216,7 +218,9 @@ def build_module(task: TaskRun, total_steps: int, strategy: StrategyChoice) -> O
     return module
 
 
-def _prepare(task: TaskRun, resume: Path | None, is_branch: bool) -> TrainedRun:
+def prepare(
+    task: TaskRun, resume: Path | None, extras: Extras, is_branch: bool = False
+) -> TrainedRun:
     """The run with its folder, ready to be trained. What is refused leaves the folder as it is."""
     data, strategy = task.data, resolve_strategy(task.config)
     step = int(resume.name) if resume is not None else None
@@ -231,7 +235,9 @@ def _prepare(task: TaskRun, resume: Path | None, is_branch: bool) -> TrainedRun:
     config, named = task.config, module.model.named_parameters()
     log.info("%s", owners_table(owners(config.optimizer, named, decays=not config.model.ngpt)))
     card = ModelCard(task.tokenizer, task.tokenizer_info, fingerprint, _encoders(module))
-    parts = build_trainer(config, folder, plan, card, strategy, task.callbacks(step or 0))
+    callbacks = [*task.callbacks(step or 0), *extras.callbacks]
+    parts = build_trainer(config, folder, plan, card, strategy, callbacks)
+    parts.trainer.loggers = [*parts.trainer.loggers, *extras.loggers]
     return TrainedRun(config, folder, module, parts, strategy)
 
 

@@ -16,6 +16,7 @@ from neobert.tasks.pretraining.initial import initial_model, initial_weights
 from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSettings
 from neobert.tasks.pretraining.report import fill_examples, show_losses
 from neobert.training.callbacks.stage_changes import EnterStages, enter_rope
+from neobert.training.extras import Extras
 from neobert.training.fit import model_fingerprint
 from neobert.training.run import TaskRun, TrainedRun, train
 from neobert.training.staged_schedule import staged_schedule
@@ -94,6 +95,6 @@ class PretrainingRun(TaskRun):
         show_losses(summary, filled, str(run.folder.path))
 
 
-def run(config: Config) -> float | None:
+def run(config: Config, extras: Extras | None = None) -> float | None:
     """Pretrain; return the final evaluation loss, if there is one."""
-    return train(PretrainingRun, config)
+    return train(PretrainingRun, config, extras)

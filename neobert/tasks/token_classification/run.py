@@ -12,6 +12,7 @@ from neobert.tasks.token_classification.data import TokenDataModule
 from neobert.tasks.token_classification.module import TokenModule, WordTags
 from neobert.tasks.token_classification.tags import write_tags
 from neobert.training.encoder_start import EncoderStart
+from neobert.training.extras import Extras
 from neobert.training.fine_tuning import FineTuningRun
 from neobert.training.hub_model import HubHead
 from neobert.training.run import train
@@ -56,6 +57,6 @@ class TokenRun(FineTuningRun):
         )
 
 
-def run(config: Config) -> float | None:
+def run(config: Config, extras: Extras | None = None) -> float | None:
     """Fine-tune and predict; return the score of the evaluation set."""
-    return train(TokenRun, config)
+    return train(TokenRun, config, extras)
