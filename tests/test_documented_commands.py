@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,9 @@ import json, sys
 with open({log!r}, "a") as log:
     log.write(json.dumps([{name!r}, *sys.argv[1:]]) + "\\n")
 """
+FILE_PROGRAMS = ("mkdir", "cat")
+"""What a page makes its files with; these do run."""
+
 PLACEHOLDERS = {"SEED": "0", "LR": "1e-5", "EPOCHS": "3", "TASK": "rte", "…": ""}
 """What a reader fills in, and what a test does."""
 
@@ -58,10 +62,12 @@ def calls(script: str, folder: Path) -> list[list[str]]:
         program = folder / name
         program.write_text(NOTE.format(python=sys.executable, log=str(log), name=name))
         program.chmod(0o755)
+    for name in FILE_PROGRAMS:
+        (folder / name).symlink_to(str(shutil.which(name)))
     script = "cd() { :; }\n" + script
     done = subprocess.run(
         ["/bin/bash", "-c", script],
-        cwd=folder,
+        cwd=folder.parent,
         env={"PATH": str(folder)},
         capture_output=True,
         text=True,
@@ -132,6 +138,10 @@ def check_settings(words: Sequence[str], folder: Path) -> None:
     if {"--help", "-h"} & set(words):
         return
     kept = [word for word in words if word not in ("--cfg", "job", "-m", "--multirun")]
+    if "--config-dir" in kept:
+        place = kept.index("--config-dir")
+        searched = (folder / kept[place + 1]).resolve()
+        kept[place : place + 2] = [f"hydra.searchpath=[file://{searched}]"]
     if not {"-m", "--multirun"} & set(words):
         compose_config(kept)
         return
