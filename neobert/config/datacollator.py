@@ -24,6 +24,10 @@ class DataCollatorConfig(Section):
     mlm_schedule_shape: str = "linear"
     """Between two places of ``mlm_schedule``: ``linear``, ``cosine`` or ``steps``."""
 
+    eval_mlm_probabilities: list[float] = field(default_factory=list)
+    """More rates to evaluate at, each logged as ``eval/loss@0.15``: curves of runs with other masks
+    compare."""
+
     mask_unit: str = "token"
     """What is masked whole: a ``token``, a ``word`` or a ``span`` of tokens."""
 
@@ -61,6 +65,9 @@ class DataCollatorConfig(Section):
     def _schedule_problems(self) -> list[str]:
         key = "datacollator.mlm_schedule"
         problems = one_of(f"{key}_shape", self.mlm_schedule_shape, MASK_SCHEDULE_SHAPES)
+        for rate in self.eval_mlm_probabilities:
+            problems += above("datacollator.eval_mlm_probabilities", rate, 0)
+            problems += within("datacollator.eval_mlm_probabilities", rate, 0, 1)
         for place, rate in self.mlm_schedule.items():
             problems += within(f"{key}.{place}", rate, 0, 1)
             try:

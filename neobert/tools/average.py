@@ -124,7 +124,9 @@ def evaluation_data(part: Pretrained) -> PretrainingDataModule | None:
 def evaluation_loss(model: MaskedLM, data: PretrainingDataModule) -> float:
     """Cross-entropy per target in nats, in fp32, over all of the evaluation set."""
     total, targets = 0.0, 0
-    for batch in data.val_dataloader():
+    loaders = data.val_dataloader()
+    first = loaders[0] if isinstance(loaders, list) else loaders
+    for batch in first:
         hidden = model.hidden(batch.inputs)
         weight, bias = model.decoder_weight, model.decoder.bias
         loss = masked_lm_loss(hidden, weight, batch.positions, batch.labels, bias)

@@ -12,7 +12,7 @@ from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder, key_of, publish
-from neobert.data.curriculum import Crop
+from neobert.data.curriculum import Crop, MaskRate
 from neobert.data.loader import (
     CroppedMicroBatches,
     MicroBatches,
@@ -296,14 +296,27 @@ class PretrainingDataModule(RunDataModule):
             plans.append(self._plan(self.train_store, packing, epoch=len(plans)))
         return plans
 
-    def val_dataloader(self) -> "DataLoader[MaskedBatch] | list[MaskedBatch]":
-        """This rank's evaluation batches: every row once over all ranks, masks always the same."""
+    def val_dataloader(self) -> "DataLoader[MaskedBatch] | list[DataLoader[MaskedBatch]]":
+        """This rank's evaluation batches: every row once over all ranks, masks always the same.
+
+        A loader for each rate where ``datacollator.eval_mlm_probabilities`` names more.
+        """
         if not self.has_validation:
             return []
+        loaders = [self._evaluation_loader(rate) for rate in self.evaluation_rates]
+        return loaders if len(loaders) > 1 else loaders[0]
+
+    @property
+    def evaluation_rates(self) -> list[float]:
+        """``datacollator.mlm_probability``, and the further rates to evaluate at."""
+        settings = self.config.datacollator
+        return [settings.mlm_probability, *settings.eval_mlm_probabilities]
+
+    def _evaluation_loader(self, rate: float) -> "DataLoader[MaskedBatch]":
         workers = self._workers()
         size = self.config.trainer.per_device_eval_batch_size
         budget = self.config.trainer.eval_max_batches
-        batches = RowBatches(self._evaluation_rows(), size, budget)
+        batches = RowBatches(self._evaluation_rows(rate), size, budget)
         one_process = replace(workers, number=min(1, workers.number))
         return build_loader(batches, batches.numbers(self.share), one_process)
 
@@ -334,8 +347,11 @@ class PretrainingDataModule(RunDataModule):
         kept = self.train_plan.info.documents
         return num_readers(self.config.dataset, self.train_store.info.documents, kept)
 
-    def _evaluation_rows(self) -> TokenRows:
-        maker = RowMaker(self.tokenizer, self.masking(None), self.packing)
+    def _evaluation_rows(self, rate: float | None = None) -> TokenRows:
+        masking = self.masking(None)
+        if rate is not None:
+            masking = replace(masking, rate=MaskRate.constant(rate))
+        maker = RowMaker(self.tokenizer, masking, self.packing)
         return TokenRows(self.eval_store, self.eval_plan, maker)
 
     def masking(self, stage: Stage | None) -> Masking:

@@ -26,6 +26,8 @@ class PretrainingSettings:
     masked_logits_only: bool = True
     log_accuracy: bool = False
     log_grad_norm: bool = False
+    more_rates: tuple[float, ...] = ()
+    """Mask rates of further evaluations (``datacollator.eval_mlm_probabilities``)."""
 
 
 class PretrainingModule(OptimizedModule):
@@ -45,7 +47,7 @@ class PretrainingModule(OptimizedModule):
         )
         self.model = model
         self.settings = settings
-        self._evaluation = torch.zeros(4, dtype=torch.float64)
+        self._evaluation = torch.zeros(1, 4, dtype=torch.float64)
 
     def training_step(self, batch: MaskedBatch, batch_idx: int) -> dict[str, object]:
         found = self._loss(batch)
@@ -70,24 +72,29 @@ class PretrainingModule(OptimizedModule):
         return metrics | self.gradient_norm()
 
     def on_validation_epoch_start(self) -> None:
-        self._evaluation = torch.zeros(4, dtype=torch.float64, device=self.device)
+        rates = 1 + len(self.settings.more_rates)
+        self._evaluation = torch.zeros(rates, 4, dtype=torch.float64, device=self.device)
 
-    def validation_step(self, batch: MaskedBatch, batch_idx: int) -> None:
-        found = self._loss(batch)
-        self._evaluation[0] += found.sum
-        self._evaluation[1] += found.correct
-        self._evaluation[2] += batch.num_targets
-        self._evaluation[3] += 1
+    def validation_step(self, batch: MaskedBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        found, sums = self._loss(batch), self._evaluation[dataloader_idx]
+        sums[0] += found.sum
+        sums[1] += found.correct
+        sums[2] += batch.num_targets
+        sums[3] += 1
 
     def on_validation_epoch_end(self) -> None:
         sums = self.trainer.strategy.reduce(self._evaluation, reduce_op="sum")
-        loss, correct, targets, batches = torch.as_tensor(sums).tolist()
-        metrics = {
-            "eval/loss": loss / max(1.0, targets),
-            "eval/perplexity": perplexity(loss / max(1.0, targets)),
-            "eval/accuracy": correct / max(1.0, targets),
-            "eval/batches": batches,
-        }
+        metrics: dict[str, float] = {}
+        ends = ["", *(f"@{rate:g}" for rate in self.settings.more_rates)]
+        for end, row in zip(ends, torch.as_tensor(sums).tolist(), strict=True):
+            loss, correct, targets, batches = row
+            metrics |= {
+                f"eval/loss{end}": loss / max(1.0, targets),
+                f"eval/perplexity{end}": perplexity(loss / max(1.0, targets)),
+                f"eval/accuracy{end}": correct / max(1.0, targets),
+            }
+            if not end:
+                metrics["eval/batches"] = batches
         self.log_dict(metrics, logger=False)  # for early stopping and the best model
         log_metrics(self.trainer, metrics)
 

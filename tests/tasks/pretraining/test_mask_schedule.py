@@ -1,5 +1,6 @@
 """The mask rate of a run moves with its step, from the settings to the batches."""
 
+import json
 import random
 from pathlib import Path
 
@@ -99,3 +100,10 @@ def test_whole_words_are_masked_from_the_vocabulary_of_the_run(tmp_path: Path) -
                 hidden += 1
                 assert seen[place - 1] == mask
     assert min(shown, hidden) > 100
+
+
+def test_evaluation_at_further_rates_is_logged_by_rate(tiny_run) -> None:
+    run = tiny_run("datacollator.mlm_probability=0.3", "datacollator.eval_mlm_probabilities=[0.1]")
+    after = json.loads((run / "summary.json").read_text())["after"]
+    assert {"eval/loss", "eval/loss@0.1", "eval/accuracy@0.1"} <= after.keys()
+    assert after["eval/loss"] != after["eval/loss@0.1"]

@@ -68,13 +68,13 @@ class Gradients(Callback):
         }
 
 
-def module(accumulation: int, masked_only: bool = True) -> PretrainingModule:
+def module(masked_only: bool = True) -> PretrainingModule:
     torch.manual_seed(0)
     config = ModelConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24
     )
     model = build_masked_lm(config, VOCABULARY, 0).double()
-    settings = PretrainingSettings(accumulation=accumulation, masked_logits_only=masked_only)
+    settings = PretrainingSettings(masked_logits_only=masked_only)
     schedule = resolve_schedule(SchedulerConfig(warmup_steps=0), 1)
     return PretrainingModule(model, OptimizerConfig(lr=0.0), schedule, settings)
 
@@ -93,7 +93,7 @@ def gradients(batches: list[MaskedBatch], tmp_path: Path, masked_only: bool = Tr
         default_root_dir=tmp_path,
     )
     loader: DataLoader[MaskedBatch] = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
-    trainer.fit(module(len(batches), masked_only), loader)
+    trainer.fit(module(masked_only), loader)
     return kept.found
 
 
