@@ -32,6 +32,10 @@ class TrainerConfig(Section):
     per_device_eval_batch_size: int = 32
     """Rows of an evaluation batch on each device."""
 
+    global_batch_size: int | None = None
+    """Rows of an optimizer step over all processes, shared equally; replaces
+    ``per_device_train_batch_size``, so that a run may go on with more or fewer processes."""
+
     gradient_accumulation_steps: int = 1
     """Micro-batches of an optimizer step on each device."""
 
@@ -202,6 +206,7 @@ class TrainerConfig(Section):
         for key in ("save_total_limit", "early_stopping", "max_ckpt", "dataloader_num_workers"):
             found += at_least(f"trainer.{key}", getattr(self, key), 0)
         for key in (
+            "global_batch_size",
             "batch_warmup_tokens",
             "batch_warmup_start",
             "eval_max_batches",

@@ -14,6 +14,9 @@ def run(config: Config, extras: "Extras | None" = None) -> float | None:
     """Run the task that ``config`` names; return its objective: what a sweep makes small or
     large."""
     # Imported here, so that a task loads only what it needs.
+    from neobert.training.strategy import with_shared_batch
+
+    config = with_shared_batch(config)
     match config.task:
         case "pretraining":
             from neobert.tasks.pretraining.run import run as pretrain

@@ -7,7 +7,7 @@ otherwise. What is named explicitly runs or is refused, never replaced.
 
 import inspect
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import torch
@@ -71,6 +71,38 @@ def planned_processes(settings: TrainerConfig) -> int:
     return num_devices(settings.devices, runs_on_cuda(settings)) * settings.num_nodes
 
 
+def with_shared_batch(config: Config) -> Config:
+    """``config`` with this job's share of ``trainer.global_batch_size`` for each process.
+
+    Raises ``ConfigError`` if it cannot be shared equally, or a stage sets a batch of its own.
+    """
+    settings = config.trainer
+    rows, parts = settings.global_batch_size, settings.gradient_accumulation_steps
+    if rows is None:
+        return config
+    if any(stage.per_device_train_batch_size is not None for stage in config.stages):
+        raise ConfigError(
+            f"trainer.global_batch_size={rows}: a stage sets per_device_train_batch_size; use one "
+            "of them"
+        )
+    processes = planned_processes(settings)
+    if rows % (processes * parts):
+        raise ConfigError(
+            f"trainer.global_batch_size={rows}: must be a multiple of {processes * parts} "
+            f"({processes} processes × trainer.gradient_accumulation_steps={parts})"
+        )
+    share = rows // (processes * parts)
+    return replace(config, trainer=replace(settings, per_device_train_batch_size=share))
+
+
+def num_nodes(settings: TrainerConfig) -> int:
+    """``trainer.num_nodes``; under torchrun as many as take part, which changes as they come and
+    go."""
+    if "GROUP_WORLD_SIZE" in os.environ and settings.devices == "auto":
+        return int(os.environ["GROUP_WORLD_SIZE"])
+    return settings.num_nodes
+
+
 def resolve_strategy(config: Config, on_cuda: bool | None = None) -> StrategyChoice:
     """Choose; raises ``ConfigError`` if what is requested cannot run here.
 
@@ -79,12 +111,13 @@ def resolve_strategy(config: Config, on_cuda: bool | None = None) -> StrategyCho
     settings = config.trainer
     on_cuda = runs_on_cuda(settings) if on_cuda is None else on_cuda
     devices = num_devices(settings.devices, on_cuda)
-    processes = devices * settings.num_nodes
+    nodes = num_nodes(settings)
+    processes = devices * nodes
     if settings.strategy == "auto":
         name, reason = _chosen(config, on_cuda, processes)
     else:
         name, reason = settings.strategy, None
-    choice = StrategyChoice(name, devices, settings.num_nodes, on_cuda, reason)
+    choice = StrategyChoice(name, devices, nodes, on_cuda, reason)
     if problems := obstacles(config, choice, on_cuda):
         raise ConfigError(*problems)
     return choice

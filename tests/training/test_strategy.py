@@ -13,9 +13,10 @@ from neobert.config.deepspeed import DeepSpeedConfig
 from neobert.config.model import ModelConfig
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
 from neobert.config.root import Config
+from neobert.config.stages import StageConfig
 from neobert.config.trainer import TrainerConfig
 from neobert.training import strategy_checks
-from neobert.training.strategy import build_strategy, resolve_strategy
+from neobert.training.strategy import build_strategy, resolve_strategy, with_shared_batch
 from neobert.training.strategy_deepspeed import ZeRO
 
 needs_deepspeed = pytest.mark.skipif(
@@ -125,3 +126,29 @@ def test_the_profiles_of_the_strategy_group_compose() -> None:
     for profile in profiles:
         assert compose_config([f"strategy={profile}"]).trainer.strategy != "auto"
     assert compose_config(["strategy=zero3_offload"]).deepspeed.offload_parameters
+
+
+@pytest.mark.parametrize(("processes", "share"), [("1", 12), ("2", 6), ("3", 4), ("4", 3)])
+def test_the_global_batch_is_shared_by_as_many_processes_as_there_are(
+    monkeypatch: pytest.MonkeyPatch, processes: str, share: int
+) -> None:
+    monkeypatch.setitem(os.environ, "WORLD_SIZE", processes)
+    config = Config(trainer=TrainerConfig(global_batch_size=24, gradient_accumulation_steps=2))
+    assert with_shared_batch(config).trainer.per_device_train_batch_size == share
+
+
+def test_a_global_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "WORLD_SIZE", "5")
+    config = Config(trainer=TrainerConfig(global_batch_size=12))
+    with pytest.raises(ConfigError, match="must be a multiple of 5"):
+        with_shared_batch(config)
+    config.stages = [StageConfig(per_device_train_batch_size=4)]
+    with pytest.raises(ConfigError, match="a stage sets per_device_train_batch_size"):
+        with_shared_batch(config)
+
+
+def test_torchrun_has_decided_how_many_machines_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setitem(os.environ, "GROUP_WORLD_SIZE", "3")
+    choice = resolve_strategy(Config(use_deepspeed=False), on_cuda=False)
+    assert (choice.devices, choice.num_nodes) == (2, 3)

@@ -1,0 +1,110 @@
+"""Several torchrun agents on this machine, as on several machines: they train, resume, and go on
+with fewer when one is lost."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from neobert.tools.launch import main
+from tests.tasks.pretraining.conftest import TINY, WORDS
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+ROUNDING = 1e-3
+"""Of weights after some dozens of steps, relative to the largest weight of each tensor."""
+
+Agents = list[subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> tuple[str, ...]:
+    """A tiny run on the CPU, which writes below ``tmp_path``."""
+    lines = [" ".join(WORDS[(3 * row) % 7 : 8 + row % 9]) for row in range(90)]
+    (tmp_path / "corpus.txt").write_text("\n".join(lines) + "\n")
+    return (
+        *TINY,
+        f"dataset.path={tmp_path / 'corpus.txt'}",
+        f"dataset.cache_dir={tmp_path / 'cache'}",
+        "trainer.use_cpu=true",
+        "trainer.strategy=ddp",
+        "trainer.eval_strategy=no",
+        "trainer.save_total_limit=null",
+        "optimizer.lr=1e-3",
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(command: list[str], **environment: str) -> subprocess.Popen[bytes]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    names = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(command, env=names)
+
+
+def lose(agent: subprocess.Popen[bytes]) -> None:
+    """Kill an agent and its workers, as when a machine is gone."""
+    workers = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+    for process in (agent.pid, *map(int, workers)):
+        os.kill(process, signal.SIGKILL)
+
+
+def end(agents: Agents) -> list[int]:
+    try:
+        return [agent.wait(600) for agent in agents]
+    finally:
+        for agent in agents:
+            if agent.poll() is None:
+                lose(agent)
+
+
+def alone(settings: tuple[str, ...], folder: Path, *words: str) -> Path:
+    """The same run in one process."""
+    output = folder / "alone"
+    asked = [*settings, *words, "trainer.strategy=single", f"trainer.output_dir={output}"]
+    subprocess.run([sys.executable, "-m", "neobert.train", *asked], check=True)
+    return output
+
+
+def difference(one: Path, two: Path) -> float:
+    left, right = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
+    return max(
+        float((left[name] - right[name]).abs().max() / right[name].abs().max()) for name in left
+    )
+
+
+def steps(run: Path) -> list[int]:
+    """Steps of the complete checkpoints."""
+    found = (run / "checkpoints").glob("*/manifest.json")
+    return sorted(int(path.parent.name) for path in found if path.parent.name.isdigit())
+
+
+def test_two_agents_train_and_resume_by_the_job_for_kubernetes(
+    tmp_path: Path, settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, port = tmp_path / "run", str(free_port())
+    words = (*settings, f"trainer.output_dir={run}", "trainer.num_nodes=2", "trainer.devices=1")
+    assert main(["--to", "k8s", "--image", "image", "--name", "pair", *words]) == 0
+    job = yaml.safe_load(capsys.readouterr().out)["spec"]["replicatedJobs"][0]["template"]["spec"]
+    script = job["template"]["spec"]["containers"][0]["command"][2]
+    script = script.replace("pair-node-0-0.pair", "127.0.0.1").replace("29500", port)
+    for steps_so_far, more in ((4, ""), (8, " trainer.max_steps=8 trainer.accept_changes=[all]")):
+        pods = [start(["bash", "-c", script + more], JOB_COMPLETION_INDEX=f"{i}") for i in (0, 1)]
+        assert end(pods) == [0, 0]
+        assert steps(run)[-1] == steps_so_far
+    torch.set_num_threads(1)
+    half = ("trainer.per_device_train_batch_size=8", "trainer.max_steps=4")
+    other = alone(settings, tmp_path, *half)
+    assert difference(run / "checkpoints/4", other / "checkpoints/4") < ROUNDING
