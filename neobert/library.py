@@ -93,7 +93,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     return compose_config(list(overrides))
 
 
-def train(
+def train_config(
     config: Config,
     callbacks: "Sequence[Callback]" = (),
     loggers: "Sequence[Logger]" = (),
@@ -129,7 +129,7 @@ def evaluate(
     config = compose([f"config_path={_quoted(file)}", *overrides])
     if config.task == "mteb":
         config = replace(config, mteb_model=str(folder), pretrained_checkpoint=str(checkpoint))
-        summary = train(config).summary
+        summary = train_config(config).summary
         return {name: task["score"] for name, task in summary["tasks"].items()}
     check(replace(config, trainer=replace(config.trainer, resume_from_checkpoint="latest")))
     _show_messages(config.debug)

@@ -84,7 +84,7 @@ class PreparedJob:
 
 def run_as_process(settings: DictConfig) -> float:
     """Run the job that Hydra is at as a fresh process; its objective, or the worst there is."""
-    prepared = prepare(settings)
+    prepared = prepare_job(settings)
     run(prepared)
     if STOPPING.is_set():
         raise KeyboardInterrupt
@@ -97,7 +97,7 @@ def settings_of_hydra() -> DictConfig:
     return hydra
 
 
-def prepare(settings: DictConfig) -> PreparedJob:
+def prepare_job(settings: DictConfig) -> PreparedJob:
     """Resolve the settings of the job that Hydra is at, and choose its folder.
 
     The folder of these settings if they have one below the sweep's folder (under any number), else
@@ -292,7 +292,7 @@ def _prepared(
         instance.cfg = settings  # type: ignore[assignment]
         folder = Path(settings.hydra.sweep.dir) / str(settings.hydra.sweep.subdir)
         settings.hydra.runtime.output_dir = str(folder.absolute())
-        return prepare(settings)
+        return prepare_job(settings)
     finally:
         instance.cfg = before
 

@@ -161,10 +161,10 @@ class _Callable(ModuleType):
         callbacks: "Sequence[Callback]" = (),
         loggers: "Sequence[Logger]" = (),
     ) -> "Run":
-        """``neobert.train(config)``: see :func:`neobert.library.train`."""
-        from neobert.library import train
+        """``neobert.train(config)``: see :func:`neobert.library.train_config`."""
+        from neobert.library import train_config
 
-        return train(config, callbacks, loggers)
+        return train_config(config, callbacks, loggers)
 
 
 sys.modules[__name__].__class__ = _Callable

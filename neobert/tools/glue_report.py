@@ -33,7 +33,7 @@ COLUMNS = ("model", "task", "score", "n", "examples", "lr", "batch", "epochs", "
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class FineTunedRun:
     """A finished run, as its ``summary.json`` tells it."""
 
     folder: str
@@ -72,7 +72,7 @@ class Result:
     folders: list[str]
 
 
-def find_runs(folder: Path) -> list[Run]:
+def find_runs(folder: Path) -> list[FineTunedRun]:
     """All finished runs of fine-tuning below ``folder`` that have a score."""
     found = []
     for path in sorted(folder.glob("**/summary.json")):
@@ -82,9 +82,9 @@ def find_runs(folder: Path) -> list[Run]:
     return found
 
 
-def best_results(runs: Sequence[Run]) -> list[Result]:
+def best_results(runs: Sequence[FineTunedRun]) -> list[Result]:
     """The best setting of each model on each task, by mean score over seeds."""
-    by_task: dict[tuple[str, str], dict[tuple[tuple[str, object], ...], list[Run]]] = {}
+    by_task: dict[tuple[str, str], dict[tuple[tuple[str, object], ...], list[FineTunedRun]]] = {}
     for run in runs:
         settings = by_task.setdefault((run.model, run.task), defaultdict(list))
         settings[run.setting].append(run)
@@ -182,7 +182,7 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(folder: Path, summary: Mapping[str, object]) -> Run:
+def _run(folder: Path, summary: Mapping[str, object]) -> FineTunedRun:
     settings = dict(_mapping(summary, "settings"))
     seed = int(str(settings.pop("seed", 0)))
     weights = _mapping(summary, "weights")
@@ -191,7 +191,7 @@ def _run(folder: Path, summary: Mapping[str, object]) -> Run:
     steps = float(str(_mapping(summary, "derived").get("steps_per_epoch", 1)))
     score, step = summary["score"], summary.get("score_step", 0)
     assert isinstance(score, float)
-    return Run(
+    return FineTunedRun(
         folder=str(folder),
         model=str(summary.get("model")),
         task=str(summary["task_name"]),
@@ -207,11 +207,11 @@ def _mapping(summary: Mapping[str, object], key: str) -> Mapping[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _mean(runs: Sequence[Run]) -> float:
+def _mean(runs: Sequence[FineTunedRun]) -> float:
     return mean(run.score for run in runs)
 
 
-def _result(runs: Sequence[Run], settings_tried: int) -> Result:
+def _result(runs: Sequence[FineTunedRun], settings_tried: int) -> Result:
     scores = [run.score for run in runs]
     return Result(
         model=runs[0].model,

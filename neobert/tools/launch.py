@@ -37,7 +37,7 @@ LONGEST_NAME = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ClusterJob:
     """What is the same on every cluster."""
 
     name: str
@@ -119,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def job_of(config: Config, words: Sequence[str], options: argparse.Namespace) -> Job:
+def job_of(config: Config, words: Sequence[str], options: argparse.Namespace) -> ClusterJob:
     """The job of a run; raises ``ConfigError`` with all that keeps it from being one."""
     settings, name = config.trainer, options.name or _name(config.trainer.output_dir)
     if problems := _problems(config, words, options, name):
@@ -127,7 +127,7 @@ def job_of(config: Config, words: Sequence[str], options: argparse.Namespace) ->
     words = list(words)
     if settings.resume_from_checkpoint is None:
         words.append("trainer.resume_from_checkpoint=latest")
-    return Job(
+    return ClusterJob(
         name=name,
         words=tuple(words),
         nodes=settings.num_nodes,
@@ -188,7 +188,7 @@ def _option_problems(options: argparse.Namespace, name: str) -> list[str]:
     return found
 
 
-def slurm(job: Job) -> str:
+def slurm(job: ClusterJob) -> str:
     """A script for ``sbatch``: one task per device; submits itself again when interrupted.
 
     SLURM warns the tasks by SIGTERM, not the script. They save and end with 75, which srun passes
@@ -224,7 +224,7 @@ exit $code
 """
 
 
-def kubernetes(job: Job) -> str:
+def kubernetes(job: ClusterJob) -> str:
     """A JobSet (jobset.x-k8s.io): one pod with torchrun per node, all started again together."""
     limits = {"cpu": job.cpus * job.devices}
     if job.on_gpu:
@@ -238,18 +238,8 @@ def kubernetes(job: Job) -> str:
         "command": ["bash", "-c", f"exec {command}"],
         "ports": [{"containerPort": PORT}],
         "resources": {"limits": limits},
-        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
     }
-    # Loader processes hand batches over in shared memory; a pod has 64 MB of it.
-    volumes: list[dict[str, object]] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
-    if job.options.volume:
-        claim, _, path = job.options.volume.partition(":")
-        container["workingDir"] = path
-        container["volumeMounts"] = [
-            {"name": "shm", "mountPath": "/dev/shm"},
-            {"name": "data", "mountPath": path},
-        ]
-        volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": claim}})
+    volumes = _mount_volumes(container, job.options.volume)
     pod = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": GRACE,
@@ -277,7 +267,21 @@ def kubernetes(job: Job) -> str:
     )
 
 
-def skypilot(job: Job) -> str:
+def _mount_volumes(container: dict[str, object], volume: str | None) -> list[dict[str, object]]:
+    """Mount shared memory and, if set, ``NAME:/PATH`` in ``container``; the pod's volumes."""
+    # Loader processes hand batches over in shared memory; a pod has 64 MB of it.
+    volumes: list[dict[str, object]] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
+    mounts = [{"name": "shm", "mountPath": "/dev/shm"}]
+    if volume:
+        claim, _, path = volume.partition(":")
+        container["workingDir"] = path
+        mounts.append({"name": "data", "mountPath": path})
+        volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": claim}})
+    container["volumeMounts"] = mounts
+    return volumes
+
+
+def skypilot(job: ClusterJob) -> str:
     """A task for ``sky jobs launch``, which starts it again elsewhere when it is preempted."""
     run = job.torchrun(
         '"$SKYPILOT_NUM_NODES"',
@@ -302,7 +306,7 @@ def skypilot(job: Job) -> str:
     return _yaml({**task, "setup": job.options.setup, "run": f"{run}\n"})
 
 
-CLUSTERS: dict[str, Callable[[Job], str]] = {
+CLUSTERS: dict[str, Callable[[ClusterJob], str]] = {
     "slurm": slurm,
     "k8s": kubernetes,
     "skypilot": skypilot,

@@ -19,8 +19,8 @@ from neobert.data.masking import build_masking
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.tasks.contrastive.batches import Texts
 from neobert.tasks.contrastive.corpus import open_corpus
-from neobert.tasks.contrastive.evaluation import EvaluationSet
 from neobert.tasks.contrastive.pair_encoder import HELD_OUT, TRAIN
+from neobert.tasks.contrastive.pair_evaluation import EvaluationSet
 from neobert.tasks.contrastive.pair_loader import AnyBatch, Batches, Draws, Making, PairRows
 from neobert.tasks.contrastive.prepared_pairs import PAIRS, Prepared, prepare_sources, recipe_of
 from neobert.training.data import RunDataModule

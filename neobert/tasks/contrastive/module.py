@@ -25,8 +25,8 @@ from neobert.model.heads import MaskedLM
 from neobert.optim.schedule import Schedule
 from neobert.tasks.contrastive.batches import PairBatch, TwiceBatch
 from neobert.tasks.contrastive.data import EvaluationBatch
-from neobert.tasks.contrastive.evaluation import EvaluationSet
 from neobert.tasks.contrastive.gradcache import encode_texts
+from neobert.tasks.contrastive.pair_evaluation import EvaluationSet
 from neobert.training.logger import log_metrics
 from neobert.training.module import OptimizedModule
 

@@ -14,7 +14,7 @@ from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder
 from neobert.data.task_splits import TableColumns, open_splits
-from neobert.tasks.token_classification.tags import numbered, read_rows, tag_names
+from neobert.tasks.token_classification.tags import read_tagged_rows, tag_names, tag_numbers
 from neobert.tasks.token_classification.words import TaggedDocument, tagged_documents
 from neobert.text_tokenizer import TextTokenizer
 from neobert.training.documents import DocumentDataModule
@@ -70,12 +70,12 @@ class TokenDataModule(DocumentDataModule[TaggedDocument, TokenBatch]):
         self.origin = splits.origin
         parts = {"train": splits.train, "validation": splits.validation[""], **splits.test}
         where = {name: f"{self.origin}, {name}" for name in parts}
-        rows = {name: read_rows(part, where[name], settings) for name, part in parts.items()}
+        rows = {name: read_tagged_rows(part, where[name], settings) for name, part in parts.items()}
         self.tags = tag_names(rows["train"])
         text, length = TextTokenizer.of(self.tokenizer), settings.max_seq_length
         self.splits = {}
         for name, part in rows.items():
-            labels = numbered(part, self.tags, where[name])
+            labels = tag_numbers(part, self.tags, where[name])
             documents = tagged_documents(text, part.words, labels, length, settings.label_all)
             self.splits[name] = TaggedSplit(part.words, labels, documents)
         self.train = self.splits.pop("train").documents

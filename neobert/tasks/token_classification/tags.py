@@ -25,7 +25,7 @@ class TaggedRows:
     tags: list[list[str]]
 
 
-def read_rows(part: Dataset, where: str, config: TokensConfig) -> TaggedRows:
+def read_tagged_rows(part: Dataset, where: str, config: TokensConfig) -> TaggedRows:
     """Words and names of tags of a split called ``where``.
 
     Raises ``ConfigError`` for rows that do not fit together, unless ``tokens.bad_rows=skip``.
@@ -55,7 +55,7 @@ def tag_names(train: TaggedRows) -> list[str]:
     return sorted(found, key=lambda tag: (tag != OUTSIDE, tag))
 
 
-def numbered(rows: TaggedRows, names: Sequence[str], where: str) -> list[list[int]]:
+def tag_numbers(rows: TaggedRows, names: Sequence[str], where: str) -> list[list[int]]:
     """The tags of ``rows`` as numbers of ``names``, which are those of train.
 
     Raises ``ConfigError`` with each row that has another.

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from neobert.config.compose import SettingsLoader, conf_dir
 from neobert.files import write_json
-from neobert.sweep_jobs import PreparedJob, prepare
+from neobert.sweep_jobs import PreparedJob, prepare_job
 
 WORDS = ["task=glue", "glue.task_name=rte", "seed=1", "glue.allow_random_weights=true"]
 
@@ -30,7 +30,7 @@ def prepared(sweep: Path, number: int, words: list[str]) -> PreparedJob:
     before = HydraConfig.instance().cfg
     HydraConfig.instance().cfg = settings
     try:
-        return prepare(settings)
+        return prepare_job(settings)
     finally:
         HydraConfig.instance().cfg = before
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 
 from neobert.config.checks import ConfigError
-from neobert.tasks.contrastive.evaluation import EvaluationSet
+from neobert.tasks.contrastive.pair_evaluation import EvaluationSet
 from neobert.tasks.contrastive.prepared_pairs import Recipe
 
 
