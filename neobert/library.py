@@ -134,7 +134,7 @@ def evaluate(
     check(replace(config, trainer=replace(config.trainer, resume_from_checkpoint="latest")))
     _show_messages(config.debug)
     from neobert.tasks import task_run
-    from neobert.training.evaluation import evaluate_checkpoint
+    from neobert.training.evaluate_checkpoint import evaluate_checkpoint
     from neobert.training.start import select
 
     selected = select(folder, checkpoint, "", "checkpoint", resumable=True)

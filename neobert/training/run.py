@@ -195,7 +195,7 @@ def train(kind: type[TaskRun], config: Config, extras: Extras | None = None) -> 
     task.data.setup("fit")
     task.check()
     branches = own is None and resume is not None
-    run = prepare(task, resume, extras or Extras(), branches)
+    run = prepare_run(task, resume, extras or Extras(), branches)
     trainer, settings = run.parts.trainer, config.trainer
     if task.data.has_validation and settings.eval_on_start and resume is None:
         trainer.validate(run.module, datamodule=task.data, verbose=False)
@@ -218,7 +218,7 @@ def build_module(task: TaskRun, total_steps: int, strategy: StrategyChoice) -> O
     return module
 
 
-def prepare(
+def prepare_run(
     task: TaskRun, resume: Path | None, extras: Extras, is_branch: bool = False
 ) -> TrainedRun:
     """The run with its folder, ready to be trained. What is refused leaves the folder as it is."""

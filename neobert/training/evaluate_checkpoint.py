@@ -9,7 +9,7 @@ from neobert.config.root import Config
 from neobert.config.store import load_config_file
 from neobert.files import write_json
 from neobert.training.extras import Extras
-from neobert.training.run import TaskRun, prepare
+from neobert.training.run import TaskRun, prepare_run
 from neobert.training.summary import command_line, origin
 
 EVALUATION = "evaluation.json"
@@ -26,7 +26,7 @@ def evaluate_checkpoint(
     task = kind(_as_saved(config, checkpoint), checkpoint)
     task.data.setup("fit")
     task.check()
-    run = prepare(task, None, extras or Extras())
+    run = prepare_run(task, None, extras or Extras())
     trainer = run.parts.trainer
     trainer.strategy.connect(run.module)
     run.module.load_state_dict(trainer.strategy.load_checkpoint(checkpoint)["state_dict"])

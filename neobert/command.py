@@ -1,0 +1,122 @@
+"""``neobert COMMAND …``: every program of the package in one place.
+
+A command that is a module of its own replaces this process, so that signals, exit codes, and the
+processes that it starts are those of ``python -m MODULE``.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from neobert import __version__
+from neobert.console import show_messages
+from neobert.errors import ConfigError, ExitCode
+from neobert.failures import report_failure
+
+PROGRAMS = {
+    "train": ("neobert.train", "train, fine-tune or run MTEB; with -m a sweep"),
+    "prepare": ("neobert.tools.prepare", "tokenize the data of a run and train nothing"),
+    "inspect": ("neobert.tools.inspect_data", "show what a run would read"),
+    "launch": ("neobert.tools.launch", "write the job of a run for SLURM, Kubernetes or SkyPilot"),
+    "export": ("neobert.export", "write weights that load anywhere, or check a folder"),
+    "embed": ("neobert.tools.embed", "sentence vectors of the lines of a file"),
+    "fill-mask": ("neobert.tools.mlm_predict", "the likeliest tokens for [MASK]"),
+    "perplexity": ("neobert.tools.pseudo_perplexity", "pseudo-perplexity of texts"),
+    "average": ("neobert.tools.average", "average the weights of checkpoints"),
+    "glue-report": ("neobert.tools.glue_report", "a table of fine-tuning runs"),
+    "mteb-report": ("neobert.tools.mteb_report", "a table of MTEB results"),
+}
+"""Command -> the module that it runs, and what it does."""
+
+OWN = {
+    "evaluate": "metrics of a checkpoint of a run: RUN [--checkpoint STEP] [key=value …]",
+    "config": "list the group files, copy one to edit it, or check a file",
+    "completion": 'a line for your shell: eval "$(neobert completion bash)"',
+}
+
+CODES = {
+    ExitCode.DONE: "done",
+    ExitCode.FAILED: "the settings are right, but the run could not finish",
+    ExitCode.WRONG_SETTINGS: "wrong settings, or input that cannot be used",
+    ExitCode.INTERRUPTED: "stopped by a signal after a save: the same command resumes",
+    ExitCode.ABORTED: "Ctrl-C before there was anything to save, or twice",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns one of :class:`~neobert.errors.ExitCode`."""
+    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if command in ("-h", "--help", "help"):
+        sys.stdout.write(usage())
+        return ExitCode.DONE
+    if command in ("-V", "--version"):
+        sys.stdout.write(f"neobert {__version__}\n")
+        return ExitCode.DONE
+    if command in PROGRAMS:
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, "-m", PROGRAMS[command][0], *rest])
+    show_messages()
+    try:
+        return _own(command, rest)
+    except BaseException as error:
+        return report_failure(error)
+
+
+def usage() -> str:
+    """The page of ``neobert --help``."""
+    commands = {name: meaning for name, (_, meaning) in PROGRAMS.items()} | OWN
+    lines = [f"  {name:13}{meaning}" for name, meaning in commands.items()]
+    codes = [f"  {code:<13}{meaning}" for code, meaning in CODES.items()]
+    modules = ["Each is also a module: neobert train is python -m neobert.train, and so on."]
+    return "\n".join(
+        [
+            "neobert COMMAND …        neobert COMMAND --help        neobert --version\n",
+            *lines,
+            "",
+            *modules,
+            "\nExit codes\n",
+            *codes,
+            "",
+        ]
+    )
+
+
+def _own(command: str, arguments: list[str]) -> int:
+    if command == "evaluate":
+        from neobert.commands.evaluate_run import main as evaluate
+
+        return evaluate(arguments)
+    if command == "config":
+        from neobert.commands.settings import main as settings
+
+        return settings(arguments)
+    if command == "completion":
+        sys.stdout.write(completion(arguments))
+        return ExitCode.DONE
+    known = [*PROGRAMS, *OWN]
+    close = get_close_matches(command, known, n=1) or (["train"] if "=" in command else [])
+    hint = f"did you mean neobert {close[0]}?" if close else f"must be one of {', '.join(known)}"
+    raise ConfigError(f"neobert {command}: unknown command; {hint}")
+
+
+def completion(arguments: Sequence[str]) -> str:
+    """What a shell evaluates to complete the commands; files after them."""
+    shell = arguments[0] if arguments else "bash"
+    words = " ".join([*PROGRAMS, *OWN])
+    if shell == "zsh":
+        load = "autoload -Uz compinit bashcompinit && compinit && bashcompinit"
+        return f"{load}\n{_bash(words)}"
+    if shell == "fish":
+        return f"complete -c neobert -n __fish_use_subcommand -a '{words}'\n"
+    if shell != "bash":
+        raise ConfigError(f"neobert completion {shell}: must be one of bash, zsh, fish")
+    return _bash(words)
+
+
+def _bash(words: str) -> str:
+    return (
+        "_neobert() { [ $COMP_CWORD -eq 1 ] && "
+        f'COMPREPLY=($(compgen -W "{words}" -- "${{COMP_WORDS[1]}}")); }}\n'
+        "complete -o default -F _neobert neobert\n"
+    )
