@@ -73,7 +73,9 @@ def simcse_loss(anchors: Anchors, candidates: Candidates, how: Similarity) -> Co
     """
     scores = _scores(anchors, candidates, how)  # (B, C)
     _, related = _relations(anchors, candidates)
-    is_own = F.one_hot(anchors.own, len(candidates.texts)).bool()
+    # Not F.one_hot, which reads the largest index back to check it.
+    places = torch.arange(len(candidates.texts), device=anchors.own.device)
+    is_own = anchors.own[:, None] == places
     scores = scores.masked_fill(related & ~is_own, -torch.inf)
     mean = F.cross_entropy(scores, anchors.own)
     return ContrastiveLoss(mean, _hits(scores, is_own))

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from neobert.config.checks import ConfigError
 from neobert.tasks import run
 from neobert.training.start import open_weights
+from tests.tasks.conftest import Watch
 from tests.tasks.contrastive.conftest import pairs, write_jsonl
 
 
@@ -200,3 +201,11 @@ def test_a_source_of_one_pair_is_refused(settings, tmp_path: Path):
                 "dataset.validation_split=null",
             )
         )
+
+
+@pytest.mark.parametrize("words", [(), ("trainer.gradient_accumulation_steps=2",)])
+def test_a_steady_step_reads_nothing_back(settings, watch: Watch, words: tuple[str, ...]) -> None:
+    quiet = ("trainer.logging_steps=100", "trainer.eval_strategy=no", "trainer.save_strategy=no")
+    steps = ("trainer.max_steps=10", "trainer.gradient_clipping=1.0", "trainer.log_grad_norm=true")
+    run(settings(*quiet, *steps, *words))
+    assert watch.reads.places == []

@@ -15,6 +15,7 @@ from neobert.tasks.glue.run import run
 from neobert.training.callbacks.interrupt import Interrupt
 from neobert.training.metrics_file import read_metrics
 from neobert.training.start import open_weights
+from tests.tasks.conftest import Watch
 from tests.tasks.glue.conftest import Settings, pairs, sentences, write_rows
 
 pytestmark = pytest.mark.filterwarnings(
@@ -305,3 +306,14 @@ def test_weights_and_biases_is_told_model_task_rate_and_seed(
 def _after(step: int) -> Callable[[Interrupt, object], bool]:
     """A signal that comes in this step."""
     return lambda self, trainer: trainer.global_step >= step
+
+
+@pytest.mark.usefixtures("sst2")
+@pytest.mark.parametrize("words", [(), ("trainer.gradient_accumulation_steps=2",)])
+def test_a_steady_step_reads_nothing_back(
+    settings: Settings, start: str, watch: Watch, words: tuple[str, ...]
+) -> None:
+    quiet = ("trainer.logging_steps=100", "trainer.eval_strategy=no", "trainer.save_strategy=no")
+    steps = ("trainer.max_steps=10", "trainer.gradient_clipping=1.0", "trainer.log_grad_norm=true")
+    run(settings(start, *quiet, *steps, *words))
+    assert watch.reads.places == []
