@@ -9,7 +9,7 @@ PRECISIONS = ("no", "bf16", "fp16", "bf16-true")
 EVAL_STRATEGIES = ("steps", "epoch", "no")
 SAVE_STRATEGIES = ("steps", "epoch", "best", "no")
 COMPILE_BACKENDS = ("inductor", "aot_eager", "eager")
-REPORTERS = ("wandb", "tensorboard", "none")
+REPORTERS = ("wandb", "tensorboard", "mlflow", "csv", "none")
 STRATEGIES = (
     "auto",
     "single",
@@ -143,7 +143,8 @@ class TrainerConfig(Section):
     """Stay on the CPU even if there is a GPU."""
 
     report_to: list[str] = field(default_factory=list)
-    """More loggers: ``wandb``, ``tensorboard``; ``none``."""
+    """Loggers: ``wandb``, ``tensorboard``, ``mlflow``; ``csv`` (``metrics.csv``, always written);
+    ``none``."""
 
     tf32: bool = True
     """Allow TF32 in fp32 matrix products on GPUs of compute capability 8.0 and up."""

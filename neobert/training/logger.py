@@ -1,10 +1,11 @@
-"""Where numbers go: ``metrics.csv`` always, W&B and TensorBoard when asked."""
+"""Where numbers go: ``metrics.csv`` always, W&B and TensorBoard if requested."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.nn import Module
@@ -12,6 +13,7 @@ from torch.nn import Module
 from neobert.config.root import Config
 from neobert.config.store import to_plain
 from neobert.config.wandb import WandbConfig
+from neobert.errors import ConfigError
 from neobert.training.metrics_file import MetricsFile
 from neobert.training.run_folder import RunFolder
 
@@ -73,7 +75,20 @@ def build_loggers(config: Config, run: RunFolder, resume_step: int | None) -> li
         loggers.append(WandbMetrics(config, run))
     if "tensorboard" in config.trainer.report_to:
         loggers.append(TensorBoardLogger(run.path, name="tensorboard", version=""))
+    if "mlflow" in config.trainer.report_to:
+        loggers.append(_mlflow(config, run))
     return loggers
+
+
+def _mlflow(config: Config, run: RunFolder) -> MLFlowLogger:
+    """MLflow: the server of ``MLFLOW_TRACKING_URI``, else the file ``mlflow.db`` of the run."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{run.path.resolve()}/mlflow.db")
+    try:
+        return MLFlowLogger(config.wandb.project, config.wandb.name, uri)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "trainer.report_to=[mlflow]: MLflow is not installed: pip install 'neobert[mlflow]'"
+        ) from error
 
 
 def wants_wandb(config: Config) -> bool:

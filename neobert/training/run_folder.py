@@ -22,7 +22,15 @@ log = get_logger(__name__)
 MARKS = ("config.yaml", "metrics.csv", "checkpoints")
 """A folder that has one of them holds a run."""
 
-OTHERS = ("summary.json", "loss.png", "wandb_run_id.txt", "tensorboard", "mteb", "evaluations")
+OTHERS = (
+    "summary.json",
+    "loss.png",
+    "wandb_run_id.txt",
+    "tensorboard",
+    "mteb",
+    "evaluations",
+    "mlflow.db",
+)
 PATTERNS = (*MARKS, *OTHERS, "batches-*.csv", "predictions_*.tsv")
 """What runs and evaluations write into their folder."""
 

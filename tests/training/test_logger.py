@@ -1,6 +1,8 @@
 """W&B as the ``wandb`` section asks for it, offline, without a network."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,25 @@ def test_histograms_of_gradients_need_a_hook_on_each(
 )
 def test_nothing_is_sent_unless_asked_for(words: tuple[str, ...], wanted: bool) -> None:
     assert wants_wandb(compose_config(words)) is wanted
+
+
+@pytest.mark.filterwarnings("ignore")  # inside mlflow and sqlalchemy
+@pytest.mark.proves("trainer.report_to")
+def test_several_loggers_at_once_write_their_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    config, run = settings(
+        tmp_path, "wandb.enabled=false", "trainer.report_to=[csv,tensorboard,mlflow]"
+    )
+    loggers = build_loggers(config, run, None)
+    for logger in loggers:
+        logger.log_metrics({"train/loss": 1.5}, 3)
+        logger.save()
+        logger.finalize("success")
+    with closing(sqlite3.connect(run.path / "mlflow.db")) as database:
+        rows = database.execute("select key, value, step from metrics").fetchall()
+    assert rows == [("train/loss", 1.5, 3)]
+    assert run.metrics_file.read_text() == "step,train/loss\n3,1.5\n"
+    assert list((run.path / "tensorboard").glob("events.*"))
