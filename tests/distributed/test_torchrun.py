@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,7 @@ def lose(agent: subprocess.Popen[bytes]) -> None:
     workers = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
     for process in (agent.pid, *map(int, workers)):
         os.kill(process, signal.SIGKILL)
+    agent.wait()
 
 
 def end(agents: Agents) -> list[int]:
@@ -107,3 +109,36 @@ def test_two_agents_train_and_resume_by_the_job_for_kubernetes(
     half = ("trainer.per_device_train_batch_size=8", "trainer.max_steps=4")
     other = alone(settings, tmp_path, *half)
     assert difference(run / "checkpoints/4", other / "checkpoints/4") < ROUNDING
+
+
+def test_a_run_goes_on_with_the_agents_that_are_left(
+    tmp_path: Path, settings: tuple[str, ...]
+) -> None:
+    run = tmp_path / "run"
+    batch = ("trainer.global_batch_size=12", "trainer.max_steps=100", "trainer.save_steps=4")
+    words = (*settings, *batch, f"trainer.output_dir={run}")
+    quick = "last_call_timeout=8,keep_alive_interval=1,keep_alive_max_attempt=3"
+    command = ["torchrun", "--nnodes", "2:4", "--nproc-per-node", "1", "--max-restarts", "8"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    command += ["--rdzv-id", "elastic", "--rdzv-conf", quick, "-m", "neobert.train", *words]
+    command += ["trainer.resume_from_checkpoint=latest", "trainer.rank_timeout=60"]
+    # Else the ranks of a new round read addresses of the last one from the agents' store.
+    fresh = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    agents = [start(command, **fresh)]
+    time.sleep(2)  # the first one holds the store, and is not lost
+    agents += [start(command, **fresh) for _ in range(3)]
+    try:
+        for kept in (3, 2):
+            before = max(steps(run), default=0)
+            limit = time.monotonic() + 300
+            while max(steps(run), default=0) <= before and time.monotonic() < limit:
+                assert agents[0].poll() is None
+                time.sleep(0.02)
+            assert max(steps(run)) < 100
+            lose(agents.pop())
+            assert len(agents) == kept
+    finally:
+        codes = end(agents)
+    assert codes == [0, 0]
+    other = alone(settings, tmp_path, *batch)
+    assert difference(run / "checkpoints/100", other / "checkpoints/100") < ROUNDING
