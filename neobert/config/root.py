@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from neobert.config.answers import AnswersConfig
 from neobert.config.checks import at_least, one_of, require
 from neobert.config.contrastive import ContrastiveConfig
 from neobert.config.datacollator import DataCollatorConfig
@@ -20,7 +21,14 @@ from neobert.config.tokens import TokensConfig
 from neobert.config.trainer import TrainerConfig
 from neobert.config.wandb import WandbConfig
 
-TASKS = ("pretraining", "glue", "token_classification", "contrastive", "mteb")
+TASKS = (
+    "pretraining",
+    "glue",
+    "token_classification",
+    "question_answering",
+    "contrastive",
+    "mteb",
+)
 MTEB_POOLINGS = ("mean", "avg", "cls", "max")
 PRETRAINING_METRICS = ("loss", "perplexity", "accuracy")
 """What an evaluation of pretraining can be called best by."""
@@ -35,7 +43,8 @@ class Config(Section):
     to."""
 
     task: str = "pretraining"
-    """``pretraining``, ``glue``, ``token_classification``, ``contrastive`` or ``mteb``."""
+    """``pretraining``, ``glue``, ``token_classification``, ``question_answering``,
+    ``contrastive`` or ``mteb``."""
 
     accelerate_config_file: str | None = None
     """An Accelerate YAML whose processes, precision and strategy are taken over."""
@@ -103,6 +112,7 @@ class Config(Section):
     wandb: WandbConfig = field(default_factory=WandbConfig)
     glue: GlueConfig = field(default_factory=GlueConfig)
     tokens: TokensConfig = field(default_factory=TokensConfig)
+    answers: AnswersConfig = field(default_factory=AnswersConfig)
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
 
@@ -128,6 +138,7 @@ class Config(Section):
             self.wandb,
             self.glue,
             self.tokens,
+            self.answers,
             self.contrastive,
             self.deepspeed,
         ):

@@ -250,7 +250,21 @@ def _document_rows(value: object) -> Iterator[Row]:
     for number, row in enumerate(inner, start=1):
         if not isinstance(row, dict):
             raise FaultError(f"element {number} of the list is {_kind_of(row)}, not a JSON object")
-        yield row
+        yield from _questions(row) if isinstance(row.get("paragraphs"), list) else [row]
+
+
+def _questions(article: Row) -> Iterator[Row]:
+    """The questions of an article of SQuAD's own JSON, with their context; else the row itself."""
+    paragraphs = article["paragraphs"]
+    if not all(
+        isinstance(one, dict) and _are_rows(one.get("qas", [{}]) or [{}]) for one in paragraphs
+    ) or not any("qas" in one for one in paragraphs):
+        yield article
+        return
+    for paragraph in paragraphs:
+        context = {"title": article.get("title"), "context": paragraph.get("context")}
+        for question in paragraph.get("qas", []):
+            yield {**context, **question}
 
 
 def _are_rows(value: object) -> bool:

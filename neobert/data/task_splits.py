@@ -43,10 +43,6 @@ INTEGER = r"^\s*[+-]?\d{1,18}\s*$"
 DECIMAL = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 
-NUMBER = "idx"
-"""Column with GLUE's own numbers of the examples."""
-
-
 @runtime_checkable
 class TableTask(Protocol):
     """What must be known of a task to read its splits."""
@@ -84,6 +80,10 @@ class TableTask(Protocol):
         """Splits to predict, where they exist."""
 
     @property
+    def others(self) -> tuple[str, ...]:
+        """Columns that are read where they exist: names of the rows."""
+
+    @property
     def test_config(self) -> str | None:
         """Configuration of the test splits, where it is another."""
 
@@ -101,6 +101,7 @@ class TableColumns:
     validation: Mapping[str, str] = field(default_factory=lambda: {"validation": ""})
     test: tuple[str, ...] = ("test",)
     test_config: str | None = None
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +291,7 @@ class LocalReader:
     def _read(self, files: list[Path], kind: str) -> Dataset:
         task = self.task
         needed = [*task.texts, *([] if kind == "test" else [task.label_column])]
-        kept = {*task.texts, task.label_column, NUMBER}
+        kept = {*task.texts, task.label_column, *task.others}
         table = read_table(files, "dataset.path", {*kept, *map(root_column, kept)})
         for path in sorted(kept - set(table.column_names)):
             table = _with_path(table, path)
@@ -299,7 +300,7 @@ class LocalReader:
             raise lacks_columns("dataset.path", files[0], missing, columns)
         table = table.select([name for name in table.column_names if name in kept])
         if all(format_of(file) in ("csv", "tsv") for file in files):
-            for name in sorted({task.label_column, NUMBER} & set(table.column_names)):
+            for name in sorted({task.label_column, *task.others} & set(table.column_names)):
                 table = _with_numbers(table, name)
         # By content, so that tokens are found again: that of datasets differs in each process.
         key = {"files": file_digests(files, self.cache), "columns": sorted(kept), "rules": RULES}

@@ -45,6 +45,7 @@ KINDS: dict[str, Kind] = {
 OF_TASK: dict[str, Kind] = {
     "glue": "classifier",
     "token_classification": "token_classifier",
+    "question_answering": "question_answering",
     "contrastive": "encoder",
 }
 

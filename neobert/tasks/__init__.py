@@ -30,6 +30,10 @@ def run(config: Config, extras: "Extras | None" = None) -> float | None:
             from neobert.tasks.token_classification.run import run as tag
 
             return tag(config, extras)
+        case "question_answering":
+            from neobert.tasks.question_answering.run import run as answer
+
+            return answer(config, extras)
         case "contrastive":
             from neobert.tasks.contrastive.run import run as contrast
 

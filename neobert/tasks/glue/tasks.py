@@ -57,6 +57,9 @@ class GlueTask:
     test: tuple[str, ...] = ("test",)
     """Splits to predict, where they are there."""
 
+    others: tuple[str, ...] = (NUMBER,)
+    """Columns that are read where they exist."""
+
     test_config: str | None = None
     """Configuration of the test splits, where it is not ``config``."""
 

@@ -1,0 +1,146 @@
+"""The data of question answering: windows in batches that are addressable by their step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import datasets
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from neobert.batch import PackedBatch, PaddedBatch, TensorBatch
+from neobert.config.root import Config
+from neobert.console import get_logger
+from neobert.data.cache import cache_folder
+from neobert.data.task_splits import TableColumns, open_splits
+from neobert.tasks.question_answering.rows import REVISIONS, Question, read_questions
+from neobert.tasks.question_answering.windows import NO_ANSWER, Window, WindowTokenizer
+from neobert.training.documents import DocumentDataModule
+from neobert.training.encoder_start import EncoderStart
+from neobert.training.hub_model import takes_types
+from neobert.training.resume import ROWS_PER_STEP
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerBatch(TensorBatch):
+    """N windows; a batch without any has one document, of one pad token."""
+
+    inputs: PackedBatch | PaddedBatch
+    targets: Int[Tensor, "N 2"]
+    """Places of the first and last token of the answer in its window."""
+
+    numbers: Int[Tensor, " N"]
+    """Numbers of the windows in their split."""
+
+    contexts: Int[Tensor, "N 2"]
+    """Place of the first token of the context in each window, and how many there are."""
+
+    num_targets_in_step: int = 0
+    """Windows of the whole optimizer step, on all ranks; 0 in evaluation."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionSplit:
+    """A split, tokenised."""
+
+    questions: list[Question]
+    windows: list[Window]
+
+    @property
+    def gold(self) -> dict[str, list[str]]:
+        """The texts of all answers, by the question's id."""
+        return {one.id: [text for _, text in one.answers] for one in self.questions}
+
+    @property
+    def has_unanswerable(self) -> bool:
+        """Whether some questions have no answer."""
+        return not all(one.answers for one in self.questions)
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there is any answer to compare with."""
+        return any(one.answers for one in self.questions)
+
+
+class AnswerDataModule(DocumentDataModule[Window, AnswerBatch]):
+    """Questions of all splits."""
+
+    def __init__(self, config: Config, start: EncoderStart) -> None:
+        super().__init__(config)
+        self.tokenizer, self.packed = start.tokenizer, start.kind != "hub"
+        self.has_types = not self.packed and takes_types(config)
+        self.num_workers = ("answers.num_workers", config.answers.num_workers)
+
+    def read(self) -> None:
+        """Read, check and tokenise all splits."""
+        config, settings, dataset = self.config, self.config.answers, self.config.dataset
+        datasets.disable_progress_bars()
+        task = TableColumns(
+            (settings.context_column, settings.question_column),
+            settings.answers_column,
+            dataset.name,
+            dataset.config,
+            REVISIONS.get(dataset.name),
+            others=(settings.id_column,),
+        )
+        cache = cache_folder(dataset.cache_dir)
+        splits = open_splits(task, config.task, dataset, cache, config.seed)
+        self.origin = splits.origin
+        cut = WindowTokenizer.of(self.tokenizer, settings, self.packed)
+        self.splits = {}
+        parts = {"train": splits.train, "validation": splits.validation[""], **splits.test}
+        for name, part in parts.items():
+            questions = read_questions(part, f"{self.origin}, {name}", settings)
+            self.splits[name] = QuestionSplit(questions, list(cut.windows(questions)))
+        log.info("data: %s", ", ".join(_described(*split) for split in self.splits.items()))
+        self.train = self.splits.pop("train").windows
+
+    @property
+    def predicted_splits(self) -> list[str]:
+        return list(self.splits)
+
+    def documents_of(self, split: str) -> list[Window]:
+        return self.splits[split].windows
+
+    def fingerprint(self) -> dict[str, object]:
+        """What a resumed run must share, by setting."""
+        settings, tokens = self.config.answers, sum(len(one.ids) for one in self.train)
+        return {
+            "dataset": f"{self.origin}, {len(self.train)} windows, {tokens} tokens",
+            "dataset.train_split": self.config.dataset.train_split,
+            "answers.max_seq_length": settings.max_seq_length,
+            "answers.stride": settings.stride,
+            "answers.dropout": settings.dropout,
+            "seed": self.config.seed,
+            ROWS_PER_STEP: self.share.rows_per_step,
+        }
+
+    def batch(self, documents: Sequence[Window], step: Sequence[Window] = ()) -> AnswerBatch:
+        """The batch of these windows."""
+        pad = self.tokenizer.pad_token_id if isinstance(self.tokenizer.pad_token_id, int) else 0
+        multiple = self.config.datacollator.pad_to_multiple_of or 1
+        ids = [one.ids.astype(np.int64) for one in documents] or [np.array([pad])]
+        inputs: PackedBatch | PaddedBatch
+        if self.packed:
+            tokens = sum(map(len, ids))
+            slack = -tokens % multiple
+            filled = [*map(np.ndarray.tolist, ids), *([[pad] * slack] if slack else [])]
+            inputs = replace(PackedBatch.from_documents(filled), num_tokens=tokens)
+        else:
+            types = [one.types.astype(np.int64) for one in documents] or [np.zeros(1, np.int64)]
+            kept = types if self.has_types else None
+            inputs = PaddedBatch.from_documents(ids, pad, multiple, types=kept)
+        rows = [(*one.answer, one.first, len(one.places), one.number) for one in documents]
+        columns = torch.tensor(rows, dtype=torch.int64).reshape(-1, 5)
+        return AnswerBatch(inputs, columns[:, :2], columns[:, 4], columns[:, 2:4], len(step))
+
+
+def _described(name: str, split: QuestionSplit) -> str:
+    unanswered = sum(one.answer == NO_ANSWER for one in split.windows)
+    return (
+        f"{len(split.questions):,} questions of {name} in {len(split.windows):,} windows "
+        f"({unanswered:,} without an answer)"
+    )

@@ -1,0 +1,70 @@
+"""What is special about a run of question answering: its head, and answers in SQuAD's form."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from transformers import AutoModelForQuestionAnswering
+
+from neobert.config.root import Config
+from neobert.files import write_json
+from neobert.model.heads import TokenClassifier
+from neobert.optim.schedule import Schedule
+from neobert.tasks.question_answering.data import AnswerDataModule
+from neobert.tasks.question_answering.module import AnswerModule
+from neobert.tasks.question_answering.spans import WindowSpans, by_threshold
+from neobert.training.encoder_start import EncoderStart
+from neobert.training.fine_tuning import FineTuningRun
+from neobert.training.hub_model import HubHead
+from neobert.training.run import train
+
+HEAD = "qa_outputs"
+"""Name of the head's weights in models of transformers."""
+
+
+class AnswerRun(FineTuningRun):
+    """Questions and contexts in, spans of the contexts out."""
+
+    section = "answers"
+    data: AnswerDataModule
+    module: AnswerModule
+
+    def build_data(self, start: EncoderStart) -> AnswerDataModule:
+        return AnswerDataModule(self.config, start)
+
+    def build_module(self, schedule: Schedule) -> AnswerModule:
+        settings = self.config.answers
+        if self.start.kind == "hub":
+            length = ("answers.max_seq_length", settings.max_seq_length)
+            auto = AutoModelForQuestionAnswering
+            model, num_heads = self.hub_model(
+                HubHead(auto, 2, dropout=settings.dropout, max_length=length)
+            )
+        else:
+            encoder, init_std = self.start.encoder(), settings.classifier_init_range
+            model = TokenClassifier(encoder, 2, settings.dropout, init_std, HEAD)
+            num_heads = self.start.model.num_attention_heads
+        self.module = AnswerModule(model, num_heads, schedule, self.data)
+        return self.module
+
+    def evaluate(self, split: str, found: Sequence[list[WindowSpans]]) -> dict[str, float]:
+        spans = [one for part in found for one in part]
+        return self.module.evaluate(spans, self.data.splits[split], tune=split == "validation")
+
+    def write(self, split: str, found: Sequence[list[WindowSpans]], folder: Path) -> None:
+        spans = [one for part in found for one in part]
+        answers = self.module.answers(spans, self.data.splits[split])
+        best = {name: [asdict(one) for one in found.best] for name, found in answers.items()}
+        odds = {name: found.odds for name, found in answers.items()}
+        files = {
+            "predictions": by_threshold(answers, self.module.threshold),
+            "nbest": best,
+            "null_odds": odds,
+        }
+        for name, content in files.items():
+            write_json(content, folder / f"{name}_{split}.json")
+
+
+def run(config: Config) -> float | None:
+    """Fine-tune and predict; return the score of the evaluation set."""
+    return train(AnswerRun, config)

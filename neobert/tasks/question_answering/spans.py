@@ -1,0 +1,130 @@
+"""From scores of starts and ends to answers, by the rules of transformers' pipeline.
+
+In each window the probabilities of all possible starts sum to 1, and those of all ends: the tokens
+of the context and the first token, which stands for no answer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neobert.tasks.question_answering.rows import Question
+from neobert.tasks.question_answering.windows import Window
+
+
+class WindowSpans(NamedTuple):
+    """The likeliest spans of a window."""
+
+    number: int
+    """Of the window."""
+
+    null: float
+    """Probability that the window has no answer."""
+
+    spans: list[tuple[float, int, int]]
+    """Probability, first and last token, counted from the first one of the context."""
+
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer, with the characters of the context that it is."""
+
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What was found for a question: the best first."""
+
+    null: float
+    """Probability that there is no answer: the lowest of its windows."""
+
+    best: list[Answer]
+
+    @property
+    def text(self) -> str:
+        """The best answer that is not empty, if there is one."""
+        return self.best[0].text if self.best else ""
+
+    @property
+    def odds(self) -> float:
+        """How much likelier no answer is than the best one."""
+        return self.null - (self.best[0].score if self.best else 0.0)
+
+
+def candidates(n_best: int) -> int:
+    """Spans per window of which the ``n_best`` answers are made; several may be one word."""
+    return 2 * n_best + 10
+
+
+def spans_of(
+    starts: NDArray[np.float32], ends: NDArray[np.float32], longest: int, count: int
+) -> tuple[float, list[tuple[float, int, int]]]:
+    """Probability of no answer, and the ``count`` likeliest spans.
+
+    ``starts`` and ``ends`` are scores of the first token and the tokens of the context.
+    """
+    start, end = _softmax(starts), _softmax(ends)
+    null = float(start[0] * end[0])
+    products = np.tril(np.triu(np.outer(start[1:], end[1:])), longest - 1)
+    flat = products.ravel()
+    best = np.argsort(-flat, kind="stable")[:count]
+    width = max(1, len(start) - 1)
+    spans = [(float(flat[one]), int(one) // width, int(one) % width) for one in best]
+    return null, [span for span in spans if span[0] > 0]
+
+
+def answers_of(
+    found: Sequence[WindowSpans],
+    windows: Sequence[Window],
+    questions: Sequence[Question],
+    n_best: int,
+) -> dict[str, Answers]:
+    """The answers to each question of which a window was seen, by the question's id.
+
+    Spans with the same text are one answer, whose probabilities add up.
+    """
+    parts: dict[int, list[WindowSpans]] = {}
+    for one in sorted(found, key=lambda one: one.number):
+        parts.setdefault(windows[one.number].question, []).append(one)
+    results = {}
+    for row, of_question in sorted(parts.items()):
+        question, merged = questions[row], dict[str, Answer]()
+        for part in of_question:
+            places = windows[part.number].places
+            for score, first, last in part.spans:
+                _add(merged, question, int(places[first, 0]), int(places[last, 1]), score)
+        best = sorted(merged.values(), key=lambda answer: -answer.score)[:n_best]
+        results[question.id] = Answers(min(part.null for part in of_question), best)
+    return results
+
+
+def _add(merged: dict[str, Answer], question: Question, start: int, end: int, score: float) -> None:
+    text = question.context[start:end].strip()
+    if not text:
+        return
+    known = merged.get(text.lower())
+    if known is not None:
+        text, start, end, score = known.text, known.start, known.end, known.score + score
+    merged[text.lower()] = Answer(text, start, end, score)
+
+
+def by_threshold(answers: Mapping[str, Answers], threshold: float | None) -> dict[str, str]:
+    """The text for each question; empty where no answer is likelier by more than ``threshold``."""
+    return {
+        name: "" if threshold is not None and one.odds > threshold else one.text
+        for name, one in answers.items()
+    }
+
+
+def _softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    powers = np.exp(scores - scores.max())
+    return powers / powers.sum()
