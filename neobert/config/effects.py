@@ -13,6 +13,17 @@ log = get_logger(__name__)
 PACKAGED = ("factbook", "imdb", "shakespeare")
 """Corpora that come as Python packages, with a text column of their own."""
 
+TASK_OF = {
+    "glue": "glue",
+    "contrastive": "contrastive",
+    "tokens": "token_classification",
+    "answers": "question_answering",
+}
+"""Section -> the only task that reads it."""
+
+STARTED = ("pretraining", "token_classification", "question_answering")
+"""Tasks that start from ``model.init_from``."""
+
 NAMES_OF_RUNS = ("glue.pretrained_model_path", "glue.pretrained_checkpoint_dir")
 
 Condition = Callable[[Config], bool]
@@ -59,8 +70,9 @@ def ineffective(config: Config, merged: Merged) -> Iterator[str]:
 
 def _reasons(key: str) -> Iterator[tuple[str, Condition]]:
     section = key.partition(".")[0]
-    if section in ("glue", "contrastive"):
-        yield f"it is for task={section}", lambda config: config.task != section
+    if section in TASK_OF:
+        task = TASK_OF[section]
+        yield f"it is for task={task}", lambda config: config.task != task
     if key.startswith("mteb_"):
         yield "it is for task=mteb", lambda config: config.task != "mteb"
     yield from REASONS.get(key, ())
@@ -107,7 +119,10 @@ def _in_task(task: str, *keys: str) -> Condition:
 REASONS: dict[str, tuple[tuple[str, Condition], ...]] = {
     "pretrained_checkpoint": (
         ("glue.pretrained_checkpoint is set", _not("glue.pretrained_checkpoint", None)),
-        ("model.init_from names no run", _in_task("pretraining", "model.init_from")),
+        (
+            "model.init_from names no run",
+            lambda config: config.task in STARTED and config.model.init_from is None,
+        ),
         ("no key names a run", _in_task("glue", *NAMES_OF_RUNS)),
     ),
     "glue.pretrained_checkpoint": (("no key names a run", _in_task("glue", *NAMES_OF_RUNS)),),
@@ -175,9 +190,9 @@ REASONS: dict[str, tuple[tuple[str, Condition], ...]] = {
         ("it is the length of packed rows", _is("datacollator.pack_sequences", False)),
     ),
     "model.from_hub": (
-        ("it is for task=glue and mteb", _is("task", "pretraining", "contrastive")),
+        ("it is for fine-tuning and mteb", _is("task", "pretraining", "contrastive")),
     ),
-    "model.init_from": (("it is for task=pretraining", _not("task", "pretraining")),),
+    "model.init_from": ((f"it is for task={', '.join(STARTED)}", _not("task", *STARTED)),),
     "model.rope_theta": (("model.rope=false", _is("model.rope", False)),),
     "model.base_scale": (("it is for model.ngpt=true", _is("model.ngpt", False)),),
 }

@@ -61,6 +61,10 @@ def task_run(config: Config) -> "type[TaskRun]":
             from neobert.tasks.token_classification.run import TokenRun
 
             return TokenRun
+        case "question_answering":
+            from neobert.tasks.question_answering.run import AnswerRun
+
+            return AnswerRun
         case "contrastive":
             from neobert.tasks.contrastive.run import ContrastiveRun
 

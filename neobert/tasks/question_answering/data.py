@@ -14,8 +14,8 @@ from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder
 from neobert.data.task_splits import TableColumns, open_splits
-from neobert.tasks.question_answering.rows import REVISIONS, Question, read_questions
-from neobert.tasks.question_answering.windows import NO_ANSWER, Window, WindowTokenizer
+from neobert.tasks.question_answering.rows import REVISIONS, read_questions
+from neobert.tasks.question_answering.windows import QuestionSplit, Window, WindowTokenizer
 from neobert.training.documents import DocumentDataModule
 from neobert.training.encoder_start import EncoderStart
 from neobert.training.hub_model import takes_types
@@ -40,29 +40,6 @@ class AnswerBatch(TensorBatch):
 
     num_targets_in_step: int = 0
     """Windows of the whole optimizer step, on all ranks; 0 in evaluation."""
-
-
-@dataclass(frozen=True, slots=True)
-class QuestionSplit:
-    """A split, tokenised."""
-
-    questions: list[Question]
-    windows: list[Window]
-
-    @property
-    def gold(self) -> dict[str, list[str]]:
-        """The texts of all answers, by the question's id."""
-        return {one.id: [text for _, text in one.answers] for one in self.questions}
-
-    @property
-    def has_unanswerable(self) -> bool:
-        """Whether some questions have no answer."""
-        return not all(one.answers for one in self.questions)
-
-    @property
-    def is_labelled(self) -> bool:
-        """Whether there is any answer to compare with."""
-        return any(one.answers for one in self.questions)
 
 
 class AnswerDataModule(DocumentDataModule[Window, AnswerBatch]):
@@ -95,7 +72,9 @@ class AnswerDataModule(DocumentDataModule[Window, AnswerBatch]):
         for name, part in parts.items():
             questions = read_questions(part, f"{self.origin}, {name}", settings)
             self.splits[name] = QuestionSplit(questions, list(cut.windows(questions)))
-        log.info("data: %s", ", ".join(_described(*split) for split in self.splits.items()))
+        log.info(
+            "data: %s", ", ".join(f"{name}: {split.told}" for name, split in self.splits.items())
+        )
         self.train = self.splits.pop("train").windows
 
     @property
@@ -136,11 +115,3 @@ class AnswerDataModule(DocumentDataModule[Window, AnswerBatch]):
         rows = [(*one.answer, one.first, len(one.places), one.number) for one in documents]
         columns = torch.tensor(rows, dtype=torch.int64).reshape(-1, 5)
         return AnswerBatch(inputs, columns[:, :2], columns[:, 4], columns[:, 2:4], len(step))
-
-
-def _described(name: str, split: QuestionSplit) -> str:
-    unanswered = sum(one.answer == NO_ANSWER for one in split.windows)
-    return (
-        f"{len(split.questions):,} questions of {name} in {len(split.windows):,} windows "
-        f"({unanswered:,} without an answer)"
-    )

@@ -39,11 +39,8 @@ class AnswerModule(OptimizedModule):
     def training_step(self, batch: AnswerBatch, batch_idx: int) -> dict[str, object]:
         loss = self.losses(self.scores(batch), batch).sum()
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        sums = {
-            "loss": loss.detach(),
-            "targets": len(batch.targets),
-            "tokens": batch.inputs.num_tokens,
-        }
+        tokens = batch.inputs.num_tokens
+        sums = {"loss": loss.detach(), "targets": len(batch.targets), "tokens": tokens}
         return {"loss": loss * (parts / max(1, batch.num_targets_in_step)), "sums": sums}
 
     def train_metrics(self, sums: dict[str, float]) -> dict[str, float]:
@@ -94,12 +91,8 @@ class AnswerModule(OptimizedModule):
         rows = zip(batch.numbers.tolist(), batch.contexts.tolist(), losses, strict=True)
         for table, (number, (first, count), loss) in zip(tables, rows, strict=False):
             inside = table[[0, *range(first, first + count)]]
-            null, spans = spans_of(
-                inside[:, 0],
-                inside[:, 1],
-                settings.max_answer_length,
-                candidates(settings.n_best),
-            )
+            longest, kept = settings.max_answer_length, candidates(settings.n_best)
+            null, spans = spans_of(inside, longest, kept)
             found.append(WindowSpans(number, null, spans, loss))
         return found
 

@@ -1,7 +1,6 @@
 """What is special about a run of question answering: its head, and answers in SQuAD's form."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from transformers import AutoModelForQuestionAnswering
@@ -12,8 +11,9 @@ from neobert.model.heads import TokenClassifier
 from neobert.optim.schedule import Schedule
 from neobert.tasks.question_answering.data import AnswerDataModule
 from neobert.tasks.question_answering.module import AnswerModule
-from neobert.tasks.question_answering.spans import WindowSpans, by_threshold
+from neobert.tasks.question_answering.spans import WindowSpans, files_of
 from neobert.training.encoder_start import EncoderStart
+from neobert.training.extras import Extras
 from neobert.training.fine_tuning import FineTuningRun
 from neobert.training.hub_model import HubHead
 from neobert.training.run import train
@@ -54,17 +54,10 @@ class AnswerRun(FineTuningRun):
     def write(self, split: str, found: Sequence[list[WindowSpans]], folder: Path) -> None:
         spans = [one for part in found for one in part]
         answers = self.module.answers(spans, self.data.splits[split])
-        best = {name: [asdict(one) for one in found.best] for name, found in answers.items()}
-        odds = {name: found.odds for name, found in answers.items()}
-        files = {
-            "predictions": by_threshold(answers, self.module.threshold),
-            "nbest": best,
-            "null_odds": odds,
-        }
-        for name, content in files.items():
+        for name, content in files_of(answers, self.module.threshold).items():
             write_json(content, folder / f"{name}_{split}.json")
 
 
-def run(config: Config) -> float | None:
+def run(config: Config, extras: Extras | None = None) -> float | None:
     """Fine-tune and predict; return the score of the evaluation set."""
-    return train(AnswerRun, config)
+    return train(AnswerRun, config, extras)

@@ -5,7 +5,7 @@ of the context and the first token, which stands for no answer.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -66,13 +66,14 @@ def candidates(n_best: int) -> int:
 
 
 def spans_of(
-    starts: NDArray[np.float32], ends: NDArray[np.float32], longest: int, count: int
+    scores: NDArray[np.float32], longest: int, count: int
 ) -> tuple[float, list[tuple[float, int, int]]]:
-    """Probability of no answer, and the ``count`` likeliest spans.
+    """Probability of no answer, and the ``count`` likeliest spans of ``longest`` tokens or fewer.
 
-    ``starts`` and ``ends`` are scores of the first token and the tokens of the context.
+    ``scores`` has a row for the first token and one for each of the context, and two columns: as
+    start and as end.
     """
-    start, end = _softmax(starts), _softmax(ends)
+    start, end = _softmax(scores[:, 0]), _softmax(scores[:, 1])
     null = float(start[0] * end[0])
     products = np.tril(np.triu(np.outer(start[1:], end[1:])), longest - 1)
     flat = products.ravel()
@@ -122,6 +123,15 @@ def by_threshold(answers: Mapping[str, Answers], threshold: float | None) -> dic
     return {
         name: "" if threshold is not None and one.odds > threshold else one.text
         for name, one in answers.items()
+    }
+
+
+def files_of(answers: Mapping[str, Answers], threshold: float | None) -> dict[str, object]:
+    """Contents of the files of a split; ``predictions`` and ``null_odds`` are SQuAD's."""
+    return {
+        "predictions": by_threshold(answers, threshold),
+        "nbest": {name: [asdict(one) for one in found.best] for name, found in answers.items()},
+        "null_odds": {name: found.odds for name, found in answers.items()},
     }
 
 

@@ -48,6 +48,38 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class QuestionSplit:
+    """A split, tokenised."""
+
+    questions: list[Question]
+    windows: list[Window]
+
+    @property
+    def gold(self) -> dict[str, list[str]]:
+        """The texts of all answers, by the question's id."""
+        return {one.id: [text for _, text in one.answers] for one in self.questions}
+
+    @property
+    def has_unanswerable(self) -> bool:
+        """Whether some questions have no answer."""
+        return not all(one.answers for one in self.questions)
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there is any answer to compare with."""
+        return any(one.answers for one in self.questions)
+
+    @property
+    def told(self) -> str:
+        """For messages: how much it is."""
+        empty = sum(one.answer == NO_ANSWER for one in self.windows)
+        return (
+            f"{len(self.questions):,} questions in {len(self.windows):,} windows "
+            f"({empty:,} without an answer)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class WindowTokenizer:
     """Cuts questions into windows."""
 

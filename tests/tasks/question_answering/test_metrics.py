@@ -48,7 +48,7 @@ def test_the_threshold_of_highest_f1() -> None:
     gold = {"a": ["x"], "b": [], "c": ["x"], "d": []}
     odds = {"a": -0.9, "b": 0.8, "c": 0.1, "d": 0.9}
     assert best_threshold(answers, odds, gold) == 0.1
-    assert best_threshold(answers, odds, dict.fromkeys("abcd", [])) < min(odds.values())
-    assert best_threshold(answers, odds, dict.fromkeys("abcd", ["x"])) == 0.9
+    assert best_threshold(answers, odds, {name: [] for name in "abcd"}) < min(odds.values())
+    assert best_threshold(answers, odds, {name: ["x"] for name in "abcd"}) == 0.9
     same = dict.fromkeys("abcd", 0.5)
     assert best_threshold(answers, same, gold) in (-1.0, 0.5)

@@ -1,7 +1,6 @@
 """Rows that do not fit are one line each, with file, row and key; SQuAD's own JSON is read."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -31,13 +30,13 @@ def answers(texts: list[object], starts: list[object]) -> Row:
         ({"id": GOOD[0]["id"]}, "id 'q0-0' is that of an earlier row, too"),
     ],
 )
-def test_a_row_that_does_not_fit(
-    answer: Answered, tmp_path: Path, row: Row, problem: str
-) -> None:
+def test_a_row_that_does_not_fit(answer: Answered, tmp_path: Path, row: Row, problem: str) -> None:
     bad = {**ROW, **answers([], []), **row}
     folder = write_rows(tmp_path / "rows", train=[*GOOD, bad], validation=GOOD[:4])
-    with pytest.raises(ConfigError, match=re.escape(f"train, row 20: {problem}")) as error:
+    with pytest.raises(ConfigError) as error:
         answer(f"dataset.path={folder}")
+    assert f"{folder}, train, row 20: " in error.value.problems[0]
+    assert problem in error.value.problems[0]
     assert "answers.bad_rows=skip" in error.value.problems[-1]
 
 
@@ -80,5 +79,7 @@ def test_squads_own_json_and_rows_without_names(answer: Answered, tmp_path: Path
 
 
 def test_windows_must_have_room(answer: Answered) -> None:
-    with pytest.raises(ConfigError, match=r"answers\.max_seq_length=20 .* raise it to 20|to 21"):
+    with pytest.raises(
+        ConfigError, match=r"max_seq_length=19 leaves no new context .* raise it to 20"
+    ):
         answer("answers.max_seq_length=19")

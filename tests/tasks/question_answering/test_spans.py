@@ -1,5 +1,7 @@
 """Windows hold their answers; spans become answers."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -35,7 +37,7 @@ def test_windows_overlap_and_hold_the_answer() -> None:
         covered = {place for window in mine for place in range(*_extent(window))}
         spaces = {place for place, letter in enumerate(question.context) if letter == " "}
         assert covered | spaces == set(range(len(question.context)))
-        for before, after in zip(mine, mine[1:], strict=False):
+        for before, after in pairwise(mine):
             shared = {tuple(one) for one in before.places.tolist()}
             assert len(shared & {tuple(one) for one in after.places.tolist()}) >= 4
         holding = [window for window in mine if window.answer != NO_ANSWER]
@@ -60,7 +62,7 @@ def test_long_questions_are_cut() -> None:
 def test_spans_are_short_and_in_order() -> None:
     starts = np.array([0.0, 1.0, 3.0, 0.0], np.float32)
     ends = np.array([0.0, 4.0, 1.0, 3.0], np.float32)
-    null, spans = spans_of(starts, ends, longest=2, count=10)
+    null, spans = spans_of(np.stack([starts, ends], 1), longest=2, count=10)
     assert [(first, last) for _, first, last in spans][:2] == [(1, 2), (0, 0)]
     assert (0, 2) not in [(first, last) for _, first, last in spans]
     assert all(first <= last for _, first, last in spans)
