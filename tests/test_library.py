@@ -160,3 +160,17 @@ def test_one_text_is_no_list_of_overrides() -> None:
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no config.yaml"):
         neobert.evaluate(tmp_path)
+
+
+@pytest.mark.proves("callbacks")
+def test_callbacks_are_made_from_settings(tmp_path: Path) -> None:
+    timer = "callbacks.timer={_target_: lightning.pytorch.callbacks.Timer, duration: '00:00:00:00'}"
+    run = neobert.train(small(tmp_path, timer))  # no time at all
+    assert run.summary["steps"] < 4
+    wrong = small(tmp_path, "callbacks.mine={_target_: collections.Counter}")
+    with pytest.raises(ConfigError, match=r"callbacks.mine: collections.Counter is not a"):
+        neobert.train(wrong)
+    with pytest.raises(ConfigError, match=r"callbacks.mine: must have a _target_"):
+        small(tmp_path, "callbacks.mine={a: 1}")
+    summary = small(tmp_path, "callbacks=model_summary").callbacks["model_summary"]
+    assert summary["_target_"] == "lightning.pytorch.callbacks.ModelSummary"

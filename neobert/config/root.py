@@ -99,6 +99,9 @@ class Config(Section):
     config_path: str | None = None
     """A YAML file of settings, stronger than groups and weaker than the command line."""
 
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    """Lightning callbacks by a name of yours: ``{_target_: package.Class, argument: value}``."""
+
     stages: list[StageConfig] = field(default_factory=list)
     """Parts of a pretraining run with settings of their own; empty: one part."""
 
@@ -124,6 +127,11 @@ class Config(Section):
         found += at_least("mteb_max_length", self.mteb_max_length, 3)
         found += require(bool(self.mteb_task_type.strip()), "mteb_task_type: must name a task")
         found += read_local_tasks(self.mteb_local)[1]
+        found += [
+            f"callbacks.{name}: must have a _target_, such as my_package.MyCallback"
+            for name, entry in self.callbacks.items()
+            if not (isinstance(entry, dict) and isinstance(entry.get("_target_"), str))
+        ]
         found += require(
             0 <= self.seed <= LARGEST_SEED, f"seed={self.seed}: must be from 0 to {LARGEST_SEED}"
         )

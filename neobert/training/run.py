@@ -22,7 +22,7 @@ from neobert.optim.groups import owners, owners_table
 from neobert.optim.schedule import Schedule, resolve_schedule
 from neobert.training.compile import compile_if_asked
 from neobert.training.data import RunDataModule
-from neobert.training.extras import Extras
+from neobert.training.extras import Extras, configured_callbacks
 from neobert.training.fit import evaluation_at, fit, load_best, optimization_fingerprint
 from neobert.training.module import OptimizedModule
 from neobert.training.plot import plot_losses
@@ -235,7 +235,8 @@ def prepare_run(
     config, named = task.config, module.model.named_parameters()
     log.info("%s", owners_table(owners(config.optimizer, named, decays=not config.model.ngpt)))
     card = ModelCard(task.tokenizer, task.tokenizer_info, fingerprint, _encoders(module))
-    callbacks = [*task.callbacks(step or 0), *extras.callbacks]
+    own = configured_callbacks(task.config)
+    callbacks = [*task.callbacks(step or 0), *own, *extras.callbacks]
     parts = build_trainer(config, folder, plan, card, strategy, callbacks)
     parts.trainer.loggers = [*parts.trainer.loggers, *extras.loggers]
     return TrainedRun(config, folder, module, parts, strategy)
