@@ -1,4 +1,4 @@
-"""How a run ends when it cannot go on, and the exit code that a scheduler sees."""
+"""How a run ends when it cannot continue, and the exit code that a scheduler sees."""
 
 from enum import IntEnum
 
@@ -30,7 +30,7 @@ class ConfigError(ValueError):
 
 
 class RunError(RuntimeError):
-    """The settings are right, but the run cannot go on: a full disk, a lost rank, bad numbers."""
+    """The settings are valid, the run cannot continue: a full disk, a lost rank, bad numbers."""
 
     def __init__(self, *problems: str) -> None:
         self.problems = list(problems)

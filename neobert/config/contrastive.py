@@ -28,7 +28,7 @@ class ContrastiveConfig(Section):
     """Added to the logits of hard negatives: their log-weight."""
 
     hard_negatives: int = 1
-    """Hard negatives of a pair that a step uses, drawn anew each time; 0: none."""
+    """Hard negatives of a pair that a step uses, sampled each time; 0: none."""
 
     micro_batch_size: int | None = None
     """Texts encoded at a time (GradCache): memory of so many, loss and gradients of the whole

@@ -90,7 +90,7 @@ class DatasetConfig(Section):
     """Contrastive preparation: take splits that are cached already as they are."""
 
     force_redownload: bool = False
-    """Contrastive preparation: make the cached splits anew."""
+    """Contrastive preparation: rebuild the cached splits."""
 
     pretraining_prob: float = 0.3
     """Contrastive: probability that a step is a pretraining step against forgetting, in [0, 1]."""

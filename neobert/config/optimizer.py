@@ -40,7 +40,7 @@ class MuonConfig(Section):
     """Steps from one look of QK-clip to the next."""
 
     clipping_qk_chunk_size: int = 1024
-    """Queries that are measured at a time: bounds the memory of a look."""
+    """Queries that are measured at a time: bounds the memory of a measurement."""
 
     capture_last_microbatch_only: bool = True
     """Look at the last micro-batch of a step only, or at all of them."""

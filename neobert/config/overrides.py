@@ -64,7 +64,7 @@ INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 @dataclass(slots=True)
 class Request:
-    """What a list of overrides asks for."""
+    """What a list of overrides requests."""
 
     groups: dict[str, Override] = field(default_factory=dict)
     """Choices of group files, by group (and package)."""

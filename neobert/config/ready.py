@@ -1,4 +1,4 @@
-"""Whether a run could start, told before torch is imported, and for every job of a sweep."""
+"""Whether a run could start, checked before torch is imported, and for every job of a sweep."""
 
 import os
 from pathlib import Path

@@ -39,7 +39,7 @@ LARGEST_SEED = 2**32 - 1
 
 @dataclass(kw_only=True)
 class Config(Section):
-    """Everything a run is told. Complete and checked before anything is loaded; never written
+    """All settings of a run. Complete and checked before anything is loaded; never written
     to."""
 
     task: str = "pretraining"
@@ -47,7 +47,7 @@ class Config(Section):
     ``contrastive`` or ``mteb``."""
 
     accelerate_config_file: str | None = None
-    """An Accelerate YAML whose processes, precision and strategy are taken over."""
+    """An Accelerate YAML whose processes, precision and strategy are used."""
 
     pretrained_checkpoint: str = "latest"
     """Which checkpoint of a run weights are taken from: ``latest`` (the newest undamaged one),

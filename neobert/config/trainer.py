@@ -34,7 +34,7 @@ class TrainerConfig(Section):
 
     global_batch_size: int | None = None
     """Rows of an optimizer step over all processes, shared equally; replaces
-    ``per_device_train_batch_size``, so that a run may go on with more or fewer processes."""
+    ``per_device_train_batch_size``, so that a run may resume with more or fewer processes."""
 
     gradient_accumulation_steps: int = 1
     """Micro-batches of an optimizer step on each device."""
@@ -62,7 +62,7 @@ class TrainerConfig(Section):
     """Steps between log lines."""
 
     enforce_full_packed_batches: bool = True
-    """Packing: an epoch's last step goes on into the next epoch (true), or is filled up with empty
+    """Packing: an epoch's last step continues into the next epoch (true), or is padded with empty
     rows (false)."""
 
     log_train_accuracy: bool = False
@@ -98,7 +98,7 @@ class TrainerConfig(Section):
     """``inductor``, ``aot_eager`` or ``eager``."""
 
     resume_from_checkpoint: str | None = None
-    """``latest`` (also ``auto``, ``true``), ``best``, a step, or a path; ``null`` starts anew."""
+    """``latest`` (also ``auto``, ``true``), ``best``, a step, or a path; ``null``: a new run."""
 
     branch_from: str | None = None
     """A checkpoint of another run (or the run: its newest) whose weights, optimizer and place in

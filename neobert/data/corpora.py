@@ -68,14 +68,14 @@ def is_held_out(unit: str) -> bool:
 
 
 def corpus_folder(name: str) -> Path:
-    """Where the package of a corpus lies."""
+    """The folder of a corpus' package."""
     corpus = CORPORA[name]
     wanted = f"'neobert[{corpus.extra}]'" if corpus.extra else corpus.package
     return package_folder(corpus.module, corpus.package, wanted, f"dataset.name={name}")
 
 
 def package_folder(module: str, package: str, wanted: str, asked: str) -> Path:
-    """Where a package with data lies; it is not imported.
+    """The folder of a package with data; it is not imported.
 
     Raises ``ConfigError`` if it is not installed: ``wanted`` is what pip is to install, ``asked``
     the setting that needs it.

@@ -28,7 +28,7 @@ Explain: TypeAlias = Callable[[BaseException], ConfigError | RunError]
 
 
 def plain_error(error: BaseException) -> ConfigError | RunError:
-    """What the user is told where ``datasets`` fails."""
+    """The origin in error messages of ``datasets``."""
     if is_disk_full(error):
         return cache_is_full(error)
     return ConfigError(f"dataset: reading failed ({type(error).__name__}: {root_cause(error)})")

@@ -157,7 +157,7 @@ def _csv_problem(error: csv.Error, last: int) -> str:
     if "unexpected end" in str(error):
         return "a quoted field that begins in this row does not end"
     if "expected after" in str(error):
-        return 'a quoted field goes on after its end; a quotation mark within one is written ""'
+        return 'a quoted field continues after its end; a quotation mark within one is written ""'
     return f"{error} (up to line {last})"
 
 

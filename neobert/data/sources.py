@@ -57,7 +57,7 @@ class Documents:
     """Values of the column; reading may raise anything. Can be pickled, for loader processes."""
 
     explain: Explain
-    """What the user is told where reading fails."""
+    """The origin in error messages."""
 
     tokenized: bool = False
     """The values are lists of ids, not texts."""

@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         help="add onnx/model.onnx; int8: a quantised file as well (pip install 'neobert[onnx]')",
     )
     arguments.add_argument(
-        "--overwrite", action="store_true", help="move aside what lies in the folder"
+        "--overwrite", action="store_true", help="move existing contents of the folder aside"
     )
     arguments.add_argument(
         "--check",

@@ -58,7 +58,7 @@ def demand(condition: object, message: str) -> None:
 
 
 class Exported:
-    """The folder, and the model in it, loaded when first asked for."""
+    """The folder, and the model in it, loaded on first use."""
 
     def __init__(self, folder: Path, expected: Path | None) -> None:
         self.folder = folder
@@ -192,7 +192,7 @@ def check_weights(exported: Exported) -> str:
     state = model.state_dict()
     shared = {tensor.data_ptr() for name, tensor in state.items() if name in exported.weights}
     drawn = [name for name, tensor in state.items() if tensor.data_ptr() not in shared]
-    demand(not drawn, f"not stored, so drawn anew: {', '.join(drawn)}")
+    demand(not drawn, f"not stored, so reinitialised: {', '.join(drawn)}")
     unused = exported.weights.keys() - state.keys()
     demand(not unused, f"stored but not used: {', '.join(unused)}")
     changed = [

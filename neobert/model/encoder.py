@@ -108,7 +108,7 @@ class Encoder(nn.Module):
         )
 
     def _attention(self, device: torch.device) -> AttentionChoice:
-        """What runs for the precision at hand; told in one line when it is not what came before."""
+        """The attention backend for the current precision; a change is logged."""
         autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else self.encoder.weight.dtype
         dropout = self.training and self.config.dropout_prob > 0

@@ -28,7 +28,7 @@ RECORDS = {
     "deepspeed.runtime.fp16.loss_scaler": ("LossScaler", "DynamicLossScaler"),
     "deepspeed.utils.tensor_fragment": ("fragment_address",),
 }
-"""Classes of DeepSpeed whose instances lie in the files: numbers under names."""
+"""Classes of DeepSpeed whose instances are in the files: numbers under names."""
 
 
 def zero_folder(folder: Path) -> Path | None:

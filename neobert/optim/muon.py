@@ -95,7 +95,7 @@ class MuonClip(torch.optim.Optimizer):
         super().__init__(cast(list[dict[str, object]], groups), {})
         self.settings = settings
         self.parts: dict[int, list[Part]] = {}
-        """What lies in a flat tensor that ZeRO has put in the place of parameters, by its id."""
+        """The parameters in a flat tensor of ZeRO, by its id."""
 
         self.param_groups[0].setdefault("skipped_updates", 0)  # there, checkpoints carry it
         self._skipped_in_a_row = 0
@@ -223,7 +223,7 @@ class MuonClip(torch.optim.Optimizer):
         )
 
     def _skips(self) -> bool:
-        """Whether a gradient is not finite: then nothing is updated, and the user is told where."""
+        """Whether a gradient is not finite: then nothing is updated, and its place is logged."""
         named = [
             (name, parameter)
             for group in self.param_groups

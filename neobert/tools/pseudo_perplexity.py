@@ -150,7 +150,7 @@ def score_file(
 ) -> None:
     """Append a row per text to ``output``, after those that it has.
 
-    ``identity`` says what the scores are of; a file of other scores is not gone on with.
+    ``identity`` says what the scores are of; a file of other scores is not continued.
     """
     done = _resume(output, identity)
     if done:

@@ -152,9 +152,9 @@ def remove_leftovers(checkpoints: Path) -> None:
 
 
 def set_aside_later(checkpoints: Path, step: int) -> None:
-    """Rename the checkpoints after ``step``, where a run goes on that trains their steps anew.
+    """Rename the checkpoints after ``step``, when a run resumes that repeats their steps.
 
-    Else ``latest`` would go on with them, and retention would keep them as the newest.
+    Else ``latest`` would resume from them, and retention would keep them as the newest.
     """
     for folder in numbered(checkpoints):
         if int(folder.name) > step:

@@ -72,7 +72,7 @@ def restoring(trainer: Trainer, resume: Path | None) -> Iterator[None]:
 
 
 def load_best(parts: Parts, module: LightningModule, folder: RunFolder) -> None:
-    """``trainer.load_best_model_at_end``: go on with the weights of the best evaluation."""
+    """``trainer.load_best_model_at_end``: continue with the weights of the best evaluation."""
     best = parts.checkpointer.best
     if best.step is None:
         log.warning("trainer.load_best_model_at_end: nothing was evaluated; the last weights stay")

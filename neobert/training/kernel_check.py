@@ -1,4 +1,4 @@
-"""Kernels that a run demands: asked for before it loads anything."""
+"""Kernels that a run requires, checked before anything is loaded."""
 
 import torch
 

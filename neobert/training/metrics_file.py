@@ -29,7 +29,7 @@ class MetricsFile(Logger):
 
     Numbers of one step share a row, which :meth:`save` writes: Lightning calls it after an
     evaluation, :class:`~neobert.training.logger.SaveLogs` after a step. Only new columns make it
-    write the file anew. A row that cannot be written (full disk, lost folder) waits for the next
+    rewrite the file. A row that cannot be written (full disk, lost folder) waits for the next
     attempt, and the run continues.
     """
 

@@ -20,7 +20,7 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """What the Trainer is told, and why when it is not what was asked for."""
+    """The precision passed to the Trainer, and why it differs from the requested one."""
 
     lightning: str
     """A value of Lightning's ``Trainer(precision=…)``."""

@@ -53,7 +53,7 @@ class LostRank(RunError):  # noqa: N818 - says what happened
         first_line = str(cause).strip().partition("\n")[0].partition(". This")[0]
         super().__init__(
             "another process of this run died or did not answer within trainer.rank_timeout; its "
-            "own error, if it had one, stands above. The checkpoints are intact; go on with "
+            "own error, if it had one, stands above. The checkpoints are intact; resume with "
             f"trainer.resume_from_checkpoint=latest ({first_line})"
         )
 
@@ -116,7 +116,7 @@ class Watch(threading.Thread):
 def told(rank: int, code: int) -> str:
     """How rank ``rank`` ended, in words."""
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    return f"process {rank} of this run {how}: the others cannot go on without it"
+    return f"process {rank} of this run {how}: the others cannot continue without it"
 
 
 def is_symptom(error: BaseException) -> bool:

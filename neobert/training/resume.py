@@ -43,11 +43,11 @@ FREE_IN_A_BRANCH = (
 """Beginnings of the keys that a branch may set otherwise than its trunk."""
 
 SKIPPED = "dataset.skip_steps"
-"""Exists to be changed on resume: told, and refused only where the span is behind already."""
+"""Meant to be changed on resume: logged, and an error only if the span is in the past."""
 
 
 def resume_point(settings: TrainerConfig) -> Path | None:
-    """The checkpoint to continue from; ``None`` starts anew.
+    """The checkpoint to continue from; ``None`` starts a new run.
 
     Raises ``ConfigError`` if another run writes into the folder, whose half-written checkpoint
     would look like a leftover.
@@ -66,7 +66,7 @@ def resume_point(settings: TrainerConfig) -> Path | None:
             f"by its step, as the run wrote it; rename {found} back"
         )
     if found is None:
-        log.warning("%s has no checkpoint to resume from yet: the run starts anew", run)
+        log.warning("%s has no checkpoint to resume from yet: a new run starts", run)
     else:
         log.info("resuming from %s; what the run once started from is not read again", found)
     return found

@@ -1,4 +1,4 @@
-"""The folder of a run: what lies where, and how nothing in it is lost.
+"""The folder of a run: its layout, and how nothing in it is lost.
 
 ::
 
@@ -75,7 +75,7 @@ class RunFolder:
 def open_run_folder(config: Config, resuming: bool) -> RunFolder:
     """Make ``trainer.output_dir`` ready and write ``config.yaml`` into it.
 
-    A resumed run goes on in its folder. Else an earlier run in it is moved aside
+    A resumed run continues in its folder. Else an earlier run in it is moved aside
     (``trainer.overwrite_output_dir=true``), or a folder that is not empty refused (``false``);
     nothing in it is deleted, and what is not of that run (other runs below it, files of the user's)
     stays where it is. A folder that another process trains in is always refused.
@@ -104,7 +104,7 @@ def _prepare(run: RunFolder, config: Config, resuming: bool) -> None:
     if run.path.is_dir():
         claim(run.path)
     if used and any((run.path / name).exists() for name in MARKS):
-        log.warning("%s held an earlier run, which lies in %s now", run.path, _move_run(run.path))
+        log.warning("%s held an earlier run, which was moved to %s", run.path, _move_run(run.path))
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     claim(run.path)
     save_config(config, run.config_file)

@@ -36,7 +36,7 @@ DEEPSPEED = "deepspeed_zero"
 
 @dataclass(frozen=True, slots=True)
 class StrategyChoice:
-    """What ``trainer.strategy`` and its kin come to on this machine."""
+    """The strategy resolved for this machine."""
 
     name: str
     """``single``, ``ddp``, ``fsdp2`` or ``deepspeed_zero<stage>``."""
@@ -143,7 +143,7 @@ def obstacles(config: Config, choice: StrategyChoice, on_cuda: bool) -> list[str
 
 
 def holds_whole_model(trainer: Trainer) -> bool:
-    """Whether one process alone can run the model after training: no weight lies elsewhere."""
+    """Whether one process alone can run the model after training: no weight is partitioned."""
     strategy = trainer.strategy
     return not isinstance(strategy, FSDP2 | ZeRO) or (
         isinstance(strategy, ZeRO) and not strategy.zero_stage_3

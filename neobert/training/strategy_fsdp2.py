@@ -1,4 +1,4 @@
-"""FSDP2: weights, gradients and optimizer states lie in rows over all ranks (``fully_shard``).
+"""FSDP2: weights, gradients and optimizer states are sharded by rows (``fully_shard``).
 
 Each block is one unit, everything else another; the LightningModule is the root, so that tasks need
 not know. Checkpoints are those of every other strategy: whole tensors, gathered on the first rank,

@@ -1,4 +1,4 @@
-"""Where DeepSpeed keeps a run's weights and optimizer states, told in this project's terms.
+"""Where DeepSpeed keeps a run's weights and optimizer states, in this project's terms.
 
 ZeRO puts the parameters of a group end to end, cuts the row by the number of ranks and hands the
 optimizer its piece as one flat fp32 tensor. What is found out here once, after

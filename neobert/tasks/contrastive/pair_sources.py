@@ -18,7 +18,7 @@ EVERYTHING = ("", "all", "refinedweb")
 
 @dataclass(frozen=True, slots=True)
 class PairSource:
-    """A collection of pairs: where it lies, and which column is what."""
+    """A collection of pairs: its location and columns."""
 
     name: str
     query: str = ""

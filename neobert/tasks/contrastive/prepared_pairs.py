@@ -88,7 +88,7 @@ def prepare_sources(config: Config, recipe: Recipe, force: bool = False) -> list
     """The sources that ``dataset.name`` selects, tokenised: what is missing is made.
 
     With ``dataset.load_all_from_disk`` nothing is made or looked at but the tokens on disk; with
-    ``force`` they are made anew. Raises ``ConfigError`` for sources that cannot be used.
+    ``force`` they are rebuilt. Raises ``ConfigError`` for sources that cannot be used.
     """
     root = prepared_root(config)
     sources = select_sources(config.dataset.name, config.contrastive)

@@ -1,4 +1,4 @@
-"""What a run starts from: weights and their tokenizer, or random ones where that is asked for."""
+"""What a run starts from: weights and their tokenizer, or random ones if requested."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

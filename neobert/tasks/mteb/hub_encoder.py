@@ -30,7 +30,7 @@ log = get_logger(__name__)
 
 
 class HubEncoder(SentenceTransformerEncoderWrapper):
-    """A sentence-transformers model with a name, a revision, and bf16 if asked."""
+    """A sentence-transformers model with a name, a revision, and bf16 if requested."""
 
     mteb_model_meta: ModelMeta
 

@@ -118,7 +118,7 @@ def _open(config: Config) -> tuple[Pretrained, str]:
 
 
 def _pooling(config: Config, trained: EmbeddingUse) -> str:
-    """``mteb_pooling``, where ``mean`` and ``avg`` are one; a doubt is told."""
+    """``mteb_pooling``, where ``mean`` and ``avg`` are one; a difference to training is logged."""
     pooling = "avg" if config.mteb_pooling == "mean" else config.mteb_pooling
     if trained.pooling not in (None, pooling):
         log.warning(

@@ -14,7 +14,7 @@ from neobert.training.logger import log_metrics
 
 
 class QKClip(Callback):
-    """Every ``clipping_interval`` updates, brings hot heads back to ``clipping_threshold``.
+    """Every ``clipping_interval`` updates, scales heads above ``clipping_threshold`` back to it.
 
     Lightning runs the micro-batches of a step one by one and updates the weights in the last. In
     steps that do not clip nothing is measured; in none is anything copied to the host, but at the
@@ -112,7 +112,7 @@ class QKClip(Callback):
 
 
 def qk_clip_callbacks(config: OptimizerConfig, log_every: int) -> tuple[QKClip, ...]:
-    """The callback where ``optimizer.*`` asks for it: MuonClip with ``enable_clipping``."""
+    """The callback if ``optimizer.*`` enables it: MuonClip with ``enable_clipping``."""
     settings = config.muon_config or MuonConfig()
     if config.name != "muonclip" or not settings.enable_clipping:
         return ()

@@ -19,7 +19,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):  # noqa: N818 - it ends a run in order, it is no error
-    """The run was asked to stop; ``step`` is the last finished one, ``saved`` if saving is on."""
+    """The run was interrupted; ``step`` is the last finished one, ``saved`` if saving is on."""
 
     def __init__(self, step: int, saved: bool) -> None:
         super().__init__(f"interrupted after step {step}")

@@ -31,5 +31,5 @@ class UnitNorm(Callback):
 
 
 def ngpt_callbacks(config: ModelConfig) -> tuple[UnitNorm, ...]:
-    """The callback where ``model.ngpt`` asks for it."""
+    """The callback if ``model.ngpt`` is set."""
     return (UnitNorm(),) if config.ngpt else ()

@@ -45,7 +45,7 @@ class DataWait(Profiler):
 
 
 class Throughput(Callback):
-    """Adds ``train/mfu`` and its kin to each of ``metrics``' log lines, for this rank.
+    """Adds ``train/mfu`` and related metrics to each of ``metrics``' log lines, for this rank.
 
     Stands after ``metrics`` among the callbacks. It counts what the encoder is given while it
     trains, so it serves every task.
