@@ -1,14 +1,16 @@
-"""Runs of question answering: they learn, resume, and leave questions unanswered."""
+"""Runs of question answering: they learn, resume, export, and their logits are those of the run."""
 
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 from safetensors.torch import load_file
 
 from neobert.errors import ConfigError
+from neobert.export.__main__ import main as export
 from tests.tasks.question_answering.conftest import Answered, questions, write_rows
 
 
@@ -95,3 +97,24 @@ def test_a_model_of_transformers_is_fine_tuned(
     transformers.AutoTokenizer.from_pretrained(encoder_folder).save_pretrained(folder)
     run = answer("model.init_from=null", "model.from_hub=true", f"model.name={folder}")
     assert summary(run)["after"]["eval/f1"] > 0.5
+
+
+@pytest.mark.parametrize("format_", ["native"])
+def test_an_exported_model_gives_the_answers_of_the_run(
+    answer: Answered, rows_folder: Path, tmp_path: Path, format_: str
+) -> None:
+    run, exported = answer("trainer.save_strategy=epoch"), tmp_path / "exported"
+    assert export([str(run), "--output", str(exported), "--format", format_]) == 0
+    auto = transformers.AutoModelForQuestionAnswering
+    model = auto.from_pretrained(exported, trust_remote_code=format_ == "neobert").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
+    rows = [json.loads(line) for line in lines(rows_folder)]
+    best = read(run, "nbest")
+    for row in rows[:15]:  # one window each
+        inputs = tokenizer(row["question"], row["context"], return_tensors="pt")
+        with torch.no_grad():
+            output = model(inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        start, last = int(output.start_logits.argmax()), int(output.end_logits.argmax())
+        offsets = tokenizer(row["question"], row["context"], return_offsets_mapping=True)
+        span = [offsets["offset_mapping"][start][0], offsets["offset_mapping"][last][1]]
+        assert span == [best[row["id"]][0][key] for key in ("start", "end")]
