@@ -14,8 +14,8 @@ from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder
 from neobert.data.task_splits import TableColumns, open_splits
-from neobert.tasks.question_answering.rows import REVISIONS, read_questions
-from neobert.tasks.question_answering.windows import QuestionSplit, Window, WindowTokenizer
+from neobert.tasks.question_answering.answer_rows import REVISIONS, read_questions
+from neobert.tasks.question_answering.windows import AnswerWindow, QuestionSplit, WindowTokenizer
 from neobert.training.documents import DocumentDataModule
 from neobert.training.encoder_start import EncoderStart
 from neobert.training.hub_model import takes_types
@@ -42,7 +42,7 @@ class AnswerBatch(TensorBatch):
     """Windows of the whole optimizer step, on all ranks; 0 in evaluation."""
 
 
-class AnswerDataModule(DocumentDataModule[Window, AnswerBatch]):
+class AnswerDataModule(DocumentDataModule[AnswerWindow, AnswerBatch]):
     """Questions of all splits."""
 
     def __init__(self, config: Config, start: EncoderStart) -> None:
@@ -81,7 +81,7 @@ class AnswerDataModule(DocumentDataModule[Window, AnswerBatch]):
     def predicted_splits(self) -> list[str]:
         return list(self.splits)
 
-    def documents_of(self, split: str) -> list[Window]:
+    def documents_of(self, split: str) -> list[AnswerWindow]:
         return self.splits[split].windows
 
     def fingerprint(self) -> dict[str, object]:
@@ -97,7 +97,9 @@ class AnswerDataModule(DocumentDataModule[Window, AnswerBatch]):
             ROWS_PER_STEP: self.share.rows_per_step,
         }
 
-    def batch(self, documents: Sequence[Window], step: Sequence[Window] = ()) -> AnswerBatch:
+    def batch(
+        self, documents: Sequence[AnswerWindow], step: Sequence[AnswerWindow] = ()
+    ) -> AnswerBatch:
         """The batch of these windows."""
         pad = self.tokenizer.pad_token_id if isinstance(self.tokenizer.pad_token_id, int) else 0
         multiple = self.config.datacollator.pad_to_multiple_of or 1

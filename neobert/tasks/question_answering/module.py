@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from neobert.batch import PackedBatch
 from neobert.optim.schedule import Schedule
+from neobert.tasks.question_answering.answer_metrics import best_threshold, squad_scores
 from neobert.tasks.question_answering.data import AnswerBatch, AnswerDataModule, QuestionSplit
-from neobert.tasks.question_answering.metrics import best_threshold, squad_scores
 from neobert.tasks.question_answering.spans import (
     Answers,
     WindowSpans,

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from neobert.tasks.question_answering.rows import Question
-from neobert.tasks.question_answering.windows import Window
+from neobert.tasks.question_answering.answer_rows import Question
+from neobert.tasks.question_answering.windows import AnswerWindow
 
 
 class WindowSpans(NamedTuple):
@@ -85,7 +85,7 @@ def spans_of(
 
 def answers_of(
     found: Sequence[WindowSpans],
-    windows: Sequence[Window],
+    windows: Sequence[AnswerWindow],
     questions: Sequence[Question],
     n_best: int,
 ) -> dict[str, Answers]:

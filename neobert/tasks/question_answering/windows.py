@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from neobert.config.answers import AnswersConfig
 from neobert.errors import ConfigError
-from neobert.tasks.question_answering.rows import Question
+from neobert.tasks.question_answering.answer_rows import Question
 from neobert.text_tokenizer import TextTokenizer, bert_template, boundary_tokens
 
 AT_A_TIME = 500
@@ -24,7 +24,7 @@ NO_ANSWER = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class AnswerWindow:
     """A question and a part of its context, as ids."""
 
     number: int
@@ -52,7 +52,7 @@ class QuestionSplit:
     """A split, tokenised."""
 
     questions: list[Question]
-    windows: list[Window]
+    windows: list[AnswerWindow]
 
     @property
     def gold(self) -> dict[str, list[str]]:
@@ -108,7 +108,7 @@ class WindowTokenizer:
         windowed = replace(text, core_json=core.to_str()).core
         return cls(text, windowed, config.max_question_length)
 
-    def windows(self, questions: Sequence[Question]) -> Iterator[Window]:
+    def windows(self, questions: Sequence[Question]) -> Iterator[AnswerWindow]:
         """The windows of all questions in their order."""
         number = 0
         for begin in range(0, len(questions), AT_A_TIME):
@@ -130,7 +130,7 @@ class WindowTokenizer:
         ]
 
 
-def _window(number: int, row: int, question: Question, encoding: Encoding) -> Window:
+def _window(number: int, row: int, question: Question, encoding: Encoding) -> AnswerWindow:
     inside = [place for place, part in enumerate(encoding.sequence_ids) if part == 1]
     first = inside[0] if inside else len(encoding)
     offsets = np.array([encoding.offsets[place] for place in inside], np.int32).reshape(-1, 2)
@@ -138,7 +138,7 @@ def _window(number: int, row: int, question: Question, encoding: Encoding) -> Wi
     if question.answers:
         begin, text = question.answers[0]
         answer = _tokens_of(offsets, begin, begin + len(text), first)
-    return Window(
+    return AnswerWindow(
         number,
         row,
         np.array(encoding.ids, np.int32),

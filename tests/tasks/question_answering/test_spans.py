@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from neobert.config.answers import AnswersConfig
-from neobert.tasks.question_answering.rows import Question
+from neobert.tasks.question_answering.answer_rows import Question
 from neobert.tasks.question_answering.spans import WindowSpans, answers_of, spans_of
-from neobert.tasks.question_answering.windows import NO_ANSWER, Window, WindowTokenizer
+from neobert.tasks.question_answering.windows import NO_ANSWER, AnswerWindow, WindowTokenizer
 from tests.tasks.glue.conftest import make_tokenizer
 from tests.tasks.question_answering.conftest import questions
 
@@ -48,7 +48,7 @@ def test_windows_overlap_and_hold_the_answer() -> None:
             assert question.context[begin:end].strip() == "good film"
 
 
-def _extent(window: Window) -> tuple[int, int]:
+def _extent(window: AnswerWindow) -> tuple[int, int]:
     return int(window.places[0, 0]), int(window.places[-1, 1])
 
 
@@ -76,8 +76,8 @@ def test_windows_of_a_question_are_joined() -> None:
     empty = np.zeros(0)
     places = np.array([[0, 3], [4, 7], [8, 11]], np.int32)
     windows = [
-        Window(0, 0, empty, empty, 0, places[:2], NO_ANSWER),
-        Window(1, 0, empty, empty, 0, places[1:], NO_ANSWER),
+        AnswerWindow(0, 0, empty, empty, 0, places[:2], NO_ANSWER),
+        AnswerWindow(1, 0, empty, empty, 0, places[1:], NO_ANSWER),
     ]
     found = [
         WindowSpans(1, 0.1, [(0.2, 0, 0), (0.1, 1, 1)], 0.0),

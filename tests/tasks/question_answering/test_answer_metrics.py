@@ -2,7 +2,7 @@
 
 import pytest
 
-from neobert.tasks.question_answering.metrics import (
+from neobert.tasks.question_answering.answer_metrics import (
     best_threshold,
     exact_match,
     f1,
