@@ -61,12 +61,10 @@ class TokenDataModule(DocumentDataModule[TaggedDocument, TokenBatch]):
         """Read, check and tokenise all splits."""
         config, settings = self.config, self.config.tokens
         datasets.disable_progress_bars()
+        source, cache = config.dataset, cache_folder(config.dataset.cache_dir)
         columns = (settings.words_column,)
-        task = TableColumns(
-            columns, settings.tags_column, config.dataset.name, config.dataset.config
-        )
-        cache = cache_folder(config.dataset.cache_dir)
-        splits = open_splits(task, config.task, config.dataset, cache, config.seed)
+        task = TableColumns(columns, settings.tags_column, source.name, source.config)
+        splits = open_splits(task, config.task, source, cache, config.seed)
         self.origin = splits.origin
         parts = {"train": splits.train, "validation": splits.validation[""], **splits.test}
         where = {name: f"{self.origin}, {name}" for name in parts}
@@ -79,11 +77,8 @@ class TokenDataModule(DocumentDataModule[TaggedDocument, TokenBatch]):
             documents = tagged_documents(text, part.words, labels, length, settings.label_all)
             self.splits[name] = TaggedSplit(part.words, labels, documents)
         self.train = self.splits.pop("train").documents
-        log.info(
-            "data: %s documents to train on with %d tags (%s), %s",
-            *(f"{len(self.train):,}", len(self.tags), ", ".join(self.tags[:12])),
-            ", ".join(f"{len(part.words):,} rows of {name}" for name, part in self.splits.items()),
-        )
+        sizes = ", ".join(f"{len(part.words):,} of {name}" for name, part in self.splits.items())
+        log.info("data: %d training documents, %s; tags %s", len(self.train), sizes, self.tags)
 
     @property
     def predicted_splits(self) -> list[str]:

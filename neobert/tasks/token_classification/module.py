@@ -42,11 +42,8 @@ class TokenModule(OptimizedModule):
     def training_step(self, batch: TokenBatch, batch_idx: int) -> dict[str, object]:
         loss = F.cross_entropy(self.scores(batch).float(), batch.labels, reduction="sum")
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        sums = {
-            "loss": loss.detach(),
-            "targets": len(batch.labels),
-            "tokens": batch.inputs.num_tokens,
-        }
+        targets, tokens = len(batch.labels), batch.inputs.num_tokens
+        sums = {"loss": loss.detach(), "targets": targets, "tokens": tokens}
         return {"loss": loss * (parts / max(1, batch.num_targets_in_step)), "sums": sums}
 
     def train_metrics(self, sums: dict[str, float]) -> dict[str, float]:
