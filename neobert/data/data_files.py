@@ -5,7 +5,8 @@ split: ``train``; ``val``, ``valid``, ``validation``, ``dev`` or ``eval``; ``tes
 whole words between anything that is no letter: ``my.dev.jsonl`` and ``test-set/a.txt``, but not
 ``testimony.txt``. A name that is such a word and nothing else (``train-00000-of-00010.parquet``,
 ``train/``) outranks one that contains it; after that the innermost name decides, and the last word
-in it. What has no such word is training data.
+in it. ``evaluation``, ``heldout`` and ``holdout`` (``held-out/``) count only as such a name.
+What has no such word is training data.
 """
 
 import glob
@@ -28,6 +29,9 @@ SPLIT_WORDS = {
     "test": "test",
 }
 """Word in a name -> split."""
+
+WHOLE_NAMES = dict.fromkeys(("evaluation", "heldout", "holdout"), "validation")
+"""Name that is this word and nothing else -> split; among others such a word is one of a topic."""
 
 HELD_OUT = ("validation", "test")
 SHARD = re.compile(r"[-_.]\d+([-_]of[-_]\d+)?$")
@@ -263,7 +267,9 @@ def _split_of(names: tuple[str, ...]) -> str | None:
 
 
 def _words(name: str) -> list[str]:
-    return WORD.findall(SHARD.sub("", name).lower())
+    words = WORD.findall(SHARD.sub("", name).lower())
+    split = WHOLE_NAMES.get("".join(words))
+    return [split] if split else words
 
 
 def _splits(words: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ The rules are those of :mod:`neobert.data.rows`, which opens the files.
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, zip_longest
 from typing import Protocol, runtime_checkable
 
@@ -108,10 +108,15 @@ def without_end(line: str) -> str:
     return line.removesuffix("\n").removesuffix("\r")
 
 
-def separated_rows(text: Lines, kind: str) -> Iterator[Row]:
-    """Rows of csv or tsv by the names in the header, as strings; blank lines are left out."""
+def separated_rows(text: Lines, kind: str, columns: Collection[str] | None) -> Iterator[Row]:
+    """Rows of csv or tsv by the names in the header, as strings; blank lines are left out.
+
+    None of ``columns`` may be in the header twice: which of the two is meant cannot be told.
+    """
     records = separated(text, kind)
     header = next(records, [])
+    if twice := [name for name in columns or () if header.count(name) > 1]:
+        raise FaultError(f"the header has the column {twice[0]} more than once")
     for record in records:
         if not record or record == [""]:
             continue  # a blank line

@@ -309,7 +309,7 @@ def _numbered_rows(
             case "conll" | "conllu":
                 rows = tagged_rows(text, kind)
             case _:
-                rows = separated_rows(text, str(kind))
+                rows = separated_rows(text, str(kind), columns)
         for row in rows:
             kept = row
             if columns is not None:

@@ -91,6 +91,8 @@ BAD = {
     ),
     "a column of numbers": ("a.jsonl", b'{"text": 1}\n', "row 0 is no text but int"),
     "CSV with a field too many": ("a.csv", b"text,x\na,1\nb,2,3\n", r"a\.csv, line 3: 3 fields"),
+    "CSV with the column twice": ("a.csv", b"text,text\na,b\n", r"a\.csv.*text more than once"),
+    "TSV with the column twice": ("a.tsv", b"x\ttext\ttext\na\tb\tc\n", r"text more than once"),
     "no column of text": ("a.csv", b"body,x\nhello,1\n", r"dataset\.text_column.*body, x"),
     "an empty file": ("a.txt", b"", r"a\.txt: empty"),
     "an unknown format": ("a.docx", b"x", r"holds \.docx; one of"),
