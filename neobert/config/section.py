@@ -1,9 +1,10 @@
 """Settings in plain Python: an attribute is checked when it is assigned."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from functools import cache
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from neobert.errors import ConfigError
 
@@ -70,9 +71,8 @@ def type_problems(section: Section) -> list[str]:
     return problems
 
 
-@cache
-def _types(section: type[Section]) -> dict[str, Any]:
-    return get_type_hints(section)
+_types = cast(Callable[[type[Section]], dict[str, Any]], cache(get_type_hints))
+"""The types of a section's fields."""
 
 
 def _key(section: Section, name: str) -> str:

@@ -7,7 +7,7 @@ import csv
 import json
 from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, zip_longest
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 Row = dict[str, object]
 """Column -> value."""
@@ -260,7 +260,7 @@ def _document_rows(value: object) -> Iterator[Row]:
 
 def _questions(article: Row) -> Iterator[Row]:
     """The questions of an article of SQuAD's own JSON, with their context; else the row itself."""
-    paragraphs = article["paragraphs"]
+    paragraphs = cast(list[dict[str, Any]], article["paragraphs"])
     if not all(
         isinstance(one, dict) and _are_rows(one.get("qas", [{}]) or [{}]) for one in paragraphs
     ) or not any("qas" in one for one in paragraphs):
@@ -268,7 +268,7 @@ def _questions(article: Row) -> Iterator[Row]:
         return
     for paragraph in paragraphs:
         context = {"title": article.get("title"), "context": paragraph.get("context")}
-        for question in paragraph.get("qas", []):
+        for question in paragraph.get("qas") or []:
             yield {**context, **question}
 
 
