@@ -60,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
             """,
         "own/model/tiny.yaml": "{hidden_size: 48, num_attention_heads: 3}\n",
         "own/optimizer/slow.yaml": "defaults: [muonclip]\nlr: 1e-6\n",
-        "own/callbacks/x.yaml": "foo: 1\n",
+        "own/extras/x.yaml": "foo: 1\n",
         "own/primary.yaml": "defaults: [config, _self_]\nseed: 77\n",
     }
     for name, text in files.items():
@@ -104,8 +104,8 @@ def test_a_primary_file_of_one_s_own(folder: Path) -> None:
 
 
 def test_a_group_of_one_s_own_is_checked_like_every_other(folder: Path) -> None:
-    said = error("--config-dir", "own", "+callbacks=x", cwd=folder)
-    assert f"{folder}/own/callbacks/x.yaml: unknown key callbacks.foo" in said
+    said = error("--config-dir", "own", "+extras=x", cwd=folder)
+    assert f"{folder}/own/extras/x.yaml: unknown key extras.foo" in said
 
 
 @pytest.mark.parametrize("name", ["experiment=null", "strategy=null", "~experiment"])
