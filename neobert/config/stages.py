@@ -52,9 +52,6 @@ class StageConfig(Section):
     mlm_probability: float | None = None
     """Share of the tokens that are predicted."""
 
-    mixture: dict[str, float] = field(default_factory=dict)
-    """Weights of the sources of ``dataset.mixture``, which sum to 1; empty: their own."""
-
     min_length: int | None = None
     """Shortest document in tokens that is kept."""
 
@@ -73,11 +70,7 @@ class StageConfig(Section):
             problems += require(
                 self.lr is not None, f"{place}.decay={self.decay}: needs {place}.lr to decay from"
             )
-        total = sum(self.mixture.values())
-        return problems + require(
-            not self.mixture or abs(total - 1) < 1e-6,
-            f"{place}.mixture: the weights sum to {total:g}, not to 1",
-        )
+        return problems
 
 
 def with_stage(config: "Config", stage: StageConfig) -> "Config":

@@ -1,14 +1,13 @@
 """What changes over a run, each as a pure function of a number.
 
-A batch is a function of its step; so are its mask rate (:class:`MaskRate`), the source of each of
-its rows (:class:`Mixture`) and the lengths at which documents are cropped
-(:func:`crop_documents`). Nothing here has a state, so a resumed run needs none.
+A batch is a function of its step; so are its mask rate (:class:`MaskRate`) and the lengths at
+which documents are cropped (:func:`crop_documents`). Nothing here has a state, so a resumed run
+needs none.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
-from math import cos, lcm, pi
+from math import cos, pi
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +15,6 @@ from numpy.typing import NDArray
 from neobert.config.stages import place_in_run
 
 Numbers = NDArray[np.int64]
-
-FINEST_SHARE = 100_000
-"""Weights of a mixture are multiples of 1 / this; the order of sources repeats after so many rows
-at the most."""
-
 
 @dataclass(frozen=True, slots=True)
 class MaskRate:
@@ -70,93 +64,6 @@ def mask_rate(
         return MaskRate.constant(constant)
     points = {place_in_run(place, total_steps): float(rate) for place, rate in schedule.items()}
     return MaskRate(tuple(sorted(points.items())), shape)
-
-
-@dataclass(frozen=True, slots=True)
-class Mixture:
-    """Which source each row of a run comes from.
-
-    At every row the number of rows of each source is within one of its share, by the rule of
-    Tijdeman ("The chairman assignment problem", Discrete Mathematics 32, 1980). The order repeats
-    after ``sum(parts)`` rows, so a row's source needs no replay.
-    """
-
-    parts: tuple[int, ...]
-    """Integer weights: rows of each source in a period."""
-
-    sources: NDArray[np.int16]
-    """Source of each row of a period."""
-
-    ordinals: Numbers
-    """Rows of the same source before it in the period."""
-
-    @classmethod
-    def of(cls, weights: tuple[float, ...]) -> "Mixture":
-        """The mixture of these weights, which sum to 1 (up to rounding to 1e-5)."""
-        parts = integer_parts(weights)
-        sources = _sequence(parts)
-        ordinals = np.zeros(len(sources), np.int64)
-        for source in range(len(parts)):
-            rows = np.flatnonzero(sources == source)
-            ordinals[rows] = np.arange(len(rows))
-        return cls(parts, sources, ordinals)
-
-    def row(self, number: int) -> tuple[int, int]:
-        """Source of row ``number`` of the run, and how many rows of that source precede it."""
-        period, place = divmod(number, len(self.sources))
-        source = int(self.sources[place])
-        return source, period * self.parts[source] + int(self.ordinals[place])
-
-    def counts(self, rows: int) -> list[int]:
-        """Rows of each source among the first ``rows``."""
-        periods, rest = divmod(rows, len(self.sources))
-        begun = np.bincount(self.sources[:rest], minlength=len(self.parts))
-        return [periods * part + int(more) for part, more in zip(self.parts, begun, strict=True)]
-
-
-def tempered(sizes: tuple[float, ...], temperature: float) -> tuple[float, ...]:
-    """Weights proportional to ``size ** temperature``: 1 keeps the sizes' shares, 0 equalises."""
-    powers = [size**temperature for size in sizes]
-    return tuple(power / sum(powers) for power in powers)
-
-
-def integer_parts(weights: tuple[float, ...]) -> tuple[int, ...]:
-    """Integers in the proportion of ``weights``, with the smallest sum.
-
-    Weights that are no multiples of 1 / ``FINEST_SHARE`` are rounded to such (largest remainder).
-    """
-    exact = [Fraction(repr(float(weight))) for weight in weights]
-    total = sum(exact)
-    shares = [weight / total for weight in exact]
-    period = lcm(*(share.denominator for share in shares))
-    if period > FINEST_SHARE:
-        period = FINEST_SHARE
-        floors = [int(share * period) for share in shares]
-        by_remainder = sorted(
-            range(len(shares)), key=lambda i: shares[i] * period - floors[i], reverse=True
-        )
-        for i in by_remainder[: period - sum(floors)]:
-            floors[i] += 1
-        return tuple(floors)
-    return tuple(int(share * period) for share in shares)
-
-
-def _sequence(parts: tuple[int, ...]) -> NDArray[np.int16]:
-    """Sources of a period. Among those that are due, the one whose deadline is next."""
-    period, count = sum(parts), len(parts)
-    if count == 1:
-        return np.zeros(period, np.int16)
-    slack = 2 * count - 2
-    sequence = np.zeros(period, np.int16)
-    behind = [0] * count  # part · rows so far - period · rows of the source, before this row
-    for place in range(period):
-        behind = [lag + part for lag, part in zip(behind, parts, strict=True)]
-        due = [i for i in range(count) if behind[i] * slack >= period]
-        limit = period * (slack - 1) / slack
-        chosen = min(due, key=lambda i: (limit - behind[i]) / parts[i])
-        sequence[place] = chosen
-        behind[chosen] -= period
-    return sequence
 
 
 @dataclass(frozen=True, slots=True)

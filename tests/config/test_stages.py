@@ -49,7 +49,6 @@ def test_stages_that_overlap_or_do_not_end(ends: tuple[str | None, ...], problem
     [
         ({"decay": "linear"}, "stages[2].decay=linear: needs stages[2].lr"),
         ({"decay": "step", "lr": 1e-3}, "stages[2].decay=step: must be one of"),
-        ({"mixture": {"a": 0.5, "b": 0.4}}, "stages[2].mixture: the weights sum to 0.9, not to 1"),
         ({"mlm_probability": 1.5}, "stages[2].mlm_probability=1.5: must be between"),
         ({"rope_theta": 0.0}, "stages[2].rope_theta=0.0: must be greater"),
         ({"gradient_accumulation_steps": 0}, "stages[2].gradient_accumulation_steps=0"),

@@ -1,17 +1,10 @@
-"""Mask rates, mixtures and crops as functions of a number."""
+"""Mask rates and crops as functions of a number."""
 
 import numpy as np
 import pytest
 
 from neobert.config.stages import place_in_run
-from neobert.data.curriculum import (
-    Crop,
-    Mixture,
-    crop_documents,
-    integer_parts,
-    mask_rate,
-    tempered,
-)
+from neobert.data.curriculum import Crop, crop_documents, mask_rate
 
 
 @pytest.mark.parametrize(
@@ -42,43 +35,6 @@ def test_without_a_schedule_the_rate_is_constant() -> None:
 def test_places_that_are_none(place: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
         place_in_run(place, 100)
-
-
-@pytest.mark.parametrize(
-    "weights",
-    [
-        (0.7, 0.2, 0.1),
-        (0.5, 0.5),
-        (1.0,),
-        (0.34567, 0.12345, 0.53088),
-        (0.9, 0.02, 0.02, 0.02, 0.02, 0.02),
-        tempered((1e9, 3e7, 5e5, 17.0), 0.3),
-    ],
-)
-def test_the_share_of_each_source_is_within_one_row_at_every_row(weights: tuple[float]) -> None:
-    mixture = Mixture.of(weights)
-    shares = np.array(mixture.parts) / sum(mixture.parts)
-    assert shares == pytest.approx(np.array(weights), abs=1e-5)
-    rows = min(3 * sum(mixture.parts), 120_000)
-    counts = np.zeros(len(weights))
-    for number in range(rows):
-        source, ordinal = mixture.row(number)
-        assert ordinal == counts[source]
-        counts[source] += 1
-        assert np.abs(counts - shares * (number + 1)).max() < 1
-    assert mixture.counts(rows) == counts.astype(int).tolist()
-
-
-def test_parts_are_the_smallest_integers_of_the_proportion() -> None:
-    assert integer_parts((0.7, 0.2, 0.1)) == (7, 2, 1)
-    assert integer_parts((0.5, 0.25, 0.25)) == (2, 1, 1)
-    assert sum(integer_parts((1 / 3, 1 / 3, 1 / 3))) <= 100_000
-
-
-def test_temperature_raises_the_share_of_small_sources() -> None:
-    assert tempered((90.0, 10.0), 1.0) == pytest.approx((0.9, 0.1))
-    assert tempered((90.0, 10.0), 0.0) == pytest.approx((0.5, 0.5))
-    assert tempered((81.0, 16.0), 0.5) == pytest.approx((9 / 13, 4 / 13))
 
 
 def cropped(epoch: int = 0, share: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
