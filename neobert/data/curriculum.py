@@ -16,6 +16,7 @@ from neobert.config.stages import place_in_run
 
 Numbers = NDArray[np.int64]
 
+
 @dataclass(frozen=True, slots=True)
 class MaskRate:
     """Share of the tokens to predict, by optimizer step."""
