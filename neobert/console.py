@@ -15,12 +15,23 @@ def get_logger(name: str) -> logging.Logger:
     return logging.getLogger(name)
 
 
+class _StderrHandler(logging.Handler):
+    """Writes to ``sys.stderr`` as it is by then: notebooks and test runners replace it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except Exception:  # a message never costs a run
+            self.handleError(record)
+
+
 def show_messages(debug: bool = False) -> None:
     """Send this package's messages to stderr, plainly; ``debug`` adds time, level and origin."""
     root = logging.getLogger(ROOT)
     for handler in list(root.handlers):
         root.removeHandler(handler)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StderrHandler()
     pattern = "%(asctime)s %(levelname)s %(name)s: %(message)s" if debug else "%(message)s"
     handler.name = ROOT
     handler.setFormatter(logging.Formatter(pattern))

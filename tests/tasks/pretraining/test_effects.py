@@ -3,6 +3,7 @@
 Under ``make test-parity``, which takes the effect of a key away, its test here fails.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ import pty
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -188,14 +190,22 @@ def test_a_terminal_shows_a_bar_unless_it_is_disabled(
     tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch, disabled: bool
 ) -> None:
     reader, terminal = pty.openpty()
-    os.set_blocking(reader, False)
+    shown = bytearray()
+
+    def read() -> None:  # all the while: a terminal holds 4 KiB, then its writer waits
+        with contextlib.suppress(OSError):  # EIO: the writer has closed it
+            while part := os.read(reader, 1 << 16):
+                shown.extend(part)
+
+    reading = threading.Thread(target=read)
+    reading.start()
     with os.fdopen(terminal, "w", buffering=1) as stderr:
         monkeypatch.setattr(sys, "stderr", stderr)
         monkeypatch.setenv("TERM", "xterm")
         tiny_run(f"trainer.disable_tqdm={disabled}", "trainer.max_steps=1")
-        shown = os.read(reader, 1 << 20).decode()
+    reading.join()
     os.close(reader)
-    assert ("0/1" in shown) != disabled
+    assert (b"0/1" in shown) != disabled
 
 
 @pytest.mark.proves("trainer.use_cpu")
