@@ -1,7 +1,8 @@
-"""Runs of question answering: they learn, resume, export, and their logits are those of the run."""
+"""Runs of question answering: they learn, resume, export, and a pipeline repeats their answers."""
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,22 @@ from safetensors.torch import load_file
 from neobert.errors import ConfigError
 from neobert.export.__main__ import main as export
 from tests.tasks.question_answering.conftest import Answered, questions, write_rows
+
+TRANSFORMERS_4 = Path(__file__).parents[3] / ".venv-transformers4/bin/python"
+PIPELINE = """
+import json, sys
+from transformers import pipeline
+answer = pipeline("question-answering", sys.argv[1], trust_remote_code=True)
+found = {}
+for line in open(sys.argv[2]):
+    row = json.loads(line)
+    answers = answer(
+        question=row["question"], context=row["context"], top_k=20, max_answer_len=30,
+        max_seq_len=32, doc_stride=8,
+    )
+    found[row["id"]] = answers[0] if isinstance(answers, list) else answers
+print(json.dumps(found))
+"""
 
 
 def read(run: Path, kind: str, split: str = "validation") -> dict[str, object]:
@@ -99,15 +116,15 @@ def test_a_model_of_transformers_is_fine_tuned(
     assert summary(run)["after"]["eval/f1"] > 0.5
 
 
-@pytest.mark.parametrize("format_", ["native"])
+@pytest.mark.parametrize("format_", ["native", "neobert"])
 def test_an_exported_model_gives_the_answers_of_the_run(
     answer: Answered, rows_folder: Path, tmp_path: Path, format_: str
 ) -> None:
     run, exported = answer("trainer.save_strategy=epoch"), tmp_path / "exported"
     assert export([str(run), "--output", str(exported), "--format", format_]) == 0
-    auto = transformers.AutoModelForQuestionAnswering
-    model = auto.from_pretrained(exported, trust_remote_code=format_ == "neobert").eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
+    trust, auto = format_ == "neobert", transformers.AutoModelForQuestionAnswering
+    model = auto.from_pretrained(exported, trust_remote_code=trust).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported, trust_remote_code=trust)
     rows = [json.loads(line) for line in lines(rows_folder)]
     best = read(run, "nbest")
     for row in rows[:15]:  # one window each
@@ -118,3 +135,13 @@ def test_an_exported_model_gives_the_answers_of_the_run(
         offsets = tokenizer(row["question"], row["context"], return_offsets_mapping=True)
         span = [offsets["offset_mapping"][start][0], offsets["offset_mapping"][last][1]]
         assert span == [best[row["id"]][0][key] for key in ("start", "end")]
+    if format_ == "native" or not TRANSFORMERS_4.exists():
+        return
+    command = [str(TRANSFORMERS_4), "-W", "ignore", "-c", PIPELINE, str(exported)]
+    command.append(str(rows_folder / "validation.jsonl"))
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr[-2000:]
+    for name, one in json.loads(found.stdout).items():
+        mine = best[name][0]
+        assert (one["answer"], one["start"]) == (mine["text"], mine["start"])
+        assert one["score"] == pytest.approx(mine["score"], rel=1e-3)
