@@ -258,7 +258,11 @@ BAD: dict[str, tuple[str, bytes, str]] = {
         csv_of("a", '"open', "b"),
         r"line 3: a quoted field .* not end",
     ),
-    "csv: more after a quote": ("a.csv", csv_of("a", '"b" c'), r"line 3: a quoted field goes on"),
+    "csv: more after a quote": (
+        "a.csv",
+        csv_of("a", '"b" c'),
+        r"line 3: a quoted field continues after",
+    ),
     "csv: a field too many": ("a.csv", csv_of("a", "b,c"), r"line 3: 3 fields, the header has 2"),
     "tsv: a field too many": ("a.tsv", tsv_of("a", "b\tc"), r"line 3: 3 fields, the header has 2"),
     "no gzip": ("a.csv.gz", csv_of("a"), r"damaged or cut off \(Not a gzipped file"),
