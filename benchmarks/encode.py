@@ -149,7 +149,7 @@ def markdown(found: Findings) -> str:
 
 
 def short_texts(count: int) -> Iterator[str]:
-    """``count`` different texts of 8 words, made as they are asked for."""
+    """``count`` different texts of 8 words, made on demand."""
     texts = chain.from_iterable(repeat(read_corpus("factbook")["train"]))
     words = chain.from_iterable(text.split() for text in texts)
     return (f"{number} {' '.join(islice(words, 7))}" for number in range(count))
@@ -183,7 +183,7 @@ def _padded(folder: Path, exported: Path, batch_size: int) -> dict[str, Encode]:
 def _others(
     shape: ModelConfig, tokenizer: PreTrainedTokenizerFast, place: Path, batch_size: int
 ) -> dict[str, Encode]:
-    """Models of others with as many numbers in each of as many layers, and the same tokens."""
+    """Third-party models with as many numbers in each of as many layers, and the same tokens."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel

@@ -4,7 +4,7 @@
 its own: ours ``python -m neobert.train`` with other settings, the peers'
 :mod:`benchmarks.peers`; same documents, tokenizer, width, depth, vocabulary, share of
 masked tokens and precision. Useful tokens only: padding is not counted. Writes
-``<folder>/<device>.json``, ``.md`` and ``.png``; ``--only`` measures some rows anew and keeps the
+``<folder>/<device>.json``, ``.md`` and ``.png``; ``--only`` measures some rows again and keeps the
 others that are there.
 """
 

@@ -15,7 +15,7 @@ from neobert.tools.report_files import markdown_table, write_report_files
 
 OUR_RUNS, PEER_RUNS = "ours", "peers"
 GEMM_FP32, GEMM_BF16 = "gemm_gflops_fp32", "gemm_gflops_bf16"
-"""Names of the measured rates of matrix products in what is said of the machine."""
+"""Names of the measured rates of matrix products in the description of the machine."""
 
 COLUMNS = (
     "run",
@@ -121,7 +121,7 @@ def with_best_rates(machine: Machine, earlier: Machine) -> Machine:
 
 
 def replaced(rows: Sequence[Row], row: Row) -> list[Row]:
-    """``rows`` with ``row`` in the place of the one it measures anew, else at the end."""
+    """``rows`` with ``row`` in the place of the one it replaces, else at the end."""
     places = [place for place, old in enumerate(rows) if _key(old) == _key(row)]
     if not places:
         return [*rows, row]

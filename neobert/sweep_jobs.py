@@ -172,7 +172,7 @@ def varied_overrides(overrides: Sequence[str], beside: Sequence[Sequence[str]]) 
 
 
 def objective_of(job: Job, hydra: DictConfig) -> float:
-    """What a sweeper is told: a job without an objective counts as the worst there is."""
+    """What a sweeper gets: a job without an objective counts as the worst there is."""
     if job.objective is not None:
         return job.objective
     direction = str(OmegaConf.select(hydra, "sweeper.direction"))

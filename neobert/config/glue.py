@@ -22,7 +22,7 @@ TASK_NAMES = (
     "rotten_tomatoes",
     "question_types",
 )
-"""The rows of ``neobert/tasks/glue/tasks.py``, here so that a typing error is told at once."""
+"""The rows of ``neobert/tasks/glue/tasks.py``, here so that a typing error is reported at once."""
 
 METRIC_NAMES = ("accuracy", "f1", "macro_f1", "matthews_correlation", "pearson", "spearmanr")
 """The rows of ``neobert/tasks/glue/metrics.py``."""

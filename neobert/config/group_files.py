@@ -33,7 +33,7 @@ def options(group: str) -> list[str]:
 
 
 def layer_of(name: str, package: str, result: ConfigResult) -> Layer:
-    """The layer of a group file: read anew where it is a file, so that text stays as written."""
+    """The layer of a group file: read again where it is a file, so that text stays as written."""
     folder = Path(str(result.path).removeprefix("file://"))
     file = folder / f"{name.removesuffix('.yaml')}.yaml"
     shipped = folder == conf_dir() or result.provider in ("neobert", "schema")

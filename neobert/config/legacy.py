@@ -76,7 +76,7 @@ RENAMED = {
         f"{MUON}.orthogonalization", _orthogonalization, unset=(None,)
     ),
 }
-"""Old key → today's. Two keys of the reference that are older names of others stand here too."""
+"""Old key → today's. Two keys of the reference that are older names of other keys are here too."""
 
 LOG_INTERVAL, LOGGING_STEPS = "wandb.log_interval", "trainer.logging_steps"
 """Nothing is logged more often than every ``logging_steps``, so the one alone sets both."""

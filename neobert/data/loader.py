@@ -1,9 +1,9 @@
 """The training batches of indexed data, by their number, in loader processes if there are any.
 
 Row number ``g`` of the run is a row of the store by :class:`~neobert.data.order.Order`; which
-numbers a micro-batch takes is said by :class:`~neobert.data.steps.Steps`. So a batch is a function
-of (data, settings, seed, step): it depends neither on the number of workers, nor on the number of
-ranks at equal rows per step, nor on how often the run was stopped.
+numbers a micro-batch takes is defined by :class:`~neobert.data.steps.Steps`. So a batch is a
+function of (data, settings, seed, step): it depends neither on the number of
+workers, nor on the number of ranks at equal rows per step, nor on how often the run was stopped.
 """
 
 import math
@@ -44,7 +44,7 @@ class MicroBatches(Dataset[MaskedBatch]):
 
 
 class CroppedMicroBatches(MicroBatches):
-    """Micro-batches whose documents are cropped anew in each epoch, by a plan of its own."""
+    """Micro-batches whose documents are cropped again in each epoch, by a plan of its own."""
 
     def __init__(self, epochs: Sequence[TokenRows], seed: int, steps: Steps) -> None:
         """``epochs``: the rows of each epoch that the run reaches."""

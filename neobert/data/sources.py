@@ -45,7 +45,7 @@ BLOCK = 4096
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """A split, read from its first document to its last each time it is asked for."""
+    """A split, read from its first document to its last on each request."""
 
     name: str
     """What the user calls it."""

@@ -214,7 +214,7 @@ def check_auto_classes(exported: Exported) -> str:
     }
     demand(len(stored) == len(names), "the encoder is not stored whole")
     for auto in exported.auto_classes:
-        # A head of another kind is drawn anew: a choice has one score, not one of each class.
+        # A head of another kind is random: a choice has one score, not one of each class.
         model, info = exported.load(auto, ignore_mismatched_sizes=auto != exported.auto_class)
         others = [key for key in info["mismatched_keys"] if "classifier." not in str(key)]
         demand(not others, f"{auto}: other shapes: {others}")

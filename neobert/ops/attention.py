@@ -63,7 +63,7 @@ class Layout:
 def lay_out(batch: PackedBatch, kernel: AttentionKernel, pad_token_id: int, record: bool) -> Layout:
     """Prepare what ``kernel`` needs to know about the documents of ``batch``.
 
-    ``record``: whether :func:`max_attention_logits` is going to be asked for.
+    ``record``: whether :func:`max_attention_logits` will be requested.
     """
     rectangle = None
     if kernel == "dense" or (record and kernel != "documents"):

@@ -32,7 +32,7 @@ def pool(
 
 
 def _owners(lengths: Int[Tensor, " S"], tokens: int) -> Int[Tensor, " T"]:
-    """The document of each token. The number of tokens is told, so that no device is waited for."""
+    """The document of each token; the number of tokens is an argument, to avoid a device sync."""
     documents = torch.arange(len(lengths), device=lengths.device)
     return torch.repeat_interleave(documents, lengths, output_size=tokens)
 

@@ -46,5 +46,5 @@ def torch_varlen_attention(
         max_q=max_seqlen,
         max_k=max_seqlen,
     )
-    assert isinstance(out, Tensor)  # a pair only where auxiliary outputs were asked for
+    assert isinstance(out, Tensor)  # a pair only where auxiliary outputs were requested
     return out

@@ -3,7 +3,7 @@
 Takes the settings of ``python -m neobert.train``, tokenises what a run of these settings reads, and
 leaves it in the cache (``dataset.cache_dir``; pairs below ``dataset.path``), where the run finds
 it. No GPU is needed. Any number of these programs, on any number of machines with the same cache,
-share the work, and one that is killed continues when it is started again. Pairs are made anew with
+share the work, and one that is killed continues when it is started again. Pairs are made again with
 ``dataset.force_redownload=true``.
 """
 

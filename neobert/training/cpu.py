@@ -1,8 +1,8 @@
 """Settings of the process that make training on a CPU faster: memory allocator and threads.
 
-glibc gives every large tensor back to the system and takes it anew in the next step, zeroed page by
-page; told to keep it, a training step runs a fifth to a quarter faster. Has to happen before the
-first large tensor.
+glibc gives every large tensor back to the system and allocates it again in the next step, zeroed
+page by page; told to keep it, a training step runs a fifth to a quarter faster. Has to happen
+before the first large tensor.
 """
 
 import ctypes

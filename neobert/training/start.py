@@ -283,7 +283,7 @@ def _undamaged(folder: Path, resumable: bool, prefix: str) -> Path:
 
 
 def _problems(folder: Path, resumable: bool) -> list[str]:
-    """What is wrong with a folder of weights; those of others have no checksums to verify."""
+    """What is wrong with a folder of weights; third-party ones have no checksums to verify."""
     if resumable or any((folder / name).is_file() for name in (MANIFEST, STATE)):
         return damages(folder)
     return [] if _is_weights(folder) else [what_is_there(folder)]

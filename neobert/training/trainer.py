@@ -190,7 +190,7 @@ def quiet_libraries() -> None:
 
 
 def _precision(settings: TrainerConfig, on_cuda: bool) -> str:
-    """What Lightning calls the numbers to compute with; says so where others were asked for."""
+    """What Lightning calls the numbers to compute with; logs where another was requested."""
     if on_cuda:
         set_tf32(settings.tf32)
     precision = resolve_precision(settings, on_cuda)

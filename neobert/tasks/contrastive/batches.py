@@ -32,7 +32,7 @@ class Texts(TensorBatch):
     packed: PackedBatch
     chunks: tuple[Chunk, ...]
     places: Int[Tensor, " S"]
-    """Where each text, in the order it was given, stands in ``packed``."""
+    """Where each text, in the order it was given, is in ``packed``."""
 
     @classmethod
     def of(cls, texts: Sequence[Sequence[int]], chunk_size: int | None = None) -> "Texts":

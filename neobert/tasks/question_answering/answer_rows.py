@@ -1,4 +1,4 @@
-"""Rows of questions, checked: what is wrong is said with its file, row and key."""
+"""Rows of questions, checked: errors are reported with its file, row and key."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

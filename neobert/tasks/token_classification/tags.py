@@ -1,4 +1,4 @@
-"""Rows of words and tags, checked: what is wrong is said with its file, row and key."""
+"""Rows of words and tags, checked: errors are reported with its file, row and key."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -92,6 +92,12 @@ def write_rows(path: Path, rows: Rows) -> Path:
     return path
 
 
+def write_splits(folder: Path, **splits: Rows) -> Path:
+    for name, rows in splits.items():
+        write_rows(folder / f"{name}.jsonl", rows)
+    return folder
+
+
 @pytest.fixture
 def sst2(tmp_path: Path) -> Path:
     """A folder with a task ``sst2`` of 96 + 40 sentences and 10 to predict."""

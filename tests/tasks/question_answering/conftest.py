@@ -1,6 +1,5 @@
 """Questions whose answers are words after a marker, and runs on them that take seconds."""
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +8,9 @@ import pytest
 
 from neobert.config.compose import compose_config
 from neobert.tasks import run
-from tests.tasks.glue.conftest import encoder_folder
+from tests.tasks.glue.conftest import encoder_folder, write_splits
 
-__all__ = ["encoder_folder"]
+__all__ = ["encoder_folder", "write_splits"]
 
 FILLERS = ["the", "a", "was", "is", "very", "not"]
 Answered = Callable[..., Path]
@@ -40,18 +39,11 @@ def questions(count: int, seed: int, unanswerable: float = 0.0, words: int = 8) 
     return rows
 
 
-def write_rows(folder: Path, **splits: list[Row]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in splits.items():
-        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    return folder
-
-
 @pytest.fixture(scope="session")
 def rows_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("questions")
     long = questions(15, 1, words=40)
-    return write_rows(folder, train=questions(200, 0), validation=[*questions(15, 2), *long])
+    return write_splits(folder, train=questions(200, 0), validation=[*questions(15, 2), *long])
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from neobert.errors import ConfigError
-from tests.tasks.question_answering.conftest import Answered, Row, questions, write_rows
+from tests.tasks.question_answering.conftest import Answered, Row, questions, write_splits
 
 GOOD = questions(20, 0)
 ROW = {"id": "x", "context": "a good film", "question": "was it good"}
@@ -32,7 +32,7 @@ def answers(texts: list[object], starts: list[object]) -> Row:
 )
 def test_a_row_that_does_not_fit(answer: Answered, tmp_path: Path, row: Row, problem: str) -> None:
     bad = {**ROW, **answers([], []), **row}
-    folder = write_rows(tmp_path / "rows", train=[*GOOD, bad], validation=GOOD[:4])
+    folder = write_splits(tmp_path / "rows", train=[*GOOD, bad], validation=GOOD[:4])
     with pytest.raises(ConfigError) as error:
         answer(f"dataset.path={folder}")
     assert f"{folder}, train, row 20: " in error.value.problems[0]
@@ -44,7 +44,7 @@ def test_bad_rows_are_left_out_and_counted(
     answer: Answered, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = {**ROW, **answers(["good"], [3])}
-    folder = write_rows(tmp_path / "rows", train=[*GOOD, bad], validation=GOOD[:4])
+    folder = write_splits(tmp_path / "rows", train=[*GOOD, bad], validation=GOOD[:4])
     settings = (f"dataset.path={folder}", "answers.bad_rows=skip", "trainer.max_steps=1")
     assert (answer(*settings) / "summary.json").exists()
     assert "1 rows left out" in caplog.text
@@ -70,7 +70,7 @@ def test_squads_own_json_and_rows_without_names(answer: Answered, tmp_path: Path
         }
         for row in GOOD
     ]
-    folder = write_rows(tmp_path / "rows", validation=[{**row, "id": None} for row in GOOD[:4]])
+    folder = write_splits(tmp_path / "rows", validation=[{**row, "id": None} for row in GOOD[:4]])
     articles = [{"title": "t", "paragraphs": paragraphs[:9]}, {"paragraphs": paragraphs[9:]}]
     (folder / "train.json").write_text(json.dumps({"version": "1.1", "data": articles}, indent=1))
     run = answer(f"dataset.path={folder}", "trainer.num_train_epochs=1")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from neobert.errors import ConfigError
 from neobert.export.__main__ import main as export
-from tests.tasks.question_answering.conftest import Answered, questions, write_rows
+from tests.tasks.question_answering.conftest import Answered, questions, write_splits
 
 TRANSFORMERS_4 = Path(__file__).parents[3] / ".venv-transformers4/bin/python"
 PIPELINE = """
@@ -59,7 +59,7 @@ def test_it_learns_and_reports(answer: Answered, rows_folder: Path) -> None:
 
 
 def test_questions_without_answers(answer: Answered, tmp_path: Path) -> None:
-    folder = write_rows(
+    folder = write_splits(
         tmp_path / "v2",
         train=questions(200, 0, unanswerable=0.4),
         validation=questions(30, 1, unanswerable=0.4),

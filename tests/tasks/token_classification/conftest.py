@@ -1,6 +1,5 @@
 """Rows of words whose tags one word tells, and runs on them that take seconds."""
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +8,9 @@ import pytest
 
 from neobert.config.compose import compose_config
 from neobert.tasks import run
-from tests.tasks.glue.conftest import encoder_folder
+from tests.tasks.glue.conftest import encoder_folder, write_splits
 
-__all__ = ["encoder_folder"]
+__all__ = ["encoder_folder", "write_splits"]
 
 FILLERS = ["the", "a", "was", "is", "very", "not"]
 Train = Callable[..., Path]
@@ -37,17 +36,10 @@ def tagged(count: int, seed: int) -> list[dict[str, list[str]]]:
     return rows
 
 
-def write_rows(folder: Path, **splits: list[dict[str, object]]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in splits.items():
-        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    return folder
-
-
 @pytest.fixture(scope="session")
 def rows_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tagged")
-    return write_rows(folder, train=tagged(200, 0), validation=tagged(40, 1), test=tagged(20, 2))
+    return write_splits(folder, train=tagged(200, 0), validation=tagged(40, 1), test=tagged(20, 2))
 
 
 @pytest.fixture

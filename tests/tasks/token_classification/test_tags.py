@@ -7,7 +7,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Sequence, Value
 
 from neobert.errors import ConfigError
-from tests.tasks.token_classification.conftest import Train, tagged, write_rows
+from tests.tasks.token_classification.conftest import Train, tagged, write_splits
 
 GOOD = tagged(30, 0)
 
@@ -24,7 +24,7 @@ GOOD = tagged(30, 0)
 def test_a_row_that_does_not_fit(
     tag: Train, tmp_path: Path, row: dict[str, object], problem: str
 ) -> None:
-    folder = write_rows(tmp_path / "rows", train=[*GOOD, row], validation=GOOD[:8])
+    folder = write_splits(tmp_path / "rows", train=[*GOOD, row], validation=GOOD[:8])
     with pytest.raises(ConfigError, match=re.escape(problem)) as error:
         tag(f"dataset.path={folder}")
     assert "tokens.bad_rows=skip" in error.value.problems[-1]
@@ -34,14 +34,14 @@ def test_a_row_that_does_not_fit(
 
 def test_an_unknown_tag_in_evaluation(tag: Train, tmp_path: Path) -> None:
     other = [{"tokens": ["a"], "tags": ["B-NEW"]}]
-    folder = write_rows(tmp_path / "rows", train=GOOD, validation=[*GOOD[:3], *other])
+    folder = write_splits(tmp_path / "rows", train=GOOD, validation=[*GOOD[:3], *other])
     with pytest.raises(ConfigError, match="validation, row 3: the tag 'B-NEW' does not occur"):
         tag(f"dataset.path={folder}")
 
 
 def test_other_columns_are_named(tag: Train, tmp_path: Path) -> None:
     rows = [{"words": row["tokens"], "ner": row["tags"]} for row in GOOD]
-    folder = write_rows(tmp_path / "rows", train=rows, validation=rows[:8])
+    folder = write_splits(tmp_path / "rows", train=rows, validation=rows[:8])
     with pytest.raises(ConfigError, match="tokens"):
         tag(f"dataset.path={folder}")
     settings = ("tokens.words_column=words", "tokens.tags_column=ner", "trainer.max_steps=1")
