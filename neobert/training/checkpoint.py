@@ -159,7 +159,7 @@ def set_aside_later(checkpoints: Path, step: int) -> None:
     for folder in numbered(checkpoints):
         if int(folder.name) > step:
             log.warning(
-                "%s is of steps that are trained anew from step %d on; it lies in %s now",
+                "%s: steps after %d are trained again; this checkpoint was moved to %s",
                 *(folder, step, set_aside(folder)),
             )
 

@@ -1,5 +1,6 @@
 """That settings reach the parts whose own tests prove what they do there."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -109,10 +110,11 @@ def test_a_length_of_zero_in_the_schedule_is_that_of_the_run() -> None:
 
 
 def test_packed_rows_may_be_longer_than_the_learned_positions(tiny_run: TinyRun) -> None:
-    tiny_run(
+    run = tiny_run(
         "model.rope=false",
         "model.max_position_embeddings=32",
         "datacollator.pack_sequences=true",
         "datacollator.max_length=80",
         "trainer.max_steps=2",
     )
+    assert json.loads((run / "summary.json").read_text())["steps"] == 2
