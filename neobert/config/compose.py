@@ -198,11 +198,13 @@ class SettingsLoader(ConfigLoaderImpl):
         A file that names its own corpus gets the dataclass's defaults for the rest of the section.
         """
         words: dict[str, str] = {}
+        origins: dict[str, str] = {}
         for layer, groups in files:
             own_corpus = {"dataset.name", "dataset.path"} & set(layer.values)
             if own_corpus and config_name == PRIMARY:
                 words.setdefault("dataset", REFERENCE)
             words |= {group: option_of(option) for group, option in groups.items()}
+            origins |= dict.fromkeys(groups, layer.origin)
         chosen = [f"{group}={option}" for group, option in words.items()]
         if not chosen:
             return
@@ -210,7 +212,8 @@ class SettingsLoader(ConfigLoaderImpl):
         _, repo = self._parse_overrides_and_create_caching_repo(config_name, request.hydra)
         for group, override in wanted.groups.items():
             if group not in request.groups:
-                request.missing += _unknown_options(override, repo)
+                origin = origins.get(group, COMMAND_LINE)
+                request.missing += _unknown_options(override, repo, origin)
                 request.groups[group] = _as_hydra_takes_it(override, True)
 
     def _composed(
@@ -262,14 +265,14 @@ class SettingsLoader(ConfigLoaderImpl):
         return []
 
 
-def _unknown_options(override: Override, repo: Any) -> list[str]:
+def _unknown_options(override: Override, repo: Any, origin: str = COMMAND_LINE) -> list[str]:
     group, value = override.key_or_group, override.value()
     if override.is_delete() or value is None:
         return []
     names = value if isinstance(value, list) else [value]
     known = ", ".join(repo.get_group_options(group))
     return [
-        f"command line: {group}={name}: must be one of {known}"
+        f"{origin}: {group}={name}: must be one of {known}"
         for name in names
         if not repo.config_exists(f"{group}/{name}")
     ]

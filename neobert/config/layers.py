@@ -88,6 +88,9 @@ PATHS = (
 """Keys that may name a file or folder, in which ``~`` is the home directory."""
 
 
+MOST_INTERPOLATIONS = 50
+"""``${…}`` in one value; real ones have a few."""
+
 MOST_SHOWN = 20
 """Unknown keys that are listed; finding the nearest key takes a millisecond each."""
 
@@ -265,6 +268,10 @@ def _put_typed(
         value = _entries(key, value, entry_type, merged, problems)
         OmegaConf.update(tree, key, value, merge=False)
         return
+    if str(value).count("${") > MOST_INTERPOLATIONS:  # OmegaConf takes time and stack for each
+        origin = merged.origin(key)
+        problems.append(f"{origin}: {key}: has more than {MOST_INTERPOLATIONS} interpolations")
+        return
     try:
         OmegaConf.update(tree, key, as_meant(value, kind), merge=False)
     except (OmegaConfBaseException, ValueError, OverflowError):
@@ -317,7 +324,8 @@ def build(
         except (OmegaConfBaseException, ValueError, RecursionError) as error:
             OmegaConf.update(resolved, key, _default(key), merge=False)
             if not (hydra_later and "${hydra:" in str(raw)):
-                problems.append(f"{key}={raw}: {first_line(error)}")
+                origin = f"{merged.origin(key)}: " if key in merged.layers else ""
+                problems.append(f"{origin}{key}={raw}: {first_line(error)}")
     config = OmegaConf.to_object(resolved)
     assert isinstance(config, Config)
     _expand_home(config)

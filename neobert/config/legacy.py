@@ -59,6 +59,9 @@ RENAMED = {
     "dataset.column": Renamed("dataset.text_column"),
     "dataset.path_to_disk": Renamed("dataset.path"),
     "contrastive.pretraining_prob": Renamed("dataset.pretraining_prob"),
+    "contrastive.pretraining_dataset_path": Renamed(
+        "contrastive.pretraining_dataset", unset=(None,)
+    ),
     "contrastive.pretrained_checkpoint": Renamed("pretrained_checkpoint", unset=(None,)),
     "tokenizer.tokenizer_name_or_path": Renamed("tokenizer.name", unset=(None,)),
     "model.name_or_path": Renamed("model.name", unset=(None,)),

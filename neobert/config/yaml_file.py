@@ -14,6 +14,8 @@ from neobert.files import read_text, reading
 LARGEST, DEEPEST, MOST_VALUES = 2**20, 50, 50_000
 """Bytes, levels and (aliases counted as often as they stand) values of a file that is read."""
 
+TOO_DEEP = f"it is nested deeper than {DEEPEST} levels"
+
 NULL, TEXT = "tag:yaml.org,2002:null", "tag:yaml.org,2002:str"
 
 
@@ -29,6 +31,8 @@ def read_settings(path: Path, key: str = "config_path", section: str = "") -> di
         except yaml.MarkedYAMLError as error:
             line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
             raise ValueError(f"{line}{error.problem}") from error
+        except RecursionError as error:  # in the parser, before the depth is known
+            raise ValueError(TOO_DEEP) from error
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -50,7 +54,7 @@ def _keep_text(node: yaml.Node, prefix: str, count: list[int], depth: int) -> No
     """Mark values of text keys as text, so that ``1.10`` and ``yes`` stay; check the size."""
     count[0] += 1
     if depth > DEEPEST:
-        raise ValueError(f"it is nested deeper than {DEEPEST} levels")
+        raise ValueError(TOO_DEEP)
     if count[0] > MOST_VALUES:
         raise ValueError(f"it holds more than {MOST_VALUES:,} values")
     if isinstance(node, yaml.MappingNode):

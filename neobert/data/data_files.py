@@ -2,11 +2,11 @@
 
 The names of a file and of the folders above it, up to the folder that the setting names, tell its
 split: ``train``; ``val``, ``valid``, ``validation``, ``dev`` or ``eval``; ``test``. They count as
-whole words between anything that is no letter: ``my.dev.jsonl`` and ``test-set/a.txt``, but not
+whole words between anything that is no letter: ``my.dev.jsonl`` and ``corpus-test/a.txt``, but not
 ``testimony.txt``. A name that is such a word and nothing else (``train-00000-of-00010.parquet``,
 ``train/``) outranks one that contains it; after that the innermost name decides, and the last word
-in it. ``evaluation``, ``heldout`` and ``holdout`` (``held-out/``) count only as such a name.
-What has no such word is training data.
+in it. :data:`WHOLE_NAMES` (``testing``, ``devset``, ``held-out/``) count only as such a name: as
+one of several words they may be of a topic. What has no such word is training data.
 """
 
 import glob
@@ -30,7 +30,17 @@ SPLIT_WORDS = {
 }
 """Word in a name -> split."""
 
-WHOLE_NAMES = dict.fromkeys(("evaluation", "heldout", "holdout"), "validation")
+WHOLE_NAMES = {
+    word + end: split
+    for word, split in {
+        **SPLIT_WORDS,
+        "training": "train",
+        **dict.fromkeys(("validate", "evaluate", "evaluation", "development"), "validation"),
+        **dict.fromkeys(("devel", "heldout", "holdout"), "validation"),
+        "testing": "test",
+    }.items()
+    for end in ("", "set", "data")
+}
 """Name that is this word and nothing else -> split; among others such a word is one of a topic."""
 
 HELD_OUT = ("validation", "test")

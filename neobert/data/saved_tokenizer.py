@@ -17,6 +17,9 @@ log = get_logger(__name__)
 
 FILE = "tokenizer.json"
 
+SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""What transformers reads beside it, where it exists."""
+
 LARGEST_FILE = 2**29
 """Bytes of the largest ``tokenizer.json`` that is read; the largest published ones have 40 MB."""
 
@@ -75,6 +78,30 @@ def check_tokenizer_file(file: Path) -> None:
         ) from error
 
 
+def check_tokenizer_files(folder: Path) -> None:
+    """Raise ``ValueError`` that names the file if one that transformers reads is damaged.
+
+    A FIFO in place of one would block for ever.
+    """
+    if (folder / FILE).exists():
+        check_tokenizer_file(folder / FILE)
+    for file in (folder / name for name in (*SETTINGS_FILES, "config.json")):
+        if not file.exists():
+            continue
+        try:
+            content = read_json(file)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file}: cannot be read ({first_line(error)})") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{file}: is not a JSON object")
+
+
+def settings_files(folder: Path) -> str:
+    """The files that are to blame where a tokenizer with a sound ``tokenizer.json`` fails."""
+    names = [name for name in SETTINGS_FILES if (folder / name).exists()]
+    return f"{folder}/{' or '.join(names or [FILE])}"
+
+
 def check_ids(ids: list[int]) -> None:
     """Raise ``ValueError`` if ids are missing, negative, or far apart."""
     if not ids:
@@ -119,13 +146,13 @@ def wrap_documents(tokenizer: PreTrainedTokenizerFast) -> None:
 
 
 def _read(place: Path) -> PreTrainedTokenizerFast:
-    check_tokenizer_file(place / FILE)
+    check_tokenizer_files(place)
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(place)
         adopt_usual_tokens(tokenizer)
         wrap_documents(tokenizer)
     except Exception as error:  # whatever an odd tokenizer_config.json leads to
-        raise ValueError(f"{place}: the tokenizer cannot be read: {first_line(error)}") from error
+        raise ValueError(f"{settings_files(place)}: cannot be used ({first_line(error)})") from error
     if tokenizer.pad_token_id is None:
         raise ValueError(f"{place}: the tokenizer has no pad token")
     return tokenizer

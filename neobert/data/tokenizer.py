@@ -22,7 +22,8 @@ from neobert.data.saved_tokenizer import (
     FILE,
     adopt_usual_tokens,
     check_ids,
-    check_tokenizer_file,
+    check_tokenizer_files,
+    settings_files,
     wrap_documents,
 )
 from neobert.data.wordpiece import train_wordpiece
@@ -188,6 +189,10 @@ def _load(config: TokenizerConfig, name: str) -> PreTrainedTokenizerFast:
                 f"{key}={name} comes with code of its own: read it, then allow it to run with "
                 "tokenizer.trust_remote_code=true"
             ) from error
+        if config.path and (Path(name) / FILE).exists():
+            files = settings_files(Path(name))
+            problem = f"tokenizer.path: {files}: cannot be used ({first_line(error)})"
+            raise ConfigError(problem) from error
         raise ConfigError(
             f"{key}={name} could not be loaded ({first_line(error)}); name a hub id that can be "
             "reached, a folder (tokenizer.path), or train one (tokenizer.train_vocab_size=8192)"
@@ -196,7 +201,7 @@ def _load(config: TokenizerConfig, name: str) -> PreTrainedTokenizerFast:
 
 
 def _tokenizer_folder(path: str) -> Path:
-    """The folder that ``tokenizer.path`` names, if its ``tokenizer.json`` can be used."""
+    """The folder that ``tokenizer.path`` names, if its files can be used."""
     folder = Path(path).expanduser()
     if folder.is_file():
         raise ConfigError(
@@ -205,11 +210,10 @@ def _tokenizer_folder(path: str) -> Path:
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
         raise ConfigError(f"tokenizer.path={path} {state}")
-    if (folder / FILE).exists():
-        try:
-            check_tokenizer_file(folder / FILE)
-        except ValueError as error:
-            raise ConfigError(f"tokenizer.path: {error}") from error
+    try:
+        check_tokenizer_files(folder)
+    except ValueError as error:
+        raise ConfigError(f"tokenizer.path: {error}") from error
     return folder
 
 

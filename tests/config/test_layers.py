@@ -224,7 +224,11 @@ def test_thousands_of_unknown_keys_are_counted(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         ("pretraining_metadata: &t\n  x: *t\n", "deeper than 50"),
-        ("a: " + "[" * 3000 + "]" * 3000, "cannot be read"),
+        ("a: " + "[" * 20000 + "]" * 20000, "deeper than 50 levels"),
+        ("model: " + "{a: " * 900 + "1" + "}" * 900, "deeper than 50 levels"),
+        ("seed: '" + "${" * 5000 + "a" + "}" * 5000 + "'", "seed: has more than 50 interpolations"),
+        ("seed: ${seed}\n", r"c.yaml: seed=\${seed}: Recursive"),
+        ("model: nope\n", r"c.yaml: model=nope: must be one of"),
         ("seed: " + "9" * 10000, "cannot be read"),
         ("seed: " + "9" * 30, "must be integer"),
         ("trainer: {max_steps: 7}\nseed: 1\ntrainer: {save_steps: 3}\n", "line 3: found duplicate"),

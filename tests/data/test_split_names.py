@@ -31,7 +31,15 @@ def split_names(folder: Path, *requested: str) -> dict[str, list[str]]:
 
 
 SPLITS = {
-    "train": ["train.txt", "Train-00000-of-00010.parquet", "train/dev_notes.txt", "a/b.train.txt"],
+    "train": [
+        "train.txt",
+        "Train-00000-of-00010.parquet",
+        "train/dev_notes.txt",
+        "a/b.train.txt",
+        "training.txt",
+        "traindata/0.txt",
+        "Training Data/dev_notes.txt",
+    ],
     "validation": [
         "val.jsonl",
         "VALID.TXT",
@@ -48,8 +56,20 @@ SPLITS = {
         "heldout/a.txt",
         "Held-Out-00000-of-00002.parquet",
         "holdout.csv.gz",
+        "validate.txt",
+        "development-00001.jsonl",
+        "devset.tsv",
+        "valset/a.txt",
     ],
-    "test": ["test.txt", "test-set/a.txt", "unit.test.0.txt", "test/validated/a.txt"],
+    "test": [
+        "test.txt",
+        "test-set/a.txt",
+        "unit.test.0.txt",
+        "test/validated/a.txt",
+        "testing.txt",
+        "Testing/a.txt",
+        "testset.jsonl.gz",
+    ],
     "": [
         "device_manuals.txt",
         "testimony.txt",
@@ -61,6 +81,10 @@ SPLITS = {
         "developers/a.txt",
         "values.txt",
         "trainers.txt",
+        "testing_of_bridges.txt",
+        "my_training_diary.txt",
+        "web_development.txt",
+        "dataset.txt",
     ],
 }
 

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -268,6 +269,34 @@ def test_a_bad_tokenizer_file_is_one_line_with_file_and_key(folder: Path, damage
         load_tokenizer(TokenizerConfig(path=str(folder)))
     assert "\n" not in str(raised.value)
     with pytest.raises(ValueError, match=r"tokenizer\.json"):
+        saved_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tokenizer_config.json", '{"pad_token": '),
+        ("tokenizer_config.json", "[" * 100_000),
+        ("tokenizer_config.json", '{"pad_token": 7}'),
+        ("tokenizer_config.json", None),  # a FIFO, which would block for ever
+        ("special_tokens_map.json", "[1]"),
+        ("special_tokens_map.json", '{"pad_token": ["[PAD]"]}'),
+        ("added_tokens.json", "null"),
+        ("config.json", ""),
+    ],
+)
+def test_a_bad_file_beside_it_is_one_line_with_that_file(
+    folder: Path, name: str, text: str | None
+) -> None:
+    (folder / name).unlink(missing_ok=True)
+    if text is None:
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).write_text(text)
+    with pytest.raises(ConfigError, match=rf"tokenizer\.path: .*{re.escape(name)}: ") as raised:
+        load_tokenizer(TokenizerConfig(path=str(folder)))
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ValueError, match=re.escape(name)):
         saved_tokenizer(folder)
 
 
