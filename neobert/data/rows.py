@@ -110,7 +110,7 @@ def iter_values(
     """One value per row: what ``path`` leads to (:func:`values_at`), null where it leads nowhere.
 
     Raises ``ConfigError`` also for a file in which it leads nowhere in any row, and with
-    ``text_key``, the setting that names the column, for a value that is no text.
+    ``text_key``, the setting that names the column, for a value that is not a string.
     """
     for file in files:
         has_rows = is_found = False
@@ -119,11 +119,7 @@ def iter_values(
             has_rows, is_found = True, is_found or bool(values)
             value = values[0] if values else None
             if text_key is not None and not isinstance(value, str | None):
-                raise ConfigError(
-                    f"{setting}: {file}: row {number} is no text but {type(value).__name__} "
-                    f"({str(value)[:40]!r}); name the column of the text with {text_key}, or mend "
-                    "the row"
-                )
+                raise not_text(f"{setting}: {file}: row {number}", value, text_key)
             yield value
         if has_rows and not is_found:
             raise lacks_columns(setting, file, [path], row_columns(file, setting))
@@ -251,6 +247,14 @@ def values_at(row: Mapping[str, object], path: str) -> list[object]:
 def value_at(row: Mapping[str, object], path: str) -> object:
     """The first value that a path leads to, else ``None``."""
     return next(iter(values_at(row, path)), None)
+
+
+def not_text(where: str, value: object, key: str) -> ConfigError:
+    """The error for something else where a text belongs; ``key`` names the column."""
+    return ConfigError(
+        f"{where} is not a string but {type(value).__name__} ({str(value)[:40]!r}); name the "
+        f"column of the text with {key}, or mend the row"
+    )
 
 
 def lacks_columns(

@@ -152,7 +152,9 @@ def _read(place: Path) -> PreTrainedTokenizerFast:
         adopt_usual_tokens(tokenizer)
         wrap_documents(tokenizer)
     except Exception as error:  # whatever an odd tokenizer_config.json leads to
-        raise ValueError(f"{settings_files(place)}: cannot be used ({first_line(error)})") from error
+        raise ValueError(
+            f"{settings_files(place)}: cannot be used ({first_line(error)})"
+        ) from error
     if tokenizer.pad_token_id is None:
         raise ValueError(f"{place}: the tokenizer has no pad token")
     return tokenizer

@@ -26,6 +26,7 @@ from neobert.data.loading import Explain, open_data, plain_error
 from neobert.data.rows import (
     RULES,
     TOKEN_COLUMN,
+    not_text,
     root_column,
     text_column,
     values_at,
@@ -173,10 +174,7 @@ def text_of(value: object, where: str) -> str:
         return ""
     if isinstance(value, str):
         return value
-    raise ConfigError(
-        f"{where} is no text but {type(value).__name__} ({str(value)[:40]!r}); name the column "
-        "of the text with dataset.text_column, or mend the row"
-    )
+    raise not_text(where, value, "dataset.text_column")
 
 
 def _packaged(config: DatasetConfig, seed: int) -> Source:

@@ -87,9 +87,9 @@ BAD = {
     "mixed types": (
         "a.jsonl",
         b'{"text": "a"}\n{"text": 3}\n',
-        r"a\.jsonl: row 1 is no text but int \('3'",
+        r"a\.jsonl: row 1 is not a string but int \('3'",
     ),
-    "a column of numbers": ("a.jsonl", b'{"text": 1}\n', "row 0 is no text but int"),
+    "a column of numbers": ("a.jsonl", b'{"text": 1}\n', "row 0 is not a string but int"),
     "CSV with a field too many": ("a.csv", b"text,x\na,1\nb,2,3\n", r"a\.csv, line 3: 3 fields"),
     "CSV with the column twice": ("a.csv", b"text,text\na,b\n", r"a\.csv.*text more than once"),
     "TSV with the column twice": ("a.tsv", b"x\ttext\ttext\na\tb\tc\n", r"text more than once"),

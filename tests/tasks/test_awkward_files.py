@@ -202,7 +202,7 @@ LINES: dict[str, tuple[str, bytes, list[str]]] = {
     "zstandard": ("a.txt.zst", zst_of(b"a\nb\n"), ["a", "b"]),
 }
 
-NO_COLUMN = "has no column text|has none of text|no text but list"
+NO_COLUMN = "has no column text|has none of text|not a string but list"
 NESTED = b"[" * 100_000
 BAD: dict[str, tuple[str, bytes, str]] = {
     "half a pair of surrogates": (

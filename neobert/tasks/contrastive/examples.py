@@ -24,6 +24,7 @@ from neobert.data.rows import (
     TABLES,
     iter_rows,
     lacks_columns,
+    not_text,
     root_column,
     row_columns,
     values_at,
@@ -102,7 +103,8 @@ def read_examples(
             qrels = list(_file_rows(local.setting, files, ("query-id", "corpus-id"), {"score"}))
             found = _joined(qrels, *(_id_rows(local.setting, table) for table in tables))
         else:
-            found = _examples(source, _file_rows(local.setting, files, _needed(source)))
+            rows = _file_rows(local.setting, files, _needed(source), texts=_text_paths(source))
+            found = _examples(source, rows)
         yield from (replace(one, held_out=is_held_out) for one in found)
 
 
@@ -139,15 +141,34 @@ def _file_rows(
     files: list[Path],
     paths: tuple[str, ...],
     further: Iterable[str] = (),
+    texts: tuple[str, ...] = (),
 ) -> Iterator[Row]:
-    """The rows of files, each of which must have the columns that ``paths`` lead to."""
+    """The rows of files, each of which must have the columns that ``paths`` lead to.
+
+    What ``texts`` lead to must be text or null.
+    """
     names = {name for path in paths for name in path.split("|")}
     columns = {*names, *map(root_column, names), *further}
     for file in files:
         for number, row in enumerate(iter_rows([file], setting, columns)):
             if number == 0 and (missing := _missing(row, paths)):
                 raise lacks_columns(setting, file, missing, row_columns(file, setting))
+            _check_texts(row, texts, setting, file, number)
             yield row
+
+
+def _check_texts(
+    row: Row, paths: Iterable[str], setting: str, origin: Path | str, number: int
+) -> None:
+    for path in paths:
+        for value in values_at(row, path):
+            if not isinstance(value, str | None):
+                where = f"{setting}: {origin}: row {number}: {path}"
+                raise not_text(where, value, "contrastive.sources")
+
+
+def _text_paths(source: PairSource) -> tuple[str, ...]:
+    return (source.text,) if source.label else (source.query, source.positive, *source.negatives)
 
 
 def _needed(source: PairSource) -> tuple[str, ...]:
@@ -205,7 +226,7 @@ def _joined(qrels: list[Row], queries: Iterator[Row], corpus: Iterator[Row]) -> 
 
 
 def _id_rows(setting: str, files: list[Path]) -> Iterator[Row]:
-    return iter_rows(files, setting, {*JOINED_KEYS, "text"})
+    return _file_rows(setting, files, ("text",), JOINED_KEYS, texts=("text",))
 
 
 def _texts_by_id(rows: Iterator[Row], wanted: set[str]) -> dict[str, str]:
@@ -232,6 +253,7 @@ def _checked_hub_rows(source: PairSource, fresh: bool) -> Iterator[Row]:
         for number, row in enumerate(_hub_rows(source.hub, config, source.split, fresh)):
             if number == 0 and (missing := _missing(row, _needed(source))):
                 raise lacks_columns(f"source {source.name}", source.hub, missing, row)
+            _check_texts(row, _text_paths(source), f"source {source.name}", source.hub, number)
             yield row
 
 
@@ -249,7 +271,7 @@ def _hub_rows(hub: str, config: str | None, split: str, fresh: bool) -> Iterator
 
 
 def texts_at(row: Row, path: str) -> list[str]:
-    """The texts that a path leads to; what is no text is the empty one, what is absent none."""
+    """The texts that a path leads to; null is the empty one, what is absent none."""
     return [value if isinstance(value, str) else "" for value in values_at(row, path)]
 
 

@@ -111,7 +111,7 @@ def _column_problems(task: GlueTask, name: str, part: Dataset, needs_label: bool
         values = column_values(part, column)
         bad = [row for row, text in enumerate(values) if not isinstance(text, str)]
         if bad:
-            problems.append(f"{name}: {column} is no text in {_rows(bad)}")
+            problems.append(f"{name}: {column} is not a string in {_rows(bad)}")
     if needs_label and isinstance(part.features[task.label_column], list | dict | List):
         first = next(iter(column_values(part.take(1), task.label_column)))
         problems.append(
@@ -199,9 +199,19 @@ def _class_problems(task: GlueTask, train: Labelled, others: list[Labelled]) -> 
     missing = [name for number, name in enumerate(task.labels) if number not in seen]
     if not missing:
         return []
+    holders = [
+        part.name
+        for part in others
+        if {task.labels[int(number)] for number in np.unique(part.labels)} & set(missing)
+    ]
+    cause = (
+        f"{' and '.join(holders)} has: mend the labels there, or add examples to train"
+        if holders
+        else "a slice (dataset.train_split) must keep all, and numbers must have no gap"
+    )
     return [
-        f"train has no example of {len(missing)} of the {len(task.labels)} classes: "
-        f"{', '.join(missing[:SHOWN])}; a slice of the split (dataset.train_split) must keep all"
+        f"train has no example of {len(missing)} of the {len(task.labels)} classes "
+        f"({', '.join(missing[:SHOWN])}){', which ' if holders else '; '}{cause}"
     ]
 
 

@@ -121,6 +121,22 @@ def test_own_pairs_come_from_any_format(suffix: str, tmp_path: Path):
     assert found == [Example("one", "two", ["three"]), Example("x", "y", ["z"])]
 
 
+@pytest.mark.parametrize(
+    ("row", "path"),
+    [
+        ({"a": 5, "b": "y", "c": []}, "a"),
+        ({"a": "x", "b": ["y"], "c": []}, "b"),
+        ({"a": "x", "b": "y", "c": ["z", {"text": "n"}]}, r"c\[\]"),
+    ],
+)
+def test_what_is_not_text_is_an_error_with_file_row_and_column(row, path: str, tmp_path: Path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n".join(map(json.dumps, [{"a": None, "b": "y", "c": ["z"]}, row])))
+    own = {"path": str(file), "query": "a", "positive": "b", "negatives": "c[]"}
+    with pytest.raises(ConfigError, match=rf"mine.jsonl: row 1: {path} is not a string but"):
+        list(read_examples(own_source("mine", own)))
+
+
 def test_labelled_data_pairs_each_text_with_another_of_its_label(tmp_path: Path):
     labels = {
         "rain": "weather",
