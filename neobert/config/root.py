@@ -221,6 +221,11 @@ class Config(Section):
                 self.model.rope,
                 "model.ngpt=true needs model.rope=true: it has no learned positions",
             )
+            found += require(
+                self.trainer.ema_decay is None,
+                "trainer.ema_decay with model.ngpt=true: averages of weights on the unit sphere "
+                "are not on it; set it to null",
+            )
         return found
 
     def _best_model(self) -> list[str]:

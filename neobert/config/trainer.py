@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from neobert.config.checks import at_least, one_of, require
+from neobert.config.checks import above, at_least, one_of, require, within
 from neobert.config.section import Section
 
 PRECISIONS = ("no", "bf16", "fp16", "bf16-true")
@@ -83,6 +83,10 @@ class TrainerConfig(Section):
 
     gradient_clipping: float | None = None
     """Largest L2 norm of the gradients together; ``null`` or 0: no clipping."""
+
+    ema_decay: float | None = None
+    """Decay per step of an exponential moving average of the weights, in (0, 1): what is evaluated,
+    saved and exported are the averages; ``null``: none."""
 
     mixed_precision: str = "bf16"
     """``no`` (fp32), ``bf16`` (mixed, fp32 master weights), ``fp16`` (mixed, CUDA only), or
@@ -216,6 +220,8 @@ class TrainerConfig(Section):
         ):
             found += at_least(f"trainer.{key}", getattr(self, key), 1)
         found += at_least("trainer.gradient_clipping", self.gradient_clipping, 0)
+        found += above("trainer.ema_decay", self.ema_decay, 0)
+        found += within("trainer.ema_decay", self.ema_decay, 0, 0.999999)
         found += one_of("trainer.mixed_precision", self.mixed_precision, PRECISIONS)
         found += one_of("trainer.eval_strategy", self.eval_strategy, EVAL_STRATEGIES)
         found += one_of("trainer.save_strategy", self.save_strategy, SAVE_STRATEGIES)

@@ -109,6 +109,7 @@ def optimization_fingerprint(config: Config, plan: Plan) -> dict[str, object]:
         **{f"optimizer.muon_config.{key}": value for key, value in muon.items()},
         "trainer.gradient_accumulation_steps": config.trainer.gradient_accumulation_steps,
         "trainer.gradient_clipping": config.trainer.gradient_clipping,
+        "trainer.ema_decay": config.trainer.ema_decay,
         TOTAL_STEPS: plan.total_steps,
         **{f"scheduler.{key}": value for key, value in asdict(config.scheduler).items()},
     }

@@ -23,6 +23,7 @@ from neobert.training.ranks import own_launcher
 from neobert.training.strategy_checks import (
     deepspeed_obstacle,
     deepspeed_problems,
+    ema_problems,
     precision_problems,
     single_problems,
 )
@@ -135,6 +136,7 @@ def num_devices(devices: int | str, on_cuda: bool) -> int:
 def obstacles(config: Config, choice: StrategyChoice, on_cuda: bool) -> list[str]:
     """Why the chosen strategy cannot run; empty if it can. Each with what to do instead."""
     found = precision_problems(config.trainer, choice.name, on_cuda)
+    found += ema_problems(config.trainer, choice.name)
     if choice.name == "single":
         found += single_problems(choice.processes)
     if choice.is_deepspeed:

@@ -19,6 +19,7 @@ from neobert.model.encoder import Encoder
 from neobert.training.callbacks.batch_digest import BatchDigests
 from neobert.training.callbacks.checkpointer import Checkpointer, save_plan
 from neobert.training.callbacks.clip_heads import qk_clip_callbacks
+from neobert.training.callbacks.ema import ema_callbacks
 from neobert.training.callbacks.interrupt import Interrupt
 from neobert.training.callbacks.ngpt_weights import ngpt_callbacks
 from neobert.training.callbacks.progress import ProgressBar
@@ -157,6 +158,7 @@ def _watching(
         throughput,
         *qk_clip_callbacks(config.optimizer, settings.logging_steps),
         *ngpt_callbacks(config.model),
+        *ema_callbacks(settings),
         *([BatchDigests(run.path)] if settings.log_batch_digests else []),
     ]
 
