@@ -81,5 +81,10 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 def _say(problems: list[str], code: ExitCode) -> int:
     for problem in problems:
-        log.error("error: %s", problem)
+        log.error("error: %s", _printable(problem))
     return code
+
+
+def _printable(text: str) -> str:
+    """``text`` with escapes for what a terminal would hide or obey, as names of columns."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -34,6 +34,7 @@ def exit_after_ctrl_c() -> BaseException:
     ("error", "code", "line"),
     [
         (ConfigError("seed=x: must be a number"), 2, "error: seed=x"),
+        (ConfigError("has \ufeffa, b\rc\x1b[2J"), 2, r"error: has \ufeffa, b\rc\x1b[2J"),
         (RunError("STS12 failed"), 1, "error: STS12 failed"),
         (FloatingPointError("the loss is nan"), 1, "error: the loss is nan"),
         (full_disk(), 1, "make room, then resume with trainer.resume_from_checkpoint=latest"),

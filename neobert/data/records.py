@@ -20,8 +20,8 @@ LARGEST_DOCUMENT = 2**30
 
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-NONCHARACTER = "\ufdd0"
-"""Stands for a ``\\r`` while the csv module, which takes every ``\\r`` for a line end, reads."""
+NONCHARACTER, RETURN, ITSELF = "\ufdd0", "\ufdd0r", "\ufdd0n"
+"""Stand for ``\\r`` and the first while the csv module, to which ``\\r`` ends a line, reads."""
 
 
 @runtime_checkable
@@ -155,7 +155,7 @@ def _quoted(lines: Iterable[str], text: Lines, delimiter: str) -> Iterator[list[
         except csv.Error as error:
             last, text.number = text.number, first
             raise FaultError(_csv_problem(error, last)) from error
-        yield [field.replace(NONCHARACTER, "\r") for field in record]
+        yield [_show_returns(field) for field in record]
 
 
 def _csv_problem(error: csv.Error, last: int) -> str:
@@ -168,9 +168,14 @@ def _csv_problem(error: csv.Error, last: int) -> str:
 
 def _hide_returns(line: str) -> str:
     body = line.removesuffix("\n").removesuffix("\r")
-    if "\r" not in body:
-        return line
-    return body.replace("\r", NONCHARACTER) + line[len(body) :]
+    end = line[len(body) :]
+    return body.replace(NONCHARACTER, ITSELF).replace("\r", RETURN) + end
+
+
+def _show_returns(field: str) -> str:
+    if NONCHARACTER not in field:
+        return field
+    return field.replace(RETURN, "\r").replace(ITSELF, NONCHARACTER)
 
 
 def json_rows(text: Lines, kept_whole: bool) -> Iterator[Row]:

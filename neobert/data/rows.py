@@ -214,10 +214,8 @@ def text_column(columns: Collection[str], wanted: str | None, setting: str, orig
         return wanted
     found = next((name for name in TEXT_COLUMNS if name in columns), None)
     if found is None:
-        raise ConfigError(
-            f"{setting}: {origin} has none of {', '.join(TEXT_COLUMNS)}; its columns are "
-            f"{', '.join(columns) or 'none'}"
-        )
+        has = f"none of {', '.join(TEXT_COLUMNS)}; its columns are {', '.join(columns)}"
+        raise ConfigError(f"{setting}: {origin} has {has if columns else 'no row with a column'}")
     return found
 
 

@@ -199,6 +199,8 @@ def test_every_key_that_is_recommended_exists() -> None:
     for other, ours in FAMILIAR.items():
         for key in ours.split(" ")[0].rstrip(",").split(", "):
             assert key.partition("=")[0].removesuffix(".*") in {*field_types(), "scheduler"}, other
+    assert nearest("train_batch_size") == "; did you mean trainer.per_device_train_batch_size?"
+    assert nearest("num_layers") == "; did you mean model.num_hidden_layers?"
     assert nearest("trainer.max_stepz") == "; did you mean trainer.max_steps?"
 
 

@@ -129,6 +129,11 @@ GOOD: dict[str, tuple[str, bytes, list[str]]] = {
     "tsv: lines end with CR LF": ("a.tsv", tsv_of(*AB).replace(b"\n", b"\r\n"), AB),
     "jsonl: lines end with CR LF": ("a.jsonl", json_lines(*AB).replace(b"\n", b"\r\n"), AB),
     "csv: CR alone": ("a.csv", csv_of("a\rb", '"c\rd"', "e"), ["a\rb", "c\rd", "e"]),
+    "csv: CR and noncharacters": (
+        "a.csv",
+        csv_of("a\rb\ufdd0", '"c\ufdd0r\ufdd0n"', "\ufdd0\ufdd1"),
+        ["a\rb\ufdd0", "c\ufdd0r\ufdd0n", "\ufdd0\ufdd1"],
+    ),
     "tsv: CR alone": ("a.tsv", tsv_of("a\rb", "c"), ["a\rb", "c"]),
     "jsonl: CR alone": ("a.jsonl", json_lines("a\rb", "c"), ["a\rb", "c"]),
     "csv: other ends of lines": ("a.csv", csv_of(*UNICODE_ENDS), UNICODE_ENDS),
