@@ -142,14 +142,19 @@ def chosen(config: Config, words: Sequence[str]) -> str:
     if config.task == "mteb":
         name = model.name if model.from_hub else config.mteb_model or config.trainer.output_dir
         return f"mteb: {config.mteb_task_type} with {name} (all settings: --help)"
-    shape = f"{model.hidden_size} × {model.num_hidden_layers}"
-    data = config.dataset.path or config.dataset.name
+    start, data, groups = model.init_from, config.dataset.path or config.dataset.name, ["dataset"]
+    if config.task == "contrastive":  # whose dataset.path is that of the tokens
+        pairs = config.contrastive
+        start = pairs.pretrained_checkpoint_dir or pairs.pretrained_model_path
+        data, groups = config.dataset.name, []
+    begin = f"from {start}" if start else f"model {model.hidden_size} × {model.num_hidden_layers}"
     asked = {word.lstrip("+-").partition("=")[0] for word in words}
-    others = [group for group in ("model", "dataset", "optimizer") if group not in asked]
+    groups = [*([] if start else ["model"]), *groups, "optimizer"]
+    others = [group for group in groups if group not in asked]
     told = bool(others) and "config_path" not in asked
     hint = f"; choose others with {' '.join(f'{group}=…' for group in others)}" if told else ""
     return (
-        f"{config.task}: model {shape}, dataset {data}, {config.optimizer.name}, into "
+        f"{config.task}: {begin}, dataset {data}, {config.optimizer.name}, into "
         f"{config.trainer.output_dir}{hint} (all settings: --help)"
     )
 

@@ -5,6 +5,7 @@ The hints are collected from the texts of the package itself, so a new one is tr
 
 import ast
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 import neobert
 from neobert.config.compose import compose_config
+from neobert.config.overrides import pasteable
 from neobert.config.schema import field_types
 from neobert.errors import ConfigError
 from neobert.training.resume import MEANING, accepting
@@ -80,3 +82,11 @@ def test_a_hint_is_a_setting_that_can_be_pasted(hint: str) -> None:
 def test_the_override_that_accepts_a_change_is_understood(key: str) -> None:
     config = compose_config([accepting([key, "seed"])])
     assert config.trainer.accept_changes == [key, "seed"]
+
+
+@pytest.mark.parametrize(
+    "folder", ["/a/b-1.0", "/my runs/a", "/a=b,c", "/it's", "/x(1)/[2]{3}"]
+)
+def test_a_hint_with_a_folder_is_taken_by_a_shell_and_by_the_grammar(folder: str) -> None:
+    (word,) = shlex.split(pasteable("trainer.output_dir", folder))
+    assert compose_config([word]).trainer.output_dir == str(Path(folder).expanduser())

@@ -167,7 +167,11 @@ REASONS: dict[str, tuple[tuple[str, Condition], ...]] = {
     "dataset.name": (
         (
             "dataset.path is set",
-            lambda config: bool(config.dataset.path) and config.dataset.name != "local",
+            lambda config: (
+                bool(config.dataset.path)
+                and config.dataset.name != "local"
+                and config.task != "contrastive"
+            ),  # where the path is that of the tokens
         ),
     ),
     "dataset.text_column": (

@@ -1,6 +1,7 @@
 """The arguments of ``python -m neobert.train``, sorted by what they set."""
 
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin
@@ -175,6 +176,13 @@ def quote(value: str) -> str:
     # A backslash is an escape only before a quote, or where it ends the text.
     escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
     return f"'{escaped}'"
+
+
+def pasteable(key: str, value: object) -> str:
+    """``key=value`` for a hint, so that a shell and Hydra's grammar take it as it is."""
+    text = str(value)
+    plain = re.fullmatch(r"[\w./:@+-]+", text)
+    return f"{key}={text}" if plain else shlex.quote(f"{key}={quote(text)}")
 
 
 def _quoted(part: str) -> str:

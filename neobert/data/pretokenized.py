@@ -14,12 +14,14 @@ its ``dataset.path``.
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, Sequence, Value, load_from_disk
 
+from neobert.config.overrides import pasteable
 from neobert.console import get_logger
 from neobert.data.cache import key_of, publish
 from neobert.data.digests import file_digests
@@ -68,7 +70,7 @@ def check_tokenizer(folder: Path, info: TokenizerInfo) -> None:
     if _recipe_in(folder, "dataset.path").get("tokenizer") != info.fingerprint:
         raise ConfigError(
             f"dataset.path={folder} was tokenised by another tokenizer than {info.name}; "
-            f"tokenizer.path={folder}/tokenizer is the one "
+            f"{pasteable('tokenizer.path', folder / 'tokenizer')} is the one "
             "(tokenizer.train_vocab_size=null beside it)"
         )
 
@@ -124,7 +126,8 @@ def _write(source: Source, info: TokenizerInfo, num_proc: int, target: Path, par
     for name, documents in splits.items():
         if documents is None:
             continue
-        store = make_store(parts / name, documents, info, num_proc)
+        named = replace(documents, name=f"{documents.name} ({name})")
+        store = make_store(parts / name, named, info, num_proc)
         made[name] = Dataset.from_generator(
             _rows,
             gen_kwargs={"store": store},

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from neobert.config.overrides import pasteable
 from neobert.config.tokenizer import TokenizerConfig
 from neobert.console import get_logger
 from neobert.data.cache import key_of, publish
@@ -205,7 +206,8 @@ def _tokenizer_folder(path: str) -> Path:
     folder = Path(path).expanduser()
     if folder.is_file():
         raise ConfigError(
-            f"tokenizer.path={path} is a file; name its folder: tokenizer.path={folder.parent}"
+            f"tokenizer.path={path} is a file; name its folder: "
+            + pasteable("tokenizer.path", folder.parent)
         )
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"

@@ -28,6 +28,8 @@ class RunDataModule(LightningDataModule, ABC):
         super().__init__()
         self.config = config
         self._ready = False
+        self._bounded: set[str] = set()
+        """Keys of which it is logged already that they request more processes than cores."""
 
     def setup(self, stage: str | None = None) -> None:
         """Read the data, once per process; what is cached is taken from the cache."""
@@ -77,7 +79,8 @@ class RunDataModule(LightningDataModule, ABC):
         """Loader processes as ``key`` requests them, at most as many as there are cores."""
         settings = self.config.dataset
         number = min(requested, available_cores())
-        if number < requested:
+        if number < requested and key not in self._bounded:
+            self._bounded.add(key)
             log.info("%s: %d, as many as there are cores", key, number)
         if number > 0:  # threads of the tokenizer do not survive the fork of a worker
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neobert.config.checks import ConfigError
+from neobert.config.overrides import pasteable
 from neobert.config.root import Config
 from neobert.files import read_json
 from neobert.model.weight_files import has_weights
@@ -36,7 +37,7 @@ def source_run(config: Config, source: str) -> SourceRun:
             f"glue.transfer_from_task: {task} starts from {source}, but {place} holds no "
             f"finished run of {source} with a checkpoint. This makes one: "
             f"python -m neobert.train task=glue glue.task_name={source} "
-            f"trainer.save_strategy=best trainer.output_dir={place / source} "
+            f"trainer.save_strategy=best {pasteable('trainer.output_dir', place / source)} "
             "glue.pretrained_model_path=…; or name its folder: glue.transfer_dir"
         )
     return max(found, key=lambda run: run.score)

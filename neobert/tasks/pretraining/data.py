@@ -72,7 +72,11 @@ class PretrainingDataModule(RunDataModule):
         self.source = source
         self._make_training_rows(cache)
         held_out = source.evaluation
-        self.eval_store = TokenStore.empty() if held_out is None else self._store(held_out, cache)
+        if held_out is None:
+            self.eval_store = TokenStore.empty()
+        else:
+            named = replace(held_out, name=f"{held_out.name} (evaluation)")
+            self.eval_store = self._store(named, cache)
         self.eval_plan = self._plan(self.eval_store, self.packing)
 
     def _tokenizer(self, source: Source, cache: Path) -> TokenizerInfo:
