@@ -91,6 +91,14 @@ def free_name(path: Path) -> Path:
     return old
 
 
+def user_path(path: str | Path) -> Path:
+    """The path that a user wrote, in which ``~`` is the home directory.
+
+    ``~somebody`` stays where there is no such user, for which ``Path.expanduser`` raises.
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:

@@ -23,6 +23,7 @@ from neobert.files import (
     replacing,
     set_aside,
     sha256,
+    user_path,
     write_atomically,
 )
 
@@ -144,3 +145,13 @@ def test_it_imports_no_torch() -> None:
 def _with(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
+
+
+@pytest.mark.parametrize(
+    ("written", "path"), [("~/a b", "{home}/a b"), ("~nobody1/x", "~nobody1/x"), ("a/~", "a/~")]
+)
+def test_the_home_directory_is_expanded_where_there_is_one(
+    written: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path(written) == Path(path.format(home=tmp_path))

@@ -12,7 +12,7 @@ from neobert.config.group_files import conf_dir, group_names, options
 from neobert.config.overrides import quote
 from neobert.console import get_logger
 from neobert.errors import ConfigError
-from neobert.files import first_line, write_atomically
+from neobert.files import first_line, user_path, write_atomically
 
 log = get_logger(__name__)
 
@@ -25,10 +25,10 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("group", nargs="?", help="only this group, with what each file is for")
     copying = commands.add_parser("copy", help="copy a group file to edit it")
     copying.add_argument("choice", metavar="group=option", help="e.g. experiment=quickstart")
-    copying.add_argument("folder", type=Path, help="your folder of group files, e.g. my_conf/")
+    copying.add_argument("folder", type=user_path, help="your folder of group files, e.g. my_conf/")
     copying.add_argument("--name", help="name of the copy (default: my_OPTION)")
     checking = commands.add_parser("check", help="check files of settings; run nothing")
-    checking.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    checking.add_argument("files", nargs="+", type=user_path, metavar="FILE")
     return arguments
 
 

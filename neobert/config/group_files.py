@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from neobert.config.layers import Layer
 from neobert.config.schema import Flat
 from neobert.config.yaml_file import read_settings
+from neobert.files import user_path
 
 PRIMARY = "config"
 """The primary file of ``conf/``."""
@@ -60,7 +61,7 @@ def settings_files(
     """
     if path in (None, "", "null"):
         return []
-    file = Path(str(path)).expanduser()
+    file = user_path(str(path))
     if file in seen:
         problems.append(f"{file}: defaults lead back to this file")
         return []

@@ -15,15 +15,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from neobert.errors import ConfigError, RunError
-from neobert.files import TEMPORARY, is_disk_full, publish_folder, root_cause
+from neobert.files import TEMPORARY, is_disk_full, publish_folder, root_cause, user_path
 
 
 def cache_folder(cache_dir: str | None) -> Path:
     """``dataset.cache_dir``, else ``$NEOBERT_CACHE``, else ``neobert`` in the user's cache."""
     chosen = cache_dir or os.environ.get("NEOBERT_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "neobert"
+        return user_path(chosen)
+    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "neobert"
 
 
 def key_of(recipe: object) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from neobert.config.checks import ConfigError
 from neobert.console import get_logger
 from neobert.data.rows import FORMATS, OPENERS, format_of
+from neobert.files import user_path
 
 log = get_logger(__name__)
 
@@ -148,9 +149,7 @@ def find_files(path: str | Path, setting: str, formats: Collection[str]) -> Data
     empty = [file for file in chosen if file.path.stat().st_size == 0]
     if len(empty) == len(chosen):
         names = (
-            ""
-            if Path(path).expanduser().is_file()
-            else f"{shortened(str(file.name) for file in empty)}: "
+            "" if user_path(path).is_file() else f"{shortened(str(file.name) for file in empty)}: "
         )
         raise ConfigError(f"{setting}={path}: {names}empty")
     for file in empty:
@@ -197,7 +196,7 @@ def _files_of(files: Iterable[DataFile], name: str) -> list[Path]:
 
 def _candidates(path: str | Path, setting: str) -> list[DataFile]:
     """Every regular file at ``path``, whatever its format."""
-    place = Path(path).expanduser()
+    place = user_path(path)
     try:
         if place.is_file():
             return [DataFile(place, Path(place.name))]

@@ -18,7 +18,7 @@ from neobert.data.rows import DOCUMENTS, FORMATS, format_of, row_columns, value_
 from neobert.data.splits import EVALUATION_SPLITS, Data, FileValues, documents_of
 from neobert.data.stream_source import StreamSource
 from neobert.errors import ConfigError, RunError
-from neobert.files import is_disk_full, root_cause
+from neobert.files import is_disk_full, root_cause, user_path
 
 REFINEDWEB = {"refinedweb": "tiiuae/falcon-refinedweb"}
 """The reference's default name of its corpus, and the corpus's id on the hub."""
@@ -65,7 +65,7 @@ def open_data(config: DatasetConfig, cache: Path) -> OpenedData:
 
 def _subset(config: DatasetConfig) -> Path:
     """``dataset.path``, or its folder of the name ``dataset.config``."""
-    path = Path(config.path).expanduser()
+    path = user_path(config.path)
     if config.config is None or loading_code(path) is not None:
         return path
     if not (path / config.config).is_dir():

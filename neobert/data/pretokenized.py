@@ -30,7 +30,7 @@ from neobert.data.sources import TOKEN_COLUMN, Documents, Source
 from neobert.data.token_store import TokenStore
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.errors import ConfigError
-from neobert.files import first_line, read_json, reading, write_json
+from neobert.files import first_line, read_json, reading, user_path, write_json
 
 log = get_logger(__name__)
 
@@ -47,7 +47,7 @@ def pre_tokenized(
     Raises ``ConfigError`` if ``output`` holds something else.
     """
     recipe = _recipe(source, info)
-    folder = Path(output).expanduser() if output else cache / "pre_tokenized" / key_of(recipe)
+    folder = user_path(output) if output else cache / "pre_tokenized" / key_of(recipe)
     _check(folder, recipe)
 
     def make(target: Path) -> None:

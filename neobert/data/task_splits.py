@@ -32,7 +32,7 @@ from neobert.data.rows import (
     value_at,
 )
 from neobert.data.splits import HoldOut, named_split, sliced
-from neobert.files import first_line
+from neobert.files import first_line, user_path
 
 log = get_logger(__name__)
 
@@ -196,7 +196,7 @@ def _reader(
             task.config or "all of its data",
         )
     if config.path:
-        places = _folder(Path(config.path).expanduser(), task, name, config)
+        places = _folder(user_path(config.path), task, name, config)
         return LocalReader(places, task, cache)
     if packaged is not None:
         return LocalReader({"": packaged}, task, cache)

@@ -29,7 +29,7 @@ from neobert.data.saved_tokenizer import (
 )
 from neobert.data.wordpiece import train_wordpiece
 from neobert.errors import ConfigError
-from neobert.files import first_line
+from neobert.files import first_line, user_path
 from neobert.text_tokenizer import (
     TextTokenizer,
     bert_template,
@@ -203,7 +203,7 @@ def _load(config: TokenizerConfig, name: str) -> PreTrainedTokenizerFast:
 
 def _tokenizer_folder(path: str) -> Path:
     """The folder that ``tokenizer.path`` names, if its files can be used."""
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if folder.is_file():
         raise ConfigError(
             f"tokenizer.path={path} is a file; name its folder: "

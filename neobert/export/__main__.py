@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neobert.console import get_logger, show_messages
+from neobert.files import user_path
 
 if TYPE_CHECKING:
     from neobert.export.check import Finding
@@ -22,9 +23,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     arguments = argparse.ArgumentParser(prog="python -m neobert.export", description=DESCRIPTION)
     arguments.add_argument(
-        "source", nargs="?", type=Path, help="a run (its newest checkpoint) or one checkpoint"
+        "source", nargs="?", type=user_path, help="a run (its newest checkpoint) or one checkpoint"
     )
-    arguments.add_argument("--output", type=Path, help="the folder to write")
+    arguments.add_argument("--output", type=user_path, help="the folder to write")
     arguments.add_argument(
         "--name", help="what the card's snippets load, e.g. me/my-model (default: the folder)"
     )
@@ -48,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument(
         "--check",
-        type=Path,
+        type=user_path,
         metavar="DIR",
         help="look for what is wrong with a folder of weights, whoever made it",
     )

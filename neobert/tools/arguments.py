@@ -2,9 +2,9 @@
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 from neobert.config.model import ModelConfig
+from neobert.files import user_path
 from neobert.training.start import Pretrained, open_weights
 
 SHORTEST = 3
@@ -42,7 +42,7 @@ def open_model(options: argparse.Namespace) -> Pretrained:
 def add_texts(arguments: argparse.ArgumentParser) -> None:
     """Add the file of texts, and which of its columns they are in."""
     arguments.add_argument(
-        "texts", type=Path, help="UTF-8, a text per line; or jsonl, json, csv, tsv, parquet"
+        "texts", type=user_path, help="UTF-8, a text per line; or jsonl, json, csv, tsv, parquet"
     )
     arguments.add_argument(
         "--text-column", help="column of a table (default: text, sentence or content)"

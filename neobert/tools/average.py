@@ -21,7 +21,7 @@ from torch import Tensor
 from neobert.config.store import load_config_file
 from neobert.console import get_logger, show_messages
 from neobert.errors import ConfigError
-from neobert.files import publish_folder, write_json
+from neobert.files import publish_folder, user_path, write_json
 from neobert.losses.mlm import masked_lm_loss
 from neobert.model.heads import MaskedLM
 from neobert.model.weight_files import WEIGHTS, read_weights
@@ -168,7 +168,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "checkpoints", nargs="+", help="runs (their newest checkpoint), checkpoints or exports"
     )
-    arguments.add_argument("--output", required=True, type=Path, help="folder of the mean")
+    arguments.add_argument("--output", required=True, type=user_path, help="folder of the mean")
     arguments.add_argument(
         "--weights",
         type=lambda text: [float(part) for part in text.split(",")],
@@ -188,17 +188,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         parts = [open_weights(place, key="checkpoints") for place in options.checkpoints]
         shares = shares_of(options.weights, len(parts))
-        output = options.output.expanduser()
-        record = write_average(parts, shares, output)
-        losses = {} if options.no_evaluation else compare(parts, output)
+        record = write_average(parts, shares, options.output)
+        losses = {} if options.no_evaluation else compare(parts, options.output)
     except ConfigError as error:
         for problem in error.problems:
             log.error("error: %s", problem)
         return 2
     if losses:
-        write_json({**record, "evaluation_loss": losses}, output / "average.json")
+        write_json({**record, "evaluation_loss": losses}, options.output / "average.json")
         show(losses, shares)
-    log.info("%s", output)
+    log.info("%s", options.output)
     return 0
 
 

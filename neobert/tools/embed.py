@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from neobert.console import get_logger, show_messages
 from neobert.data.rows import iter_texts
+from neobert.files import user_path
 from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.tools.arguments import (
     SHORTEST,
@@ -126,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_model(arguments)
     add_texts(arguments)
-    arguments.add_argument("--output", type=Path, required=True, help="*.npy or *.parquet")
+    arguments.add_argument("--output", type=user_path, required=True, help="*.npy or *.parquet")
     arguments.add_argument("--overwrite", action="store_true", help="replace the output if there")
     arguments.add_argument("--pooling", choices=POOLING, default="avg")
     arguments.add_argument("--prefix", default="", help="put before every text")

@@ -19,6 +19,7 @@ from statistics import mean, stdev
 from matplotlib.figure import Figure
 
 from neobert.console import get_logger, show_messages
+from neobert.files import user_path
 from neobert.tasks.glue.published import GLUE_8, PUBLISHED
 from neobert.tasks.glue.transfer import read_glue_summary
 from neobert.tools.report_files import Scores, bar_chart, markdown_table, write_report_files
@@ -166,8 +167,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m neobert.tools.glue_report", description=(__doc__ or "").split("\n\n")[1]
     )
-    parser.add_argument("folder", type=Path, help="holds runs of task=glue, at any depth")
-    parser.add_argument("--output", type=Path, help="where to write; default: the folder")
+    parser.add_argument("folder", type=user_path, help="holds runs of task=glue, at any depth")
+    parser.add_argument("--output", type=user_path, help="where to write; default: the folder")
     arguments = parser.parse_args(words)
     show_messages()
     runs = find_runs(arguments.folder)

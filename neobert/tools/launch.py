@@ -23,7 +23,7 @@ from neobert.config.root import Config
 from neobert.console import get_logger, show_messages
 from neobert.errors import ConfigError, ExitCode
 from neobert.failures import report_failure
-from neobert.files import write_atomically
+from neobert.files import user_path, write_atomically
 
 log = get_logger("neobert.tools.launch")
 
@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     made.add_argument("--to", required=True, choices=list(CLUSTERS))
-    made.add_argument("--output", type=Path, metavar="FILE", help="instead of the terminal")
+    made.add_argument("--output", type=user_path, metavar="FILE", help="instead of the terminal")
     made.add_argument("--name", help="of the job (default: the last folder of output_dir)")
     made.add_argument("--restarts", type=int, default=20, help="at most (default: %(default)s)")
     made.add_argument("--cpus", type=int, help="per process (default: 1 + loader processes)")

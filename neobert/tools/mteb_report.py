@@ -21,6 +21,7 @@ from mteb.results import BenchmarkResults, ModelResult, TaskResult
 
 from neobert.config.checks import ConfigError
 from neobert.console import get_logger, show_messages
+from neobert.files import user_path
 from neobert.tasks.mteb.evaluate import main_score
 from neobert.tasks.mteb.run import OWN_TASKS
 from neobert.tasks.mteb.scores import MEAN_TASK, MEAN_TYPE, by_type, overall
@@ -238,10 +239,10 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog="python -m neobert.tools.mteb_report", description="Tables and a plot of MTEB results."
     )
-    arguments.add_argument("folders", type=Path, nargs="+", help="runs, or their mteb/<step>")
+    arguments.add_argument("folders", type=user_path, nargs="+", help="runs, or their mteb/<step>")
     arguments.add_argument("--benchmark", help="such as 'MTEB(eng, v1)': its tasks, its means")
     arguments.add_argument(
-        "--output", type=Path, default=Path("mteb.md"), help="written with .md, .json and .png"
+        "--output", type=user_path, default=Path("mteb.md"), help="written with .md, .json and .png"
     )
     return arguments
 

@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerFast
 from neobert.batch import PackedBatch, bounds_of
 from neobert.console import get_logger, show_messages
 from neobert.data.rows import iter_texts
-from neobert.files import sha256
+from neobert.files import sha256, user_path
 from neobert.model.heads import MaskedLM
 from neobert.text_tokenizer import TextTokenizer
 from neobert.tools.arguments import (
@@ -253,7 +253,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add_model(arguments)
     add_texts(arguments)
-    arguments.add_argument("--output", type=Path, required=True, help="*.csv; resumed if there")
+    arguments.add_argument(
+        "--output", type=user_path, required=True, help="*.csv; resumed if there"
+    )
     arguments.add_argument(
         "--max-length", type=number_from(SHORTEST), help="tokens (default: the model's)"
     )

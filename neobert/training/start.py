@@ -22,7 +22,7 @@ from neobert.console import get_logger
 from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.data.tokenizer import TokenizerInfo, describe_tokenizer, load_tokenizer
 from neobert.errors import ConfigError
-from neobert.files import reading, sha256
+from neobert.files import reading, sha256, user_path
 from neobert.model.encoder import Encoder
 from neobert.model.heads import MaskedLM, SequenceClassifier, TokenClassifier
 from neobert.model.pretrained import (
@@ -211,7 +211,7 @@ def select(
 
 def _selected(place: str, selector: str, key: str, selector_key: str, resumable: bool) -> Path:
     prefix = f"{key}={place}: " if key else ""
-    path = Path(place).expanduser() if resumable else _on_disk(place, prefix)
+    path = user_path(place) if resumable else _on_disk(place, prefix)
     if not _is_known(selector):
         path, selector, prefix = _path_of(path, selector, selector_key), "latest", ""
     steps = _steps(path)
@@ -306,7 +306,7 @@ def _is_known(selector: str) -> bool:
 
 
 def _path_of(run: Path, selector: str, selector_key: str) -> Path:
-    for path in (Path(selector).expanduser(), run / selector):
+    for path in (user_path(selector), run / selector):
         if path.exists():
             return path
     listed = ", ".join(folder.name for folder in _steps(run) or numbered(run)) or "none"
@@ -327,7 +327,7 @@ def _no_weights(path: Path) -> str:
 
 def _on_disk(place: str, prefix: str) -> Path:
     """A folder, fetched from the Hub if ``place`` is no folder but looks like an id there."""
-    path = Path(place).expanduser()
+    path = user_path(place)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise ConfigError(f"{prefix}there is no such file")

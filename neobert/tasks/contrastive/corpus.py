@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import overload
 
 from neobert.config.checks import ConfigError
@@ -14,6 +13,7 @@ from neobert.data.shards import token_store
 from neobert.data.sources import open_source
 from neobert.data.token_store import TokenStore
 from neobert.data.tokenizer import TokenizerInfo
+from neobert.files import user_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def open_corpus(config: Config, tokenizer: TokenizerInfo) -> Corpus | None:
     wanted = config.contrastive.pretraining_dataset
     if not wanted or config.dataset.pretraining_prob == 0:
         return None
-    is_file = not is_packaged(wanted) and Path(wanted).expanduser().exists()
+    is_file = not is_packaged(wanted) and user_path(wanted).exists()
     name, path = ("local", wanted) if is_file else (wanted, "")
     settings = replace(config.dataset, streaming=False, eval_samples=None, name=name, path=path)
     cache = cache_folder(config.dataset.cache_dir)

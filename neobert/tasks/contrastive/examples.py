@@ -29,7 +29,7 @@ from neobert.data.rows import (
     row_columns,
     values_at,
 )
-from neobert.files import first_line
+from neobert.files import first_line, user_path
 from neobert.tasks.contrastive.packaged_pairs import Example
 from neobert.tasks.contrastive.pair_sources import PairSource
 
@@ -53,10 +53,10 @@ def local_files(source: PairSource, sources_dir: str | None) -> DataFiles | None
 
 def _local_place(source: PairSource, sources_dir: str | None) -> Path | None:
     if source.path:
-        return Path(source.path).expanduser()
+        return user_path(source.path)
     if sources_dir is None:
         return None
-    places = [Path(sources_dir).expanduser() / source.name]
+    places = [user_path(sources_dir) / source.name]
     places += [
         places[0].with_name(source.name + suffix + packed)
         for suffix, kind in FORMATS.items()

@@ -23,7 +23,7 @@ from neobert.console import get_logger
 from neobert.data.cache import cache_folder, key_of, publish
 from neobert.data.processes import in_processes, num_processes
 from neobert.data.tokenizer import TokenizerInfo
-from neobert.files import sha256
+from neobert.files import sha256, user_path
 from neobert.tasks.contrastive.examples import identity, read_examples
 from neobert.tasks.contrastive.packaged_pairs import Example
 from neobert.tasks.contrastive.pair_encoder import SCHEMA, PairEncoder
@@ -101,7 +101,7 @@ def prepare_sources(config: Config, recipe: Recipe, force: bool = False) -> list
 def prepared_root(config: Config) -> Path:
     """``dataset.path``, else a folder in the cache."""
     if config.dataset.path:
-        return Path(config.dataset.path).expanduser()
+        return user_path(config.dataset.path)
     return cache_folder(config.dataset.cache_dir) / "pairs"
 
 

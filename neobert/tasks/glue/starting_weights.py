@@ -16,6 +16,7 @@ from neobert.config.root import Config
 from neobert.config.tokenizer import TokenizerConfig
 from neobert.console import get_logger
 from neobert.data.tokenizer import load_tokenizer
+from neobert.files import user_path
 from neobert.model.pretrained import INFORMATION
 from neobert.model.weight_files import read_json_object
 from neobert.tasks.glue.tasks import TASKS
@@ -100,8 +101,8 @@ def _is_config_of(run: str | None, path: str) -> bool:
     """Whether ``path`` is the ``config.yaml`` of ``run``: the reference sets both keys."""
     if run is None or not _is_yaml(path):
         return False
-    folder = Path(run).expanduser().resolve()
-    return folder.is_relative_to(Path(path).expanduser().resolve().parent)
+    folder = user_path(run).resolve()
+    return folder.is_relative_to(user_path(path).resolve().parent)
 
 
 def _is_yaml(path: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from neobert.config.checks import ConfigError
 from neobert.config.overrides import pasteable
 from neobert.config.root import Config
-from neobert.files import read_json
+from neobert.files import read_json, user_path
 from neobert.model.weight_files import has_weights
 from neobert.training.manifest import numbered
 
@@ -29,7 +29,7 @@ def source_run(config: Config, source: str) -> SourceRun:
     Raises ``ConfigError`` with the command that makes one if there is none.
     """
     own = Path(config.trainer.output_dir).absolute()
-    place = Path(config.glue.transfer_dir).expanduser() if config.glue.transfer_dir else own.parent
+    place = user_path(config.glue.transfer_dir) if config.glue.transfer_dir else own.parent
     found = [run for run in finished_runs(place, source) if Path(run.folder) != own]
     if not found:
         task = config.glue.task_name

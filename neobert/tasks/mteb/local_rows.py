@@ -19,6 +19,7 @@ from neobert.data.rows import (
     values_at,
 )
 from neobert.errors import ConfigError
+from neobert.files import user_path
 
 Columns = Mapping[str, list]
 """Name -> values, one per row."""
@@ -82,7 +83,7 @@ def read_rows(spec: LocalTask, kind: str, split: str) -> dict[str, list]:
     """The columns of ``kind``: scores as floats, labels of pairs as 0 and 1, no text empty."""
     setting = f"mteb_local.{spec.name}"
     paths = {name: spec.columns.get(name, name) for name in COLUMNS[kind]}
-    files = _split_files(_found(spec), Path(spec.path).expanduser().is_file(), split)
+    files = _split_files(_found(spec), user_path(spec.path).is_file(), split)
     kinds = {"score": NUMBER, "label": BINARY if kind == "pair_classification" else LABEL}
     kinds = {name: kinds.get(name, TEXT) for name in paths}
     return _columns(files, setting, paths, kinds, spec.max_rows)
@@ -94,7 +95,7 @@ def read_retrieval(spec: LocalTask) -> Retrieval:
     In a file of pairs every document is an answer to the queries it stands beside, and the corpus
     is all documents together; equal texts are one.
     """
-    if Path(spec.path).expanduser().is_dir() and (found := _found(spec)).called("corpus"):
+    if user_path(spec.path).is_dir() and (found := _found(spec)).called("corpus"):
         return _read_beir(found, spec)
     pairs = read_rows(spec, "retrieval", spec.split)
     return pairs_as_retrieval(list(zip(pairs["query"], pairs["document"], strict=True)))

@@ -7,6 +7,7 @@ from pathlib import Path
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
+from neobert.files import user_path
 from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.model.encoder import Encoder
 from neobert.model.pretrained import run_settings
@@ -113,7 +114,7 @@ def _open(config: Config) -> tuple[Pretrained, str]:
         return weights, weights.folder.name
     name = config.mteb_model
     weights = open_weights(name, config.pretrained_checkpoint, "mteb_model")
-    is_local = Path(name).expanduser().exists()
+    is_local = user_path(name).exists()
     return weights, label_of_run(weights.folder) if is_local else name.replace("/", "__")
 
 

@@ -38,6 +38,7 @@ from neobert.data.stream_readers import StreamRows
 from neobert.data.token_rows import RowMaker, TokenRows
 from neobert.data.token_store import TokenStore
 from neobert.data.tokenizer import TokenizerInfo, load_tokenizer
+from neobert.files import user_path
 from neobert.tasks.pretraining.data_report import describe_plan
 from neobert.training.data import RunDataModule
 from neobert.training.resume import ROWS_PER_STEP
@@ -63,7 +64,7 @@ class PretrainingDataModule(RunDataModule):
         source = open_source(settings, cache, self.config.seed)
         self.tokenizer = self._tokenizer(source, cache)
         if settings.path and source.train.tokenized:
-            check_tokenizer(Path(settings.path).expanduser(), self.tokenizer)
+            check_tokenizer(user_path(settings.path), self.tokenizer)
         self._check_lengths()
         source = self._within_budget(source)
         if settings.pre_tokenize and not source.train.tokenized:
