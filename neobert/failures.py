@@ -1,9 +1,12 @@
 """What a program says when it ends early, and with which exit code: the one place for both."""
 
+import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 from neobert.console import get_logger
 from neobert.errors import ConfigError, ExitCode, RunError
@@ -15,6 +18,16 @@ RESUME = "resume with trainer.resume_from_checkpoint=latest"
 
 WORKER = "DataLoader worker"
 """Begins what PyTorch says of a loader process that died."""
+
+
+def run_program(main: Callable[[], int | None]) -> NoReturn:
+    """Run the ``main`` of a program and exit with its code; what it raises is reported."""
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+    except BaseException as error:
+        code = report_failure(error)
+    sys.exit(code)
 
 
 def report_failure(error: BaseException) -> int:
@@ -29,6 +42,10 @@ def report_failure(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning turns the first into exit(1)
         log.warning("interrupted outside training, or twice: no checkpoint was written")
         return ExitCode.ABORTED
+    if isinstance(error, BrokenPipeError):
+        # Python flushes standard output once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _say(["whoever read the output has closed it (broken pipe)"], ExitCode.FAILED)
     if isinstance(error, ConfigError):
         return _say(error.problems, ExitCode.WRONG_SETTINGS)
     if isinstance(error, RunError):

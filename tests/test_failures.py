@@ -4,11 +4,14 @@ import errno
 import logging
 import os
 import signal
+import subprocess
+import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
+import neobert
 from neobert.errors import ConfigError, RunError
 from neobert.failures import ending_on_sigterm, report_failure
 
@@ -73,3 +76,47 @@ def test_sigterm_before_training_cleans_up_and_ends_as_interrupted(tmp_path: Pat
         os.kill(os.getpid(), signal.SIGTERM)
     assert stop.value.code == 75
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+TOOLS = ["embed", "mlm_predict", "pseudo_perplexity", "average", "inspect_data", "prepare"]
+TOOLS += ["glue_report", "mteb_report", "launch"]
+
+
+@pytest.mark.parametrize("name", [*(f"tools.{name}" for name in TOOLS), "export.__main__"])
+def test_every_program_has_the_boundary(name: str) -> None:
+    text = (Path(neobert.__file__).parent / f"{name.replace('.', '/')}.py").read_text()
+    assert text.rstrip().endswith('if __name__ == "__main__":\n    run_program(main)')
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [("KeyboardInterrupt()", 130), ("ConfigError('x')", 2), ("OSError(30, 'r', '/x')", 1)],
+)
+def test_what_a_program_raises_is_reported(raised: str, code: int) -> None:
+    script = (
+        "from neobert.console import show_messages\nfrom neobert.errors import ConfigError\n"
+        "from neobert.failures import run_program\nshow_messages()\n"
+        f"def main():\n    raise {raised}\nrun_program(main)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_reader_that_closes_the_output_is_no_traceback() -> None:
+    script = (
+        "from neobert.failures import run_program\ndef main():\n"
+        "    while True:\n        print('line', flush=True)\nrun_program(main)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode == 1

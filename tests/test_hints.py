@@ -84,9 +84,7 @@ def test_the_override_that_accepts_a_change_is_understood(key: str) -> None:
     assert config.trainer.accept_changes == [key, "seed"]
 
 
-@pytest.mark.parametrize(
-    "folder", ["/a/b-1.0", "/my runs/a", "/a=b,c", "/it's", "/x(1)/[2]{3}"]
-)
+@pytest.mark.parametrize("folder", ["/a/b-1.0", "/my runs/a", "/a=b,c", "/it's", "/x(1)/[2]{3}"])
 def test_a_hint_with_a_folder_is_taken_by_a_shell_and_by_the_grammar(folder: str) -> None:
     (word,) = shlex.split(pasteable("trainer.output_dir", folder))
     assert compose_config([word]).trainer.output_dir == str(Path(folder).expanduser())

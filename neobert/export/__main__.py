@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neobert.console import get_logger, show_messages
+from neobert.failures import run_program
 from neobert.files import user_path
 
 if TYPE_CHECKING:
@@ -122,4 +123,4 @@ def print_json(folder: Path, findings: "list[Finding]", error: str | None) -> No
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

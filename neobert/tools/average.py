@@ -9,7 +9,6 @@ import argparse
 import json
 import logging
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from torch import Tensor
 from neobert.config.store import load_config_file
 from neobert.console import get_logger, show_messages
 from neobert.errors import ConfigError
+from neobert.failures import run_program
 from neobert.files import publish_folder, user_path, write_json
 from neobert.losses.mlm import masked_lm_loss
 from neobert.model.heads import MaskedLM
@@ -202,4 +202,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -8,7 +8,6 @@ there already is replaced with ``--overwrite`` only.
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from neobert.console import get_logger, show_messages
 from neobert.data.rows import iter_texts
+from neobert.failures import run_program
 from neobert.files import user_path
 from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.tools.arguments import (
@@ -170,4 +170,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

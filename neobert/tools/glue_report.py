@@ -19,6 +19,7 @@ from statistics import mean, stdev
 from matplotlib.figure import Figure
 
 from neobert.console import get_logger, show_messages
+from neobert.failures import run_program
 from neobert.files import user_path
 from neobert.tasks.glue.published import GLUE_8, PUBLISHED
 from neobert.tasks.glue.transfer import read_glue_summary
@@ -241,4 +242,4 @@ def _published_lines() -> list[str]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_program(main)

@@ -21,6 +21,7 @@ from neobert.console import get_logger, show_messages
 from neobert.data.stages import stage_at
 from neobert.data.stream import StreamBatches
 from neobert.data.tokenizer import TokenizerInfo
+from neobert.failures import run_program
 from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.tools.arguments import number_from
 from neobert.training.callbacks.batch_digest import batch_digest
@@ -164,4 +165,4 @@ def _micro_batches(data: PretrainingDataModule, rank: int, step: int) -> list[Ma
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -22,7 +22,7 @@ from neobert.config.ready import weight_problems
 from neobert.config.root import Config
 from neobert.console import get_logger, show_messages
 from neobert.errors import ConfigError, ExitCode
-from neobert.failures import report_failure
+from neobert.failures import report_failure, run_program
 from neobert.files import user_path, write_atomically
 
 log = get_logger("neobert.tools.launch")
@@ -348,4 +348,4 @@ def _write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

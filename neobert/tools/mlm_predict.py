@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from neobert.console import get_logger, show_messages
 from neobert.data.rows import stdin_lines
+from neobert.failures import run_program
 from neobert.model.fill_mask import Candidate, fill_masks
 from neobert.model.heads import MaskedLM
 from neobert.text_tokenizer import TextTokenizer
@@ -116,4 +117,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

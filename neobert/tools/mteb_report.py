@@ -8,7 +8,6 @@ those of the benchmark they were measured on, and of no other.
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from mteb.results import BenchmarkResults, ModelResult, TaskResult
 
 from neobert.config.checks import ConfigError
 from neobert.console import get_logger, show_messages
+from neobert.failures import run_program
 from neobert.files import user_path
 from neobert.tasks.mteb.evaluate import main_score
 from neobert.tasks.mteb.run import OWN_TASKS
@@ -268,4 +268,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -15,7 +15,7 @@ from neobert.config.help import help_text
 from neobert.config.root import Config
 from neobert.console import get_logger, show_messages
 from neobert.errors import ConfigError
-from neobert.failures import ending_on_sigterm, report_failure
+from neobert.failures import ending_on_sigterm, report_failure, run_program
 
 log = get_logger("neobert.tools.prepare")
 
@@ -82,4 +82,4 @@ def _prepare_pairs(config: Config) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -13,7 +13,6 @@ import argparse
 import csv
 import json
 import math
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from transformers import PreTrainedTokenizerFast
 from neobert.batch import PackedBatch, bounds_of
 from neobert.console import get_logger, show_messages
 from neobert.data.rows import iter_texts
+from neobert.failures import run_program
 from neobert.files import sha256, user_path
 from neobert.model.heads import MaskedLM
 from neobert.text_tokenizer import TextTokenizer
@@ -303,4 +303,4 @@ def report_scores(scores: list[Score], picture: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)
