@@ -91,6 +91,9 @@ PATHS = (
 MOST_INTERPOLATIONS = 50
 """``${…}`` in one value; real ones have a few."""
 
+LONGEST_SHOWN = 500
+"""Characters of a wrong value that are shown in full."""
+
 MOST_SHOWN = 20
 """Unknown keys that are listed; finding the nearest key takes a millisecond each."""
 
@@ -275,7 +278,8 @@ def _put_typed(
     try:
         OmegaConf.update(tree, key, as_meant(value, kind), merge=False)
     except (OmegaConfBaseException, ValueError, OverflowError):
-        shown = "null" if value is None else value
+        shown = "null" if value is None else str(value)
+        shown = shown if len(shown) <= LONGEST_SHOWN else f"{shown[:40]}…"
         problems.append(f"{merged.origin(key)}: {key}={shown}: must be {described(kind)}")
 
 

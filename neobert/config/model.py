@@ -32,6 +32,10 @@ def _of(part: Part, default: T) -> T:
     return field(default=default, metadata={"part": part})
 
 
+MOST_LAYERS, MOST_PARAMETERS = 10_000, 1e12
+"""More is a slip of the pen, which would take hours and all memory to fail."""
+
+
 @dataclass(kw_only=True)
 class ModelConfig(Section):
     """An encoder of the NeoBERT family (arXiv 2502.19587)."""
@@ -139,7 +143,18 @@ class ModelConfig(Section):
         found += one_of("model.hidden_act", self.hidden_act, ACTIVATIONS)
         found += one_of("model.attn_backend", self.attn_backend, ATTENTION_BACKENDS)
         found += one_of("model.kernel_backend", self.kernel_backend, KERNEL_BACKENDS)
-        return found + self._head_problems()
+        return found + self._head_problems() + self._size_problems()
+
+    def _size_problems(self) -> list[str]:
+        rows = self.vocab_size + (0 if self.rope else self.max_position_embeddings)
+        layer = 4 * self.hidden_size + 3 * self.intermediate_size
+        numbers = self.hidden_size * (rows + self.num_hidden_layers * layer)
+        return require(
+            numbers <= MOST_PARAMETERS and self.num_hidden_layers <= MOST_LAYERS,
+            f"model: {self.num_hidden_layers:,} layers of {self.hidden_size:,} × "
+            f"{self.intermediate_size:,} and {rows:,} rows of embeddings are {numbers:.1e} "
+            f"parameters; at most {MOST_LAYERS:,} layers and {MOST_PARAMETERS:.0e} parameters",
+        )
 
     def _head_problems(self) -> list[str]:
         if self.num_attention_heads < 1:

@@ -136,6 +136,9 @@ def read_overrides(
             problems.append(unreadable(word))
             continue
         key = override.key_or_group
+        if not key or (override.package is not None and not is_group(key)):
+            problems.append(unreadable(word))
+            continue
         if override.is_sweep_override() and not (multirun and _may_be_swept(key, is_group)):
             problems.append(_not_swept(word, key, multirun))
             continue
@@ -145,7 +148,7 @@ def read_overrides(
         request.task.append(override)
         if override.is_sweep_override():
             continue
-        if is_group(key) or override.package is not None:
+        if is_group(key):
             request.groups[override.get_key_element().lstrip("+~")] = override
             if key == "task" and isinstance(override.value(), str):
                 raw[key] = override.value()  # a key too, and the command line is strongest
@@ -162,7 +165,11 @@ def unreadable(word: str) -> str:
     if len(word) > LONGEST:
         return f"command line: {word[:40]!r}…: cannot be read"
     key, given, value = word.partition("=")
-    if given and re.fullmatch(r"[+~]*[A-Za-z_][\w./@]*", key):
+    if given and not key.strip():
+        return f"command line: {word!r}: has no key; write key=value without spaces around ="
+    if "@" in key:
+        return f"command line: {word!r}: only a group has a package (@), and this is none"
+    if given and re.fullmatch(r"[+~]*[A-Za-z_]\w*([./]\w+)*", key):
         inner = re.fullmatch(r"\[(.*)\]", value, re.DOTALL)
         parts = [_quoted(part) for part in inner[1].split(",")] if inner else []
         quoted = f"{key}=[{','.join(parts)}]" if inner else f"{key}={quote(value)}"

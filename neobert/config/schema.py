@@ -104,6 +104,7 @@ def flatten(values: Mapping[Any, object], prefix: str = "") -> Flat:
 
 def nearest(key: str) -> str:
     """ "; did you mean …?", or an empty text if no key resembles ``key``."""
+    key = key.lower()
     last = key.rpartition(".")[2]
     if last in FAMILIAR:
         return f"; did you mean {FAMILIAR[last]}?"

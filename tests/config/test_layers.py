@@ -275,6 +275,14 @@ def test_text_stays_and_numbers_are_numbers(word: str, key: str, value: object) 
         ("model.rope=2", "model.rope=2: must be boolean"),
         ("trainer.max_steps=1e30", "must be integer"),
         ("seed=" + "9" * 6000, "cannot be read"),
+        ("seed=" + "x" * 6000, "seed=x{40}…: must be integer"),
+        ("seed=[" + "[" * 5000 + "]" * 5001, "cannot be read"),
+        ("=3", "'=3': has no key; write key=value without spaces"),
+        ("trainer..max_steps=3", "is not of the form key=value"),
+        ("seed@x=3", "only a group has a package"),
+        ("SEED=3", r"unknown key SEED; did you mean seed\?"),
+        ("model.num_hidden_layers=1000000000", "at most 10,000 layers"),
+        ("model.hidden_size=12000000000", r"1e\+12 parameters"),
     ],
 )
 def test_what_is_no_value_of_the_key_is_refused(word: str, problem: str) -> None:
