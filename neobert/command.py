@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.DONE
     if command in PROGRAMS:
         sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, "-m", PROGRAMS[command][0], *rest])
+        # -P: as an installed program, not with the modules of the current folder.
+        os.execv(sys.executable, [sys.executable, "-P", "-m", PROGRAMS[command][0], *rest])
     show_messages()
     try:
         return _own(command, rest)

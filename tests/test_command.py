@@ -54,6 +54,24 @@ def test_a_program_runs_with_its_own_arguments_and_exit_code() -> None:
     assert command("train", "optimizer.lr=fast").returncode == ExitCode.WRONG_SETTINGS
 
 
+def test_modules_of_the_current_folder_are_not_imported(tmp_path: Path) -> None:
+    for name in ("yaml.py", "hydra_plugins/mine.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("open('was-run', 'w')\nraise ImportError\n")
+    script = "from neobert.command import main; main(['train', 'seed=1', '--cfg', 'job'])"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "seed: 1" in done.stdout
+    assert not (tmp_path / "was-run").exists()
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_the_line_for_the_shell_completes_commands(shell: str) -> None:
     script = command("completion", "bash").stdout
