@@ -1,4 +1,4 @@
-"""Checks a folder in processes that have none of this package: see ``verify`` and ``doctor``.
+"""Checks a folder in processes that have none of this package: see ``folder_checks``.
 
 The expected outputs come from the trainer's own model; so what is compared is two implementations,
 from the ids to the logits.
@@ -21,8 +21,9 @@ from torch.nn.functional import linear, normalize
 
 from neobert.batch import PackedBatch
 from neobert.console import get_logger
-from neobert.export import doctor, modeling_neobert, verify
+from neobert.export import folder_checks, modeling_neobert
 from neobert.export.convert import MODULE
+from neobert.export.folder_checks import doctor, verify
 from neobert.export.onnx_files import sentences
 from neobert.export.source import ExportSource, Model, is_known, read_source
 from neobert.model.encode import EncodeSettings, TextEncoder
@@ -146,7 +147,7 @@ def run_checks(folder: Path, source: ExportSource, python: str = sys.executable)
 
 
 def compare_with_ours(folder: Path, source: ExportSource, python: str) -> list[Finding]:
-    """The findings of :mod:`neobert.export.verify`, good or bad."""
+    """The findings of :mod:`neobert.export.folder_checks.verify`, good or bad."""
     with tempfile.TemporaryDirectory() as scratch:
         expected = Path(scratch) / "expected.safetensors"
         write_expected(source, expected, (folder / "onnx").is_dir())
@@ -206,8 +207,8 @@ def _pad(rows: list[Tensor], value: int = 0) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
 
 
-def _run(script: ModuleType, words: list[str], python: str, scratch: Path) -> list[Finding]:
-    """What a script finds in a process that has none of this package."""
+def _run(script: ModuleType, arguments: list[str], python: str, scratch: Path) -> list[Finding]:
+    """What a module of ``folder_checks`` finds in a process that has none of this package."""
     keep = ("PATH", "HOME", "LANG", "LC_ALL", "SYSTEMROOT", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
     environment = {name: os.environ[name] for name in keep if name in os.environ}
     environment |= {
@@ -217,7 +218,13 @@ def _run(script: ModuleType, words: list[str], python: str, scratch: Path) -> li
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
-    command = [python, "-I", str(script.__file__), *words]
+    package = Path(str(folder_checks.__file__)).parent
+    code = (
+        "import sys; sys.path.append(sys.argv.pop(1)); "
+        f"from {package.name} import {script.__name__.rpartition('.')[2]} as script; "
+        "sys.exit(script.main(*sys.argv[1:]))"
+    )
+    command = [python, "-I", "-c", code, str(package.parent), *arguments]
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,

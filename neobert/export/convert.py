@@ -50,6 +50,8 @@ def config_json(source: ExportSource) -> dict[str, object]:
         **{name: getattr(config, name) for name in fields_of(*PUBLISHED_PARTS)},
         "max_length": config.max_position_embeddings,  # the reference's modeling file reads it
     }
+    if not config.rope_scaling:
+        del values["rope_scaling"]  # transformers 5 warns of the key
     if isinstance(model, MaskedLM):
         values["tie_word_embeddings"] = model.tied
         values["decoder_bias"] = model.decoder.bias is not None

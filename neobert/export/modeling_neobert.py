@@ -127,11 +127,14 @@ class NeoBERTConfig(PretrainedConfig):
         )
 
     def to_dict(self) -> dict:
-        """Without the generation length that transformers 4 gives every configuration."""
+        """Without the generation length that transformers 4 gives every configuration.
+
+        ``rope_scaling`` is left out where it is empty: transformers 5 warns of the key.
+        """
         values = super().to_dict()
         values.pop("max_length", None)
-        if "rotary_scaling" in values:
-            values["rope_scaling"] = values.pop("rotary_scaling")
+        if scaling := values.pop("rotary_scaling", None):
+            values["rope_scaling"] = scaling
         return values
 
 
@@ -514,7 +517,10 @@ def unit_norm(x: Tensor) -> Tensor:
 
 
 class NeoBERTPreTrainedModel(PreTrainedModel):
-    """What transformers needs to know about all classes below."""
+    """What transformers needs to know about all classes below.
+
+    The ``inputs`` of a model with a head are further arguments of :meth:`NeoBERT.forward`.
+    """
 
     config_class = NeoBERTConfig
     base_model_prefix = "model"
@@ -732,24 +738,12 @@ class NeoBERTLMHead(NeoBERTPreTrainedModel):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        **inputs: Any,
     ) -> MaskedLMOutput | tuple:
         """Logits (B, S, V); the loss is the mean over ``labels`` (B, S) that are not -100."""
-        out = self.model(
-            input_ids,
-            attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-        )
+        out = self.model(input_ids, attention_mask, return_dict=True, **inputs)
         logits = self._decode(out.last_hidden_state)
         loss = None
         if labels is not None:
@@ -858,24 +852,12 @@ class NeoBERTForSequenceClassification(NeoBERTWithClassifier):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        **inputs: Any,
     ) -> SequenceClassifierOutput | tuple:
         """Logits (B, labels). One label means regression unless ``problem_type`` says otherwise."""
-        out = self.model(
-            input_ids,
-            attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-        )
+        out = self.model(input_ids, attention_mask, return_dict=True, **inputs)
         logits = self.classifier(self._pooled(out.last_hidden_state, attention_mask))
         loss = None if labels is None else self._loss(logits, labels.to(logits.device))
         outputs = SequenceClassifierOutput(loss, logits, out.hidden_states, out.attentions)
@@ -904,13 +886,11 @@ class NeoBERTForMultipleChoice(NeoBERTWithClassifier):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        **inputs: Any,
     ) -> MultipleChoiceModelOutput | tuple:
         """Logits (B, choices) from inputs (B, choices, S); the loss is over the right choice."""
         choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]
@@ -923,9 +903,8 @@ class NeoBERTForMultipleChoice(NeoBERTWithClassifier):
             flat[1],
             position_ids=flat[2],
             inputs_embeds=flat[3],
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
             return_dict=True,
+            **inputs,
         )
         logits = self.classifier(self._pooled(out.last_hidden_state, flat[1])).view(-1, choices)
         loss = None
@@ -947,24 +926,12 @@ class NeoBERTForTokenClassification(NeoBERTWithNewHead):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        **inputs: Any,
     ) -> TokenClassifierOutput | tuple:
         """Logits (B, S, labels); the loss is the mean over ``labels`` (B, S) that are not -100."""
-        out = self.model(
-            input_ids,
-            attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-        )
+        out = self.model(input_ids, attention_mask, return_dict=True, **inputs)
         logits = self.classifier(self.dropout(out.last_hidden_state))
         loss = None
         if labels is not None:
@@ -985,25 +952,13 @@ class NeoBERTForQuestionAnswering(NeoBERTWithNewHead):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        **inputs: Any,
     ) -> QuestionAnsweringModelOutput | tuple:
         """Two times logits (B, S). Positions (B,) outside of the text are not learnt from."""
-        out = self.model(
-            input_ids,
-            attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-        )
+        out = self.model(input_ids, attention_mask, return_dict=True, **inputs)
         start, end = self.qa_outputs(self.dropout(out.last_hidden_state)).unbind(-1)
         loss = None
         if start_positions is not None and end_positions is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from neobert.config.checks import ConfigError
 from neobert.console import get_logger
@@ -31,6 +32,8 @@ log = get_logger(__name__)
 FP32, INT8 = "onnx/model.onnx", "onnx/model_qint8_avx512_vnni.onnx"
 CHOICES = ("fp32", "int8")
 INPUTS = ("input_ids", "attention_mask")
+EXAMPLE = torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+OUTPUTS = ("last_hidden_state", "logits", "start_logits", "end_logits")
 OPSET = 17
 TARGET = 0.995
 """Mean cosine of the int8 outputs to the fp32 ones below which layers are left in fp32."""
@@ -49,7 +52,8 @@ def write_onnx(source: ExportSource, folder: Path, core: CoreClass | None, choic
     traced = Traced(_load(source, folder, core))
     traced.write(folder / FP32)
     if choice == "int8":
-        Quantizer(source, traced, folder).write()
+        longest = source.encoder.config.max_position_embeddings
+        Quantizer(traced, source.tokenizer, longest, folder).write()
 
 
 def sentences() -> tuple[list[str], list[str]]:
@@ -64,12 +68,12 @@ class Traced(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
-        answers = hasattr(model, "qa_outputs")
-        named = ("start_logits", "end_logits") if answers else ("logits",)
-        headed = type(model).__name__ not in ("NeoBERT", "EuroBertModel", "UltrabertModel")
-        self.outputs = named if headed else ("last_hidden_state",)
-        self.eval()
+        self.model = model.eval()
+        with torch.no_grad():
+            out = model(**dict(zip(INPUTS, EXAMPLE, strict=True)))
+        self.outputs = tuple(name for name in OUTPUTS if name in out)
+        self.per_text = "logits" in out and out["logits"].dim() == 2
+        """Whether the outputs are a row of scores per text."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         """(B, S) ids and their 0/1 mask to the tensors of ``outputs``."""
@@ -79,17 +83,14 @@ class Traced(nn.Module):
     @torch.no_grad()
     def write(self, path: Path) -> None:
         """Write the model with dynamic axes."""
-        ids = torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]])
-        mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
         axes = {0: "batch", 1: "sequence"}
-        pooled = self.forward(ids, mask)[0].shape[:2] != ids.shape
-        of_output = {0: "batch"} if pooled else axes
+        of_output = {0: "batch"} if self.per_text else axes
         with warnings.catch_warnings():
             # The tracer warns of each condition on shapes; the checks run other shapes.
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 self,
-                (ids, mask),
+                EXAMPLE,
                 str(path),
                 input_names=list(INPUTS),
                 output_names=list(self.outputs),
@@ -102,8 +103,10 @@ class Traced(nn.Module):
 class Quantizer:
     """Dynamic int8 of the matrix products, their weights by channel."""
 
-    def __init__(self, source: ExportSource, traced: Traced, folder: Path) -> None:
-        self.source, self.traced, self.folder = source, traced, folder
+    def __init__(
+        self, traced: Traced, tokenizer: PreTrainedTokenizerBase, longest: int, folder: Path
+    ) -> None:
+        self.traced, self.tokenizer, self.longest, self.folder = traced, tokenizer, longest, folder
         texts, _ = sentences()
         self.batches = [self._batch(texts[start : start + 8]) for start in range(0, len(texts), 8)]
         self.expected = torch.cat([self._of_torch(*batch) for batch in self.batches])
@@ -144,7 +147,7 @@ class Quantizer:
         vectors = [
             self._vectors(out, mask) for out, (_, mask) in zip(outputs, self.batches, strict=True)
         ]
-        return float(torch.cosine_similarity(torch.cat(vectors), self.expected).mean())
+        return self._cosine(torch.cat(vectors))
 
     def _nodes(self) -> dict[str, str]:
         """Products of the graph with a weight, by name, and the linear layer that each is."""
@@ -154,12 +157,12 @@ class Quantizer:
         linear = {
             name for name, module in self.traced.named_modules() if isinstance(module, nn.Linear)
         }
-        found = {}
+        nodes = {}
         for node in graph.node:
             layer = node.name.strip("/").rpartition("/")[0].replace("/", ".")
             if node.op_type in ("MatMul", "Gemm") and layer in linear:
-                found[node.name] = layer
-        return found
+                nodes[node.name] = layer
+        return nodes
 
     def _by_damage(self) -> list[str]:
         """Linear layers, first those that change the outputs most when they alone are in int8."""
@@ -167,16 +170,17 @@ class Quantizer:
         for layer in sorted(set(self._nodes().values())):
             with _in_int8(self.traced.get_submodule(layer)):
                 vectors = torch.cat([self._of_torch(*batch) for batch in self.batches])
-            damage[layer] = float(torch.cosine_similarity(vectors, self.expected).mean())
+            damage[layer] = self._cosine(vectors)
         return sorted(damage, key=lambda layer: damage[layer])
 
+    def _cosine(self, vectors: Tensor) -> float:
+        """Mean over the rows; where a row is one score, of the scores of all texts."""
+        dim = 0 if vectors.shape[1] == 1 else 1
+        return float(torch.cosine_similarity(vectors, self.expected, dim).mean())
+
     def _batch(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        batch = self.source.tokenizer(
-            texts,
-            padding=True,
-            truncation=True,
-            max_length=self.source.encoder.config.max_position_embeddings,
-            return_tensors="pt",
+        batch = self.tokenizer(
+            texts, padding=True, truncation=True, max_length=self.longest, return_tensors="pt"
         )
         return batch["input_ids"], batch["attention_mask"]
 
@@ -187,8 +191,8 @@ class Quantizer:
     def _vectors(self, outputs: tuple[Tensor, ...], mask: Tensor) -> Tensor:
         """A row per text: the mean of an encoder's tokens, the scores of a classifier; of other
         heads a row per token."""
-        out = torch.stack(outputs, -1).flatten(2) if len(outputs) > 1 else outputs[0]
-        if out.shape[:2] != mask.shape:
+        out = torch.stack(outputs, -1) if len(outputs) > 1 else outputs[0]
+        if self.traced.per_text:
             return out
         if self.traced.outputs != ("last_hidden_state",):
             return out[mask.bool()]
@@ -241,15 +245,19 @@ def _in_int8(layer: nn.Module) -> Iterator[None]:
 
 
 def _load(source: ExportSource, folder: Path, core: CoreClass | None) -> nn.Module:
-    """The class that the folder is for, with its weights."""
+    """The class that the folder is for, with its weights.
+
+    Attention is written out: as one operator of torch it is exported with a test for NaN.
+    """
     transformers.utils.logging.disable_progress_bar()
-    if core is not None:
-        return getattr(transformers, core.architecture).from_pretrained(folder, dtype=torch.float32)
-    name = ARCHITECTURES[source.kind]
+    module = modeling_neobert if core is None else transformers
+    name = ARCHITECTURES[source.kind] if core is None else core.architecture
     with tempfile.TemporaryDirectory() as scratch:  # without `auto_map`, nothing asks for trust
         for file in ("config.json", "model.safetensors"):
             shutil.copyfile(folder / file, Path(scratch) / file)
-        return getattr(modeling_neobert, name).from_pretrained(scratch, dtype=torch.float32)
+        return getattr(module, name).from_pretrained(
+            scratch, dtype=torch.float32, attn_implementation="eager"
+        )
 
 
 def _require_packages() -> None:

@@ -47,11 +47,7 @@ def export(
     source = read_source(path)
     core = choose_format(source, format_)
     with publish_folder(output) as temporary:
-        write_folder(source, temporary, name or str(output), core)
-        if onnx is not None:
-            write_onnx(source, temporary, core, onnx)
-            card = temporary / "README.md"
-            card.write_text(model_card(source, name or str(output), core, onnx), encoding="utf-8")
+        write_folder(source, temporary, name or str(output), core, onnx)
         return run_checks(temporary, source)
 
 
@@ -77,9 +73,16 @@ def choose_format(source: ExportSource, format_: str) -> CoreClass | None:
 
 
 def write_folder(
-    source: ExportSource, folder: Path, name: str, core: CoreClass | None = None
+    source: ExportSource,
+    folder: Path,
+    name: str,
+    core: CoreClass | None = None,
+    onnx: str | None = None,
 ) -> None:
-    """All files of an exported folder, unchecked; ``core``: see :func:`choose_format`."""
+    """All files of an exported folder, unchecked.
+
+    ``core``: see :func:`choose_format`; ``name``, ``onnx``: see :func:`export`.
+    """
     max_length = source.encoder.config.max_position_embeddings
     if core is None:
         config, weights = config_json(source), state_of(source.model)
@@ -89,7 +92,8 @@ def write_folder(
     write_json(config, folder / "config.json")
     write_weights(weights, folder / "model.safetensors", {"format": "pt"})
     write_tokenizer(source.tokenizer, max_length, folder)
-    (folder / "README.md").write_text(model_card(source, name, core), encoding="utf-8")
+    card = model_card(source, name, core, onnx)
+    (folder / "README.md").write_text(card, encoding="utf-8")
     if source.settings is not None:
         save_config(source.settings, folder / SETTINGS)
     if source.plot is not None:
@@ -97,6 +101,8 @@ def write_folder(
     if source.kind == "encoder":
         width = source.encoder.config.hidden_size
         write_sentence_transformers(folder, width, max_length, source.pooling, source.prompts)
+    if onnx is not None:
+        write_onnx(source, folder, core, onnx)
 
 
 def _refuse_existing(output: Path, overwrite: bool) -> None:

@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from neobert.export.__main__ import main
-from neobert.export.doctor import CHECKS, Patient
+from neobert.export.folder_checks.doctor import CHECKS, Patient
 from tests.export.conftest import write_tokenizer
 
 pytest.importorskip("transformers.models.eurobert", reason="needs transformers 5.3")
@@ -178,6 +178,47 @@ def test_each_fault_is_found(healthy, tmp_path, name) -> None:
     spoil(folder)
     found = findings(folder, trust=(folder / "other.py").exists())
     assert re.search(message, found[check]), found
+
+
+PARTS = {  # of a model: its embedding, and the layer that decides what the second block attends to
+    "modernbert": (
+        "model.embeddings.tok_embeddings.weight",
+        "model.layers.1.attn.Wqkv.weight",
+    ),
+    "bert": (
+        "bert.embeddings.word_embeddings.weight",
+        "bert.encoder.layer.1.attention.self.query.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("model_type", PARTS)
+def test_faults_of_other_architectures_are_found(healthy, tmp_path, model_type) -> None:
+    table, query = PARTS[model_type]
+
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[query].zero_()
+        tensors[table][7].zero_()
+        tensors[table][20:30].fill_(0.5)
+        tensors["extra"] = torch.ones(2)
+        if model_type == "modernbert":
+            tensors["decoder.weight"] = tensors[table] + 1
+
+    folder = tmp_path / "model"
+    shutil.copytree(healthy(model_type), folder)
+    weights(spoil)(folder)
+    config(pad_token_id=5)(folder)
+    expected = {
+        "keys": "unexpected: extra",
+        "attention": "uniform attention in the layers 1",
+        "rows": "that are zero: 7",
+        "vocabulary": "pad id 0 of the tokenizer, 5 of",
+    }
+    if model_type == "modernbert":
+        expected["tie"] = "the decoder is not the embedding"
+    problems = findings(folder)
+    assert problems.keys() == expected.keys()
+    assert all(re.search(expected[check], problems[check]) for check in expected), problems
 
 
 @pytest.mark.slow

@@ -650,7 +650,8 @@ def test_lora_with_its_defaults_gives_equal_outputs_after_saving(
     assert_close(merged(**rows)[0], expected, atol=1e-4, rtol=0)  # the sums are in another order
     merged.save_pretrained(tmp_path / "merged")
     again = cls.from_pretrained(tmp_path / "merged")
-    assert torch.equal(again(**rows)[0], merged(**rows)[0])
+    assert all(torch.equal(again.state_dict()[name], t) for name, t in merged.state_dict().items())
+    assert_close(again(**rows)[0], merged(**rows)[0], atol=1e-5, rtol=0)  # rounding: alignment
     names = load_file(tmp_path / "merged/model.safetensors").keys()
     assert not [name for name in names if name.startswith("classifier.dense")]
 

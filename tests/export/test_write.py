@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 import neobert
@@ -17,8 +18,9 @@ from neobert.config.checks import ConfigError
 from neobert.config.store import load_config_file
 from neobert.export.__main__ import main
 from neobert.export.check import ExportError, check_code, run_checks
+from neobert.export.folder_checks.verify import CHECKS
+from neobert.export.modeling_neobert import NeoBERTConfig
 from neobert.export.source import read_source
-from neobert.export.verify import CHECKS
 from neobert.export.write import choose_format, export
 from neobert.model.weight_files import PretrainedError
 from neobert.training.manifest import write_manifest
@@ -165,6 +167,32 @@ def test_the_snippets_of_card_and_docs_run(exported, make_run, tmp_path, monkeyp
     (tmp_path / "output/my-run").symlink_to(make_run())
     monkeypatch.chdir(tmp_path)
     exec(ours[0], {})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft 0.21
+@pytest.mark.parametrize(
+    ("name", "auto", "task"),
+    [
+        ("native", transformers.AutoModelForMaskedLM, None),
+        ("native", transformers.AutoModelForTokenClassification, "TOKEN_CLS"),
+        ("native encoder", transformers.AutoModel, "FEATURE_EXTRACTION"),
+        ("native classifier", transformers.AutoModelForSequenceClassification, "SEQ_CLS"),
+        ("native one-layer classifier", transformers.AutoModelForSequenceClassification, "SEQ_CLS"),
+    ],
+)
+def test_lora_of_a_native_model_gives_equal_outputs_after_saving(
+    exported, tmp_path, name, auto, task
+) -> None:
+    peft = pytest.importorskip("peft")
+    batch = {"input_ids": torch.tensor([[2, 9, 17, 3]]), "attention_mask": torch.ones(1, 4).long()}
+    settings = peft.LoraConfig(
+        target_modules=["q_proj", "v_proj"], task_type=task, init_lora_weights=False
+    )
+    model = peft.get_peft_model(auto.from_pretrained(exported(name)), settings).eval()
+    model.save_pretrained(tmp_path)
+    restored = peft.PeftModel.from_pretrained(auto.from_pretrained(exported(name)), tmp_path)
+    torch.testing.assert_close(restored.eval()(**batch)[0], model(**batch)[0], atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow
@@ -415,6 +443,20 @@ def test_the_reference_s_modeling_file_finds_its_length(make_run) -> None:
 
     values = config_json(read_source(make_run(rope=False)))
     assert values["max_length"] == values["max_position_embeddings"] == 64
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+@pytest.mark.parametrize("scaling", [{}, LINEAR])
+def test_a_tokenizer_without_trust_reads_the_configuration_quietly(make_run, scaling) -> None:
+    from neobert.export.convert import config_json
+
+    values = config_json(read_source(make_run(rope_scaling=scaling)))
+    assert values.get("rope_scaling", {}) == scaling
+    saved = NeoBERTConfig(**values).to_dict()
+    assert saved.get("rope_scaling", {}) == scaling
+    if not scaling:  # transformers 5 warns of the key
+        transformers.PretrainedConfig.from_dict(values)
+        transformers.PretrainedConfig.from_dict(saved)
 
 
 def test_an_embedding_model_brings_its_pooling_and_a_classifier_its_labels(make_run) -> None:

@@ -1,95 +1,30 @@
-"""Looks for what is wrong with a folder of weights, whoever made it: a script, run by itself.
+"""Looks for what is wrong with a folder of weights, whoever made it."""
 
-``python -I doctor.py DIR`` needs torch, transformers and safetensors, prints a line of JSON per
-check and exits with 1 if one failed. A folder's own code runs only with ``--trust-remote-code``.
-:func:`neobert.export.check.check_folder` starts it, and does not import it.
-"""
-
-import json
 import re
-import sys
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 import torch
 import transformers
-from safetensors import safe_open
 from torch import Tensor
 
-AUTO_CLASSES = (
-    "AutoModelForMaskedLM",
-    "AutoModelForSequenceClassification",
-    "AutoModelForTokenClassification",
-    "AutoModelForQuestionAnswering",
-    "AutoModelForMultipleChoice",
-    "AutoModelForPreTraining",
-    "AutoModel",
-)
+from .model_folder import ModelFolder, demand, first_names, report_checks
+
 ROTARY = re.compile(r"inv_freq|freqs|rotary|rope|(^|[._])(cos|sin)([._]|$)")
 TEXT = "The capital of France is Paris, and an encoder reads a text from both sides."
 UNIFORM = 1e-3
 """Attention whose weights differ from 1 / tokens by less than this share sees no difference."""
 
 
-class FoundError(Exception):
-    """What is wrong."""
-
-
-def expect(condition: object, message: str) -> None:
-    """Fail the check that is running unless ``condition`` holds."""
-    if not condition:
-        raise FoundError(message)
-
-
-class Patient:
-    """The folder; its parts are loaded on first use."""
-
-    def __init__(self, folder: Path, trust: bool) -> None:
-        self.folder, self.trust = folder, trust
-
-    @cached_property
-    def config(self) -> dict:
-        """``config.json``."""
-        return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-
-    @cached_property
-    def weights(self) -> dict[str, Tensor]:
-        """All stored tensors."""
-        files = sorted(self.folder.glob("*.safetensors"))
-        expect(files, "there is no *.safetensors file")
-        found: dict[str, Tensor] = {}
-        for path in files:
-            with safe_open(path, "pt") as file:
-                found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return found
-
-    @cached_property
-    def auto_class(self) -> str:
-        """The Auto class of the architecture that was saved; ``AutoModel`` if none is known."""
-        architecture = (self.config.get("architectures") or [None])[0]
-        for auto, target in (self.config.get("auto_map") or {}).items():
-            if auto in AUTO_CLASSES and target.rpartition(".")[2] == architecture:
-                return auto
-        settings = transformers.AutoConfig.from_pretrained(
-            self.folder, trust_remote_code=self.trust
-        )
-        for auto in AUTO_CLASSES:
-            mapping = getattr(transformers, auto)._model_mapping
-            made = mapping.get(type(settings), ())
-            for one in made if isinstance(made, tuple) else (made,):
-                if one.__name__ == architecture:
-                    return auto
-        return "AutoModel"
+class Patient(ModelFolder):
+    """The folder, and the model in it with attention that can be looked at."""
 
     @cached_property
     def loaded(self) -> tuple[transformers.PreTrainedModel, dict]:
         """The model in fp32, and transformers' account of the keys."""
-        model, info = getattr(transformers, self.auto_class).from_pretrained(
-            self.folder,
-            trust_remote_code=self.trust,
-            output_loading_info=True,
-            dtype=torch.float32,
+        model, info = self.load(
+            self.auto_class or "AutoModel",
             attn_implementation="eager",
             ignore_mismatched_sizes=True,
         )
@@ -97,7 +32,7 @@ class Patient:
 
     @property
     def model(self) -> transformers.PreTrainedModel:
-        """The model in fp32, with attention that can be looked at."""
+        """The model in fp32, in evaluation mode."""
         return self.loaded[0]
 
     @property
@@ -106,11 +41,6 @@ class Patient:
         table = self.model.get_input_embeddings().weight
         assert isinstance(table, Tensor)
         return table.detach()
-
-    @cached_property
-    def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
-        """The tokenizer in the folder."""
-        return transformers.AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.trust)
 
     @cached_property
     def inputs(self) -> dict[str, Tensor]:
@@ -128,24 +58,13 @@ class Patient:
         return batch
 
 
-def check_numbers(patient: Patient) -> str:
-    """Every stored number is finite."""
-    bad = [
-        name
-        for name, tensor in patient.weights.items()
-        if tensor.is_floating_point() and not tensor.isfinite().all()
-    ]
-    expect(not bad, f"NaN or infinite: {first_names(bad)}")
-    return f"{sum(map(torch.numel, patient.weights.values())):,} numbers, all finite"
-
-
 def check_dtype(patient: Patient) -> str:
     """The stored type is one, and that of ``config.json``."""
     kinds = {str(t.dtype).removeprefix("torch.") for t in patient.weights.values()}
     floats = sorted(kind for kind in kinds if "float" in kind)
-    expect(len(floats) == 1, f"weights are stored as {', '.join(floats) or 'no float type'}")
+    demand(len(floats) == 1, f"weights are stored as {', '.join(floats) or 'no float type'}")
     named = patient.config.get("dtype") or patient.config.get("torch_dtype")
-    expect(named in (None, floats[0]), f"config.json says {named}, the weights are {floats[0]}")
+    demand(named in (None, floats[0]), f"config.json says {named}, the weights are {floats[0]}")
     return floats[0]
 
 
@@ -157,7 +76,7 @@ def check_keys(patient: Patient) -> str:
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
         if info.get(kind)
     ]
-    expect(not problems, f"{type(model).__name__}: {'; '.join(problems)}")
+    demand(not problems, f"{type(model).__name__}: {'; '.join(problems)}")
     return f"{type(model).__name__}: none missing, none unused"
 
 
@@ -168,20 +87,20 @@ def check_tie(patient: Patient) -> str:
     if weight is None:
         return "no decoder"
     table = patient.table
-    wanted = bool(getattr(patient.model.config, "tie_word_embeddings", True))
+    tied = bool(getattr(patient.model.config, "tie_word_embeddings", True))
     names = {id(p): name for name, p in patient.model.named_parameters(remove_duplicate=False)}
     stored = patient.weights.get(names.get(id(weight), ""), weight.detach())
     same_shape = stored.shape == table.shape
     same = same_shape and torch.equal(stored.float(), table.float())
-    if wanted:
+    if tied:
         far = float((stored.float() - table).abs().max()) if same_shape else float("nan")
-        expect(
+        demand(
             same and weight.data_ptr() == table.data_ptr(),
             "tie_word_embeddings is true, but the decoder is not the embedding (largest "
             f"difference {far:.3g})",
         )
         return "tied"
-    expect(not same, "the decoder equals the embedding, but tie_word_embeddings is false")
+    demand(not same, "the decoder equals the embedding, but tie_word_embeddings is false")
     return "untied, as configured"
 
 
@@ -189,30 +108,30 @@ def check_rotary(patient: Patient) -> str:
     """Tables of rotary angles are neither left over memory nor zeros."""
     tables = rotary_tables(patient.model)
     for name, table in tables.items():
-        expect(not table.is_meta, f"{name} was left on the meta device")
+        demand(not table.is_meta, f"{name} was left on the meta device")
         size = table.abs() if table.is_complex() else table.float()
-        expect(size.isfinite().all(), f"{name} holds NaN or infinite values")
-        expect(size.any(), f"{name} is all zeros")
+        demand(size.isfinite().all(), f"{name} holds NaN or infinite values")
+        demand(size.any(), f"{name} is all zeros")
         if "inv_freq" in name:
             good = bool(((size > 0) & (size <= 1)).all())
-            expect(good, f"{name} has values outside (0, 1], from {size.min()} to {size.max()}")
+            demand(good, f"{name} has values outside (0, 1], from {size.min()} to {size.max()}")
         elif table.is_complex():
-            expect((size - 1).abs().max() < 0.1, f"{name} holds numbers that are no rotations")
+            demand((size - 1).abs().max() < 0.1, f"{name} holds numbers that are no rotations")
     return f"{len(tables)} tables" if tables else "no tables: angles are computed or learned"
 
 
 def rotary_tables(model: torch.nn.Module) -> dict[str, Tensor]:
     """Buffers, and tensors that are plain attributes, whose names are those of rotary angles."""
-    found = {name: buffer for name, buffer in model.named_buffers() if ROTARY.search(name)}
+    tables = {name: buffer for name, buffer in model.named_buffers() if ROTARY.search(name)}
     for prefix, module in model.named_modules():
-        found |= {
+        tables |= {
             f"{prefix}.{name}".lstrip("."): value
             for name, value in vars(module).items()
             if isinstance(value, Tensor) and ROTARY.search(name)
         }
     return {
         name: table
-        for name, table in found.items()
+        for name, table in tables.items()
         if table.is_floating_point() or table.is_complex()
     }
 
@@ -228,9 +147,9 @@ def check_attention(patient: Patient) -> str:
         for number, weights in enumerate(layers)
         if bool((weights.float() * weights.shape[-1] - 1).abs().max() < UNIFORM)
     ]
-    broken = [str(number) for number, one in enumerate(layers) if not one.isfinite().all()]
-    expect(not broken, f"NaN in the attention of the layers {', '.join(broken)}")
-    expect(not uniform, f"uniform attention in the layers {', '.join(uniform)}")
+    broken = [str(number) for number, weights in enumerate(layers) if not weights.isfinite().all()]
+    demand(not broken, f"NaN in the attention of the layers {', '.join(broken)}")
+    demand(not uniform, f"uniform attention in the layers {', '.join(uniform)}")
     return f"{len(layers)} layers, none uniform"
 
 
@@ -241,10 +160,10 @@ def check_rows(patient: Patient) -> str:
     ids = [id_ for id_ in ids if id_ != patient.tokenizer.pad_token_id]
     rows = table[ids]
     zero = [str(id_) for id_, row in zip(ids, rows.abs().amax(1).tolist(), strict=True) if not row]
-    expect(not zero, f"rows of the embedding that are zero: {first_names(zero)}")
+    demand(not zero, f"rows of the embedding that are zero: {first_names(zero)}")
     _, counts = rows.unique(dim=0, return_counts=True)
     equal = int(counts[counts > 1].sum())
-    expect(not equal, f"{equal} rows of the embedding equal another: they were never trained")
+    demand(not equal, f"{equal} rows of the embedding equal another: they were never trained")
     return f"{len(ids)} rows, all different"
 
 
@@ -253,17 +172,17 @@ def check_vocabulary(patient: Patient) -> str:
     tokenizer, config = patient.tokenizer, patient.model.config
     rows = len(patient.table)
     largest = max(tokenizer.get_vocab().values())
-    expect(largest < rows, f"the tokenizer has ids up to {largest}, the embedding {rows} rows")
+    demand(largest < rows, f"the tokenizer has ids up to {largest}, the embedding {rows} rows")
     pad = getattr(config, "pad_token_id", None)
-    expect(tokenizer.pad_token_id is not None, "the tokenizer has no padding token")
-    expect(
+    demand(tokenizer.pad_token_id is not None, "the tokenizer has no padding token")
+    demand(
         pad in (None, tokenizer.pad_token_id),
         f"pad id {tokenizer.pad_token_id} of the tokenizer, {pad} of the model",
     )
     if patient.auto_class == "AutoModelForMaskedLM":
-        expect(tokenizer.mask_token_id is not None, "the tokenizer has no mask token")
+        demand(tokenizer.mask_token_id is not None, "the tokenizer has no mask token")
         unknown = tokenizer.unk_token_id
-        expect(tokenizer.mask_token_id != unknown, "the mask token is the unknown token")
+        demand(tokenizer.mask_token_id != unknown, "the mask token is the unknown token")
     return f"{len(tokenizer)} tokens for {rows} rows"
 
 
@@ -271,17 +190,12 @@ def check_vocabulary(patient: Patient) -> str:
 def check_output(patient: Patient) -> str:
     """A text gives finite numbers."""
     out = patient.model(**patient.inputs)[0]
-    expect(out.isfinite().all(), "a text gives NaN or infinite numbers")
+    demand(out.isfinite().all(), "a text gives NaN or infinite numbers")
     return f"finite, of shape {tuple(out.shape)}"
 
 
-def first_names(names: list[str]) -> str:
-    """The first names of a list."""
-    return ", ".join(names[:8]) + (f", and {len(names) - 8} more" if len(names) > 8 else "")
-
-
 CHECKS: dict[str, Callable[[Patient], str]] = {
-    "numbers": check_numbers,
+    "numbers": Patient.check_finite,
     "stored type": check_dtype,
     "keys": check_keys,
     "tie": check_tie,
@@ -294,21 +208,5 @@ CHECKS: dict[str, Callable[[Patient], str]] = {
 
 
 def main(folder: str, *options: str) -> int:
-    """Run all checks, one line of JSON each; 1 if one failed."""
-    patient = Patient(Path(folder), "--trust-remote-code" in options)
-    failed = False
-    for name, check in CHECKS.items():
-        try:
-            line = {"check": name, "ok": True, "detail": check(patient)}
-        except Exception as error:  # whatever foreign code or a damaged folder raises is a finding
-            text = str(error).strip() or type(error).__name__
-            detail = text if isinstance(error, FoundError) else f"{type(error).__name__}: {text}"
-            line = {"check": name, "ok": False, "detail": detail.splitlines()[0][:400]}
-            failed = True
-        sys.stdout.write(json.dumps(line) + "\n")
-        sys.stdout.flush()
-    return int(failed)
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    """Run all checks; 1 if one failed. The folder's code runs with ``--trust-remote-code``."""
+    return report_checks(CHECKS, Patient(Path(folder), "--trust-remote-code" in options))

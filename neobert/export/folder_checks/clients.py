@@ -1,0 +1,115 @@
+"""Checks of an exported folder in its clients: tokenizer, pipeline, sentence-transformers, ONNX."""
+
+import torch
+import transformers
+from torch import Tensor
+
+from .exported import Exported, difference
+from .model_folder import demand
+
+ONNX_TOLERANCE = 1e-4
+"""As :data:`~.exported.TOLERANCE`, for ONNX in fp32."""
+
+INT8_COSINE = 0.99
+"""Smallest mean cosine of int8 outputs to fp32 ones."""
+
+
+def verify_tokenizer(exported: Exported) -> str:
+    """Same ids as in training, decoded back; its batches go straight into the model."""
+    tokenizer, (_, facts) = exported.tokenizer, exported.reference
+    texts = facts["texts"]
+    ids = tokenizer(texts)["input_ids"]
+    demand(ids == facts["ids"], f"other ids than in training: {ids} for {texts}")
+    decoded = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    again = tokenizer.batch_decode(tokenizer(decoded)["input_ids"], skip_special_tokens=True)
+    demand(again == decoded, f"decoding and encoding again changes a text: {again}")
+    size, rows = len(tokenizer), exported.config["vocab_size"]
+    demand(size <= rows, f"the tokenizer has {size} tokens, the model {rows}")
+    pad = exported.config["pad_token_id"]
+    demand(tokenizer.pad_token_id == pad, f"pad id {tokenizer.pad_token_id}, the model's is {pad}")
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        outputs = exported.model(**batch)[0]
+    demand(outputs.isfinite().all(), "a batch of the tokenizer gives NaN")
+    longest = tokenizer.model_max_length
+    limit = f"at most {longest}" if longest < 10**9 else "any length: it knows no model_max_length"
+    return f"{size} tokens, texts of {limit}"
+
+
+def check_fill_mask(exported: Exported) -> str:
+    """``pipeline("fill-mask")`` predicts."""
+    if exported.head != "AutoModelForMaskedLM" or exported.tokenizer.mask_token is None:
+        return "no model of masked tokens"
+    pipeline = transformers.pipeline(  # type: ignore[call-overload]
+        "fill-mask",
+        model=str(exported.folder),
+        device="cpu",
+        dtype=torch.float32,
+        trust_remote_code=not exported.native,
+    )
+    guesses = pipeline(f"the {exported.tokenizer.mask_token} of the country", top_k=3)
+    scores = [guess["score"] for guess in guesses]
+    demand(len(scores) == 3 and 0 < sum(scores) <= 1 + 1e-6, f"scores {scores}")
+    return ", ".join(f"{guess['token_str']!r} {guess['score']:.3f}" for guess in guesses)
+
+
+def check_sentences(exported: Exported) -> str:
+    """sentence-transformers, if it is there, gives the vectors of the trainer."""
+    if not (exported.folder / "modules.json").is_file() or "query" not in exported.reference[0]:
+        return "no embedding model"
+    try:
+        from sentence_transformers import SentenceTransformer  # not needed for the other checks
+    except ImportError:
+        return "not checked: sentence-transformers is not installed"
+    tensors, facts = exported.reference
+    model = SentenceTransformer(
+        str(exported.folder), device="cpu", trust_remote_code=not exported.native
+    )
+    for kind in ("query", "document"):
+        vectors = model.encode(facts["texts"], prompt_name=kind, convert_to_tensor=True)
+        difference(vectors, tensors[kind], f"the vector of a {kind} in sentence-transformers")
+    return f"vectors of width {vectors.shape[-1]} as trained, prompts included"
+
+
+def check_onnx(exported: Exported) -> str:
+    """The ONNX files give the model's outputs: fp32 the same numbers, int8 the same directions."""
+    files = sorted(exported.folder.glob("onnx/*.onnx"))
+    if not files:
+        return "no ONNX files"
+    try:
+        import onnxruntime  # not needed for the other checks
+    except ImportError:
+        return "not checked: onnxruntime is not installed"
+    tensors, facts = exported.reference
+    batch = exported.tokenizer(facts["sentences"], padding=True, return_tensors="pt")
+    results = []
+    for file in files:
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        in_int8 = "int8" in file.name
+        texts = batch if in_int8 else tensors
+        ids, mask = texts["input_ids"], texts["attention_mask"]
+        names = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
+        scores = [torch.from_numpy(output) for output in session.run(None, names)]
+        outputs = torch.stack(scores, -1) if len(scores) > 1 else scores[0]
+        expected = exported.outputs(ids, mask)
+        if in_int8:
+            cosine = mean_cosine(exported, outputs, expected, mask)
+            demand(cosine >= INT8_COSINE, f"{file.name}: mean cosine {cosine:.4f}")
+            results.append(f"{file.name} has the mean cosine {cosine:.4f}")
+        else:
+            outputs, expected = exported.kept(outputs, mask), exported.kept(expected, mask)
+            largest = difference(outputs, expected, file.name, ONNX_TOLERANCE)
+            results.append(f"{file.name} differs by {largest:.1e}")
+    return ", ".join(results)
+
+
+def mean_cosine(exported: Exported, outputs: Tensor, expected: Tensor, mask: Tensor) -> float:
+    """Of a text's mean vector from an encoder, of the scores of a text or token from a head; of
+    one score per text over the texts."""
+    if exported.head == "AutoModel":
+        weights = mask[..., None] / mask.sum(1)[:, None, None]
+        vectors = [(hidden * weights).sum(1) for hidden in (outputs, expected)]
+    else:
+        vectors = [exported.kept(scores, mask) for scores in (outputs, expected)]
+    dim = 0 if vectors[0].shape[1] == 1 else 1
+    return float(torch.nn.functional.cosine_similarity(*vectors, dim=dim).mean())
