@@ -89,20 +89,23 @@ def check_jobs(loader: Any, master: DictConfig, folder: str) -> int:
     words = [f"{key}={value}" for key, value in params.items()]
     words += list(master.hydra.overrides.task)
     parser = OverridesParser.create(config_loader=loader)
-    chosen = {one.get_key_element(): one for one in parser.parse_overrides(words)}
+    chosen = {override.get_key_element(): override for override in parser.parse_overrides(words)}
     basic = str(master.hydra.sweeper._target_).endswith("BasicSweeper")
-    ranges = [one.input_line for one in chosen.values() if basic and not _is_discrete(one)]
+    ranges = [
+        override.input_line for override in chosen.values() if basic and not _is_discrete(override)
+    ]
     if ranges:
         hint = "needs a sweeper that searches: hydra/sweeper=optuna (extra: sweep)"
         raise ConfigError(*[f"{line}: {hint}" for line in ranges])
     values = {key: _values_of(override) for key, override in chosen.items()}
     first = {key: options[0] for key, options in values.items() if options}
+    jobs = [{**first, key: option} for key, options in values.items() for option in options]
     problems = dict.fromkeys(folder_problems(folder))
-    for key, options in values.items():
-        for option in options if len(options) > 1 else ():
-            problems |= dict.fromkeys(_problems(loader, master, {**first, key: option}))
-    if not any(len(options) > 1 for options in values.values()):
-        problems |= dict.fromkeys(_problems(loader, master, first))
+    for job in {tuple(job.values()): None for job in jobs or [first]}:
+        try:
+            loader.load_sweep_config(master, list(job))
+        except ConfigError as error:
+            problems |= dict.fromkeys(error.problems)
     if problems:
         raise ConfigError(*problems)
     return len(BasicSweeper.split_arguments(list(chosen.values()), None)[0]) if basic else 0
@@ -120,15 +123,7 @@ def _values_of(override: Override) -> list[str]:
     value = override.value()
     if isinstance(value, IntervalSweep):
         return [f"{key}={value.start}", f"{key}={value.end}"]
-    return [f"{key}={one}" for one in override.sweep_string_iterator()]
-
-
-def _problems(loader: Any, master: DictConfig, words: dict[str, str]) -> list[str]:
-    try:
-        loader.load_sweep_config(master, list(words.values()))
-    except ConfigError as error:
-        return error.problems
-    return []
+    return [f"{key}={option}" for option in override.sweep_string_iterator()]
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,16 +22,17 @@ from pathlib import Path
 from queue import Queue
 from types import FrameType
 
+from hydra.conf import HydraConf
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 import neobert
-from neobert.config.compose import to_config
+from neobert.config.compose import hydra_config, to_config
 from neobert.config.overrides import quote
 from neobert.config.root import Config
-from neobert.config.store import save_config, to_plain
+from neobert.config.store import save_config
 from neobert.console import get_logger
 from neobert.errors import ExitCode
 from neobert.files import read_json, write_json
@@ -43,8 +45,8 @@ RECORD = ".job-"
 SWEEP = "NEOBERT_SWEEP"
 """Environment variable by which the jobs of one command know each other, in any process."""
 
-SWEEPS_OWN = ("hydra.sweep", "hydra/sweep", "hydra.launcher", "hydra/launcher", "hydra.run")
-"""Beginnings of Hydra's overrides that are about the sweep and not handed to its jobs."""
+SWEEPS_OWN = re.compile(r"[+~]*hydra[./](sweep|launcher|run|mode)")
+"""Hydra's overrides that are about the sweep and not handed to its jobs."""
 
 
 @dataclass(slots=True)
@@ -88,13 +90,7 @@ def run_as_process(settings: DictConfig) -> float:
     run(prepared)
     if STOPPING.is_set():
         raise KeyboardInterrupt
-    return objective_of(prepared.job, settings_of_hydra())
-
-
-def settings_of_hydra() -> DictConfig:
-    """Hydra's own settings of the job at hand."""
-    hydra: DictConfig = HydraConfig.get()  # type: ignore[assignment]
-    return hydra
+    return objective_of(prepared.job, HydraConfig.get())
 
 
 def prepare_job(settings: DictConfig) -> PreparedJob:
@@ -103,7 +99,7 @@ def prepare_job(settings: DictConfig) -> PreparedJob:
     The folder of these settings if they have one below the sweep's folder (under any number), else
     Hydra's if that is empty, else ``<number>-2``, ``<number>-3``, …
     """
-    hydra = settings_of_hydra()
+    hydra = HydraConfig.get()
     config = to_config(settings)
     planned = Path(hydra.runtime.output_dir)
     sweep_folder = Path(hydra.sweep.dir).absolute()
@@ -117,11 +113,8 @@ def prepare_job(settings: DictConfig) -> PreparedJob:
     finished = before is not None and before.code == 0 and read_summary(folder) is not None
     record.parent.mkdir(parents=True, exist_ok=True)
     save_config(config, record.with_suffix(".yaml"))
-    kept = [one for one in hydra.overrides.hydra if not one.lstrip("+~").startswith(SWEEPS_OWN)]
-    arguments = [
-        f"config_path={quote(str(record.with_suffix('.yaml')))}",
-        *[one for one in kept if not one.startswith("hydra.mode")],
-    ]
+    passed_on = [word for word in hydra.overrides.hydra if not SWEEPS_OWN.match(word)]
+    arguments = [f"config_path={quote(str(record.with_suffix('.yaml')))}", *passed_on]
     devices = config.trainer.devices if isinstance(config.trainer.devices, int) else 1
     environment = _environment(hydra, sweep_folder)
     return PreparedJob(job, record, arguments, environment, devices, finished)
@@ -129,12 +122,9 @@ def prepare_job(settings: DictConfig) -> PreparedJob:
 
 def digest(config: Config) -> str:
     """Name of these settings, whatever folder and checkpoint the job has."""
-    settings = to_plain(config)
-    trainer = settings["trainer"]
-    assert isinstance(trainer, dict)
-    for section, key in ((trainer, "output_dir"), (trainer, "resume_from_checkpoint")):
-        section.pop(key)
-    settings.pop("config_path")
+    settings = asdict(config)
+    del settings["config_path"]
+    del settings["trainer"]["output_dir"], settings["trainer"]["resume_from_checkpoint"]
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -168,14 +158,14 @@ def run(prepared: PreparedJob, devices: str | None = None) -> None:
 
 def varied_overrides(overrides: Sequence[str], beside: Sequence[Sequence[str]]) -> list[str]:
     """The overrides that not all jobs ``beside`` have; all if nothing would be left."""
-    return [word for word in overrides if any(word not in one for one in beside)] or list(overrides)
+    return [word for word in overrides if any(word not in job for job in beside)] or list(overrides)
 
 
-def objective_of(job: Job, hydra: DictConfig) -> float:
+def objective_of(job: Job, hydra: HydraConf) -> float:
     """What a sweeper gets: a job without an objective counts as the worst there is."""
     if job.objective is not None:
         return job.objective
-    direction = str(OmegaConf.select(hydra, "sweeper.direction"))
+    direction = str(getattr(hydra.sweeper, "direction", None))
     return -math.inf if direction.lower().endswith("maximize") else math.inf
 
 
@@ -204,7 +194,7 @@ def _free_folder(planned: Path) -> Path:
     return folder
 
 
-def _environment(hydra: DictConfig, sweep_folder: Path) -> dict[str, str]:
+def _environment(hydra: HydraConf, sweep_folder: Path) -> dict[str, str]:
     """The job's environment: code is imported from where this program is, not from the current
     folder (``python -m`` puts that first)."""
     ours = str(Path(neobert.__file__).resolve().parent.parent)
@@ -238,12 +228,12 @@ def forwarding_signals() -> Iterator[None]:
             if child.poll() is None:
                 child.send_signal(number)
 
-    before = {one: signal.signal(one, forward) for one in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def launch(
@@ -258,24 +248,24 @@ def launch(
     Raises ``KeyboardInterrupt`` if a signal stopped them; the jobs have saved then.
     """
     prepared = [_prepared(loader, master, number, list(words)) for number, words in jobs]
-    for one in prepared:
-        one.beside = [other.job.overrides for other in prepared]
-    once = {one.record: one for one in reversed(prepared)}  # equal settings run once
+    for entry in prepared:
+        entry.beside = [other.job.overrides for other in prepared]
+    once = {entry.record: entry for entry in reversed(prepared)}  # equal settings run once
     slots = Slots(n_jobs, devices)
     with forwarding_signals(), ThreadPoolExecutor(max_workers=max(1, n_jobs)) as pool:
         list(pool.map(slots.run, reversed(once.values())))
-    for one in prepared:
-        done = once[one.record].job
-        one.job.code, one.job.objective = done.code, done.objective
+    for entry in prepared:
+        done = once[entry.record].job
+        entry.job.code, entry.job.objective = done.code, done.objective
     if STOPPING.is_set():
         raise KeyboardInterrupt
     return [
         JobReturn(
             overrides=list(words),
             status=JobStatus.COMPLETED,
-            _return_value=objective_of(one.job, master.hydra),
+            _return_value=objective_of(entry.job, master.hydra),
         )
-        for one, (_, words) in zip(prepared, jobs, strict=True)
+        for entry, (_, words) in zip(prepared, jobs, strict=True)
     ]
 
 
@@ -286,15 +276,10 @@ def _prepared(
     with open_dict(settings.hydra):
         settings.hydra.job.num = number
         settings.hydra.job.id = str(number)
-    instance = HydraConfig.instance()
-    before = instance.cfg
-    try:
-        instance.cfg = settings  # type: ignore[assignment]
+    with hydra_config(settings):
         folder = Path(settings.hydra.sweep.dir) / str(settings.hydra.sweep.subdir)
         settings.hydra.runtime.output_dir = str(folder.absolute())
         return prepare_job(settings)
-    finally:
-        instance.cfg = before
 
 
 class Slots:
@@ -318,18 +303,18 @@ class Slots:
         finally:
             self.free.put(slot)
 
-    def share(self, slot: int, wanted: int) -> str | None:
-        """``CUDA_VISIBLE_DEVICES`` of a slot whose job takes ``wanted`` devices; ``None``: all."""
+    def share(self, slot: int, count: int) -> str | None:
+        """``CUDA_VISIBLE_DEVICES`` of a slot whose job takes ``count`` devices; ``None``: all."""
         if not self.devices:
             return None
-        start = slot * wanted
-        return ",".join(self.devices[(start + k) % len(self.devices)] for k in range(wanted))
+        start = slot * count
+        return ",".join(self.devices[(start + k) % len(self.devices)] for k in range(count))
 
 
 def visible_devices() -> list[str]:
     """The GPUs of this machine that may be used, without importing torch."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [one for one in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if one]
+        return [device for device in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if device]
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

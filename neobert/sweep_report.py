@@ -28,7 +28,7 @@ def report(folder: str | Path, sweep: str, expected: int = 0) -> bool:
         write_atomically(Path(folder) / "sweep.csv", _as_csv(jobs))
         plot_sweep(jobs, Path(folder) / "sweep.png")
     for job in mine:
-        shown = varied_overrides(job.overrides, [one.overrides for one in mine])
+        shown = varied_overrides(job.overrides, [each.overrides for each in mine])
         log.info("job %d: %s  %s", job.number, outcome(job), " ".join(shown))
     missing = expected - len({job.number for job in mine})
     if missing > 0:
@@ -55,8 +55,8 @@ def outcome(job: Job) -> str:
 def varied(jobs: Sequence[Job]) -> dict[str, list[str]]:
     """Settings in which the jobs differ -> their value in each job; empty: not set there."""
     settings = [dict(_pair(word) for word in job.overrides) for job in jobs]
-    keys = dict.fromkeys(key for one in settings for key in one)
-    columns = {key: [one.get(key, "") for one in settings] for key in keys}
+    keys = dict.fromkeys(key for job_settings in settings for key in job_settings)
+    columns = {key: [job_settings.get(key, "") for job_settings in settings] for key in keys}
     return {key: values for key, values in columns.items() if len(set(values)) > 1}
 
 

@@ -148,11 +148,11 @@ def chosen(config: Config, words: Sequence[str]) -> str:
         start = pairs.pretrained_checkpoint_dir or pairs.pretrained_model_path
         data, groups = config.dataset.name, []
     begin = f"from {start}" if start else f"model {model.hidden_size} × {model.num_hidden_layers}"
-    asked = {word.lstrip("+-").partition("=")[0] for word in words}
+    set_by_user = {word.lstrip("+-").partition("=")[0] for word in words}
     groups = [*([] if start else ["model"]), *groups, "optimizer"]
-    others = [group for group in groups if group not in asked]
-    told = bool(others) and "config_path" not in asked
-    hint = f"; choose others with {' '.join(f'{group}=…' for group in others)}" if told else ""
+    others = [group for group in groups if group not in set_by_user]
+    suggests = bool(others) and "config_path" not in set_by_user
+    hint = f"; choose others with {' '.join(f'{group}=…' for group in others)}" if suggests else ""
     return (
         f"{config.task}: {begin}, dataset {data}, {config.optimizer.name}, into "
         f"{config.trainer.output_dir}{hint} (all settings: --help)"

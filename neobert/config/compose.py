@@ -5,10 +5,11 @@ finds and orders the files; all that is wrong in any of them is reported at once
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hydra import version
@@ -135,7 +136,7 @@ class SettingsLoader(ConfigLoaderImpl):
         adapt(merged)
         settings = typed(merged, problems)
         _join(settings, composed, request.task)
-        with nullcontext() if self.in_run else _hydra_config(settings):
+        with nullcontext() if self.in_run else hydra_config(settings):
             problems += self._choose_folder(settings, request, run_mode)
             self.config = build(settings, merged, problems, hydra_later=not self.in_run)
         if problems:
@@ -168,7 +169,12 @@ class SettingsLoader(ConfigLoaderImpl):
         return result
 
     def _request(
-        self, config_name: str | None, overrides: Sequence[str], problems: list[str], multi: bool
+        self,
+        config_name: str | None,
+        overrides: Sequence[str],
+        problems: list[str],
+        multi: bool,
+        origins: Mapping[str, str] = MappingProxyType({}),
     ) -> Request:
         # hydra.searchpath, which may be among the overrides, decides which groups there are.
         search = [word for word in overrides if word.startswith("hydra.searchpath=")]
@@ -176,13 +182,10 @@ class SettingsLoader(ConfigLoaderImpl):
             _, repo = self._parse_overrides_and_create_caching_repo(config_name, search)
             primary = repo.load_config(config_name) if config_name else None
         request = read_overrides(overrides, repo.group_exists, problems, multi)
-        in_defaults = {
-            one.group
-            for one in (primary.defaults_list if primary else None) or ()
-            if isinstance(one, GroupDefault)
-        }
+        defaults = (primary.defaults_list if primary else None) or ()
+        in_defaults = {default.group for default in defaults if isinstance(default, GroupDefault)}
         for key, override in request.groups.items():
-            request.missing += _unknown_options(override, repo)
+            request.missing += _unknown_options(override, repo, origins.get(key, COMMAND_LINE))
             request.groups[key] = _as_hydra_takes_it(override, key in in_defaults)
         return request
 
@@ -197,24 +200,19 @@ class SettingsLoader(ConfigLoaderImpl):
 
         A file that names its own corpus gets the dataclass's defaults for the rest of the section.
         """
-        words: dict[str, str] = {}
+        choices: dict[str, str] = {}
         origins: dict[str, str] = {}
         for layer, groups in files:
-            own_corpus = {"dataset.name", "dataset.path"} & set(layer.values)
-            if own_corpus and config_name == PRIMARY:
-                words.setdefault("dataset", REFERENCE)
-            words |= {group: option_of(option) for group, option in groups.items()}
+            if {"dataset.name", "dataset.path"} & set(layer.values) and config_name == PRIMARY:
+                choices.setdefault("dataset", REFERENCE)
+            choices |= {group: option_of(option) for group, option in groups.items()}
             origins |= dict.fromkeys(groups, layer.origin)
-        chosen = [f"{group}={option}" for group, option in words.items()]
-        if not chosen:
-            return
-        wanted = read_overrides(chosen, lambda key: True, problems)
-        _, repo = self._parse_overrides_and_create_caching_repo(config_name, request.hydra)
-        for group, override in wanted.groups.items():
-            if group not in request.groups:
-                origin = origins.get(group, COMMAND_LINE)
-                request.missing += _unknown_options(override, repo, origin)
-                request.groups[group] = _as_hydra_takes_it(override, True)
+        weaker = [f"{key}={value}" for key, value in choices.items() if key not in request.groups]
+        if weaker:
+            words = [*request.hydra, *weaker]
+            chosen = self._request(config_name, words, problems, False, origins)
+            request.groups |= chosen.groups
+            request.missing += chosen.missing
 
     def _composed(
         self,
@@ -265,7 +263,7 @@ class SettingsLoader(ConfigLoaderImpl):
         return []
 
 
-def _unknown_options(override: Override, repo: Any, origin: str = COMMAND_LINE) -> list[str]:
+def _unknown_options(override: Override, repo: Any, origin: str) -> list[str]:
     group, value = override.key_or_group, override.value()
     if override.is_delete() or value is None:
         return []
@@ -293,7 +291,7 @@ def _join(settings: DictConfig, composed: DictConfig, overrides: list[Override])
     with open_dict(settings):
         settings.hydra = composed.hydra
     with open_dict(settings.hydra):
-        settings.hydra.overrides.task = [str(one.input_line) for one in overrides]
+        settings.hydra.overrides.task = [str(override.input_line) for override in overrides]
         form = OmegaConf.to_container(settings.hydra.job.config.override_dirname)
         settings.hydra.job.override_dirname = get_overrides_dirname(overrides, **form)  # type: ignore[arg-type]
     OmegaConf.set_struct(settings, True)
@@ -303,11 +301,11 @@ def _overruled(
     request: Request, files: Sequence[tuple[Layer, Flat]], groups: Sequence[Layer]
 ) -> Iterator[str]:
     """A line for each chosen group whose settings a ``config_path`` file overrides."""
+    by_origin = {group.origin: group.values for group in groups}
     for layer, _ in files:
         for group, override in request.groups.items():
             option = override.value()
-            origin = f"conf/{group}/{option}.yaml"
-            chosen = next((one.values for one in groups if one.origin == origin), {})
+            chosen = by_origin.get(f"conf/{group}/{option}.yaml", {})
             lost = [key for key in chosen if layer.values.get(key) not in (None, chosen[key])]
             lost = [key for key in lost if key not in request.values]
             shown = ", ".join(f"{key}={layer.values[key]}" for key in lost[:SHOWN])
@@ -330,7 +328,7 @@ def _one_line(problems: Sequence[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _hydra_config(settings: DictConfig) -> Iterator[None]:
+def hydra_config(settings: DictConfig) -> Iterator[None]:
     """Let ``${hydra:…}`` see the composition at hand."""
     instance = HydraConfig.instance()
     before = instance.cfg

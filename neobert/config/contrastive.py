@@ -68,15 +68,15 @@ class ContrastiveConfig(Section):
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
-        found = above("contrastive.temperature", self.temperature, 0)
-        found += one_of("contrastive.pooling", self.pooling, POOLINGS)
-        found += one_of("contrastive.loss_type", self.loss_type, LOSSES)
-        found += one_of("contrastive.pretraining_step", self.pretraining_step, PRETRAINING_STEPS)
-        found += at_least("contrastive.hard_negatives", self.hard_negatives, 0)
-        found += at_least("contrastive.micro_batch_size", self.micro_batch_size, 1)
-        found += require(
+        problems = above("contrastive.temperature", self.temperature, 0)
+        problems += one_of("contrastive.pooling", self.pooling, POOLINGS)
+        problems += one_of("contrastive.loss_type", self.loss_type, LOSSES)
+        problems += one_of("contrastive.pretraining_step", self.pretraining_step, PRETRAINING_STEPS)
+        problems += at_least("contrastive.hard_negatives", self.hard_negatives, 0)
+        problems += at_least("contrastive.micro_batch_size", self.micro_batch_size, 1)
+        problems += require(
             self.pretrained_checkpoint_dir is None or self.pretrained_model_path is None,
             "contrastive.pretrained_checkpoint_dir and contrastive.pretrained_model_path are both "
             "set: keep the one to start from",
         )
-        return found + at_least("contrastive.hard_negative_weight", self.hard_negative_weight, 0)
+        return problems + at_least("contrastive.hard_negative_weight", self.hard_negative_weight, 0)

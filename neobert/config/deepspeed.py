@@ -29,9 +29,9 @@ class DeepSpeedConfig(Section):
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
-        found = within("deepspeed.stage", self.stage, 0, 3)
+        problems = within("deepspeed.stage", self.stage, 0, 3)
         alone = self.config_file is None or not (self.offload_optimizer or self.offload_parameters)
-        return found + require(
+        return problems + require(
             alone,
             f"deepspeed.config_file={self.config_file}: says itself what is offloaded; "
             "remove deepspeed.offload_optimizer and deepspeed.offload_parameters",

@@ -1,10 +1,11 @@
 """Settings that would do nothing: what is adapted, and what is reported."""
 
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 
 from neobert.config.layers import Merged
 from neobert.config.root import Config
-from neobert.config.schema import field_types, sections
+from neobert.config.schema import default_of, field_types
 from neobert.config.values import as_meant
 from neobert.console import get_logger
 
@@ -34,38 +35,26 @@ def adapt(merged: Merged) -> None:
 
     One line tells of each change.
     """
-    if _value(merged, "datacollator.pack_sequences") and _value(
-        merged, "datacollator.pad_to_multiple_of"
-    ):
-        _change(merged, "datacollator.pad_to_multiple_of", None, "packed rows have a fixed length")
-    if (
-        _value(merged, "trainer.load_best_model_at_end")
-        and _value(merged, "trainer.save_strategy") == "no"
-    ):
-        _change(
-            merged,
-            "trainer.load_best_model_at_end",
-            False,
-            "trainer.save_strategy=no saves no checkpoint to load; save_strategy=best would",
-        )
+    padding, best = "datacollator.pad_to_multiple_of", "trainer.load_best_model_at_end"
+    if _value(merged, "datacollator.pack_sequences") and _value(merged, padding):
+        _change(merged, padding, None, "packed rows have a fixed length")
+    if _value(merged, best) and _value(merged, "trainer.save_strategy") == "no":
+        reason = "trainer.save_strategy=no saves no checkpoint to load; save_strategy=best would"
+        _change(merged, best, False, reason)
 
 
 def ineffective(config: Config, merged: Merged) -> Iterator[str]:
     """A line for each key that the user set to something else than its default, to no effect."""
-    optimizer = config.optimizer
-    if optimizer.muon_config is not None and optimizer.name != "muonclip":
-        yield (
-            "optimizer.muon_config has no effect: it is for optimizer=muonclip, this is "
-            f"{optimizer.name}"
-        )
+    name = config.optimizer.name
+    if config.optimizer.muon_config is not None and name != "muonclip":
+        yield f"optimizer.muon_config has no effect: it is for optimizer=muonclip, this is {name}"
     if config.datacollator.mlm_probability == 0 and config.task == "pretraining":
         yield "datacollator.mlm_probability=0: no token is predicted, so nothing is learnt"
     for key in merged.set_by_user():
-        if key not in field_types() or _of(config, key) == _of(Config(), key):
-            continue
-        reason = next((why for why, applies in _reasons(key) if applies(config)), None)
-        if reason is not None:
-            yield f"{merged.origin(key)}: {key} has no effect: {reason}"
+        if key in field_types() and _of(config, key) != default_of(key):
+            reasons = (reason for reason, applies in _reasons(key) if applies(config))
+            if (reason := next(reasons, None)) is not None:
+                yield f"{merged.origin(key)}: {key} has no effect: {reason}"
 
 
 def _reasons(key: str) -> Iterator[tuple[str, Condition]]:
@@ -79,19 +68,16 @@ def _reasons(key: str) -> Iterator[tuple[str, Condition]]:
 
 
 def _of(config: Config, key: str) -> object:
-    value: object = config
-    for part in key.split("."):
-        value = getattr(value, part, None)
-    return value
+    section, _, field = key.rpartition(".")
+    owner = attrgetter(section)(config) if section else config
+    return getattr(owner, field, None)
 
 
 def _value(merged: Merged, key: str) -> object:
-    section, _, name = key.rpartition(".")
-    default = getattr(sections().get(section, Config)(), name)
     try:
-        return as_meant(merged.values.get(key, default), field_types()[key])
+        return as_meant(merged.values.get(key, default_of(key)), field_types()[key])
     except ValueError:
-        return default
+        return default_of(key)
 
 
 def _change(merged: Merged, key: str, value: object, reason: str) -> None:

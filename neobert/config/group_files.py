@@ -46,10 +46,10 @@ def layer_of(name: str, package: str, result: ConfigResult) -> Layer:
         origin = f"{result.path}/{name}"
         values = OmegaConf.to_container(result.config, resolve=False)  # type: ignore[assignment]
         package = ""
-    kept = {key: value for key, value in values.items() if key not in ("defaults", "hydra")}
+    settings = {key: value for key, value in values.items() if key not in ("defaults", "hydra")}
     for part in reversed(package.split(".") if package else []):
-        kept = {part: kept}
-    return Layer.read(origin, kept, [], by_user=not shipped)
+        settings = {part: settings}
+    return Layer.read(origin, settings, [], by_user=not shipped)
 
 
 def settings_files(
@@ -74,7 +74,7 @@ def settings_files(
         groups.setdefault("task", task)
     weaker = [settings_files(file.parent / name, problems, (*seen, file)) for name in names]
     own = (Layer.read(str(file), values, problems), groups)
-    return [*(one for files in weaker for one in files), own]
+    return [*(layer for files in weaker for layer in files), own]
 
 
 def _defaults(entries: object, file: Path, problems: list[str]) -> tuple[Flat, list[str]]:
@@ -100,5 +100,5 @@ def _with_suffix(name: str) -> str:
 def option_of(option: object) -> str:
     """A choice of a group as an override writes it."""
     if isinstance(option, list):
-        return f"[{','.join(str(one) for one in option)}]"
+        return f"[{','.join(str(name) for name in option)}]"
     return "null" if option is None else str(option)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, get_type_hints
 
-from neobert.config.compose import group_names, options
-from neobert.config.root import Config
-from neobert.config.schema import described, section_of
+from neobert.config.group_files import group_names, options
+from neobert.config.schema import joined, sections
+from neobert.config.section import described, section_of
 
 USAGE = """\
 python -m neobert.train [group=option …] [section.key=value …] [config_path=FILE]
@@ -54,8 +54,16 @@ def help_text() -> str:
 
 def help_sections() -> Iterator[tuple[str, list[Key]]]:
     """Every section with its keys, in the order of the dataclasses; the top level first."""
-    yield "", _keys(Config, "")
-    yield from _sections_below(Config, "")
+    for name, section in sections().items():
+        meanings, defaults = field_meanings(section), section()
+        yield (
+            name,
+            [
+                Key(joined(name, field), described(kind), getattr(defaults, field), meanings[field])
+                for field, kind in get_type_hints(section).items()
+                if section_of(kind) is None
+            ],
+        )
 
 
 def shown(value: object) -> str:
@@ -73,30 +81,13 @@ def shown(value: object) -> str:
             return str(value)
 
 
-def _sections_below(section: type, prefix: str) -> Iterator[tuple[str, list[Key]]]:
-    for name, kind in get_type_hints(section).items():
-        inner = section_of(kind)
-        if inner is not None:
-            yield f"{prefix}{name}", _keys(inner, f"{prefix}{name}.")
-            yield from _sections_below(inner, f"{prefix}{name}.")
-
-
-def _keys(section: type, prefix: str) -> list[Key]:
-    meanings, defaults = field_meanings(section), section()
-    return [
-        Key(f"{prefix}{name}", described(kind), getattr(defaults, name), meanings.get(name, ""))
-        for name, kind in get_type_hints(section).items()
-        if section_of(kind) is None
-    ]
-
-
 def field_meanings(section: type) -> dict[str, str]:
     """The docstring under each field of a dataclass, on one line."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(section)))
     body: list[Any] = tree.body[0].body  # type: ignore[attr-defined]
-    found = {}
+    meanings = {}
     for field, after in pairwise(body):
         is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
         if isinstance(field, ast.AnnAssign) and is_text and isinstance(field.target, ast.Name):
-            found[field.target.id] = " ".join(str(after.value.value).split())
-    return found
+            meanings[field.target.id] = " ".join(str(after.value.value).split())
+    return meanings

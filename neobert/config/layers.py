@@ -6,7 +6,7 @@ A layer is a file or the command line. Stronger layers win, between a key and it
 
 import copy
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, get_type_hints
@@ -19,15 +19,17 @@ from neobert.config.legacy import translate
 from neobert.config.root import Config
 from neobert.config.schema import (
     Flat,
-    described,
+    default_of,
     entries_of,
     entry_of,
     field_types,
     flatten,
     mapping_of,
     nearest,
+    parents,
     sections,
 )
+from neobert.config.section import described
 from neobert.config.values import as_meant
 from neobert.console import get_logger
 from neobert.files import first_line
@@ -177,18 +179,14 @@ def _delete(merged: Merged, key: str, problems: list[str]) -> None:
         key in field_types() or key in sections() or mapping_of(key) is not None,
         f"command line: ~{key}: unknown key {key}{nearest(key)}",
     )
-    _forget(merged, [one for one in merged.values if one == key or one.startswith(f"{key}.")])
+    _forget(
+        merged, [known for known in merged.values if known == key or known.startswith(f"{key}.")]
+    )
 
 
 def _forget(merged: Merged, keys: Sequence[str]) -> None:
     for key in keys:
         del merged.values[key], merged.layers[key]
-
-
-def _parents(key: str) -> Iterator[str]:
-    """``a`` and ``a.b`` of ``a.b.c``."""
-    parts = key.split(".")
-    return (".".join(parts[:length]) for length in range(1, len(parts)))
 
 
 def _put(merged: Merged, key: str, value: object, layer: Layer) -> None:
@@ -202,28 +200,24 @@ def _put(merged: Merged, key: str, value: object, layer: Layer) -> None:
     if mapping is not None:
         path = key.removeprefix(f"{mapping}.").split(".")
         key, value = mapping, _with(merged.values.get(mapping), path, value)
-    entry = entry_of(key)
-    if entry is not None and _has_entry(merged, entry):
-        key, number, name = entry
-        entries = list(merged.values[key])  # type: ignore[call-overload]
-        entries[number] = {**entries[number], name: value}
-        value = entries
+    if (entry := entry_of(key)) is not None:
+        name, number, field = entry
+        entries = merged.values.get(name)
+        if isinstance(entries, list) and isinstance(dict(enumerate(entries)).get(number), dict):
+            changed = {**entries[number], field: value}
+            key, value = name, [*entries[:number], changed, *entries[number + 1 :]]
     if key in sections():
-        _forget(merged, [one for one in merged.values if one.startswith(f"{key}.")])
-    _forget(merged, [one for one in _parents(key) if one in merged.values])
+        _forget(merged, [inner for inner in merged.values if inner.startswith(f"{key}.")])
+    _forget(merged, [parent for parent in parents(key) if parent in merged.values])
     merged.values[key], merged.layers[key] = value, layer
-
-
-def _has_entry(merged: Merged, entry: tuple[str, int, str]) -> bool:
-    key, number, _ = entry
-    entries = merged.values.get(key)
-    return isinstance(entries, list) and number < len(entries) and isinstance(entries[number], dict)
 
 
 def _with(values: object, path: Sequence[str], value: object) -> dict[str, object]:
     """A copy of the mapping ``values`` with one entry, at any depth, set; the others stay."""
     key, *rest = path
-    copied = {str(one): kept for one, kept in values.items()} if isinstance(values, dict) else {}
+    copied = (
+        {str(name): entry for name, entry in values.items()} if isinstance(values, dict) else {}
+    )
     return copied | {key: _with(copied.get(key), rest, value) if rest else value}
 
 
@@ -237,11 +231,16 @@ def typed(merged: Merged, problems: list[str]) -> DictConfig:
     for key, value in merged.values.items():
         kind = field_types().get(key)
         if key in sections():
-            _put_section(tree, key, value, merged, problems)
-        elif kind is None:
-            unknown.append(key)
+            wrong = _assign_section(tree, key, value)
+        elif kind is not None:
+            section = key.rpartition(".")[0]
+            if section and OmegaConf.select(tree, section) is None:
+                _assign_section(tree, section, {})
+            wrong = _assign(tree, key, value, key, kind)
         else:
-            _put_typed(tree, key, value, merged, problems)
+            unknown.append(key)
+            continue
+        problems += [f"{merged.origin(key)}: {problem}" for problem in wrong]
     shown = [
         f"{merged.origin(key)}: unknown key {key}{nearest(key)}" for key in unknown[:MOST_SHOWN]
     ]
@@ -251,61 +250,47 @@ def typed(merged: Merged, problems: list[str]) -> DictConfig:
     return tree
 
 
-def _put_section(
-    tree: DictConfig, key: str, value: object, merged: Merged, problems: list[str]
-) -> None:
-    if value is not None and value != {}:
-        problems.append(f"{merged.origin(key)}: {key}={value}: is a section, not a value")
-    else:
-        OmegaConf.update(tree, key, None if value is None else sections()[key], merge=False)
+def _assign_section(tree: DictConfig, key: str, value: object) -> list[str]:
+    """Reset a section, or leave an optional one out; the problem with any other value."""
+    if value not in (None, {}):
+        return [f"{key}={value}: is a section, not a value"]
+    OmegaConf.update(tree, key, None if value is None else sections()[key], merge=False)
+    return []
 
 
-def _put_typed(
-    tree: DictConfig, key: str, value: object, merged: Merged, problems: list[str]
-) -> None:
-    kind = field_types()[key]
-    section = key.rpartition(".")[0]
-    if section and OmegaConf.select(tree, section) is None:
-        OmegaConf.update(tree, section, sections()[section], merge=False)
+def _assign(tree: DictConfig, name: str, value: object, key: str, kind: Any) -> list[str]:
+    """Set ``name`` in ``tree`` to a value of type ``kind``; the problems with it, as ``key``."""
     if (entry_type := entries_of(kind)) is not None and isinstance(value, list):
-        value = _entries(key, value, entry_type, merged, problems)
-        OmegaConf.update(tree, key, value, merge=False)
-        return
+        entries = [OmegaConf.structured(entry_type) for _ in value]
+        problems = []
+        for number, (entry, settings) in enumerate(zip(entries, value, strict=True)):
+            problems += _assign_entry(entry, settings, f"{key}[{number}]", entry_type)
+        OmegaConf.update(tree, name, entries, merge=False)
+        return problems
     if str(value).count("${") > MOST_INTERPOLATIONS:  # OmegaConf takes time and stack for each
-        origin = merged.origin(key)
-        problems.append(f"{origin}: {key}: has more than {MOST_INTERPOLATIONS} interpolations")
-        return
+        return [f"{key}: has more than {MOST_INTERPOLATIONS} interpolations"]
     try:
-        OmegaConf.update(tree, key, as_meant(value, kind), merge=False)
+        OmegaConf.update(tree, name, as_meant(value, kind), merge=False)
     except (OmegaConfBaseException, ValueError, OverflowError):
         shown = "null" if value is None else str(value)
         shown = shown if len(shown) <= LONGEST_SHOWN else f"{shown[:40]}…"
-        problems.append(f"{merged.origin(key)}: {key}={shown}: must be {described(kind)}")
+        return [f"{key}={shown}: must be {described(kind)}"]
+    return []
 
 
-def _entries(
-    key: str, values: list[object], entry_type: type, merged: Merged, problems: list[str]
-) -> list[DictConfig]:
-    """The entries of a list of sections; what does not fit is a problem with its own key."""
-    types, entries = get_type_hints(entry_type), []
-    for number, value in enumerate(values):
-        place, entry = f"{key}[{number}]", OmegaConf.structured(entry_type)
-        entries.append(entry)
-        if not isinstance(value, Mapping):
-            problems.append(f"{merged.origin(key)}: {place}={value}: must be a mapping of settings")
-            continue
-        for name, one in value.items():
-            if name not in types:
-                known = get_close_matches(str(name), types, n=1, cutoff=0.6)
-                hint = f"did you mean {known[0]}?" if known else f"it has {', '.join(types)}"
-                problems.append(f"{merged.origin(key)}: unknown key {place}.{name}; {hint}")
-                continue
-            try:
-                OmegaConf.update(entry, str(name), as_meant(one, types[name]), merge=False)
-            except (OmegaConfBaseException, ValueError, OverflowError):
-                wanted = described(types[name])
-                problems.append(f"{merged.origin(key)}: {place}.{name}={one}: must be {wanted}")
-    return entries
+def _assign_entry(entry: DictConfig, settings: object, key: str, entry_type: type) -> list[str]:
+    """Set what ``settings`` say of an entry of a list of sections; the problems with them."""
+    if not isinstance(settings, Mapping):
+        return [f"{key}={settings}: must be a mapping of settings"]
+    types, problems = get_type_hints(entry_type), []
+    for name, value in settings.items():
+        if name in types:
+            problems += _assign(entry, name, value, f"{key}.{name}", types[name])
+        else:
+            matches = get_close_matches(str(name), types, n=1, cutoff=0.6)
+            hint = f"did you mean {matches[0]}?" if matches else f"it has {', '.join(types)}"
+            problems.append(f"unknown key {key}.{name}; {hint}")
+    return problems
 
 
 def build(
@@ -316,43 +301,25 @@ def build(
     What fails is added to ``problems``. ``hydra_later``: ``${hydra:…}`` is not known yet; keys that
     need it are checked when it is.
     """
+    tree = copy.deepcopy(tree)
+    with open_dict(tree):
+        tree.pop("hydra", None)
     values: dict[Any, Any] = OmegaConf.to_container(tree, resolve=False)  # type: ignore[assignment]
-    values.pop("hydra", None)
-    dynamic = {key: raw for key, raw in flatten(values).items() if "${" in str(raw)}
-    resolved = _without_hydra(tree, copied=bool(dynamic))
-    for key, raw in dynamic.items():
+    for key, raw in flatten(values).items():
         try:
-            value = OmegaConf.select(resolved, key)
+            value: Any = OmegaConf.select(tree, key) if "${" in str(raw) else None
             if OmegaConf.is_config(value):
                 OmegaConf.resolve(value)
         except (OmegaConfBaseException, ValueError, RecursionError) as error:
-            OmegaConf.update(resolved, key, _default(key), merge=False)
+            OmegaConf.update(tree, key, default_of(key), merge=False)
             if not (hydra_later and "${hydra:" in str(raw)):
                 origin = f"{merged.origin(key)}: " if key in merged.layers else ""
                 problems.append(f"{origin}{key}={raw}: {first_line(error)}")
-    config = OmegaConf.to_object(resolved)
+    config = OmegaConf.to_object(tree)
     assert isinstance(config, Config)
     _expand_home(config)
     problems += config.problems()
     return config
-
-
-def _without_hydra(tree: DictConfig, copied: bool) -> DictConfig:
-    """``tree`` itself, or a copy, whose object is a ``Config`` without Hydra's own settings."""
-    if "hydra" not in tree:
-        return copy.deepcopy(tree) if copied else tree
-    hydra = tree._get_node("hydra")
-    with open_dict(tree):
-        tree._content.pop("hydra")  # type: ignore[union-attr]
-        try:
-            return copy.deepcopy(tree)
-        finally:
-            tree._content["hydra"] = hydra  # type: ignore
-
-
-def _default(key: str) -> object:
-    section, _, name = key.rpartition(".")
-    return getattr(sections().get(section, Config)(), name)
 
 
 def _expand_home(config: Config) -> None:
@@ -361,7 +328,7 @@ def _expand_home(config: Config) -> None:
         owner = getattr(config, section[0]) if section else config
         setattr(owner, name, _expanded(getattr(owner, name)))
     for entries in (config.contrastive.sources, config.mteb_local):
-        for entry in (one for one in entries.values() if isinstance(one, dict)):
+        for entry in (value for value in entries.values() if isinstance(value, dict)):
             entry.update({"path": _expanded(entry["path"])} if "path" in entry else {})
 
 

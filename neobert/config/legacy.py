@@ -7,12 +7,10 @@ After it a run knows one spelling only.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from neobert.config.schema import Flat
 from neobert.console import get_logger
 
 log = get_logger(__name__)
-
-Flat = dict[str, object]
-"""Values by dotted key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +82,8 @@ RENAMED = {
 LOG_INTERVAL, LOGGING_STEPS = "wandb.log_interval", "trainer.logging_steps"
 """Nothing is logged more often than every ``logging_steps``, so the one alone sets both."""
 
-OLD_SECTION = "optimizer.hparams"
-"""Its keys have moved up, into ``optimizer``."""
+OLD_SECTION, NEW_SECTION = "optimizer.hparams.", "optimizer."
+"""The keys of the older section have moved up."""
 
 SPELLINGS: dict[str, Mapping[str, str]] = {
     "model.attn_backend": {"flash": "flash_attn_varlen", "flash_attn": "flash_attn_varlen"},
@@ -146,19 +144,16 @@ def translate(values: Flat, origin: str, problems: list[str]) -> Flat:
     if LOG_INTERVAL in values and LOGGING_STEPS not in values:
         log.warning("%s: %s sets %s too, unless that is set", origin, LOG_INTERVAL, LOGGING_STEPS)
         values = {**values, LOGGING_STEPS: values[LOG_INTERVAL]}
-    for key, value in _moved_up(values, origin, problems).items():
-        old = RENAMED.get(key)
-        if old is not None and value in old.unset:
+    for key, value in values.items():
+        old = _renamed(key)
+        if value in old.unset:
             continue
-        if old is None:
-            new, result = key, value
-        elif old.new is None:
+        if old.new is None:
             log.warning("%s: %s has no effect and is ignored", origin, key)
             continue
-        else:
+        if old.new != key:
             log.warning("%s: %s is an older key; write %s", origin, key, old.new)
-            new, result = old.new, old.translate(value)
-        result = spelled(new, result)
+        new, result = old.new, spelled(old.new, old.translate(value))
         if new in translated and not _same(translated[new], result):
             problems.append(
                 f"{origin}: {sources[new]} and {key} are both set, to different values "
@@ -166,6 +161,17 @@ def translate(values: Flat, origin: str, problems: list[str]) -> Flat:
             )
         translated[new], sources[new] = result, key
     return translated
+
+
+def current_key(key: str) -> str:
+    """Today's name of a key."""
+    return _renamed(key).new or key
+
+
+def _renamed(key: str) -> Renamed:
+    if key.startswith(OLD_SECTION):
+        key = key.replace(OLD_SECTION, NEW_SECTION)
+    return RENAMED.get(key, Renamed(key))
 
 
 def spelled(key: str, value: object) -> object:
@@ -181,25 +187,9 @@ def spelled(key: str, value: object) -> object:
     return word if key in ANY_CASE and isinstance(value, str) else value
 
 
-def _same(one: object, other: object) -> bool:
+def _same(value: object, other: object) -> bool:
     """Whether two values mean the same: ``7`` and ``"7"``, ``1e-4`` and ``0.0001``."""
     try:
-        return one == other or float(str(one)) == float(str(other))
+        return value == other or float(str(value)) == float(str(other))
     except ValueError:
-        return str(one) == str(other)
-
-
-def _moved_up(values: Flat, origin: str, problems: list[str]) -> Flat:
-    """Move the keys of ``optimizer.hparams`` into ``optimizer``."""
-    moved: Flat = {}
-    for key, value in values.items():
-        if not key.startswith(f"{OLD_SECTION}."):
-            moved[key] = value
-            continue
-        new = f"optimizer.{key.removeprefix(f'{OLD_SECTION}.')}"
-        log.warning("%s: %s is an older key; write %s", origin, key, new)
-        if not _same(values.get(new, value), value):
-            problems.append(f"{origin}: {key}={value} and {new}={values[new]} differ; keep {new}")
-            continue
-        moved[new] = value
-    return moved
+        return str(value) == str(other)

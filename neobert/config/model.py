@@ -123,27 +123,27 @@ class ModelConfig(Section):
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
-        found = []
+        problems = []
         for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
-            found += at_least(f"model.{key}", getattr(self, key), 1)
+            problems += at_least(f"model.{key}", getattr(self, key), 1)
         for key in ("intermediate_size", "max_position_embeddings"):
-            found += at_least(f"model.{key}", getattr(self, key), 1)
+            problems += at_least(f"model.{key}", getattr(self, key), 1)
         for key in ("embedding_init_range", "decoder_init_range", "classifier_init_range"):
-            found += at_least(f"model.{key}", getattr(self, key), 0)
-        found += above("model.norm_eps", self.norm_eps, 0)
-        found += above("model.rope_theta", self.rope_theta, 0)
-        found += rope_scaling_problems("model.rope_scaling", self.rope_scaling)
-        found += require(
+            problems += at_least(f"model.{key}", getattr(self, key), 0)
+        problems += above("model.norm_eps", self.norm_eps, 0)
+        problems += above("model.rope_theta", self.rope_theta, 0)
+        problems += rope_scaling_problems("model.rope_scaling", self.rope_scaling)
+        problems += require(
             self.rope or not self.rope_scaling,
             "model.rope_scaling has no effect without model.rope=true",
         )
-        found += above("model.base_scale", self.base_scale, 0)
-        found += at_least("model.pad_token_id", self.pad_token_id, 0)
-        found += within("model.dropout_prob", self.dropout_prob, 0, 0.999)
-        found += one_of("model.hidden_act", self.hidden_act, ACTIVATIONS)
-        found += one_of("model.attn_backend", self.attn_backend, ATTENTION_BACKENDS)
-        found += one_of("model.kernel_backend", self.kernel_backend, KERNEL_BACKENDS)
-        return found + self._head_problems() + self._size_problems()
+        problems += above("model.base_scale", self.base_scale, 0)
+        problems += at_least("model.pad_token_id", self.pad_token_id, 0)
+        problems += within("model.dropout_prob", self.dropout_prob, 0, 0.999)
+        problems += one_of("model.hidden_act", self.hidden_act, ACTIVATIONS)
+        problems += one_of("model.attn_backend", self.attn_backend, ATTENTION_BACKENDS)
+        problems += one_of("model.kernel_backend", self.kernel_backend, KERNEL_BACKENDS)
+        return problems + self._head_problems() + self._size_problems()
 
     def _size_problems(self) -> list[str]:
         rows = self.vocab_size + (0 if self.rope else self.max_position_embeddings)
@@ -160,18 +160,18 @@ class ModelConfig(Section):
         if self.num_attention_heads < 1:
             return []
         width, rest = divmod(self.hidden_size, self.num_attention_heads)
-        found = require(
+        problems = require(
             rest == 0,
             f"model.hidden_size={self.hidden_size}: must be a multiple of "
             f"model.num_attention_heads={self.num_attention_heads}",
         )
-        if not found and self.rope:
-            found += require(
+        if not problems and self.rope:
+            problems += require(
                 width % 2 == 0,
                 f"model.rope=true needs heads of even width, these have {width}: change "
                 "model.hidden_size or model.num_attention_heads, or set model.rope=false",
             )
-        return found
+        return problems
 
 
 def fields_of(*parts: Part) -> tuple[str, ...]:

@@ -48,12 +48,11 @@ def read_local_tasks(values: Mapping[str, object]) -> tuple[list[LocalTask], lis
     """The tasks of ``mteb_local``, and what is wrong with the others."""
     tasks, problems = [], list[str]()
     for name, value in values.items():
-        found = _problems(name, value)
-        if not found:
+        problems += (task_problems := _problems(name, value))
+        if not task_problems:
             assert isinstance(value, Mapping)
-            given = {key: one for key, one in value.items() if one is not None}
-            tasks.append(LocalTask(name=name, **{"columns": {}, **given}))
-        problems += found
+            present = {key: setting for key, setting in value.items() if setting is not None}
+            tasks.append(LocalTask(name=name, **{"columns": {}, **present}))
     return tasks, problems
 
 
@@ -61,25 +60,27 @@ def _problems(name: str, value: object) -> list[str]:
     key = f"mteb_local.{name}"
     if not isinstance(value, Mapping):
         return [f"{key}={value}: must be a mapping, such as {{type: sts, path: pairs.jsonl}}"]
-    known = [one.name for one in fields(LocalTask) if one.name != "name"]
-    found = [
-        f"{key}: unknown key {one}; known are {', '.join(known)}"
-        for one in value
-        if one not in known
+    known = [field.name for field in fields(LocalTask) if field.name != "name"]
+    problems = [
+        f"{key}: unknown key {unknown}; known are {', '.join(known)}"
+        for unknown in value
+        if unknown not in known
     ]
-    found += require(isinstance(value.get("path"), str), f"{key}.path: must name a file or folder")
+    problems += require(
+        isinstance(value.get("path"), str), f"{key}.path: must name a file or folder"
+    )
     kind = value.get("type")
-    found += require(
+    problems += require(
         kind is None or kind in COLUMNS,
         f"{key}.type={kind}: must be one of {', '.join(COLUMNS)}; or null if {name} is a task of "
         "mteb",
     )
     rows = value.get("max_rows")
-    found += require(
+    problems += require(
         rows is None or (isinstance(rows, int) and rows >= 1),
         f"{key}.max_rows={rows}: must be an integer of at least 1, or null",
     )
-    return found + _column_problems(key, value.get("columns"), COLUMNS.get(str(kind)))
+    return problems + _column_problems(key, value.get("columns"), COLUMNS.get(str(kind)))
 
 
 def _column_problems(key: str, columns: object, needed: tuple[str, ...] | None) -> list[str]:
@@ -87,9 +88,9 @@ def _column_problems(key: str, columns: object, needed: tuple[str, ...] | None) 
         return []
     if not isinstance(columns, Mapping):
         return [f"{key}.columns={columns}: must be a mapping of names"]
-    allowed = needed or tuple({one: None for names in COLUMNS.values() for one in names})
+    allowed = needed or tuple({name: None for names in COLUMNS.values() for name in names})
     return [
-        f"{key}.columns.{one}: must be one of {', '.join(allowed)}"
-        for one in columns
-        if one not in allowed
+        f"{key}.columns.{name}: must be one of {', '.join(allowed)}"
+        for name in columns
+        if name not in allowed
     ]

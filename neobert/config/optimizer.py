@@ -70,20 +70,20 @@ class MuonConfig(Section):
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
         where = "optimizer.muon_config"
-        found = within(f"{where}.muon_beta", self.muon_beta, 0, 0.999999)
-        found += within(f"{where}.muon_decay", self.muon_decay, 0, 0.999999)
-        found += within(f"{where}.ns_steps", self.ns_steps, 1, 20)
-        found += above(f"{where}.clipping_threshold", self.clipping_threshold, 0)
-        found += within(f"{where}.clipping_threshold", self.clipping_threshold, 0, 1000)
-        found += within(f"{where}.clipping_alpha", self.clipping_alpha, 0, 1)
-        found += at_least(f"{where}.clipping_warmup_steps", self.clipping_warmup_steps, 0)
-        found += at_least(f"{where}.clipping_interval", self.clipping_interval, 1)
-        found += at_least(f"{where}.clipping_qk_chunk_size", self.clipping_qk_chunk_size, 1)
-        found += one_of(f"{where}.norm_factor", self.norm_factor, NORM_FACTORS)
-        found += one_of(f"{where}.orthogonalization", self.orthogonalization, ORTHOGONALIZATIONS)
+        problems = within(f"{where}.muon_beta", self.muon_beta, 0, 0.999999)
+        problems += within(f"{where}.muon_decay", self.muon_decay, 0, 0.999999)
+        problems += within(f"{where}.ns_steps", self.ns_steps, 1, 20)
+        problems += above(f"{where}.clipping_threshold", self.clipping_threshold, 0)
+        problems += within(f"{where}.clipping_threshold", self.clipping_threshold, 0, 1000)
+        problems += within(f"{where}.clipping_alpha", self.clipping_alpha, 0, 1)
+        problems += at_least(f"{where}.clipping_warmup_steps", self.clipping_warmup_steps, 0)
+        problems += at_least(f"{where}.clipping_interval", self.clipping_interval, 1)
+        problems += at_least(f"{where}.clipping_qk_chunk_size", self.clipping_qk_chunk_size, 1)
+        problems += one_of(f"{where}.norm_factor", self.norm_factor, NORM_FACTORS)
+        problems += one_of(f"{where}.orthogonalization", self.orthogonalization, ORTHOGONALIZATIONS)
         for name in self.clipping_layers_mapping:
-            found += one_of(f"{where}.clipping_layers_mapping", name, PROJECTIONS)
-        return found
+            problems += one_of(f"{where}.clipping_layers_mapping", name, PROJECTIONS)
+        return problems
 
 
 @dataclass(kw_only=True)
@@ -112,10 +112,10 @@ class OptimizerConfig(Section):
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
-        found = one_of("optimizer.name", self.name, OPTIMIZERS)
-        found += at_least("optimizer.lr", self.lr, 0)
-        found += at_least("optimizer.weight_decay", self.weight_decay, 0)
-        found += above("optimizer.eps", self.eps, 0)
+        problems = one_of("optimizer.name", self.name, OPTIMIZERS)
+        problems += at_least("optimizer.lr", self.lr, 0)
+        problems += at_least("optimizer.weight_decay", self.weight_decay, 0)
+        problems += above("optimizer.eps", self.eps, 0)
         good = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
-        found += require(good, f"optimizer.betas={self.betas}: must be two numbers in [0, 1)")
-        return found + ([] if self.muon_config is None else self.muon_config.problems())
+        problems += require(good, f"optimizer.betas={self.betas}: must be two numbers in [0, 1)")
+        return problems + ([] if self.muon_config is None else self.muon_config.problems())

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin
 
 import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from neobert.config.legacy import RENAMED, translate
+from neobert.config.legacy import current_key, translate
 from neobert.config.schema import (
     Flat,
     entry_of,
@@ -28,39 +29,8 @@ log = get_logger(__name__)
 
 COMMAND_LINE = "command line"
 
-FLAGS = {
-    "-h": 0,
-    "--help": 0,
-    "--hydra-help": 0,
-    "--version": 0,
-    "-c": 1,
-    "--cfg": 1,
-    "--resolve": 0,
-    "-p": 1,
-    "--package": 1,
-    "-r": 0,
-    "--run": 0,
-    "-m": 0,
-    "--multirun": 0,
-    "-sc": 0,
-    "--shell-completion": 0,
-    "-cp": 1,
-    "--config-path": 1,
-    "-cn": 1,
-    "--config-name": 1,
-    "-cd": 1,
-    "--config-dir": 1,
-    "--experimental-rerun": 1,
-    "-i": 0,
-    "--info": 0,
-}
-"""Hydra's own flags -> how many values follow."""
-
 LONGEST = 1000
 """Characters of an override that is shown in full."""
-
-INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-"""What may follow ``--info``."""
 
 
 @dataclass(slots=True)
@@ -88,18 +58,18 @@ class Request:
 
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     """Arguments as Hydra takes them: its flags first, ``--a.b v`` turned into ``a.b=v``, aloud."""
+    known = get_args_parser()._option_string_actions
     flags: list[str] = []
     overrides: list[str] = []
     waiting = list(arguments)
     while waiting:
         word = waiting.pop(0)
-        name = word.partition("=")[0]
-        if name in FLAGS:
-            values = FLAGS[name] if "=" not in word else 0
-            if name in ("-i", "--info") and waiting and waiting[0] in INFO and "=" not in word:
-                values = 1
-            flags += [word, *waiting[:values]]
-            del waiting[:values]
+        if (flag := known.get(word.partition("=")[0])) is not None:
+            flags.append(word)
+            left_out = flag.nargs == "?" and not {*waiting[:1]} & {*(flag.choices or ())}
+            if flag.nargs != 0 and "=" not in word and not left_out:
+                flags += waiting[:1]
+                del waiting[:1]
         elif word.startswith("--") and word != "--":
             overrides.append(_without_dashes(word, waiting))
         else:
@@ -108,8 +78,8 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def _without_dashes(word: str, waiting: list[str]) -> str:
-    key, given, value = word.removeprefix("--").partition("=")
-    if not given:
+    key, equals, value = word.removeprefix("--").partition("=")
+    if not equals:
         has_value = waiting and not waiting[0].startswith("--") and "=" not in waiting[0]
         value = waiting.pop(0) if has_value else "true"
     log.warning("%s is accepted; in Hydra's form it is %s=%s", word, key, value)
@@ -164,12 +134,12 @@ def unreadable(word: str) -> str:
     """What is wrong with an override that Hydra's grammar refuses, and how to write it."""
     if len(word) > LONGEST:
         return f"command line: {word[:40]!r}…: cannot be read"
-    key, given, value = word.partition("=")
-    if given and not key.strip():
+    key, equals, value = word.partition("=")
+    if equals and not key.strip():
         return f"command line: {word!r}: has no key; write key=value without spaces around ="
     if "@" in key:
         return f"command line: {word!r}: only a group has a package (@), and this is none"
-    if given and re.fullmatch(r"[+~]*[A-Za-z_]\w*([./]\w+)*", key):
+    if equals and re.fullmatch(r"[+~]*[A-Za-z_]\w*([./]\w+)*", key):
         inner = re.fullmatch(r"\[(.*)\]", value, re.DOTALL)
         parts = [_quoted(part) for part in inner[1].split(",")] if inner else []
         quoted = f"{key}=[{','.join(parts)}]" if inner else f"{key}={quote(value)}"
@@ -180,9 +150,7 @@ def unreadable(word: str) -> str:
 
 def quote(value: str) -> str:
     """``value`` as one text of Hydra's grammar, whatever its signs."""
-    # A backslash is an escape only before a quote, or where it ends the text.
-    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
-    return f"'{escaped}'"
+    return QuotedString(value, Quote.single).with_quotes()
 
 
 def pasteable(key: str, value: object) -> str:
@@ -197,9 +165,9 @@ def _quoted(part: str) -> str:
 
 
 def _may_be_swept(key: str, is_group: Callable[[str], bool]) -> bool:
-    known = key in field_types() or key in sections() or key in RENAMED
+    known = current_key(key) in field_types() or key in sections() or is_group(key)
     known = known or mapping_of(key) is not None or entry_of(key) is not None
-    return bool(known or is_group(key)) and key != "trainer.output_dir"
+    return known and key != "trainer.output_dir"
 
 
 def _not_swept(word: str, key: str, multirun: bool) -> str:
@@ -216,7 +184,7 @@ def _values(key: str, override: Override, word: str) -> Flat:
     """The settings of one override; text keys get what was typed (``1.10``, not ``1.1``)."""
     value = override.value()
     typed = word.partition("=")[2]
-    kind: Any = field_types().get((RENAMED[key].new or key) if key in RENAMED else key)
+    kind: Any = field_types().get(current_key(key))
     if isinstance(value, str | int | float | bool) and is_text(kind):
         return {key: str(value) if isinstance(value, str) else typed.strip()}
     if get_origin(kind) is list and isinstance(value, list) and is_text(get_args(kind)[0]):

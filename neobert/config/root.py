@@ -135,22 +135,8 @@ class Config(Section):
         found += require(
             0 <= self.seed <= LARGEST_SEED, f"seed={self.seed}: must be from 0 to {LARGEST_SEED}"
         )
-        for section in (
-            self.model,
-            self.dataset,
-            self.tokenizer,
-            self.datacollator,
-            self.trainer,
-            self.optimizer,
-            self.scheduler,
-            self.wandb,
-            self.glue,
-            self.tokens,
-            self.answers,
-            self.contrastive,
-            self.deepspeed,
-        ):
-            found += section.problems()
+        for section in vars(self).values():
+            found += section.problems() if isinstance(section, Section) else []
         return found + self._stages() + self._lengths() + self._combinations() + self._best_model()
 
     def _stages(self) -> list[str]:

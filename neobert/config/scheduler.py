@@ -49,15 +49,15 @@ class SchedulerConfig(Section):
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
-        found = one_of("scheduler.name", self.name, SCHEDULES)
-        found += at_least("scheduler.warmup_steps", self.warmup_steps, 0)
-        found += at_least("scheduler.total_steps", self.total_steps, 0)
-        found += at_least("scheduler.decay_steps", self.decay_steps, 0)
-        found += at_least("scheduler.decay_length", self.decay_length, 0)
-        found += one_of("scheduler.decay_shape", self.decay_shape, DECAY_SHAPES)
+        problems = one_of("scheduler.name", self.name, SCHEDULES)
+        problems += at_least("scheduler.warmup_steps", self.warmup_steps, 0)
+        problems += at_least("scheduler.total_steps", self.total_steps, 0)
+        problems += at_least("scheduler.decay_steps", self.decay_steps, 0)
+        problems += at_least("scheduler.decay_length", self.decay_length, 0)
+        problems += one_of("scheduler.decay_shape", self.decay_shape, DECAY_SHAPES)
         percent = self.decay_length_percent
-        found += within("scheduler.decay_length_percent", percent, 0, 100)
-        found += above("scheduler.num_cycles", self.num_cycles, 0)
-        found += within("scheduler.final_lr_ratio", self.final_lr_ratio, 0, 1)
-        found += within("scheduler.warmup_percent", self.warmup_percent, 0, 100)
-        return found + within("scheduler.decay_percent", self.decay_percent, 0, 100)
+        problems += within("scheduler.decay_length_percent", percent, 0, 100)
+        problems += above("scheduler.num_cycles", self.num_cycles, 0)
+        problems += within("scheduler.final_lr_ratio", self.final_lr_ratio, 0, 1)
+        problems += within("scheduler.warmup_percent", self.warmup_percent, 0, 100)
+        return problems + within("scheduler.decay_percent", self.decay_percent, 0, 100)

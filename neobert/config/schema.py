@@ -1,15 +1,14 @@
 """The dotted keys of ``Config``: their types, and how to tell that one was meant."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import is_dataclass
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from neobert.config.familiar import FAMILIAR
 from neobert.config.root import Config
+from neobert.config.section import kinds_of, section_of
 
 Flat = dict[str, object]
 """Values by dotted key."""
@@ -17,37 +16,56 @@ Flat = dict[str, object]
 ENTRY_KEY = re.compile(r"(\w+(?:\.\w+)*)\.(\d{1,4})\.(\w+)")
 """A setting of one entry of a list of sections: ``stages.0.lr``."""
 
-NAMES = {
-    bool: "boolean",
-    int: "integer",
-    float: "number",
-    str: "text",
-    type(None): "null",
-    Any: "anything",
-}
+
+@cache
+def sections() -> dict[str, type]:
+    """Dataclass of every section, by dotted name: ``""``, ``model``, ``optimizer.muon_config``."""
+    return dict(_sections_of(Config, ""))
+
+
+def _sections_of(section: type, name: str) -> Iterator[tuple[str, type]]:
+    yield name, section
+    for field, kind in get_type_hints(section).items():
+        if (inner := section_of(kind)) is not None:
+            yield from _sections_of(inner, joined(name, field))
 
 
 @cache
 def field_types() -> dict[str, Any]:
     """Type of every key, by dotted name; sections left out."""
-    return dict(_walk(Config, ""))
+    return {
+        joined(name, field): kind
+        for name, section in sections().items()
+        for field, kind in get_type_hints(section).items()
+        if section_of(kind) is None
+    }
 
 
-@cache
-def sections() -> dict[str, type]:
-    """Dataclass of every section, by dotted name: ``model``, …, ``optimizer.muon_config``."""
-    return dict(_walk_sections(Config, ""))
+def joined(section: str, field: str) -> str:
+    """The dotted key of a field."""
+    return f"{section}.{field}" if section else field
 
 
-@cache
-def free_form() -> frozenset[str]:
-    """Keys whose value is a mapping with keys of the user's choice."""
-    return frozenset(key for key, kind in field_types().items() if get_origin(kind) is dict)
+def default_of(key: str) -> object:
+    """The dataclass's default of a key."""
+    section, _, field = key.rpartition(".")
+    return getattr(sections()[section](), field)
+
+
+def parents(key: str) -> Iterator[str]:
+    """``a`` and ``a.b`` of ``a.b.c``."""
+    parts = key.split(".")
+    return (".".join(parts[:length]) for length in range(1, len(parts)))
+
+
+def is_free_form(key: str) -> bool:
+    """Whether the value of ``key`` is a mapping with keys of the user's choice."""
+    return get_origin(field_types().get(key)) is dict
 
 
 def mapping_of(key: str) -> str | None:
     """The free-form key that ``key`` is an entry of, e.g. ``mteb_local`` for ``mteb_local.A``."""
-    return next((one for one in free_form() if key.startswith(f"{one}.")), None)
+    return next(filter(is_free_form, parents(key)), None)
 
 
 def entry_of(key: str) -> tuple[str, int, str] | None:
@@ -58,22 +76,10 @@ def entry_of(key: str) -> tuple[str, int, str] | None:
     return match[1], int(match[2]), match[3]
 
 
-def kinds_of(kind: Any) -> tuple[Any, ...]:
-    """The members of a union; a type that is none is its only member."""
-    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-
-
 def is_text(kind: Any) -> bool:
     """Whether ``kind`` takes text and no number, so that ``1.10`` is text and stays as written."""
     kinds = kinds_of(kind)
     return str in kinds and not {int, float} & set(kinds)
-
-
-def section_of(kind: Any) -> type | None:
-    """The dataclass that a field's type is, or may be."""
-    return next(
-        (one for one in kinds_of(kind) if isinstance(one, type) and is_dataclass(one)), None
-    )
 
 
 def entries_of(kind: Any) -> type | None:
@@ -81,24 +87,15 @@ def entries_of(kind: Any) -> type | None:
     return section_of(get_args(kind)[0]) if get_origin(kind) is list else None
 
 
-def described(kind: Any) -> str:
-    """Name of a type as a user reads it: ``integer or null``."""
-    if len(kinds_of(kind)) > 1:
-        return " or ".join(described(one) for one in kinds_of(kind))
-    if get_origin(kind) is list:
-        return f"list of {described(get_args(kind)[0])}s"
-    return "mapping" if get_origin(kind) is dict else NAMES.get(kind, "section")
-
-
-def flatten(values: Mapping[Any, object], prefix: str = "") -> Flat:
+def flatten(values: Mapping[Any, object], section: str = "") -> Flat:
     """Nested mappings as dotted keys. Free-form mappings and empty sections stay values."""
     flat: Flat = {}
-    for key, value in values.items():
-        dotted = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value and dotted not in free_form():
-            flat |= flatten(value, f"{dotted}.")
+    for name, value in values.items():
+        key = joined(section, str(name))
+        if isinstance(value, Mapping) and value and not is_free_form(key):
+            flat |= flatten(value, key)
         else:
-            flat[dotted] = value
+            flat[key] = value
     return flat
 
 
@@ -106,28 +103,11 @@ def nearest(key: str) -> str:
     """ "; did you mean …?", or an empty text if no key resembles ``key``."""
     key = key.lower()
     last = key.rpartition(".")[2]
-    if last in FAMILIAR:
-        return f"; did you mean {FAMILIAR[last]}?"
-    by_last = {one.rpartition(".")[2]: one for one in reversed(field_types())}
-    matches = get_close_matches(key, field_types(), n=1, cutoff=0.75)
-    if not matches and last in by_last:
-        matches = [by_last[last]]
-    if not matches:
-        matches = [by_last[one] for one in get_close_matches(last, by_last, n=1, cutoff=0.75)]
-    return f"; did you mean {matches[0]}?" if matches else ""
-
-
-def _walk(section: type, prefix: str) -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for name, kind in get_type_hints(section).items():
-        inner = section_of(kind)
-        pairs += _walk(inner, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", kind)]
-    return pairs
-
-
-def _walk_sections(section: type, prefix: str) -> list[tuple[str, type]]:
-    pairs: list[tuple[str, type]] = []
-    for name, kind in get_type_hints(section).items():
-        if (inner := section_of(kind)) is not None:
-            pairs += [(f"{prefix}{name}", inner), *_walk_sections(inner, f"{prefix}{name}.")]
-    return pairs
+    by_last = {known.rpartition(".")[2]: known for known in reversed(field_types())}
+    match = (
+        FAMILIAR.get(last)
+        or next(iter(get_close_matches(key, field_types(), n=1, cutoff=0.75)), None)
+        or by_last.get(last)
+        or next((by_last[name] for name in get_close_matches(last, by_last, 1, 0.75)), None)
+    )
+    return f"; did you mean {match}?" if match else ""

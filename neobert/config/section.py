@@ -1,12 +1,21 @@
 """Settings in plain Python: an attribute is checked when it is assigned."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import cache
 from types import UnionType
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from neobert.errors import ConfigError
+
+NAMES = {
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    str: "text",
+    type(None): "null",
+    Any: "anything",
+}
 
 
 class Section:
@@ -26,35 +35,55 @@ class Section:
         if not is_new and not fits(value, types[name]):
             raise ConfigError(mistyped(self, name, value))
         object.__setattr__(self, name, value)
-        if is_new or not hasattr(self, "problems") or type(self).__name__ == "Config":
+        if is_new or type(self).__name__ == "Config":
             return
         problems = [line for line in self.problems() if _is_about(line, name)]
         if problems:
             object.__setattr__(self, name, before)
             raise ConfigError(*problems)
 
+    def problems(self) -> list[str]:
+        """What is wrong with this section; empty if nothing is."""
+        return []
+
+
+def kinds_of(kind: Any) -> tuple[Any, ...]:
+    """The members of a union; a type that is none is its only member."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def section_of(kind: Any) -> type | None:
+    """The dataclass that a field's type is, or may be."""
+    members = (member for member in kinds_of(kind) if isinstance(member, type))
+    return next(filter(is_dataclass, members), None)
+
+
+def described(kind: Any) -> str:
+    """Name of a type as a user reads it: ``integer or null``."""
+    if len(kinds_of(kind)) > 1:
+        return " or ".join(map(described, kinds_of(kind)))
+    if get_origin(kind) is list:
+        return f"list of {described(get_args(kind)[0])}s"
+    return "mapping" if get_origin(kind) is dict else NAMES.get(kind, "section")
+
 
 def fits(value: object, kind: Any) -> bool:
     """Whether ``value`` has the type ``kind`` of a field; an integer is a number too."""
-    origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return True
-    if origin in (Union, UnionType):
-        return any(fits(value, one) for one in inner)
-    if origin is list:
-        return isinstance(value, list | tuple) and all(fits(one, inner[0]) for one in value)
-    if origin is dict:
-        return isinstance(value, dict)
-    if kind in (int, float):
-        allowed: Any = int if kind is int else (int, float)
-        return isinstance(value, allowed) and not isinstance(value, bool)
-    return isinstance(value, kind)
+    if len(kinds_of(kind)) > 1:
+        return any(fits(value, member) for member in kinds_of(kind))
+    if get_origin(kind) is list:
+        (inner,) = get_args(kind)
+        return isinstance(value, list | tuple) and all(fits(entry, inner) for entry in value)
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    allowed = (int, float) if kind is float else get_origin(kind) or kind
+    return isinstance(value, allowed)
 
 
 def mistyped(section: Section, name: str, value: object) -> str:
     """The problem with a value of another type."""
-    from neobert.config.schema import described  # it imports the sections
-
     kind = described(_types(type(section))[name])
     return f"{_key(section, name)}={value!r}: must be {kind}"
 
@@ -77,11 +106,10 @@ _types = cast(Callable[[type[Section]], dict[str, Any]], cache(get_type_hints))
 
 def _key(section: Section, name: str) -> str:
     """The dotted key of a setting."""
-    from neobert.config.schema import sections  # it imports the sections
+    from neobert.config.schema import joined, sections  # it imports the sections
 
-    prefixes = (prefix for prefix, kind in sections().items() if kind is type(section))
-    prefix = next(prefixes, "")
-    return f"{prefix}.{name}" if prefix else name
+    keys = (key for key, kind in sections().items() if kind is type(section))
+    return joined(next(keys, ""), name)
 
 
 def _unknown(section: Section, name: str) -> str:

@@ -31,11 +31,6 @@ def save_config(config: Config, path: str | Path) -> None:
     write_atomically(Path(path), to_yaml(config))
 
 
-def to_plain(config: Config) -> dict[str, object]:
-    """``config`` as nested dicts."""
-    return asdict(config)
-
-
 def to_yaml(config: Config) -> str:
     """``config`` as YAML, in the order of the dataclasses."""
-    return OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))
+    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))

@@ -44,13 +44,13 @@ class TokenizerConfig(Section):
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
-        found = at_least("tokenizer.max_length", self.max_length, 1)
-        found += at_least("tokenizer.vocab_size", self.vocab_size, 1)
-        found += at_least("tokenizer.train_vocab_size", self.train_vocab_size, 64)
-        found += one_of("tokenizer.padding", self.padding, PADDINGS)
-        found += require(
+        problems = at_least("tokenizer.max_length", self.max_length, 1)
+        problems += at_least("tokenizer.vocab_size", self.vocab_size, 1)
+        problems += at_least("tokenizer.train_vocab_size", self.train_vocab_size, 64)
+        problems += one_of("tokenizer.padding", self.padding, PADDINGS)
+        problems += require(
             self.path is None or self.train_vocab_size is None,
             f"tokenizer.path={self.path} and tokenizer.train_vocab_size={self.train_vocab_size} "
             "exclude each other: load a tokenizer or train one (set the other to null)",
         )
-        return found
+        return problems

@@ -47,7 +47,7 @@ class WandbConfig(Section):
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
-        found = one_of("wandb.mode", self.mode, MODES)
-        found += one_of("wandb.resume", self.resume, RESUMES)
-        found += at_least("wandb.log_interval", self.log_interval, 1)
-        return found + ([] if self.watch is None else one_of("wandb.watch", self.watch, WATCHES))
+        problems = one_of("wandb.mode", self.mode, MODES)
+        problems += one_of("wandb.resume", self.resume, RESUMES)
+        problems += at_least("wandb.log_interval", self.log_interval, 1)
+        return problems + ([] if self.watch is None else one_of("wandb.watch", self.watch, WATCHES))

@@ -6,7 +6,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from omegaconf._utils import get_yaml_loader
 
-from neobert.config.legacy import RENAMED
+from neobert.config.legacy import current_key
 from neobert.config.schema import field_types, is_text
 from neobert.errors import ConfigError
 from neobert.files import read_text, reading
@@ -68,5 +68,5 @@ def _keep_text(node: yaml.Node, prefix: str, count: list[int], depth: int) -> No
 
 
 def _takes_text(key: str) -> bool:
-    kind = field_types().get((RENAMED[key].new or key) if key in RENAMED else key)
+    kind = field_types().get(current_key(key))
     return is_text(get_args(kind)[0] if get_origin(kind) is list else kind)

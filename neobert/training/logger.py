@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from lightning.pytorch import Trainer
@@ -11,7 +12,6 @@ from torch import Tensor
 from torch.nn import Module
 
 from neobert.config.root import Config
-from neobert.config.store import to_plain
 from neobert.config.wandb import WandbConfig
 from neobert.errors import ConfigError
 from neobert.training.metrics_file import MetricsFile
@@ -38,7 +38,7 @@ class WandbMetrics(WandbLogger):
             id=run_id,
             mode=settings.mode,
             resume=settings.resume,
-            config={**_without_empty(to_plain(config)), **pretraining_metadata(config)},
+            config={**_without_empty(asdict(config)), **pretraining_metadata(config)},
         )
         self.interval = settings.log_interval
         self.histograms = settings.watch
@@ -94,8 +94,8 @@ def _mlflow(config: Config, run: RunFolder) -> MLFlowLogger:
 def wants_wandb(config: Config) -> bool:
     """``wandb.enabled``, or ``wandb`` among ``trainer.report_to``."""
     settings: WandbConfig = config.wandb
-    asked = settings.enabled or "wandb" in config.trainer.report_to
-    return asked and settings.mode != "disabled"
+    requested = settings.enabled or "wandb" in config.trainer.report_to
+    return requested and settings.mode != "disabled"
 
 
 def log_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> None:
@@ -111,9 +111,9 @@ def pretraining_metadata(config: Config) -> dict[str, object]:
 
 def _without_empty(values: dict[str, object]) -> dict[str, object]:
     """What W&B shows as the run's settings: those that say something."""
-    kept: dict[str, object] = {}
+    filled: dict[str, object] = {}
     for key, value in values.items():
         inner = _without_empty(value) if isinstance(value, dict) else value
         if inner not in (None, "", [], {}):
-            kept[key] = inner
-    return kept
+            filled[key] = inner
+    return filled

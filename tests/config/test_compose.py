@@ -1,4 +1,5 @@
 import logging
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import yaml
 
 from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config, options
-from neobert.config.store import load_config_file, save_config, to_plain
+from neobert.config.store import load_config_file, save_config
 
 
 def problems_of(*words: str) -> list[str]:
@@ -46,9 +47,9 @@ def test_what_is_saved_composes_the_identical_config(choice: str, tmp_path: Path
     config = compose_config(choice.split())
     save_config(config, tmp_path / "config.yaml")
     assert load_config_file(tmp_path / "config.yaml") == config
-    again = to_plain(compose_config([f"config_path={tmp_path / 'config.yaml'}"]))
+    again = asdict(compose_config([f"config_path={tmp_path / 'config.yaml'}"]))
     again["config_path"] = None
-    assert again == to_plain(config)
+    assert again == asdict(config)
 
 
 def test_every_problem_is_reported_at_once_with_its_origin_and_the_nearest_key() -> None:

@@ -85,7 +85,10 @@ def test_hparams_move_up(caplog: pytest.LogCaptureFixture) -> None:
     assert problems == []
     translate({"optimizer.hparams.lr": 0.1, "optimizer.lr": 0.2}, "x", problems)
     (problem,) = problems
-    assert problem == "x: optimizer.hparams.lr=0.1 and optimizer.lr=0.2 differ; keep optimizer.lr"
+    assert problem == (
+        "x: optimizer.hparams.lr and optimizer.lr are both set, to different values (0.1 and 0.2); "
+        "keep one, preferably optimizer.lr"
+    )
 
 
 def test_old_keys_work_on_the_command_line_and_in_files(tmp_path: Path) -> None:

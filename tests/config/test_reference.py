@@ -4,7 +4,8 @@ import pytest
 
 from docs.generate import pages, proofs_by_key, reference_keys
 from neobert.config.root import Config
-from neobert.config.schema import described, field_types, section_of
+from neobert.config.schema import field_types
+from neobert.config.section import described, section_of
 
 NAMES = {
     "str": "text",
