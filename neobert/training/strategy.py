@@ -9,6 +9,7 @@ import inspect
 import os
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -172,12 +173,12 @@ class DDP(DDPStrategy):
     """Every process holds everything; gradients are averaged while they are computed."""
 
     def __init__(self, timeout: timedelta) -> None:
-        super().__init__(timeout=timeout, gradient_as_bucket_view=True)
         # The buffers are records of what this rank has seen: the first rank's would overwrite them
         # before each micro-batch.
         arguments = inspect.signature(DistributedDataParallel.__init__).parameters
         new = "forward_sync_buffers" in arguments  # torch 2.13 renamed it
-        self._ddp_kwargs["forward_sync_buffers" if new else "broadcast_buffers"] = False
+        keywords: Any = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+        super().__init__(timeout=timeout, gradient_as_bucket_view=True, **keywords)
 
     def _configure_launcher(self) -> None:
         self._launcher = own_launcher(self.cluster_environment, self.num_processes, self.num_nodes)
