@@ -1,8 +1,8 @@
 """Writes docs/configuration.md and docs/parity.md: ``make docs``.
 
 The first comes from the dataclasses, the second from the marks
-``@pytest.mark.proves("section.key")`` on the tests: it says for every key of the reference which
-test proves its effect.
+``@pytest.mark.proves("section.key")`` on the tests: for every key of the
+configuration reference, the test that proves its effect.
 """
 
 import ast
@@ -27,11 +27,12 @@ CONFIGURATION = """\
 Every key with its type, default and meaning. How to set them: [training.md](training.md).
 """
 PARITY = """\
-# Parity with the reference
+# Keys of the configuration reference
 
 <!-- Written by `make docs` from the marks `@pytest.mark.proves(…)` in tests/. -->
 
-Every key of the reference's configuration and the tests that prove its effect here.
+Every key of the configuration reference that this project implements ([README](../README.md)),
+and the tests that prove its effect here.
 
 | key | proved by |
 |---|---|
@@ -67,14 +68,14 @@ def configuration_page() -> str:
 
 
 def parity_page() -> str:
-    """A row for each key of the reference."""
+    """A row for each key of the configuration reference."""
     proofs = proofs_by_key()
     rows = [f"| `{key}` | {_links(proofs[key])} |\n" for key in reference_keys()]
     return PARITY + "".join(rows)
 
 
 def reference_keys() -> dict[str, tuple[str, str]]:
-    """Type and default of every key of the reference, by name, as its page writes them."""
+    """Type and default of every key of the configuration reference, by name, as written there."""
     found = {}
     for line in REFERENCE_KEYS.read_text().splitlines():
         name, kind, default = line.split("\t")
