@@ -35,7 +35,7 @@ class TensorBatch:
         return self._moved(lambda part: part.pin_memory())
 
     def _moved(self: Whole, move: "Callable[[Part], Part]") -> Whole:
-        parts = {one.name: getattr(self, one.name) for one in fields(self)}
+        parts = {item.name: getattr(self, item.name) for item in fields(self)}
         return replace(
             self,
             **{

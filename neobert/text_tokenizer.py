@@ -73,8 +73,10 @@ class TextTokenizer:
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Ids of the texts end to end, neither cut nor wrapped, and the number of each."""
         ids = self._ids(texts)
-        lengths = np.array([len(one) for one in ids], dtype=np.int64)
-        tokens = np.fromiter((token for one in ids for token in one), np.uint32, lengths.sum())
+        lengths = np.array([len(document) for document in ids], dtype=np.int64)
+        tokens = np.fromiter(
+            (token for document in ids for token in document), np.uint32, lengths.sum()
+        )
         return tokens, lengths
 
     def documents(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
@@ -85,14 +87,14 @@ class TextTokenizer:
         """A document between its start and end token, cut to ``max_length`` tokens in all."""
         start = [] if self.start_id is None else [self.start_id]
         end = [] if self.end_id is None else [self.end_id]
-        kept = list(ids)
+        inner = list(ids)
         if max_length is not None:
-            kept = kept[: max(0, max_length - self.overhead)]
-        return [*start, *kept, *end]
+            inner = inner[: max(0, max_length - self.overhead)]
+        return [*start, *inner, *end]
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        found = self.core.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in found]
+        encodings = self.core.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
 
 def boundary_tokens(tokenizer: "PreTrainedTokenizerFast") -> tuple[str | None, str | None]:

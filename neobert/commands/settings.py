@@ -57,8 +57,8 @@ def listed(group: str | None) -> str:
 
 def copy(choice: str, folder: Path, name: str | None) -> None:
     """Copy a group file to ``folder/group/name.yaml``; nothing is overwritten."""
-    group, given, option = choice.partition("=")
-    if not given:
+    group, equals, option = choice.partition("=")
+    if not equals:
         raise ConfigError(f"{choice}: must be group=option, such as experiment=quickstart")
     _check_group(group)
     if option not in options(group):

@@ -70,21 +70,21 @@ def is_held_out(unit: str) -> bool:
 def corpus_folder(name: str) -> Path:
     """The folder of a corpus' package."""
     corpus = CORPORA[name]
-    wanted = f"'neobert[{corpus.extra}]'" if corpus.extra else corpus.package
-    return package_folder(corpus.module, corpus.package, wanted, f"dataset.name={name}")
+    requirement = f"'neobert[{corpus.extra}]'" if corpus.extra else corpus.package
+    return package_folder(corpus.module, corpus.package, requirement, f"dataset.name={name}")
 
 
-def package_folder(module: str, package: str, wanted: str, asked: str) -> Path:
+def package_folder(module: str, package: str, requirement: str, setting: str) -> Path:
     """The folder of a package with data; it is not imported.
 
-    Raises ``ConfigError`` if it is not installed: ``wanted`` is what pip is to install, ``asked``
-    the setting that needs it.
+    Raises ``ConfigError`` if it is not installed. ``requirement``: what pip is to install;
+    ``setting``: what needs it.
     """
     spec = find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(
-            f"{asked} needs the package {package}, which is not installed: "
-            f"pip install {wanted}, or choose another {asked.partition('=')[0]}"
+            f"{setting} needs the package {package}, which is not installed: "
+            f"pip install {requirement}, or choose another {setting.partition('=')[0]}"
         )
     return Path(next(iter(spec.submodule_search_locations)))
 
@@ -99,8 +99,8 @@ def package_version(package: str) -> str:
 
 def _factbook(package: Path) -> Iterator[tuple[str, str]]:
     """Fields of the country pages: ``Croatia. Climate: Mediterranean and …``."""
-    for found in factbook_fields(package):
-        yield found.page, f"{found.country}. {found.field}: {found.text}"
+    for entry in factbook_fields(package):
+        yield entry.page, f"{entry.country}. {entry.field}: {entry.text}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +133,9 @@ def factbook_fields(package: Path) -> Iterator[CountryField]:
 def _country_name(sections: dict[str, dict[str, dict[str, object]]], fallback: str) -> str:
     names = sections.get("Government", {}).get("Country name", {})
     for form in ("conventional short form", "conventional long form"):
-        found = " ".join(_leaves(names.get(form, "")))
-        if found and found.lower() != "none":
-            return found
+        name = " ".join(_leaves(names.get(form, "")))
+        if name and name.lower() != "none":
+            return name
     return fallback
 
 
@@ -148,8 +148,8 @@ def _leaves(content: object, field: str = "", name: str = "") -> Iterator[str]:
     elif isinstance(content, str):
         text = plain_text(content)
         if text and text != "NA":
-            said = not name or text.partition(":")[0] in name
-            yield text if said else f"{name}: {text}"
+            is_named = not name or text.partition(":")[0] in name
+            yield text if is_named else f"{name}: {text}"
 
 
 def plain_text(markup: str) -> str:

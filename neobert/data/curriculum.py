@@ -91,19 +91,19 @@ def crop_documents(
     Returns the document, first token and number of tokens of each crop, in the order of the
     documents. Every token is in exactly one crop; a document's last crop is what is left.
     """
-    left = np.asarray(lengths, np.int64).copy()
+    remaining = np.asarray(lengths, np.int64).copy()
     parts: list[tuple[Numbers, Numbers, Numbers, Numbers]] = []
-    alive, number = np.flatnonzero(left > 0), 0
+    alive, number = np.flatnonzero(remaining > 0), 0
     while len(alive):
         drawn = _uniform(crop.seed, epoch, documents[alive], 2 * number)
         is_random = _uniform(crop.seed, epoch, documents[alive], 2 * number + 1) < crop.share
         span = crop.longest - crop.shortest + 1
         random_length = crop.shortest + (drawn * span).astype(np.int64)
-        length = np.minimum(np.where(is_random, random_length, crop.longest), left[alive])
-        start = np.asarray(lengths, np.int64)[alive] - left[alive]
+        length = np.minimum(np.where(is_random, random_length, crop.longest), remaining[alive])
+        start = np.asarray(lengths, np.int64)[alive] - remaining[alive]
         parts.append((alive, np.full(len(alive), number), start, length))
-        left[alive] -= length
-        alive, number = alive[left[alive] > 0], number + 1
+        remaining[alive] -= length
+        alive, number = alive[remaining[alive] > 0], number + 1
     if not parts:
         empty = np.zeros(0, np.int64)
         return empty, empty, empty

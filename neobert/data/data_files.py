@@ -74,10 +74,10 @@ class DataFile:
         Suffixes, shard numbers and case do not count, and ``dev``, ``val`` … are ``validation``:
         ``dev_matched.tsv.gz`` is called ``validation_matched``.
         """
-        wanted = [_canonical(part) for part in name.split("/")]
+        requested = [_canonical(part) for part in name.split("/")]
         parts = [_canonical(part) for part in (*self.name.parts[:-1], _stem(self.name.name))]
         parts = parts[1:] if len(parts) > 1 and parts[0] == "data" else parts
-        return parts[: len(wanted)] == wanted
+        return parts[: len(requested)] == requested
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +105,13 @@ class DataFiles:
         where all of them are empty.
         """
         for files in (self.files, self.empty):
-            found = _files_of(files, name)
-            if found and files is self.empty:
+            paths = _files_of(files, name)
+            if paths and files is self.empty:
                 raise ConfigError(
-                    f"{self.setting}={self.origin}: {shortened(map(str, found))}: empty"
+                    f"{self.setting}={self.origin}: {shortened(map(str, paths))}: empty"
                 )
-            if found:
-                return found
+            if paths:
+                return paths
         return []
 
     def by_split(self, requested: Collection[str] = ()) -> dict[str, list[Path]]:
@@ -123,7 +123,7 @@ class DataFiles:
         """
         splits: dict[str, list[Path]] = {}
         for file in self.files:
-            name = next((one for one in requested if file.is_called(one)), file.split)
+            name = next((split for split in requested if file.is_called(split)), file.split)
             splits.setdefault(name or "train", []).append(file.path)
         known = {canonical_split(name) for name in ("train", *requested)}
         if len(splits) == 1 and not known & {canonical_split(name) for name in splits}:
@@ -137,10 +137,10 @@ def find_files(path: str | Path, setting: str, formats: Collection[str]) -> Data
     Links are followed, each file is taken once, hidden ones are left out. Raises ``ConfigError``
     where there is none, or where all are empty.
     """
-    found = _candidates(path, setting)
-    chosen = _once([file for file in found if format_of(file.path) in formats])
+    candidates = _candidates(path, setting)
+    chosen = _once([file for file in candidates if format_of(file.path) in formats])
     if not chosen:
-        present = sorted({file.path.suffix or file.path.name for file in found})
+        present = sorted({file.path.suffix or file.path.name for file in candidates})
         suffixes = ", ".join(suffix for suffix, kind in FORMATS.items() if kind in formats)
         raise ConfigError(
             f"{setting}={path}: holds {shortened(present) or 'nothing'}; one of {suffixes} is "
@@ -154,8 +154,8 @@ def find_files(path: str | Path, setting: str, formats: Collection[str]) -> Data
         raise ConfigError(f"{setting}={path}: {names}empty")
     for file in empty:
         log.warning("%s is empty and left out", file.path)
-    kept = tuple(file for file in chosen if file not in empty)
-    return DataFiles(setting, str(path), kept, tuple(empty))
+    filled = tuple(file for file in chosen if file not in empty)
+    return DataFiles(setting, str(path), filled, tuple(empty))
 
 
 def log_splits(origin: str, splits: dict[str, list[Path]], unused: Collection[str] = ()) -> None:
@@ -189,8 +189,8 @@ def _files_of(files: Iterable[DataFile], name: str) -> list[Path]:
         return called
     shallow = [file for file in files if file.is_shallow]
     for split in (canonical_split(name), None if name == "train" else name):
-        if found := [file.path for file in shallow if file.split == split]:
-            return found
+        if paths := [file.path for file in shallow if file.split == split]:
+            return paths
     return []
 
 
@@ -215,7 +215,7 @@ def _candidates(path: str | Path, setting: str) -> list[DataFile]:
 
 def _below(folder: Path) -> list[DataFile]:
     """The regular files below ``folder``; a loop of links ends."""
-    found: list[DataFile] = []
+    data_files: list[DataFile] = []
     entered: set[tuple[Path, str | None]] = set()
     for place, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         below = Path(place).relative_to(folder)
@@ -228,8 +228,8 @@ def _below(folder: Path) -> list[DataFile]:
         # Folders of tools: .git, .ipynb_checkpoints with a copy of what was opened there.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = [Path(place, name) for name in files if not name.startswith((".", "_"))]
-        found += [DataFile(path, below / path.name) for path in paths if path.is_file()]
-    return sorted(found, key=lambda file: file.path)
+        data_files += [DataFile(path, below / path.name) for path in paths if path.is_file()]
+    return sorted(data_files, key=lambda file: file.path)
 
 
 def _raise(error: OSError) -> None:
@@ -240,11 +240,11 @@ def _matching(pattern: Path) -> list[DataFile]:
     """The files of a glob, and those below its folders."""
     fixed = list(takewhile(lambda part: not glob.has_magic(part), pattern.parts))
     base = Path(*fixed)
-    found = []
+    data_files = []
     for path in sorted(base.glob(str(Path(*pattern.parts[len(fixed) :])))):
         inside = _below(path) if path.is_dir() else [DataFile(path, Path())]
-        found += [DataFile(file.path, file.path.relative_to(base)) for file in inside]
-    return [file for file in found if file.path.is_file()]
+        data_files += [DataFile(file.path, file.path.relative_to(base)) for file in inside]
+    return [file for file in data_files if file.path.is_file()]
 
 
 def _once(files: list[DataFile]) -> list[DataFile]:
@@ -270,9 +270,9 @@ def _stem(name: str) -> str:
 
 def _split_of(names: tuple[str, ...]) -> str | None:
     """The split that names tell, of which the last is the innermost."""
-    found = [words for name in reversed(names) if _splits(words := _words(name))]
-    exact = [words for words in found if len(words) == 1]
-    return _splits((exact or found)[0])[-1] if found else None
+    matches = [words for name in reversed(names) if _splits(words := _words(name))]
+    exact = [words for words in matches if len(words) == 1]
+    return _splits((exact or matches)[0])[-1] if matches else None
 
 
 def _words(name: str) -> list[str]:

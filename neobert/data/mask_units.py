@@ -65,13 +65,13 @@ def choose_units(
     """
     sizes = np.bincount(units)
     chosen = np.zeros(len(sizes), bool)
-    left = count
+    remaining = count
     for unit in draw.permutation(len(sizes)):
-        if left == 0:
+        if remaining == 0:
             break
-        if sizes[unit] <= left:
+        if sizes[unit] <= remaining:
             chosen[unit] = True
-            left -= int(sizes[unit])
+            remaining -= int(sizes[unit])
     return np.flatnonzero(chosen[units])
 
 

@@ -57,8 +57,8 @@ def run_loading_code(
     if config.streaming:
         return builder.as_streaming_dataset()
     builder.download_and_prepare()
-    made = builder.as_dataset()
-    return DatasetDict({"train": made}) if isinstance(made, Dataset) else made
+    dataset = builder.as_dataset()
+    return DatasetDict({"train": dataset}) if isinstance(dataset, Dataset) else dataset
 
 
 def _builder_class(script: Path) -> type[DatasetBuilder]:
@@ -69,11 +69,11 @@ def _builder_class(script: Path) -> type[DatasetBuilder]:
     sys.modules[spec.name] = module  # where datasets looks for the builder's module
     with reading(script, "dataset.path"):
         spec.loader.exec_module(module)
-    found = [
-        one
-        for one in vars(module).values()
-        if inspect.isclass(one) and issubclass(one, DatasetBuilder) and one not in ABSTRACT
+    classes = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, DatasetBuilder) and value not in ABSTRACT
     ]
-    if len(found) != 1:
-        raise ConfigError(f"{script}: defines {len(found)} classes of DatasetBuilder, not one")
-    return found[0]
+    if len(classes) != 1:
+        raise ConfigError(f"{script}: defines {len(classes)} classes of DatasetBuilder, not one")
+    return classes[0]

@@ -147,7 +147,7 @@ class Packing:
         """The rows of documents whose tokens start at these ``offsets``, one more than documents,
         in memory."""
         plan_window = partial(self._plan_window, epoch=epoch)
-        parts = [plan_window(one) for one in self._windows(offsets, window)]
+        parts = [plan_window(documents) for documents in self._windows(offsets, window)]
         ends = np.cumsum([0, *(len(part.document) for part in parts)])
         bounds = [part.bounds[1:] + end for part, end in zip(parts, ends[:-1], strict=True)]
         nothing = np.zeros(0, np.int64)
@@ -221,20 +221,20 @@ class Packing:
                 lengths, self.room, self.truncate, self.shortest
             )
         tokens = int(length.sum()) + self.wrapping * len(length)
-        kept = int(np.count_nonzero(start == 0))
+        num_documents = int(np.count_nonzero(start == 0))
         cut = int(lengths[document].sum() - length.sum()) if self.truncates else 0
         order, bounds = np.arange(len(document)), np.zeros(0, np.int64)
         if self.packed:
             order, bounds = _best_fit(length + self.wrapping, self.row_length)
-        given = order[:0] if self.truncates else order
+        stored = order[:0] if self.truncates else order
         return RowPlan(
             document[order] + begin,
-            start[given],
-            length[given],
+            start[stored],
+            length[stored],
             bounds,
             self.room,
             self.row_length,
-            PlanInfo(kept, tokens, cut),
+            PlanInfo(num_documents, tokens, cut),
         )
 
 
@@ -246,12 +246,12 @@ def cut_documents(
     Returns the document, the first token and the tokens of each piece. Empty documents and those
     of fewer tokens than ``shortest`` are left out.
     """
-    kept = np.flatnonzero((lengths > 0) & (lengths >= shortest))
-    lengths = np.asarray(lengths, dtype=np.int64)[kept]
+    documents = np.flatnonzero((lengths > 0) & (lengths >= shortest))
+    lengths = np.asarray(lengths, dtype=np.int64)[documents]
     if truncate:
-        return kept, np.zeros_like(kept), np.minimum(lengths, room)
+        return documents, np.zeros_like(documents), np.minimum(lengths, room)
     per_document = -(-lengths // room)
-    document = np.repeat(kept, per_document)
+    document = np.repeat(documents, per_document)
     first = np.cumsum(per_document) - per_document
     start = (np.arange(len(document)) - np.repeat(first, per_document)) * room
     return document, start, np.minimum(np.repeat(lengths, per_document) - start, room)
@@ -279,8 +279,8 @@ def _best_fit(
             room, row = row_length, len(rows)
             rows.append([])
         rows[row].append(number)
-        left = room - size
-        with_room[left].append(row)
-        open_sizes |= 1 << left
+        free = room - size
+        with_room[free].append(row)
+        open_sizes |= 1 << free
     bounds = np.cumsum([0, *map(len, rows)], dtype=np.int64)
     return np.array([number for row in rows for number in row], dtype=np.int64), bounds

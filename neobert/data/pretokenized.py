@@ -122,20 +122,20 @@ def _differences(before: object, after: object, name: str = "") -> Iterator[str]
 def _write(source: Source, info: TokenizerInfo, num_proc: int, target: Path, parts: Path) -> None:
     splits = {"train": source.train, "validation": source.evaluation}
     building = target / "building"
-    made = {}
+    datasets = {}
     for name, documents in splits.items():
         if documents is None:
             continue
         named = replace(documents, name=f"{documents.name} ({name})")
         store = make_store(parts / name, named, info, num_proc)
-        made[name] = Dataset.from_generator(
+        datasets[name] = Dataset.from_generator(
             _rows,
             gen_kwargs={"store": store},
             features=FEATURES,
             cache_dir=str(building),
             fingerprint=key_of(documents.key),
         )
-    DatasetDict(made).save_to_disk(str(target))
+    DatasetDict(datasets).save_to_disk(str(target))
     info.tokenizer.save_pretrained(target / "tokenizer")
     shutil.rmtree(building)
 

@@ -25,10 +25,10 @@ WAITING = 4
 """Tasks that may wait for each process: bounds the memory."""
 
 
-def num_processes(wanted: int) -> int:
+def num_processes(requested: int) -> int:
     """``dataset.num_proc``; 0 or less: as many as there are cores, and never more."""
     cores = available_cores()
-    return cores if wanted <= 0 else min(wanted, cores)
+    return cores if requested <= 0 else min(requested, cores)
 
 
 def end_with_parent(worker: int | None = None) -> None:

@@ -122,9 +122,9 @@ def adopt_usual_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
     vocabulary = tokenizer.get_vocab()
     adopted = {}
     for role, names in USUAL_NAMES.items():
-        given = getattr(tokenizer, role) or getattr(tokenizer, SAME_ROLE.get(role, role))
+        token = getattr(tokenizer, role) or getattr(tokenizer, SAME_ROLE.get(role, role))
         name = next((name for name in names if name in vocabulary), None)
-        if given is None and name is not None:
+        if token is None and name is not None:
             adopted[role] = name
     if adopted:
         tokenizer.add_special_tokens(dict(adopted))

@@ -140,15 +140,15 @@ def _helpers(
 ) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
     """Two functions: one that starts the helpers, or checks them later, and one that waits."""
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
-    ours, theirs = context.Pipe(duplex=False)
+    receiver, sender = context.Pipe(duplex=False)
     helpers: list[multiprocessing.process.BaseProcess] = []
 
     def start_or_check() -> None:
         if helpers:
-            _check(helpers, ours)
+            _check(helpers, receiver)
             return
         for _ in range(number):
-            helper = context.Process(target=_help, args=(preparation, theirs), daemon=True)
+            helper = context.Process(target=_help, args=(preparation, sender), daemon=True)
             with without_main():
                 helper.start()
             helpers.append(helper)
@@ -158,7 +158,7 @@ def _helpers(
     def join() -> None:
         for helper in helpers:
             helper.join()
-        _check(helpers, ours)
+        _check(helpers, receiver)
 
     try:
         yield start_or_check, join
@@ -166,8 +166,8 @@ def _helpers(
         for helper in helpers:
             helper.terminate()
             helper.join()
-        ours.close()
-        theirs.close()
+        receiver.close()
+        sender.close()
 
 
 def _check(helpers: list[multiprocessing.process.BaseProcess], errors: Connection) -> None:

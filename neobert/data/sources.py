@@ -127,7 +127,7 @@ def open_source(config: DatasetConfig, cache: Path, seed: int) -> Source:
     opened = open_data(config, cache)
     column = _column(opened.columns, config.text_column, opened.origin)
     split = split_data(opened.parts(column), config, opened.origin, seed)
-    asked: dict[str, object] = {
+    key_parts: dict[str, object] = {
         "source": opened.origin,
         "column": column,
         "train_split": config.train_split,
@@ -136,7 +136,7 @@ def open_source(config: DatasetConfig, cache: Path, seed: int) -> Source:
     }
 
     def documents(data: Data, is_held: bool | None = None) -> Documents:
-        key = {**asked, **_content_key(data, cache)}
+        key = {**key_parts, **_content_key(data, cache)}
         read = partial(_values, data, column)
         if split.hold_out is not None:
             key |= {"validation_split": config.validation_split, "seed": seed, "held": is_held}
@@ -150,9 +150,9 @@ def open_source(config: DatasetConfig, cache: Path, seed: int) -> Source:
     if not isinstance(split.train, StreamSource):
         return Source(documents(split.train), held_out)
     # What datasets keeps of a stream does not tell its text: it is read, each time.
-    asked["files"] = key_of([[str(file), file.stat().st_size] for file in opened.files])
+    key_parts["files"] = key_of([[str(file), file.stat().st_size] for file in opened.files])
     head = documents(split.train).head(STREAM_SAMPLE)
-    asked["first documents"] = head.known_by_text().key["text"]
+    key_parts["first documents"] = head.known_by_text().key["text"]
     return Source(documents(split.train), held_out, split.train)
 
 
@@ -210,11 +210,11 @@ def _packaged(config: DatasetConfig, seed: int) -> Source:
     return Source(train, held_out)
 
 
-def _column(columns: list[str], wanted: str | None, origin: str) -> str:
+def _column(columns: list[str], column: str | None, origin: str) -> str:
     """Column of the documents: the one that is set, ids if there are any, else the text."""
-    if wanted is None and TOKEN_COLUMN in columns:
+    if column is None and TOKEN_COLUMN in columns:
         return TOKEN_COLUMN
-    return text_column(columns, wanted, "dataset.text_column", origin)
+    return text_column(columns, column, "dataset.text_column", origin)
 
 
 def _head(read: Callable[[], Iterable[object]], count: int) -> Iterator[object]:
@@ -242,4 +242,4 @@ def _values(data: Data, column: str) -> Iterator[object]:
         if root == column:
             yield from batch[column]
         else:
-            yield from (next(iter(values_at({root: one}, column)), None) for one in batch[root])
+            yield from (next(iter(values_at({root: value}, column)), None) for value in batch[root])

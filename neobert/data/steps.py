@@ -52,7 +52,7 @@ class Steps:
 
     def data_step(self, step: int) -> int:
         """The step whose data ``step`` gets once the skipped ones are left out."""
-        for span in sorted(self.skipped, key=lambda one: one.start):
+        for span in sorted(self.skipped, key=lambda span: span.start):
             if step >= span.start:
                 step += len(span)
         return step

@@ -72,11 +72,11 @@ class StreamSource:
             return True
         counts, size = _before(self)
         is_known = len(self.sizes) == self.num_files
-        left = list(self.sizes) if is_known else [1] * self.num_files
+        remaining = list(self.sizes) if is_known else [1] * self.num_files
         for file in range(len(counts)):
             is_last = file == len(counts) - 1
-            left[file] = max(0, left[file] - size * is_known) if is_last else 0
-        parts = [sum(left[group::groups]) for group in range(groups)]
+            remaining[file] = max(0, remaining[file] - size * is_known) if is_last else 0
+        parts = [sum(remaining[group::groups]) for group in range(groups)]
         return min(parts) > 0 and max(parts) <= UNEVEN * min(parts)
 
     def heads(self) -> list[int]:
@@ -104,13 +104,13 @@ class StreamSource:
 @lru_cache(maxsize=4)
 def _before(source: StreamSource) -> tuple[list[int], int]:
     """Documents before ``first`` in each file that has any, and their characters in the last."""
-    left, counts, size = source.first, [], 0
+    remaining, counts, size = source.first, [], 0
     for file in range(source.num_files if source.first else 0):
-        sizes = [len(str(value)) for value in islice(source.documents(file), left)]
+        sizes = [len(str(value)) for value in islice(source.documents(file), remaining)]
         counts.append(len(sizes))
         size = sum(sizes)
-        left -= len(sizes)
-        if not left:
+        remaining -= len(sizes)
+        if not remaining:
             break
     return counts, size
 
@@ -209,8 +209,10 @@ class ReaderGroup:
             self._files = self._open(place)
             self._documents = iter(self._files)
         count = self.readers * self.documents_in(place.window)
-        mine = {one for one in self.waiting if in_order(self.waiting[one]) <= in_order(place)}
-        dealt: dict[int, list[object]] = {one: [] for one in mine}
+        mine = {
+            number for number in self.waiting if in_order(self.waiting[number]) <= in_order(place)
+        }
+        dealt: dict[int, list[object]] = {number: [] for number in mine}
         read = 0
         for value in islice(self._documents, count):
             reader = read % self.readers
@@ -228,9 +230,9 @@ class ReaderGroup:
 
     def _open(self, place: StreamPlace) -> _Files:
         first, stop = self.source.first, self.source.stop
-        left = None if stop is None else max(0, stop - first - place.documents)
+        limit = None if stop is None else max(0, stop - first - place.documents)
         files = range(self.number, self.source.num_files, self.groups)
-        return _Files(self.source, files, self.heads, place.cursor, left)
+        return _Files(self.source, files, self.heads, place.cursor, limit)
 
     def documents_in(self, window: int) -> int:
         """Documents of a reader in a window: few in the first, so that a run starts soon."""

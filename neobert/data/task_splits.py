@@ -140,18 +140,20 @@ def open_splits(
     train = _collect(problems, reader, config.train_split or task.train, "train")
     if problems and isinstance(reader, HubReader):  # it would fail again, and take its time
         raise ConfigError(*problems)
-    wanted = task.validation if config.eval_split is None else {config.eval_split: ""}
-    found = {end: _collect(problems, reader, split, "validation") for split, end in wanted.items()}
+    validation = task.validation if config.eval_split is None else {config.eval_split: ""}
+    parts = {
+        end: _collect(problems, reader, split, "validation") for split, end in validation.items()
+    }
     tests = {split: _collect(problems, reader, split, "test") for split in task.test}
     if problems:
         raise ConfigError(*problems)
     if train is None:
         raise reader.missing(config.train_split or task.train)
-    if config.validation_split is not None and not any(part is not None for part in found.values()):
-        train, found[""] = _held_out(train, config.validation_split, seed)
-        wanted = {"": ""}
-    for split, end in wanted.items():
-        if found.get(end) is None:
+    if config.validation_split is not None and not any(part is not None for part in parts.values()):
+        train, parts[""] = _held_out(train, config.validation_split, seed)
+        validation = {"": ""}
+    for split, end in validation.items():
+        if parts.get(end) is None:
             raise reader.missing(split)
     limit = config.eval_samples
     return Splits(
@@ -159,7 +161,7 @@ def open_splits(
         train=train,
         validation={
             end: part if limit is None else part.take(min(limit, len(part)))
-            for end, part in found.items()
+            for end, part in parts.items()
             if part is not None
         },
         test={split: part for split, part in tests.items() if part is not None},
@@ -181,8 +183,8 @@ def _held_out(train: Dataset, fraction: float, seed: int) -> tuple[Dataset, Data
     """Training and held-out examples, chosen as in pretraining, both in their order."""
     if len(train) < 2:
         return train, None
-    held = HoldOut.of(fraction, seed, len(train)).holds(0, len(train))
-    return train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))
+    is_held = HoldOut.of(fraction, seed, len(train)).holds(0, len(train))
+    return train.select(np.flatnonzero(~is_held)), train.select(np.flatnonzero(is_held))
 
 
 def _reader(
@@ -215,7 +217,7 @@ def _folder(path: Path, task: TableTask, name: str, config: DatasetConfig) -> di
     """
 
     def below(*names: str | None) -> Path:
-        return next((path / one for one in names if one and (path / one).is_dir()), path)
+        return next((path / name for name in names if name and (path / name).is_dir()), path)
 
     if config.config is not None and config.config == task.config and below(task.config) == path:
         raise ConfigError(
@@ -240,9 +242,9 @@ class LocalReader:
     def origin(self) -> str:
         return str(self.places[""])
 
-    def split(self, wanted: str, kind: str) -> Dataset | None:
-        """The split ``wanted``, slices allowed; ``None`` if there is nothing of it."""
-        name = wanted.partition("[")[0]
+    def split(self, split: str, kind: str) -> Dataset | None:
+        """The rows of ``split``, slices allowed; ``None`` if there is nothing of it."""
+        name = split.partition("[")[0]
         place = self.places.get(kind, self.places[""])
         if is_saved(place):
             parts = _saved_parts(place)
@@ -254,16 +256,16 @@ class LocalReader:
         else:
             files = self._files(place, name)
             part = self._read(files, kind) if files else None
-        return None if part is None else sliced(part, wanted, KEYS[kind])
+        return None if part is None else sliced(part, split, KEYS[kind])
 
-    def missing(self, wanted: str) -> ConfigError:
+    def missing(self, split: str) -> ConfigError:
         """What to say if a split is not there."""
         place = self.places[""]
         if is_saved(place):
             has = ", ".join(_saved_parts(place))
         else:
             has = shortened(str(file.name) for file in self._found(place).files)
-        name = wanted.partition("[")[0]
+        name = split.partition("[")[0]
         hint = "; dataset.validation_split=0.1 holds a part of the training data out"
         return ConfigError(
             f"dataset.path={place}: has no {name} (such as {name}.csv); it holds "
@@ -280,10 +282,10 @@ class LocalReader:
         return self._opened[place]
 
     def _files(self, place: Path, name: str) -> list[Path]:
-        found = self._found(place)
+        data = self._found(place)
         if place.is_file():
             return [place] if name == "train" else []
-        files = found.of_split(name)
+        files = data.of_split(name)
         if files:
             log_splits(str(place), {name: files})
         return files
@@ -291,19 +293,23 @@ class LocalReader:
     def _read(self, files: list[Path], kind: str) -> Dataset:
         task = self.task
         needed = [*task.texts, *([] if kind == "test" else [task.label_column])]
-        kept = {*task.texts, task.label_column, *task.others}
-        table = read_table(files, "dataset.path", {*kept, *map(root_column, kept)})
-        for path in sorted(kept - set(table.column_names)):
+        columns_read = {*task.texts, task.label_column, *task.others}
+        table = read_table(files, "dataset.path", {*columns_read, *map(root_column, columns_read)})
+        for path in sorted(columns_read - set(table.column_names)):
             table = _with_path(table, path)
         if missing := [column for column in needed if column not in table.column_names]:
             columns = row_columns(files[0], "dataset.path")
             raise lacks_columns("dataset.path", files[0], missing, columns)
-        table = table.select([name for name in table.column_names if name in kept])
+        table = table.select([name for name in table.column_names if name in columns_read])
         if all(format_of(file) in ("csv", "tsv") for file in files):
             for name in sorted({task.label_column, *task.others} & set(table.column_names)):
                 table = _with_numbers(table, name)
         # By content, so that tokens are found again: that of datasets differs in each process.
-        key = {"files": file_digests(files, self.cache), "columns": sorted(kept), "rules": RULES}
+        key = {
+            "files": file_digests(files, self.cache),
+            "columns": sorted(columns_read),
+            "rules": RULES,
+        }
         return Dataset(table, fingerprint=key_of(key))
 
 
@@ -346,15 +352,15 @@ class HubReader:
         parts = [self.task.source, self.task.config or "", self.task.revision or ""]
         return " ".join(part for part in parts if part)
 
-    def split(self, wanted: str, kind: str) -> Dataset | None:
-        """The split ``wanted``, slices allowed; ``None`` if the dataset has none of this name."""
+    def split(self, split: str, kind: str) -> Dataset | None:
+        """The rows of ``split``, slices allowed; ``None`` if the dataset has none of this name."""
         chosen = self.task.test_config if kind == "test" else None
         extra = {"trust_remote_code": True} if self.config.trust_remote_code else {}
         try:
             return datasets.load_dataset(
                 self.task.source,
                 chosen or self.task.config,
-                split=wanted,
+                split=split,
                 revision=self.task.revision,
                 cache_dir=str(self.cache / "hub"),
                 **extra,
@@ -366,9 +372,9 @@ class HubReader:
         except Exception as error:  # the hub's client raises dozens of kinds
             raise self._failed(error) from error
 
-    def missing(self, wanted: str) -> ConfigError:
+    def missing(self, split: str) -> ConfigError:
         """What to say if a split is not there."""
-        return ConfigError(f"{self.origin} has no split {wanted}")
+        return ConfigError(f"{self.origin} has no split {split}")
 
     def _failed(self, error: Exception) -> ConfigError:
         return ConfigError(

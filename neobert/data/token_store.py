@@ -170,7 +170,7 @@ def write_shard(folder: Path, batches: Iterable[Encoded], vocab_size: int) -> in
     Empty documents are left out and counted. Memory: one batch.
     """
     counts = np.zeros(vocab_size, dtype=np.int64)
-    digest, rows, kept, total = sha256(), 0, 0, 0
+    digest, rows, documents, total = sha256(), 0, 0, 0
     with (
         ArrayWriter(folder / "tokens.npy", token_type(vocab_size)) as tokens_file,
         ArrayWriter(folder / "lengths.npy", np.int32) as lengths_file,
@@ -183,9 +183,9 @@ def write_shard(folder: Path, batches: Iterable[Encoded], vocab_size: int) -> in
             digest.update(block.data)
             digest.update(sizes.data)
             counts += np.bincount(block, minlength=vocab_size)
-            rows, kept, total = rows + len(lengths), kept + len(sizes), total + len(block)
+            rows, documents, total = rows + len(lengths), documents + len(sizes), total + len(block)
     np.save(folder / "counts.npy", counts)
-    info = StoreInfo(kept, total, rows - kept, digest.hexdigest())
+    info = StoreInfo(documents, total, rows - documents, digest.hexdigest())
     write_json(asdict(info), folder / "shard.json")
     return rows
 

@@ -132,10 +132,10 @@ def load_tokenizer(
     wrap_documents(tokenizer)
     tokenizer.model_max_length = config.max_length
     info = describe_tokenizer(tokenizer, name)
-    wanted = config.vocab_size
-    if wanted is not None and wanted not in (info.real_vocab_size, info.vocab_size):
+    size = config.vocab_size
+    if size is not None and size not in (info.real_vocab_size, info.vocab_size):
         raise ConfigError(
-            f"tokenizer.vocab_size={wanted} does not match {name}, which has "
+            f"tokenizer.vocab_size={size} does not match {name}, which has "
             f"{info.real_vocab_size} tokens ({info.vocab_size} when rounded up to a multiple "
             f"of {MULTIPLE}); leave it null to take the tokenizer's"
         )

@@ -264,17 +264,17 @@ def _counts(source: ExportSource) -> dict[str, object]:
 
 
 def _results(source: ExportSource) -> str:
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for row in source.metrics:
         if source.step is not None and int(row["step"]) <= source.step:
-            found |= {
+            metrics |= {
                 name: float(value) for name, value in row.items() if "eval/" in name and value
             }
     picture = "![Loss over the steps of training](loss.png)\n" if source.plot else ""
-    if not found and not picture:
+    if not metrics and not picture:
         return ""
-    lines = [f"| {name} | {value:.6g} |" for name, value in sorted(found.items())]
-    table = ["| last evaluation | |", "|---|---|", *lines, ""] if found else []
+    lines = [f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items())]
+    table = ["| last evaluation | |", "|---|---|", *lines, ""] if metrics else []
     return "\n".join(["## Results", "", *table, picture])
 
 

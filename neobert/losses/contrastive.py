@@ -148,9 +148,9 @@ def gather_candidates(own: Candidates) -> tuple[Candidates, int]:
 
 def _sizes(rows: Shaped[Tensor, "N ..."]) -> list[int]:
     """Rows that each rank holds."""
-    here = torch.tensor([len(rows)], device=rows.device)
-    sizes = [torch.empty_like(here) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, here)
+    size_here = torch.tensor([len(rows)], device=rows.device)
+    sizes = [torch.empty_like(size_here) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, size_here)
     return [int(size) for size in sizes]
 
 

@@ -99,9 +99,9 @@ class TextEncoder:
         return vectors
 
     def _tokenized(self, texts: Sequence[str]) -> list[list[int]]:
-        found = self._tokenizer.documents(texts, self.max_length)
+        documents = self._tokenizer.documents(texts, self.max_length)
         # A text without a token would have no mean: it becomes a lone padding token.
-        return [ids or [self.encoder.pad_token_id] for ids in found]
+        return [ids or [self.encoder.pad_token_id] for ids in documents]
 
     def _pooled(self, documents: list[list[int]]) -> Float[Tensor, "S E"]:
         batch = PackedBatch.from_documents(documents).to(self.device)
@@ -121,7 +121,7 @@ def by_length(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[in
     at once. Equal lengths keep their order.
     """
     batch, tokens = list[int](), 0
-    for row in sorted(range(len(lengths)), key=lambda one: -lengths[one]):
+    for row in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         if batch and tokens + lengths[row] > tokens_per_batch:
             yield batch
             batch, tokens = [], 0

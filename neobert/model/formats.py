@@ -70,8 +70,8 @@ def from_neobert(settings: Settings, weights: Weights) -> tuple[Settings, dict[s
     renamed = published_names(weights)
     if settings.get("ngpt") is True:
         renamed = {k: w for k, w in renamed.items() if not k.startswith(UNUSED_BY_NGPT)}
-    given = {name: value for name, value in settings.items() if value is not None}
-    own = given | {RENAMED[name]: value for name, value in given.items() if name in RENAMED}
+    present = {name: value for name, value in settings.items() if value is not None}
+    own = present | {RENAMED[name]: value for name, value in present.items() if name in RENAMED}
     pad = own.get("pad_token_id")
     if POSITIONS in renamed and isinstance(pad, int) and _start_after_pad(settings, weights):
         renamed[POSITIONS] = renamed[POSITIONS][pad:]

@@ -257,7 +257,7 @@ def _check_settings(config: ModelConfig, weights: Mapping[str, Tensor], folder: 
     problems += [
         f"{name} is {getattr(config, name)}" for name in SIZES if getattr(config, name) >= 2**24
     ]
-    blocks = {found[1] for name in weights if (found := BLOCK.match(name))}
+    blocks = {match[1] for name in weights if (match := BLOCK.match(name))}
     if len(blocks) != config.num_hidden_layers:
         problems.append(f"num_hidden_layers is {config.num_hidden_layers}, weights: {len(blocks)}")
     if config.pad_token_id >= config.vocab_size:

@@ -63,8 +63,8 @@ class SelfAttention(nn.Module):
     def _record(self, q: Tensor, k: Tensor, layout: Layout) -> None:
         # A maximum: a second pass over the same tokens, as gradient checkpointing makes, changes
         # nothing.
-        here = max_attention_logits(q, k, layout, self.scale, self.qk_chunk_size)
-        self.max_logits.copy_(torch.maximum(self.max_logits, here))
+        largest = max_attention_logits(q, k, layout, self.scale, self.qk_chunk_size)
+        self.max_logits.copy_(torch.maximum(self.max_logits, largest))
 
     def reset_max_logits(self) -> None:
         """Forget what was recorded: ``max_logits`` is -inf until the next recorded pass."""

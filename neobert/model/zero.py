@@ -86,7 +86,7 @@ def _plain_data_only() -> Iterator[None]:
 def _records() -> Iterator[type]:
     for module, names in RECORDS.items():
         try:
-            found = importlib.import_module(module)
+            records = importlib.import_module(module)
         except ImportError:  # another version keeps it elsewhere, and its files name it there
             continue
-        yield from (getattr(found, name) for name in names if hasattr(found, name))
+        yield from (getattr(records, name) for name in names if hasattr(records, name))

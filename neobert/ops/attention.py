@@ -134,8 +134,10 @@ def max_attention_logits(
     for start in range(0, q_rows.shape[2], chunk_size):
         queries = slice(start, start + chunk_size)
         logits = q_rows[:, :, queries] @ k_rows.transpose(-1, -2)  # (R, H, chunk, L)
-        here = seen[:, :, queries] if seen.shape[2] > 1 else seen
-        best = torch.maximum(best, (logits.float() * scale).where(here, -torch.inf).amax((0, 2, 3)))
+        visible = seen[:, :, queries] if seen.shape[2] > 1 else seen
+        best = torch.maximum(
+            best, (logits.float() * scale).where(visible, -torch.inf).amax((0, 2, 3))
+        )
     return best
 
 

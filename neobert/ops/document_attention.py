@@ -94,11 +94,11 @@ def _attend(  # noqa: PLR0913, PLR0917  an operator takes tensors and numbers, n
     stacks = plan.stack(q), plan.stack(k), plan.stack(v)
     out = torch.empty_like(stacks[0])
     for group, (q_n, k_n, v_n, out_n) in plan.groups_of(*stacks, out):
-        for some in group.queries():
-            weights = _weights(q_n[:, some], k_n, scale, group)  # (B, queries, n)
+        for queries in group.queries():
+            weights = _weights(q_n[:, queries], k_n, scale, group)  # (B, queries, n)
             if generator is not None:
                 weights *= _kept(weights, dropout, generator)
-            torch.bmm(weights.to(v_n.dtype), v_n, out=out_n[:, some])
+            torch.bmm(weights.to(v_n.dtype), v_n, out=out_n[:, queries])
     return plan.unstack(out, v)
 
 
@@ -126,18 +126,18 @@ def _attend_backward(  # noqa: PLR0913, PLR0917
         if group.padding is not None:
             d_out_n.masked_fill_(group.padding.mT, 0)
         sums = _Sums.over(group, dk_n, dv_n)
-        for some in group.queries():
-            weights = _weights(q_n[:, some], k_n, scale, group)
-            d_weights = torch.bmm(d_out_n[:, some], v_n.mT).to(weights.dtype)  # (B, queries, n)
+        for queries in group.queries():
+            weights = _weights(q_n[:, queries], k_n, scale, group)
+            d_weights = torch.bmm(d_out_n[:, queries], v_n.mT).to(weights.dtype)  # (B, queries, n)
             used = weights
             if generator is not None:
-                kept = _kept(weights, dropout, generator)
-                used, d_weights = weights * kept, d_weights * kept
-            sums.add(1, used.to(v_n.dtype).mT, d_out_n[:, some])
+                mask = _kept(weights, dropout, generator)
+                used, d_weights = weights * mask, d_weights * mask
+            sums.add(1, used.to(v_n.dtype).mT, d_out_n[:, queries])
             d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
             d_scores = d_scores.to(v_n.dtype)
-            torch.bmm(d_scores, k_n, out=dq_n[:, some])
-            sums.add(0, d_scores.mT, q_n[:, some])
+            torch.bmm(d_scores, k_n, out=dq_n[:, queries])
+            sums.add(0, d_scores.mT, q_n[:, queries])
         sums.write()
     return plan.unstack(dq.mul_(scale), q), plan.unstack(dk.mul_(scale), k), plan.unstack(dv, v)
 
@@ -159,8 +159,8 @@ def _max_logits(
     for group, (q_n, k_n) in plan.groups_of(plan.stack(q), plan.stack(k)):
         for queries in q_n.split(chunk_size, dim=1):
             # Padding repeats a document's last token, whose logits are among those of interest.
-            here = torch.bmm(queries, k_n.mT).amax((1, 2))  # (B,)
-            best.scatter_reduce_(0, group.head, here, "amax")
+            largest = torch.bmm(queries, k_n.mT).amax((1, 2))  # (B,)
+            best.scatter_reduce_(0, group.head, largest, "amax")
     return (best * scale).float()
 
 
@@ -254,7 +254,9 @@ class _Sums:
         if len(group.queries()) == 1:
             return cls(gradients, ())
         exact = torch.promote_types(gradients[0].dtype, torch.float32)
-        return cls(gradients, tuple(torch.zeros_like(one, dtype=exact) for one in gradients))
+        return cls(
+            gradients, tuple(torch.zeros_like(gradient, dtype=exact) for gradient in gradients)
+        )
 
     def add(self, which: int, left: Tensor, right: Tensor) -> None:
         if self.totals:
@@ -267,20 +269,20 @@ class _Sums:
             gradient.copy_(total)
 
 
-def _plan_of(cu_seqlens: Tensor, heads: int, wanted: Tensor | None = None) -> _Plan:
-    """``wanted``: which documents, by default all."""
-    if wanted is not None and wanted.all():
-        wanted = None  # attention has that plan already
-    some = None if wanted is None else tuple(wanted.tolist())
-    return _plan(tuple(cu_seqlens.tolist()), heads, some)
+def _plan_of(cu_seqlens: Tensor, heads: int, selected: Tensor | None = None) -> _Plan:
+    """``selected``: which documents, by default all."""
+    if selected is not None and selected.all():
+        selected = None  # attention has that plan already
+    selection = None if selected is None else tuple(selected.tolist())
+    return _plan(tuple(cu_seqlens.tolist()), heads, selection)
 
 
 @lru_cache(maxsize=8)  # of the latest batches: every layer asks for it in both passes
-def _plan(bounds: tuple[int, ...], heads: int, wanted: tuple[bool, ...] | None) -> _Plan:
+def _plan(bounds: tuple[int, ...], heads: int, selected: tuple[bool, ...] | None) -> _Plan:
     starts, lengths = torch.tensor(bounds[:-1]), torch.tensor(bounds).diff()
-    asked = lengths > 0 if wanted is None else (lengths > 0) & torch.tensor(wanted)
+    planned = lengths > 0 if selected is None else (lengths > 0) & torch.tensor(selected)
     # Longest first. A stable order, since dropout draws its masks in it.
-    documents = asked.nonzero()[:, 0]
+    documents = planned.nonzero()[:, 0]
     documents = documents[lengths[documents].argsort(descending=True, stable=True)]
     starts = starts[documents].repeat_interleave(heads)
     lengths = lengths[documents].repeat_interleave(heads)
@@ -298,8 +300,8 @@ def _plan(bounds: tuple[int, ...], heads: int, wanted: tuple[bool, ...] | None) 
     source = torch.cat(sources) if sources else torch.empty(0, dtype=torch.int64)
     place = torch.zeros(bounds[-1] * heads, dtype=torch.int64)
     if real:
-        kept = torch.cat(real).nonzero()[:, 0]
-        place[source[kept]] = kept
+        real_rows = torch.cat(real).nonzero()[:, 0]
+        place[source[real_rows]] = real_rows
     return _Plan(source, place, tuple(groups))
 
 

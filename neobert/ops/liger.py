@@ -38,7 +38,7 @@ def liger_linear_cross_entropy(
     """:func:`neobert.ops.cross_entropy.linear_cross_entropy`; Liger chooses the chunk."""
     from liger_kernel.transformers import functional  # optional package
 
-    found = functional.liger_fused_linear_cross_entropy(
+    output = functional.liger_fused_linear_cross_entropy(
         hidden,
         weight,
         labels,
@@ -47,4 +47,4 @@ def liger_linear_cross_entropy(
         accum_dtype=torch.float32,
         return_predicted_tokens=True,
     )
-    return found.loss, (found.predicted_tokens == labels).sum()
+    return output.loss, (output.predicted_tokens == labels).sum()

@@ -90,8 +90,8 @@ def _llama3(frequencies: Float[Tensor, " F"], scaling: Mapping[str, Any]) -> Flo
     """Waves longer than the trained length are stretched by the factor, short ones stay."""
     factor, low, high = (scaling[key] for key in ("factor", "low_freq_factor", "high_freq_factor"))
     turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
-    kept = ((turns - low) / (high - low)).clamp(0, 1)
-    return frequencies / factor * (1 - kept) + frequencies * kept
+    share = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequencies / factor * (1 - share) + frequencies * share
 
 
 def apply_rotary(

@@ -78,14 +78,14 @@ def muon_settings(config: MuonConfig) -> MuonSettings:
 
 def doubts_about(config: MuonConfig) -> list[str]:
     """What is allowed and hardly ever meant; the bounds are the reference's."""
-    found = []
+    doubts = []
     if config.ns_steps < 3:
-        found.append(f"ns_steps={config.ns_steps}: below 3, updates end far from orthogonal")
+        doubts.append(f"ns_steps={config.ns_steps}: below 3, updates end far from orthogonal")
     if config.enable_clipping and not 30 <= config.clipping_threshold <= 200:
         effect = "clips often" if config.clipping_threshold < 30 else "hardly ever clips"
         threshold = f"clipping_threshold={config.clipping_threshold:g}"
-        found.append(f"{threshold}: {effect}; 30 to 200 is usual")
-    return found
+        doubts.append(f"{threshold}: {effect}; 30 to 200 is usual")
+    return doubts
 
 
 def _group(

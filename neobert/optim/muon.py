@@ -183,8 +183,8 @@ class MuonClip(torch.optim.Optimizer):
             stacked = torch.stack([piece.update.reshape(piece.shape) for piece in batch])
             dtype = self._dtype(stacked.device)
             settings = self.settings
-            found = orthogonalize(stacked, settings.method, settings.steps, dtype)  # (N, R, C)
-            for piece, direction in zip(batch, found, strict=True):
+            updates = orthogonalize(stacked, settings.method, settings.steps, dtype)  # (N, R, C)
+            for piece, direction in zip(batch, updates, strict=True):
                 piece.target.add_(direction.reshape(piece.target.shape), alpha=piece.factor)
 
     def _dtype(self, device: torch.device) -> torch.dtype:
@@ -224,29 +224,29 @@ class MuonClip(torch.optim.Optimizer):
 
     def _skips(self) -> bool:
         """Whether a gradient is not finite: then nothing is updated, and its place is logged."""
-        named = [
+        gradients = [
             (name, parameter)
             for group in self.param_groups
             for name, parameter in zip(group["param_names"], group["params"], strict=True)
             if parameter.grad is not None
         ]
-        largest = torch._foreach_norm([local(gradient_of(p)) for _, p in named], ord=torch.inf)
-        finite = true_on_every_rank(torch.stack(largest).isfinite(), named[0][1])
-        bad = [name for (name, _), fine in zip(named, finite.tolist(), strict=True) if not fine]
+        largest = torch._foreach_norm([local(gradient_of(p)) for _, p in gradients], ord=torch.inf)
+        finite = true_on_every_rank(torch.stack(largest).isfinite(), gradients[0][1])
+        bad = [name for (name, _), fine in zip(gradients, finite.tolist(), strict=True) if not fine]
         if not bad:
             self._skipped_in_a_row = 0
             return False
         self._skipped_in_a_row += 1
         self.param_groups[0]["skipped_updates"] = self.skipped_updates + 1
-        found = f"the gradient is not finite in {', '.join(bad[:5])}" + (
+        problem = f"the gradient is not finite in {', '.join(bad[:5])}" + (
             f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         )
         if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise FloatingPointError(
-                f"{found}: {MAX_SKIPPED_IN_A_ROW} updates in a row; lower optimizer.lr, or resume "
-                "from an earlier checkpoint"
+                f"{problem}: {MAX_SKIPPED_IN_A_ROW} updates in a row; lower optimizer.lr, or "
+                "resume from an earlier checkpoint"
             )
-        log.warning("%s: update skipped (%d so far)", found, self.skipped_updates)
+        log.warning("%s: update skipped (%d so far)", problem, self.skipped_updates)
         return True
 
 

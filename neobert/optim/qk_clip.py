@@ -85,10 +85,10 @@ def _scale_rows_held_(tensor: DTensor, per_row: Tensor) -> None:
     if tensor.placements != (Shard(0),):
         raise ValueError(f"QK-clip needs weights sharded by rows, not {tensor.placements}")
     rank, ranks = tensor.device_mesh.get_local_rank(), tensor.device_mesh.size()
-    held = tensor.to_local()
+    local = tensor.to_local()
     first = rank * -(-len(per_row) // ranks)
-    rows = per_row[first : first + len(held)]
-    held.mul_(rows.view(-1, *[1] * (held.ndim - 1)).to(held.dtype))
+    rows = per_row[first : first + len(local)]
+    local.mul_(rows.view(-1, *[1] * (local.ndim - 1)).to(local.dtype))
 
 
 def _scale_fragments_(spread: Fragments, per_row: Tensor) -> None:

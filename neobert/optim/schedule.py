@@ -41,8 +41,8 @@ class LrStage:
         if self.decay is None:
             return self.ratio
         progress = (step - self.first_step) / (self.end_step - self.first_step)
-        kept = self.final_ratio + (1 - self.final_ratio) * decay_height(self.decay, progress)
-        return self.ratio * kept
+        remaining = self.final_ratio + (1 - self.final_ratio) * decay_height(self.decay, progress)
+        return self.ratio * remaining
 
 
 @dataclass(frozen=True, slots=True)

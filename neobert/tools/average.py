@@ -94,8 +94,8 @@ def write_average(
         ]
     }
     with publish_folder(folder) as temporary:
-        named = {MODULE_PREFIX + name: tensor for name, tensor in weights.items()}
-        save_weights(named, temporary / WEIGHTS)
+        prefixed = {MODULE_PREFIX + name: tensor for name, tensor in weights.items()}
+        save_weights(prefixed, temporary / WEIGHTS)
         for name in COPIED:
             source = parts[0].folder / name
             if source.is_dir():

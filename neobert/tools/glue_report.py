@@ -76,12 +76,12 @@ class Result:
 
 def find_runs(folder: Path) -> list[FineTunedRun]:
     """All finished runs of fine-tuning below ``folder`` that have a score."""
-    found = []
+    runs = []
     for path in sorted(folder.glob("**/summary.json")):
         summary = read_glue_summary(path)
         if summary is not None and isinstance(summary.get("score"), float):
-            found.append(_run(path.parent, summary))
-    return found
+            runs.append(_run(path.parent, summary))
+    return runs
 
 
 def best_results(runs: Sequence[FineTunedRun]) -> list[Result]:
@@ -102,7 +102,7 @@ def glue_average(results: Sequence[Result], model: str) -> tuple[float | None, l
     ``None`` while one is missing: a mean of fewer tasks would be another number under the same
     name.
     """
-    scores = {one.task: one.mean for one in results if one.model == model}
+    scores = {result.task: result.mean for result in results if result.model == model}
     missing = [task for task in GLUE_8 if task not in scores]
     return (None if missing else mean(scores[task] for task in GLUE_8)), missing
 
@@ -152,12 +152,12 @@ def glue_chart(results: Sequence[Result]) -> Figure:
 def as_json(results: Sequence[Result]) -> dict[str, object]:
     """The report as data."""
     averages = {}
-    for model in sorted({one.model for one in results}):
+    for model in sorted({result.model for result in results}):
         value, missing = glue_average(results, model)
         averages[model] = {"average": value, "missing": missing}
     return {
         "definition": DEFINITION,
-        "results": [asdict(one) for one in results],
+        "results": [asdict(result) for result in results],
         "averages": averages,
         "published": [asdict(row) for row in PUBLISHED],
     }
@@ -205,8 +205,8 @@ def _run(folder: Path, summary: Mapping[str, object]) -> FineTunedRun:
 
 
 def _mapping(summary: Mapping[str, object], key: str) -> Mapping[str, object]:
-    found = summary.get(key)
-    return found if isinstance(found, dict) else {}
+    value = summary.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _mean(runs: Sequence[FineTunedRun]) -> float:

@@ -95,7 +95,7 @@ def batches_of_step(data: PretrainingDataModule, step: int) -> list[list[MaskedB
     """The micro-batches of a step, by rank, with the targets of the whole step counted."""
     ranks = [_micro_batches(data, rank, step) for rank in range(data.share.ranks)]
     total = sum(batch.num_targets for batches in ranks for batch in batches)
-    return [[replace(one, num_targets_in_step=total) for one in batches] for batches in ranks]
+    return [[replace(batch, num_targets_in_step=total) for batch in batches] for batches in ranks]
 
 
 def batch_lines(batch: MaskedBatch, info: TokenizerInfo, rows: int) -> Iterator[str]:
@@ -134,11 +134,11 @@ def _is_padding(batch: MaskedBatch, info: TokenizerInfo, first: int) -> bool:
 def _text_lines(batch: MaskedBatch, info: TokenizerInfo, first: int, last: int) -> list[str]:
     """Tokens of a document; ``{input→label}`` at targets."""
     ids = batch.inputs.input_ids[first:last].tolist()
-    words = [str(info.tokenizer.convert_ids_to_tokens(one)) for one in ids]
+    words = [str(info.tokenizer.convert_ids_to_tokens(token_id)) for token_id in ids]
     for position, label in zip(batch.positions.tolist(), batch.labels.tolist(), strict=True):
         if label != IGNORE and first <= position < last:
-            wanted = info.tokenizer.convert_ids_to_tokens(label)
-            words[position - first] = f"{{{words[position - first]}→{wanted}}}"
+            target = info.tokenizer.convert_ids_to_tokens(label)
+            words[position - first] = f"{{{words[position - first]}→{target}}}"
     text = " ".join(words)
     indent = " " * 6
     return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent)

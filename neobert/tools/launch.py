@@ -88,35 +88,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The options; all other words are settings of the run."""
-    made = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         prog="python -m neobert.tools.launch",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("--to", required=True, choices=list(CLUSTERS))
-    made.add_argument("--output", type=user_path, metavar="FILE", help="instead of the terminal")
-    made.add_argument("--name", help="of the job (default: the last folder of output_dir)")
-    made.add_argument("--restarts", type=int, default=20, help="at most (default: %(default)s)")
-    made.add_argument("--cpus", type=int, help="per process (default: 1 + loader processes)")
-    made.add_argument("--python", default="python", help="slurm: the interpreter to run")
-    made.add_argument("--time", default="24:00:00", help="slurm: limit of one start (24:00:00)")
-    made.add_argument(
+    arguments.add_argument("--to", required=True, choices=list(CLUSTERS))
+    arguments.add_argument(
+        "--output", type=user_path, metavar="FILE", help="instead of the terminal"
+    )
+    arguments.add_argument("--name", help="of the job (default: the last folder of output_dir)")
+    arguments.add_argument(
+        "--restarts", type=int, default=20, help="at most (default: %(default)s)"
+    )
+    arguments.add_argument("--cpus", type=int, help="per process (default: 1 + loader processes)")
+    arguments.add_argument("--python", default="python", help="slurm: the interpreter to run")
+    arguments.add_argument(
+        "--time", default="24:00:00", help="slurm: limit of one start (24:00:00)"
+    )
+    arguments.add_argument(
         "--sbatch",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         help="slurm: a further option of sbatch, such as partition=gpu",
     )
-    made.add_argument("--image", help="k8s: the container image, with neobert installed")
-    made.add_argument(
+    arguments.add_argument("--image", help="k8s: the container image, with neobert installed")
+    arguments.add_argument(
         "--volume",
         metavar="NAME:/PATH",
         help="k8s: a persistent volume claim; skypilot: a volume; relative paths start there",
     )
-    made.add_argument("--gpu", default="H100", help="skypilot: the kind of GPU (H100)")
-    made.add_argument("--setup", default="pip install .", help="skypilot: installs neobert")
-    return made
+    arguments.add_argument("--gpu", default="H100", help="skypilot: the kind of GPU (H100)")
+    arguments.add_argument("--setup", default="pip install .", help="skypilot: installs neobert")
+    return arguments
 
 
 def job_of(config: Config, words: Sequence[str], options: argparse.Namespace) -> ClusterJob:
@@ -144,48 +150,48 @@ def _problems(
     settings = config.trainer
     # The first start finds no checkpoint to resume from.
     first = replace(config, trainer=replace(settings, resume_from_checkpoint=None))
-    found = weight_problems(first)
+    problems = weight_problems(first)
     if settings.devices == "auto":
-        found.append(
+        problems.append(
             "trainer.devices=auto: a job needs the number of devices of each machine; set "
             "trainer.devices=8"
         )
     if any("${now" in word for word in words):
-        found.append(
+        problems.append(
             "${now:…}: a job that is started again would not find its checkpoints; name a folder"
         )
     resume = settings.resume_from_checkpoint
     if resume is not None and str(resume).lower() not in LATEST:
-        found.append(
+        problems.append(
             f"trainer.resume_from_checkpoint={resume}: a job that is started again would go back "
             "there; set latest"
         )
     if not re.fullmatch(rf"[a-z]([a-z0-9-]{{0,{LONGEST_NAME - 2}}}[a-z0-9])?", name):
-        found.append(
+        problems.append(
             f"--name {name}: must be lower-case letters, digits and hyphens, start with a letter, "
             f"end with a letter or digit, and have at most {LONGEST_NAME} characters"
         )
-    return found + _option_problems(options, name)
+    return problems + _option_problems(options, name)
 
 
 def _option_problems(options: argparse.Namespace, name: str) -> list[str]:
-    found = []
+    problems = []
     if options.restarts < 0:
-        found.append(f"--restarts {options.restarts}: must be at least 0")
+        problems.append(f"--restarts {options.restarts}: must be at least 0")
     if options.cpus is not None and options.cpus < 1:
-        found.append(f"--cpus {options.cpus}: must be at least 1")
+        problems.append(f"--cpus {options.cpus}: must be at least 1")
     if options.to == "k8s" and not options.image:
-        found.append("--image: Kubernetes needs a container image with neobert installed")
+        problems.append("--image: Kubernetes needs a container image with neobert installed")
     if options.volume and not re.fullmatch(r"[^:\s]+:/[^:\s]*", options.volume):
-        found.append(f"--volume {options.volume}: must be NAME:/PATH")
+        problems.append(f"--volume {options.volume}: must be NAME:/PATH")
     for option in options.sbatch:
         if not re.fullmatch(r"[a-z][a-z-]*(=\S+)?", option):
-            found.append(f"--sbatch {option}: must be KEY=VALUE without spaces")
+            problems.append(f"--sbatch {option}: must be KEY=VALUE without spaces")
     if options.to == "slurm" and not re.fullmatch(r"[\d:-]+", options.time):
-        found.append(f"--time {options.time}: must be [days-]hours:minutes:seconds")
+        problems.append(f"--time {options.time}: must be [days-]hours:minutes:seconds")
     if options.to == "slurm" and name in ("bash", "interactive"):
-        found.append(f"--name {name}: Lightning takes a SLURM job of this name for a terminal")
-    return found
+        problems.append(f"--name {name}: Lightning takes a SLURM job of this name for a terminal")
+    return problems
 
 
 def slurm(job: ClusterJob) -> str:

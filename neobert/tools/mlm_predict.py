@@ -45,7 +45,7 @@ class MaskFiller:
         # Whatever the tokenizer calls it, people write [MASK].
         written = [text.replace("[MASK]", self.tokenizer.mask_token) for text in texts]
         documents = self.text.documents(written)
-        objections = [self._objection(*one) for one in zip(texts, documents, strict=True)]
+        objections = [self._objection(*pair) for pair in zip(texts, documents, strict=True)]
         pairs = list(zip(documents, objections, strict=True))
         good = [document for document, problem in pairs if problem is None]
         filled = fill_masks(self.model, self.tokenizer, good, top_k) if good else []
@@ -102,13 +102,13 @@ def main(argv: list[str] | None = None) -> int:
         weights = open_model(options)
         filler = MaskFiller(weights.masked_lm().eval(), weights.tokenizer, options.device)
         all_answered = True
-        for some in chunks(texts, at_once):
-            for text, found in zip(some, filler.fill(some, options.top_k), strict=True):
-                if isinstance(found, str):
-                    log.error("%s", found)
+        for batch in chunks(texts, at_once):
+            for text, result in zip(batch, filler.fill(batch, options.top_k), strict=True):
+                if isinstance(result, str):
+                    log.error("%s", result)
                     all_answered = False
                 else:
-                    sys.stdout.write(answer(text, found))
+                    sys.stdout.write(answer(text, result))
                     sys.stdout.flush()
     except (ValueError, OSError) as error:
         log.error("%s", error)

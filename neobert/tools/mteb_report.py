@@ -150,10 +150,10 @@ def build_report(
         scores=scores,
         means={model.label: _means(model, types, benchmark) for model in models},
         missing={
-            label: [one for one in names if one not in found] for label, found in scores.items()
+            label: [task for task in names if task not in tasks] for label, tasks in scores.items()
         },
         published=[
-            one for one in PUBLISHED if benchmark is not None and one.benchmark == benchmark.name
+            row for row in PUBLISHED if benchmark is not None and row.benchmark == benchmark.name
         ],
     )
 
@@ -212,22 +212,22 @@ def _means(model: Model, types: Mapping[str, str], benchmark: Benchmark | None) 
     complete = {
         kind
         for kind in types.values()
-        if all(name in scores for name, one in types.items() if one == kind)
+        if all(name in scores for name, other in types.items() if other == kind)
     }
-    found = {kind: mean for kind, mean in by_type(scores, types).items() if kind in complete}
+    means = {kind: mean for kind, mean in by_type(scores, types).items() if kind in complete}
     if len(scores) < len(types):
-        return found
+        return means
     if benchmark is None:
-        return found | overall(scores, types)
+        return means | overall(scores, types)
     result = ModelResult(
         model_name=model.label, model_revision="-", task_results=list(model.results.values())
     )
     official = benchmark.get_score(BenchmarkResults(model_results=[result]))[model.label]
-    for theirs, ours in (("Mean(Task)", MEAN_TASK), ("Mean(TaskType)", MEAN_TYPE)):
-        mean = official.get(theirs)
+    for label, name in (("Mean(Task)", MEAN_TASK), ("Mean(TaskType)", MEAN_TYPE)):
+        mean = official.get(label)
         if mean is not None:
-            found[ours] = mean
-    return found
+            means[name] = mean
+    return means
 
 
 def _cells(scores: Mapping[str, float], columns: Sequence[str], factor: float = 100) -> list[str]:

@@ -192,9 +192,9 @@ def _check_unused(output: Path, identity: dict[str, object]) -> None:
     except ValueError:
         known = None
     ours = isinstance(known, dict) and known.keys() == identity.keys()
-    taken = picture if picture.exists() else None if ours else beside
-    if taken is not None:
-        raise ValueError(f"{taken} is there, but not {output}: name another file with --output")
+    existing = picture if picture.exists() else None if ours else beside
+    if existing is not None:
+        raise ValueError(f"{existing} is there, but not {output}: name another file with --output")
 
 
 def read_scores(path: Path) -> list[Score]:
@@ -213,8 +213,8 @@ def batches_by_length(scores: list[Score]) -> list[tuple[str, int, Score]]:
         if score.tokens:
             buckets.setdefault((score.tokens - 1).bit_length(), []).append(score)
     return [
-        (f"{2 ** (power - 1) + 1 if power else 1}-{2**power}", len(some), total(some))
-        for power, some in sorted(buckets.items())
+        (f"{2 ** (power - 1) + 1 if power else 1}-{2**power}", len(group), total(group))
+        for power, group in sorted(buckets.items())
     ]
 
 

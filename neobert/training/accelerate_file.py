@@ -58,8 +58,10 @@ def with_accelerate_file(config: Config) -> Config:
     if config.accelerate_config_file is None:
         return config
     path = config.accelerate_config_file
-    found, ignored = translate_accelerate(read_settings(Path(path), "accelerate_config_file"), path)
-    merged = merge_accelerate(config, found, path)
+    settings, ignored = translate_accelerate(
+        read_settings(Path(path), "accelerate_config_file"), path
+    )
+    merged = merge_accelerate(config, settings, path)
     if ignored:
         log.warning("%s: no counterpart here, ignored: %s", path, ", ".join(sorted(ignored)))
     if problems := merged.problems():
@@ -77,22 +79,22 @@ def translate_accelerate(
     machines, processes = (_count(values, key, path) for key in ("num_machines", "num_processes"))
     if processes % machines:
         raise ConfigError(f"{path}: {processes} processes on {machines} machines: not the same")
-    found: dict[str, object] = {
+    settings: dict[str, object] = {
         "trainer.devices": processes // machines,
         "trainer.num_nodes": machines,
     }
     ignored = {key for key in LAUNCHING if values.get(key) not in (None, {}, False)}
     if "mixed_precision" in values:
-        found["trainer.mixed_precision"] = str(values["mixed_precision"]).lower()
+        settings["trainer.mixed_precision"] = str(values["mixed_precision"]).lower()
     if values.get("use_cpu"):
-        found["trainer.use_cpu"] = True
+        settings["trainer.use_cpu"] = True
     if kind == "DEEPSPEED":
-        found |= _deepspeed(values.get("deepspeed_config"), ignored, path)
+        settings |= _deepspeed(values.get("deepspeed_config"), ignored, path)
     else:
-        found["trainer.strategy"] = KINDS[kind]
+        settings["trainer.strategy"] = KINDS[kind]
     known = {"distributed_type", "num_machines", "num_processes", "mixed_precision", "use_cpu"}
     others = {str(key) for key in values} - known - {*LAUNCHING, "deepspeed_config"}
-    return found, ignored | others
+    return settings, ignored | others
 
 
 def _count(values: Mapping[str, object], key: str, path: str) -> int:
@@ -102,17 +104,17 @@ def _count(values: Mapping[str, object], key: str, path: str) -> int:
     return int(text)
 
 
-def merge_accelerate(config: Config, found: Mapping[str, object], path: str) -> Config:
-    """Put ``found`` in; a setting that has another value than its default stays and must agree."""
+def merge_accelerate(config: Config, settings: Mapping[str, object], path: str) -> Config:
+    """Put ``settings`` in; one that has another value than its default stays and must agree."""
     usual, problems = Config(), []
     sections = {"trainer": config.trainer, "deepspeed": config.deepspeed}
     changes: dict[str, dict[str, object]] = {name: {} for name in sections}
-    for dotted, value in found.items():
+    for dotted, value in settings.items():
         section, _, key = dotted.partition(".")
-        here = getattr(sections[section], key)
+        current = getattr(sections[section], key)
         default = getattr(getattr(usual, section), key)
-        if here not in (default, value):
-            problems.append(f"{path} says {dotted}={value}, this run {dotted}={here}: keep one")
+        if current not in (default, value):
+            problems.append(f"{path} says {dotted}={value}, this run {dotted}={current}: keep one")
         changes[section][key] = value
     if problems:
         raise ConfigError(*problems)
@@ -128,23 +130,23 @@ def _deepspeed(values: object, ignored: set[str], path: str) -> dict[str, object
         raise ConfigError(f"{path}: deepspeed_config={values}: must hold keys and values")
     settings = values or {}
     ignored |= {f"deepspeed_config.{key}" for key in settings if key not in DEEPSPEED_KEYS}
-    found: dict[str, object] = {
+    translated: dict[str, object] = {
         "trainer.strategy": f"deepspeed_zero{settings.get('zero_stage', 2)}"
     }
     if settings.get("deepspeed_config_file"):
-        found["deepspeed.config_file"] = str(settings["deepspeed_config_file"])
+        translated["deepspeed.config_file"] = str(settings["deepspeed_config_file"])
     for key, name in (
         ("offload_optimizer_device", "offload_optimizer"),
         ("offload_param_device", "offload_parameters"),
     ):
         if settings.get(key) == "cpu":
-            found[f"deepspeed.{name}"] = True
+            translated[f"deepspeed.{name}"] = True
     for key, kind in (("gradient_clipping", float), ("gradient_accumulation_steps", int)):
         value = settings.get(key)
         if value in (None, "auto"):
             continue
         try:
-            found[f"trainer.{key}"] = kind(str(value))
+            translated[f"trainer.{key}"] = kind(str(value))
         except ValueError:
             raise ConfigError(f"{path}: deepspeed_config.{key}={value}: must be a number") from None
-    return found
+    return translated

@@ -34,7 +34,6 @@ def tune_cpu(processes: int = 1) -> str:
 
     ``processes`` of this machine share the cores: this one and those that it is going to start.
     """
-    kept = keep_freed_memory()
     # A number that the user set stands (OMP_NUM_THREADS).
     if "OMP_NUM_THREADS" not in os.environ:
         threads = threads_per_process(processes)
@@ -43,9 +42,10 @@ def tune_cpu(processes: int = 1) -> str:
         if processes > 1:
             # They inherit it, and Lightning leaves it: it knows no quota of a container.
             os.environ["OMP_NUM_THREADS"] = str(threads)
+    freed = "is kept" if keep_freed_memory() else "goes back to the system"
     line = (
-        f"CPU: {torch.get_num_threads()} threads, freed memory "
-        f"{'is kept' if kept else 'goes back to the system'} (trainer.tune_cpu=false to leave both)"
+        f"CPU: {torch.get_num_threads()} threads, freed memory {freed} "
+        f"(trainer.tune_cpu=false to leave both)"
     )
     log.info(line)
     return line

@@ -45,11 +45,11 @@ class FineTuningRun(TaskRun):
         """The data, tokenised with the tokenizer of the weights."""
 
     @abstractmethod
-    def evaluate(self, split: str, found: Sequence[Any]) -> dict[str, float]:
+    def evaluate(self, split: str, predictions: Sequence[Any]) -> dict[str, float]:
         """``eval/*`` of a split from what ``predict_step`` returned on all ranks."""
 
     @abstractmethod
-    def write(self, split: str, found: Sequence[Any], folder: Path) -> None:
+    def write(self, split: str, predictions: Sequence[Any], folder: Path) -> None:
         """Write the predictions of a split. The first rank calls this, with those of all ranks."""
 
     @property
@@ -75,12 +75,12 @@ class FineTuningRun(TaskRun):
         after: dict[str, float] = {}
         for split in self.data.predicted_splits:
             batches = self.data.batches_of(split)
-            found = gather_lists(run.parts.trainer.predict(run.module, batches) or [])
+            predictions = gather_lists(run.parts.trainer.predict(run.module, batches) or [])
             end = "" if split == "validation" else f"_{split}"
-            metrics = self.evaluate(split, found)
+            metrics = self.evaluate(split, predictions)
             after |= {f"{name}{end}": value for name, value in metrics.items()}
             if run.parts.trainer.is_global_zero:
-                self.write(split, found, run.folder.path)
+                self.write(split, predictions, run.folder.path)
         log_metrics(run.parts.trainer, after)
         self.after = after
         return after

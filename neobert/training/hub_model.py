@@ -104,9 +104,9 @@ def wrong_weights(report: dict[str, object], prefix: str) -> list[str]:
 
 
 def _names(report: dict[str, object], key: str) -> list[str]:
-    found = report.get(key)
-    assert isinstance(found, list | set | tuple)
-    return sorted(str(name) for name in found)
+    names = report.get(key)
+    assert isinstance(names, list | set | tuple)
+    return sorted(str(name) for name in names)
 
 
 def _settings(config: Config) -> PretrainedConfig:

@@ -13,8 +13,8 @@ STATE = "trainer_state.pt"
 
 def write_manifest(folder: Path, known: Mapping[str, str] = MappingProxyType({})) -> None:
     """Record every file of ``folder``; digests that are ``known`` by name are not made again."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = [path for path in found if path != folder / MANIFEST]
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [path for path in paths if path != folder / MANIFEST]
     entries = {}
     for path in files:
         name = path.relative_to(folder).as_posix()

@@ -50,13 +50,13 @@ class MetricsFile(Logger):
 
         self._size = 0
         self._failed = False
-        kept: list[Row] = []
+        rows: list[Row] = []
         if resume_step is not None and path.is_file():
-            kept = [row for row in read_metrics(path) if int(row["step"]) <= resume_step]
+            rows = [row for row in read_metrics(path) if int(row["step"]) <= resume_step]
             # A column may get its first value after the resumed step.
-            kept = [{key: value for key, value in row.items() if value != ""} for row in kept]
+            rows = [{key: value for key, value in row.items() if value != ""} for row in rows]
         try:
-            self._rewrite(kept)
+            self._rewrite(rows)
         except OSError as error:
             raise RunError(f"{path} cannot be written ({first_line(error)})") from error
 

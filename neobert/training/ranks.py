@@ -138,4 +138,4 @@ def gather_lists(mine: Sequence[Item]) -> list[Item]:
         return list(mine)
     everywhere: list[list[Item]] = [[]] * dist.get_world_size()
     dist.all_gather_object(everywhere, list(mine))
-    return [one for part in everywhere for one in part]
+    return [item for part in everywhere for item in part]

@@ -94,8 +94,8 @@ class Pretrained:
             return self._given_tokenizer(settings)
         if settings.path is not None:
             settings = replace(settings, train_vocab_size=None)
-            given = load_tokenizer(settings).tokenizer
-            if given.get_vocab() != self.tokenizer.get_vocab():
+            tokenizer = load_tokenizer(settings).tokenizer
+            if tokenizer.get_vocab() != self.tokenizer.get_vocab():
                 raise ConfigError(
                     f"tokenizer.path={settings.path} has another vocabulary than the tokenizer of "
                     f"{self.folder}: leave it out"
@@ -275,8 +275,11 @@ def _step(steps: list[Path], selector: str, resumable: bool, selector_key: str) 
 
 def _undamaged(folder: Path, resumable: bool, prefix: str) -> Path:
     if problems := _problems(folder, resumable):
-        others = [one for one in numbered(folder.parent) if one != folder]
-        good = next((one for one in reversed(others) if not _problems(one, resumable)), None)
+        others = [checkpoint for checkpoint in numbered(folder.parent) if checkpoint != folder]
+        good = next(
+            (checkpoint for checkpoint in reversed(others) if not _problems(checkpoint, resumable)),
+            None,
+        )
         offer = f"; use {good} instead" if good else ""
         raise PretrainedError(f"{prefix}{folder} is damaged: {'; '.join(problems)}{offer}")
     return folder

@@ -110,7 +110,9 @@ class ZeRO(DeepSpeedStrategy):
             args=argparse.Namespace(device_rank=self.root_device.index or self.local_rank),
             config=self.config,
             model=model,
-            model_parameters=[one for one in model.parameters() if one.requires_grad],
+            model_parameters=[
+                parameter for parameter in model.parameters() if parameter.requires_grad
+            ],
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             dist_init_required=False,
@@ -156,15 +158,17 @@ class ZeRO(DeepSpeedStrategy):
         **kwargs: object,
     ) -> object:
         """Step, and note the norm, which the engine alone knows."""
-        found = super().optimizer_step(optimizer, closure, model, **kwargs)
+        output = super().optimizer_step(optimizer, closure, model, **kwargs)
         norm = self.deepspeed_engine.get_global_grad_norm()
         if norm is not None and self._shards:
             self.grad_norm.fill_(float(norm))
-        return found
+        return output
 
     def note_norm(self, module: nn.Module) -> Tensor:
         """``grad_norm``, which the step that follows fills in; stage 0 in fp32 does not tell it."""
-        gradients = [one.grad for one in module.parameters() if one.grad is not None]
+        gradients = [
+            parameter.grad for parameter in module.parameters() if parameter.grad is not None
+        ]
         if not self._shards and gradients:
             self.grad_norm.fill_(float(torch.nn.utils.get_total_norm(gradients)))
         return self.grad_norm
@@ -183,16 +187,16 @@ class ZeRO(DeepSpeedStrategy):
     def lightning_module_state_dict(self) -> dict[str, Tensor]:
         """Whole fp32 weights, by name; gathered together, kept by the first rank."""
         masters = {id(place.parameter): place for place in self._places}
-        found: dict[int, Tensor] = {}
+        copies: dict[int, Tensor] = {}
         whole: dict[str, Tensor] = {}
-        named = dict(self._module.named_parameters(remove_duplicate=False))
+        parameters = dict(self._module.named_parameters(remove_duplicate=False))
         for name, tensor in self._module.state_dict().items():
-            parameter = named.get(name, tensor)
-            if id(parameter) not in found:
+            parameter = parameters.get(name, tensor)
+            if id(parameter) not in copies:
                 place = masters.get(id(parameter))
                 value = tensor if place is None else gather(place, place.master)
-                found[id(parameter)] = value.detach().cpu().clone()
-            whole[name] = found[id(parameter)]
+                copies[id(parameter)] = value.detach().cpu().clone()
+            whole[name] = copies[id(parameter)]
         return whole
 
     def optimizer_state(  # type: ignore[override]
@@ -220,14 +224,14 @@ class ZeRO(DeepSpeedStrategy):
         if not self._places:  # evaluation only: nothing is cut
             self._module.load_state_dict(weights, strict=strict)
             return
-        here = self._module.state_dict().keys()
-        if strict and here != weights.keys():
-            raise RuntimeError(f"weights do not fit: {sorted({*here} ^ {*weights})}")
-        named = dict(self._module.named_parameters(remove_duplicate=False))
+        names = self._module.state_dict().keys()
+        if strict and names != weights.keys():
+            raise RuntimeError(f"weights do not fit: {sorted({*names} ^ {*weights})}")
+        parameters = dict(self._module.named_parameters(remove_duplicate=False))
         places = {id(place.parameter): place for place in self._places}
         for name, whole in weights.items():
-            if name in named:
-                _fill(places[id(named[name])].fragments(), whole)
+            if name in parameters:
+                _fill(places[id(parameters[name])].fragments(), whole)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, object]) -> None:
         whole = cast(list[dict[str, object]], checkpoint["optimizer_states"])[0]

@@ -72,11 +72,11 @@ class FSDP2(ModelParallelStrategy):
                 *self._module.named_buffers(remove_duplicate=False),
             )
         }
-        found: dict[int, Tensor] = {}
+        copies: dict[int, Tensor] = {}
         for name, tensor in state.items():
-            if identities[name] not in found:
-                found[identities[name]] = gathered(tensor)
-        return {name: found[identities[name]] for name in state}
+            if identities[name] not in copies:
+                copies[identities[name]] = gathered(tensor)
+        return {name: copies[identities[name]] for name in state}
 
     def optimizer_state(  # type: ignore[override]
         self, optimizer: Optimizer | LightningOptimizer
@@ -92,9 +92,9 @@ class FSDP2(ModelParallelStrategy):
 
     def load_model_state_dict(self, checkpoint: Mapping[str, object], strict: bool = True) -> None:
         weights = cast(Mapping[str, Tensor], checkpoint["state_dict"])
-        here = self._module.state_dict()
+        current = self._module.state_dict()
         parts = {
-            name: sharded_like(here[name], tensor) if name in here else tensor
+            name: sharded_like(current[name], tensor) if name in current else tensor
             for name, tensor in weights.items()
         }
         self._module.load_state_dict(parts, strict=strict)
@@ -102,7 +102,9 @@ class FSDP2(ModelParallelStrategy):
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, object]) -> None:
         states = cast(list[dict[str, object]], checkpoint["optimizer_states"])
         for optimizer, whole in zip(self.optimizers, states, strict=True):
-            parameters = [one for group in optimizer.param_groups for one in group["params"]]
+            parameters = [
+                parameter for group in optimizer.param_groups for parameter in group["params"]
+            ]
             parts = {
                 number: {
                     key: sharded_like(parameters[number], value) if value.ndim else value

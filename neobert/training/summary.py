@@ -62,13 +62,15 @@ def peak_memory_mib() -> float:
 
 def num_parameters(model: nn.Module) -> int:
     """Numbers in all weights of ``model``, also where ZeRO's stage 3 holds them elsewhere."""
-    return sum(int(getattr(one, "ds_numel", one.numel())) for one in model.parameters())
+    return sum(
+        int(getattr(parameter, "ds_numel", parameter.numel())) for parameter in model.parameters()
+    )
 
 
 def git_commit() -> str | None:
     """Commit of the checkout this package runs from, ``-dirty`` if changed; ``None`` in a wheel."""
     try:
-        found = subprocess.run(
+        done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
             cwd=Path(neobert.__file__).parent,
             capture_output=True,
@@ -78,7 +80,7 @@ def git_commit() -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()
+    return done.stdout.strip()
 
 
 def _versions() -> dict[str, str]:

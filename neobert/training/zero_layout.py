@@ -52,16 +52,16 @@ class Place:
 
     def fragments(self) -> list[Fragment]:
         """Every copy of what is held here: the optimizer's, and those that compute."""
-        found = [Fragment(self.held(self.master), self.start)]
+        fragments = [Fragment(self.held(self.master), self.start)]
         piece = getattr(self.parameter, "ds_tensor", None)  # stage 3
         if piece is not None:
             size = 0 if self.part is None else self.part.size
-            found.append(Fragment(piece.data.view(-1)[:size], self.start))
+            fragments.append(Fragment(piece.data.view(-1)[:size], self.start))
         # Stage 3 keeps small parameters gathered between two steps.
         whole = self.parameter.numel() == math.prod(self.shape)
         if whole and self.parameter is not self.master:
-            found.append(Fragment(self.parameter.data.view(-1), 0))
-        return found
+            fragments.append(Fragment(self.parameter.data.view(-1), 0))
+        return fragments
 
 
 Described = list[tuple[str, nn.Parameter, tuple[int, ...]]]
@@ -136,8 +136,8 @@ def _run(parameter: nn.Parameter, masters: list[Tensor]) -> _Run | None:
     mapping = parameter._hp_mapping
     if mapping is None:  # none of it is on this rank
         return _Run(masters[0], 0, 0, 0)
-    there, here = mapping.hp_fragment_address, mapping.lp_fragment_address
-    return _Run(masters[0], int(there.start), int(here.start), int(here.numel))
+    in_master, in_parameter = mapping.hp_fragment_address, mapping.lp_fragment_address
+    return _Run(masters[0], int(in_master.start), int(in_parameter.start), int(in_parameter.numel))
 
 
 def _stage_3_run(wrapped: object, parameter: nn.Parameter) -> _Run:

@@ -33,21 +33,21 @@ class Corpus(Sequence[list[int]]):
     def __getitem__(self, index: slice) -> list[list[int]]: ...
     def __getitem__(self, index: int | slice) -> list[int] | list[list[int]]:
         if isinstance(index, slice):
-            return [self[one] for one in range(len(self))[index]]
+            return [self[number] for number in range(len(self))[index]]
         return self.tokenizer.text.wrap(self.store.document(index).tolist(), self.max_length)
 
 
 def open_corpus(config: Config, tokenizer: TokenizerInfo) -> Corpus | None:
     """The corpus that the settings name, tokenised once; ``None`` if they name none."""
-    wanted = config.contrastive.pretraining_dataset
-    if not wanted or config.dataset.pretraining_prob == 0:
+    corpus = config.contrastive.pretraining_dataset
+    if not corpus or config.dataset.pretraining_prob == 0:
         return None
-    is_file = not is_packaged(wanted) and user_path(wanted).exists()
-    name, path = ("local", wanted) if is_file else (wanted, "")
+    is_file = not is_packaged(corpus) and user_path(corpus).exists()
+    name, path = ("local", corpus) if is_file else (corpus, "")
     settings = replace(config.dataset, streaming=False, eval_samples=None, name=name, path=path)
     cache = cache_folder(config.dataset.cache_dir)
     documents = open_source(settings, cache, config.seed).train
     store = token_store(cache, documents, tokenizer, num_processes(config.dataset.num_proc))
     if not store.info.documents:
-        raise ConfigError(f"contrastive.pretraining_dataset={wanted}: has no document")
+        raise ConfigError(f"contrastive.pretraining_dataset={corpus}: has no document")
     return Corpus(store, tokenizer, config.dataset.max_seq_length)

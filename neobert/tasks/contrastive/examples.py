@@ -69,16 +69,24 @@ def _local_place(source: PairSource, sources_dir: str | None) -> Path | None:
 def identity(source: PairSource, sources_dir: str | None, cache: Path) -> dict[str, object]:
     """What tells one state of a source from another; ``cache`` remembers digests of files."""
     columns = [source.query, source.positive, *source.negatives, source.text, source.label]
-    found: dict[str, object] = {"columns": columns, "above": source.above}
+    identified: dict[str, object] = {"columns": columns, "above": source.above}
     if source.package is not None:
         place = _local_place(source, sources_dir)
-        return found | {"package": source.name, "folder": None if place is None else str(place)}
+        return identified | {
+            "package": source.name,
+            "folder": None if place is None else str(place),
+        }
     local = local_files(source, sources_dir)
     if local is not None:
         names = [str(file.name) for file in local.files]  # they tell the splits
         digests = file_digests((file.path for file in local.files), cache)
-        return found | {"files": names, "digests": digests, "split": source.split, "rules": RULES}
-    return found | {"hub": source.hub, "configs": source.configs, "split": source.split}
+        return identified | {
+            "files": names,
+            "digests": digests,
+            "split": source.split,
+            "rules": RULES,
+        }
+    return identified | {"hub": source.hub, "configs": source.configs, "split": source.split}
 
 
 def read_examples(
@@ -101,18 +109,18 @@ def read_examples(
     for files, is_held_out in _split_files(source, local):
         if tables is not None:
             qrels = list(_file_rows(local.setting, files, ("query-id", "corpus-id"), {"score"}))
-            found = _joined(qrels, *(_id_rows(local.setting, table) for table in tables))
+            examples = _joined(qrels, *(_id_rows(local.setting, table) for table in tables))
         else:
             rows = _file_rows(local.setting, files, _needed(source), texts=_text_paths(source))
-            found = _examples(source, rows)
-        yield from (replace(one, held_out=is_held_out) for one in found)
+            examples = _examples(source, rows)
+        yield from (replace(example, held_out=is_held_out) for example in examples)
 
 
 def _split_files(source: PairSource, local: DataFiles) -> Iterator[tuple[list[Path], bool | None]]:
     """Files to train on, and those that are held out; ``None``: the settings decide."""
     if source.joined:
-        named = tuple(file for file in local.files if "qrels" in file.name.as_posix().lower())
-        local = replace(local, files=named)
+        judgements = tuple(file for file in local.files if "qrels" in file.name.as_posix().lower())
+        local = replace(local, files=judgements)
     splits = local.by_split([source.split] if source.split != "train" else [])
     unused = set(splits) - {source.split, "validation"}
     if len(local.files) > 1:
@@ -182,7 +190,7 @@ def _missing(row: Row, paths: Iterable[str]) -> list[str]:
     return [
         path
         for path in paths
-        if not any(one in row or root_column(one) in row for one in path.split("|"))
+        if not any(name in row or root_column(name) in row for name in path.split("|"))
     ]
 
 
@@ -229,13 +237,13 @@ def _id_rows(setting: str, files: list[Path]) -> Iterator[Row]:
     return _file_rows(setting, files, ("text",), JOINED_KEYS, texts=("text",))
 
 
-def _texts_by_id(rows: Iterator[Row], wanted: set[str]) -> dict[str, str]:
-    found = {}
+def _texts_by_id(rows: Iterator[Row], ids: set[str]) -> dict[str, str]:
+    texts = {}
     for row in rows:
         key = str(next((row[name] for name in JOINED_KEYS if name in row), ""))
-        if key in wanted:
-            found[key] = _first(row, "text")
-    return found
+        if key in ids:
+            texts[key] = _first(row, "text")
+    return texts
 
 
 def _joined_hub(source: PairSource, fresh: bool) -> Iterator[Example]:

@@ -34,10 +34,10 @@ def factbook_pairs(folder: str = "") -> Iterator[Example]:
 
     Held out are the countries that pretraining holds out too.
     """
-    for one in factbook_fields(corpus_folder("factbook")):
-        if len(one.text.split()) >= SHORTEST:
-            query = f"{one.field} of {one.country}"
-            yield Example(query, one.text, held_out=is_held_out(one.page))
+    for entry in factbook_fields(corpus_folder("factbook")):
+        if len(entry.text.split()) >= SHORTEST:
+            query = f"{entry.field} of {entry.country}"
+            yield Example(query, entry.text, held_out=is_held_out(entry.page))
 
 
 def wordnet_pairs(folder: str = "") -> Iterator[Example]:
@@ -47,15 +47,15 @@ def wordnet_pairs(folder: str = "") -> Iterator[Example]:
     wordnet-base puts them. The format is that of the manual page wndb(5).
     """
     places = [Path(folder)] if folder else [Path(place) for place in WORDNET_PLACES]
-    found = next((place for place in places if (place / "data.noun").is_file()), None)
-    if found is None:
+    dictionary = next((place for place in places if (place / "data.noun").is_file()), None)
+    if dictionary is None:
         raise ConfigError(
             f"dataset.name=WORDNET: no data.noun in {', '.join(map(str, places))}; install "
             "Debian's wordnet-base, or put WordNet's data.* files into "
             "<contrastive.sources_dir>/WORDNET"
         )
     for part in PARTS_OF_SPEECH:
-        with (found / f"data.{part}").open(encoding="utf-8") as file:
+        with (dictionary / f"data.{part}").open(encoding="utf-8") as file:
             for line in file:
                 if not line.startswith("  "):  # the licence is indented
                     yield _synset(line)

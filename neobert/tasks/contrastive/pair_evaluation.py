@@ -76,9 +76,11 @@ class EvaluationSet:
     def add_sts(self, file: str, recipe: Recipe) -> None:
         """Add scored sentence pairs. Raises ``ConfigError`` for a file without the columns."""
         setting = "contrastive.eval_sts"
-        found = find_files(file, setting, TABLES)
-        table = read_table([one.path for one in found.files], setting, {*SENTENCES, *SCORE_COLUMNS})
-        has = row_columns(found.files[0].path, setting)
+        data = find_files(file, setting, TABLES)
+        table = read_table(
+            [table_file.path for table_file in data.files], setting, {*SENTENCES, *SCORE_COLUMNS}
+        )
+        has = row_columns(data.files[0].path, setting)
         score = next((name for name in SCORE_COLUMNS if name in has), None)
         if score is None or not set(SENTENCES) <= set(has):
             raise ConfigError(
@@ -93,34 +95,36 @@ class EvaluationSet:
             self.texts += recipe.documents(sentences)
         self.sts = (sides[0], sides[1], scores)
 
-    def check_metric(self, wanted: str | None) -> None:
+    def check_metric(self, metric: str | None) -> None:
         """Refuse a ``trainer.metric_for_best_model`` that no evaluation logs."""
         names = [*PAIR_METRICS] if self.held_out else []
         if len(self.held_out) > 1:
-            names += [f"{one.name}/{name}" for one in self.held_out for name in PAIR_METRICS]
+            names += [f"{source.name}/{name}" for source in self.held_out for name in PAIR_METRICS]
         names += [] if self.sts is None else ["sts_spearman"]
-        name = (wanted or "loss").removeprefix("eval/").removeprefix("eval_")
+        name = (metric or "loss").removeprefix("eval/").removeprefix("eval_")
         if names and name not in names:
             raise ConfigError(
-                f"trainer.metric_for_best_model={wanted}: evaluations log {', '.join(names)}"
+                f"trainer.metric_for_best_model={metric}: evaluations log {', '.join(names)}"
             )
 
     def metrics(self, vectors: Float[Tensor, "S E"], temperature: float) -> dict[str, float]:
         """``eval/*`` from the vectors of all texts; means over the sources, and each source's own
         where there are several."""
         vectors = F.normalize(vectors.float(), dim=1)
-        found: dict[str, float] = {}
-        each = {one.name: pair_metrics(vectors, one, temperature) for one in self.held_out}
+        metrics: dict[str, float] = {}
+        each = {source.name: pair_metrics(vectors, source, temperature) for source in self.held_out}
         for name in next(iter(each.values()), {}):
-            found[f"eval/{name}"] = sum(one[name] for one in each.values()) / len(each)
+            metrics[f"eval/{name}"] = sum(scored[name] for scored in each.values()) / len(each)
         if len(each) > 1:
             for source, values in each.items():
-                found |= {f"eval/{source}/{name}": value for name, value in values.items()}
+                metrics |= {f"eval/{source}/{name}": value for name, value in values.items()}
         if self.sts is not None:
             first, second, scores = (part.to(vectors.device) for part in self.sts)
             cosines = (vectors[first] * vectors[second]).sum(1)
-            found["eval/sts_spearman"] = float(spearman_corrcoef(cosines.double(), scores.double()))
-        return found
+            metrics["eval/sts_spearman"] = float(
+                spearman_corrcoef(cosines.double(), scores.double())
+            )
+        return metrics
 
 
 def _scores(values: list[object], where: str) -> Float[Tensor, " S"]:
@@ -149,8 +153,8 @@ def pair_metrics(
     cosines = (queries @ documents.T).masked_fill(pairs.left_out.to(device), -torch.inf)  # (Q, D)
     right = cosines.gather(1, own[:, None])
     ranks = (cosines >= right).sum(1)  # 1 is first
-    some = documents[:UNIFORMITY_TEXTS]
-    distances = torch.pdist(some) if len(some) > 1 else some.new_zeros(1)
+    sample = documents[:UNIFORMITY_TEXTS]
+    distances = torch.pdist(sample) if len(sample) > 1 else sample.new_zeros(1)
     return {
         "loss": float(F.cross_entropy(cosines / temperature, own)),
         "accuracy_at_1": float((ranks == 1).float().mean()),

@@ -141,10 +141,10 @@ def pair_batch(
     negatives: list[list[int]] = []
     numbers: list[int] = []
     for row in rows:
-        there, texts = row["negatives"], row["negative_texts"]
-        count = min(making.hard_negatives, len(there))  # type: ignore[arg-type]
-        for place in draw.choice(len(there), count, replace=False) if count else ():  # type: ignore[arg-type]
-            negatives.append(there[place])  # type: ignore[index]
+        stored, texts = row["negatives"], row["negative_texts"]
+        count = min(making.hard_negatives, len(stored))  # type: ignore[arg-type]
+        for place in draw.choice(len(stored), count, replace=False) if count else ():  # type: ignore[arg-type]
+            negatives.append(stored[place])  # type: ignore[index]
             numbers.append(texts[place])  # type: ignore[index]
     queries, positives = ([row[name] for row in rows] for name in ("query", "positive"))
     return PairBatch(

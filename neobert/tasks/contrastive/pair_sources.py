@@ -139,22 +139,22 @@ def select_sources(name: str, settings: ContrastiveConfig) -> list[PairSource]:
     count. ALL are the sources of the hub and the user's own. Raises ``ConfigError`` for an unknown
     name, and where own sources are defined but not used.
     """
-    own = {one: own_source(one, values) for one, values in settings.sources.items()}
+    own = {name: own_source(name, values) for name, values in settings.sources.items()}
     known = {**TABLE, **own}
     if name.strip().lower() in EVERYTHING:
-        return [one for one in known.values() if one.package is None]
-    found: dict[str, PairSource] = {}
+        return [source for source in known.values() if source.package is None]
+    selected: dict[str, PairSource] = {}
     problems = []
     for word in filter(None, (part.strip() for part in name.strip("[]").split(","))):
-        match = next((one for one in known.values() if _is_called(one, word)), None)
+        match = next((source for source in known.values() if _is_called(source, word)), None)
         if match is None:
             problems.append(
                 f"dataset.name={word}: is no source of pairs; there are {', '.join(known)}, ALL, "
                 "and those you define in contrastive.sources"
             )
         else:
-            found[match.name] = match
-    unused = set(own) - set(found)
+            selected[match.name] = match
+    unused = set(own) - set(selected)
     if own and unused == set(own) and not problems:
         problems.append(
             f"contrastive.sources defines {', '.join(own)}, but dataset.name={name} selects none "
@@ -162,7 +162,7 @@ def select_sources(name: str, settings: ContrastiveConfig) -> list[PairSource]:
         )
     if problems:
         raise ConfigError(*problems)
-    return list(found.values())
+    return list(selected.values())
 
 
 def own_source(name: str, values: object) -> PairSource:
@@ -177,23 +177,23 @@ def own_source(name: str, values: object) -> PairSource:
     ]
     if not re.fullmatch(r"[\w-]+", name):
         problems.append(f"{key}: the name may have letters, digits, _ and - only")
-    given = {str(field): value for field, value in values.items() if value is not None}
-    if ("path" in given) == ("hub" in given):
+    present = {str(field): value for field, value in values.items() if value is not None}
+    if ("path" in present) == ("hub" in present):
         problems.append(f"{key}: needs either path (a local file or folder) or hub (an id there)")
-    pairs, labelled = {"query", "positive"} <= set(given), {"text", "label"} <= set(given)
+    pairs, labelled = {"query", "positive"} <= set(present), {"text", "label"} <= set(present)
     if pairs == labelled:
         problems.append(f"{key}: needs the columns query and positive, or text and label")
     if problems:
         raise ConfigError(*problems)
-    negatives = given.pop("negatives", ())
+    negatives = present.pop("negatives", ())
     listed = [negatives] if isinstance(negatives, str) else negatives
-    config = given.pop("config", None)
+    config = present.pop("config", None)
     known = {field.name for field in fields(PairSource)}
     return PairSource(
         name,
-        negatives=tuple(str(one) for one in listed),  # type: ignore[union-attr]
+        negatives=tuple(str(column) for column in listed),  # type: ignore[union-attr]
         configs=(None if config is None else str(config),),
-        **{field: str(value) for field, value in given.items() if field in known},  # type: ignore[arg-type]
+        **{field: str(value) for field, value in present.items() if field in known},  # type: ignore[arg-type]
     )
 
 

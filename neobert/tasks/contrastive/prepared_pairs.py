@@ -153,21 +153,21 @@ def _opened(name: str, folder: Path) -> Prepared:
 
 def _from_disk(root: Path, recipe: Recipe, names: list[str] | None) -> list[Prepared]:
     """What was prepared under this recipe, whatever has become of its source since."""
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for manifest in sorted(root.glob(f"*/*/{MANIFEST}"), key=lambda path: path.stat().st_mtime):
-        said = json.loads(manifest.read_text())
-        if all(said.get(key) == value for key, value in recipe.key().items()):
-            found[said["name"]] = manifest.parent
-    wanted = sorted(found) if names is None else names
-    missing = [name for name in wanted if name not in found]
-    if missing or not wanted:
+        recorded = json.loads(manifest.read_text())
+        if all(recorded.get(key) == value for key, value in recipe.key().items()):
+            folders[recorded["name"]] = manifest.parent
+    selected = sorted(folders) if names is None else names
+    missing = [name for name in selected if name not in folders]
+    if missing or not selected:
         raise ConfigError(
             f"dataset.load_all_from_disk: {root} has no {', '.join(missing) or 'source'} "
             "prepared with this tokenizer, dataset.max_seq_length and prefixes; there are "
-            f"{', '.join(sorted(found)) or 'none'}. Prepare it: "
+            f"{', '.join(sorted(folders)) or 'none'}. Prepare it: "
             "python -m neobert.tools.prepare task=contrastive"
         )
-    return [_opened(name, found[name]) for name in wanted]
+    return [_opened(name, folders[name]) for name in selected]
 
 
 def _write(
@@ -179,9 +179,9 @@ def _write(
     encode = PairEncoder(
         recipe.tokenizer.text, recipe.max_length, recipe.query_prefix, recipe.document_prefix
     )
-    kept = (list(cleaned(batch, left_out)) for batch in _batches(examples))
+    batches = (list(cleaned(batch, left_out)) for batch in _batches(examples))
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
-        for table in in_processes(encode, kept, num_proc):
+        for table in in_processes(encode, batches, num_proc):
             writer.write_batch(table)
             pairs += len(table)
             negatives += len(table["negatives"].flatten())
@@ -204,14 +204,14 @@ def cleaned(batch: Iterable[Example], left_out: Counter[str]) -> Iterator[Exampl
 
     Pairs with an empty side; negatives that are empty, or the query or the positive itself.
     """
-    for one in batch:
-        query, positive = one.query.strip(), one.positive.strip()
+    for example in batch:
+        query, positive = example.query.strip(), example.positive.strip()
         if not query or not positive:
             left_out["pairs with an empty text"] += 1
             continue
-        negatives = [text.strip() for text in one.negatives]
+        negatives = [text.strip() for text in example.negatives]
         good = [text for text in negatives if text and text not in (query, positive)]
         left_out["negatives that are empty"] += negatives.count("")
         equal = len(negatives) - len(good) - negatives.count("")
         left_out["negatives equal to their query or positive"] += equal
-        yield Example(query, positive, good, one.group or query, one.held_out)
+        yield Example(query, positive, good, example.group or query, example.held_out)

@@ -85,16 +85,16 @@ def _deciding_key(config: Config) -> str:
         "glue.pretrained_model_path": glue.pretrained_model_path,
         "glue.allow_random_weights": glue.allow_random_weights and not architecture,
     }
-    given = [key for key, value in values.items() if value]
-    for key in given[1:]:
+    keys = [key for key, value in values.items() if value]
+    for key in keys[1:]:
         if not _is_config_of(glue.pretrained_checkpoint_dir, str(values[key])):
             log.warning(
                 "%s=%s has no effect: %s=%s names the weights",
-                *(key, values[key], given[0], values[given[0]]),
+                *(key, values[key], keys[0], values[keys[0]]),
             )
-    if not given:
+    if not keys:
         raise ConfigError(FROM_NOTHING)
-    return given[0]
+    return keys[0]
 
 
 def _is_config_of(run: str | None, path: str) -> bool:

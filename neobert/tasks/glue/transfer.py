@@ -30,8 +30,8 @@ def source_run(config: Config, source: str) -> SourceRun:
     """
     own = Path(config.trainer.output_dir).absolute()
     place = user_path(config.glue.transfer_dir) if config.glue.transfer_dir else own.parent
-    found = [run for run in finished_runs(place, source) if Path(run.folder) != own]
-    if not found:
+    runs = [run for run in finished_runs(place, source) if Path(run.folder) != own]
+    if not runs:
         task = config.glue.task_name
         raise ConfigError(
             f"glue.transfer_from_task: {task} starts from {source}, but {place} holds no "
@@ -40,12 +40,12 @@ def source_run(config: Config, source: str) -> SourceRun:
             f"trainer.save_strategy=best {pasteable('trainer.output_dir', place / source)} "
             "glue.pretrained_model_path=…; or name its folder: glue.transfer_dir"
         )
-    return max(found, key=lambda run: run.score)
+    return max(runs, key=lambda run: run.score)
 
 
 def finished_runs(place: Path, task: str) -> list[SourceRun]:
     """Runs of ``task`` below ``place`` that ended and kept weights, by the task they recorded."""
-    found = []
+    runs = []
     for path in sorted(place.glob("**/summary.json")):
         summary = read_glue_summary(path)
         if summary is None or summary.get("task_name") != task:
@@ -53,8 +53,8 @@ def finished_runs(place: Path, task: str) -> list[SourceRun]:
         score, best = summary.get("score"), summary.get("best")
         checkpoint = _checkpoint(path.parent, best if isinstance(best, dict) else {})
         if isinstance(score, float) and checkpoint is not None:
-            found.append(SourceRun(str(path.parent.absolute()), checkpoint, score))
-    return found
+            runs.append(SourceRun(str(path.parent.absolute()), checkpoint, score))
+    return runs
 
 
 def read_glue_summary(path: Path) -> dict[str, object] | None:
@@ -70,8 +70,12 @@ def read_glue_summary(path: Path) -> dict[str, object] | None:
 
 def _checkpoint(run: Path, best: dict[str, object]) -> Path | None:
     """Its best checkpoint, else its newest."""
-    kept = {int(one.name): one for one in numbered(run / "checkpoints") if has_weights(one)}
+    checkpoints = {
+        int(checkpoint.name): checkpoint
+        for checkpoint in numbered(run / "checkpoints")
+        if has_weights(checkpoint)
+    }
     step = best.get("step")
-    if isinstance(step, int) and step in kept:
-        return kept[step]
-    return kept[max(kept)] if kept else None
+    if isinstance(step, int) and step in checkpoints:
+        return checkpoints[step]
+    return checkpoints[max(checkpoints)] if checkpoints else None

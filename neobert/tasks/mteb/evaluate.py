@@ -71,7 +71,7 @@ def describe_outcome(outcome: Outcome) -> str:
 
 def main_score(result: TaskResult) -> float:
     """Mean of the main scores over splits and subsets, each with the six digits mteb keeps."""
-    scores = [float(one["main_score"]) for rows in result.scores.values() for one in rows]
+    scores = [float(row["main_score"]) for rows in result.scores.values() for row in rows]
     return sum(round(score, 6) for score in scores) / len(scores)
 
 
@@ -92,7 +92,7 @@ def _evaluated(
             with warnings.catch_warnings():
                 # Of scikit-learn and mteb, about data that is what it is.
                 warnings.simplefilter("ignore")
-                found = mteb.evaluate(
+                results = mteb.evaluate(
                     encoder,
                     task,
                     cache=cache,
@@ -101,7 +101,7 @@ def _evaluated(
                     show_progress_bar=False,
                     co2_tracker=False,
                 )
-            result = _with_number(found.task_results[0])
+            result = _with_number(results.task_results[0])
         except Exception as caught:  # a task may fail of anything: its data, its network, its code
             log.debug("%s", metadata.name, exc_info=True)
             error = " ".join(f"{type(caught).__name__}: {caught}".split())[:300]

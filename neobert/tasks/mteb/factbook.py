@@ -35,11 +35,11 @@ def factbook_tasks() -> list[AbsTask]:
 def _retrieval(documents: int = 600, fewest: int = 3) -> AbsTask:
     """A question for each field; every country's text on it is an answer."""
     corpus = fields(held_out=True)[:documents]
-    counts = Counter(one.field for one in corpus)
+    counts = Counter(entry.field for entry in corpus)
     pairs = [
-        (f"What are the facts about {one.field}?", one.text)
-        for one in corpus
-        if counts[one.field] >= fewest
+        (f"What are the facts about {entry.field}?", entry.text)
+        for entry in corpus
+        if counts[entry.field] >= fewest
     ]
     task = new_task("FactbookRetrieval", "retrieval", description=str(_retrieval.__doc__))
     return with_retrieval(task, SOURCE, pairs_as_retrieval(pairs))
@@ -48,12 +48,12 @@ def _retrieval(documents: int = 600, fewest: int = 3) -> AbsTask:
 def _classification(test: int = 400, train: int = 800, fewest: int = 20) -> AbsTask:
     """The section of the page that a text is from."""
     tested = fields(held_out=True)[:test]
-    counts = Counter(one.section for one in tested)
+    counts = Counter(entry.section for entry in tested)
     splits = {"test": tested, "train": fields(held_out=False)[:train]}
     task = new_task("FactbookSections", "classification", description=str(_classification.__doc__))
     rows = {
-        split: _labelled((one for one in found if counts[one.section] >= fewest), "section")
-        for split, found in splits.items()
+        split: _labelled((entry for entry in entries if counts[entry.section] >= fewest), "section")
+        for split, entries in splits.items()
     }
     return with_rows(task, SOURCE, rows)
 
@@ -61,7 +61,7 @@ def _classification(test: int = 400, train: int = 800, fewest: int = 20) -> AbsT
 def _clustering(texts: int = 400, fewest: int = 8) -> AbsTask:
     """Texts on the same field in different countries are one cluster."""
     groups = by_field(fields(held_out=True))
-    large = [one for group in groups.values() if len(group) >= fewest for one in group]
+    large = [entry for group in groups.values() if len(group) >= fewest for entry in group]
     task = new_task("FactbookFields", "clustering", description=str(_clustering.__doc__))
     return with_rows(task, SOURCE, {"test": _labelled(_mixed(large)[:texts], "field")})
 
@@ -71,8 +71,8 @@ def _pairs(pairs: int = 150) -> AbsTask:
     groups = list(by_field(fields(held_out=True)).values())
     same, other = list(_same_field(groups))[:pairs], list(_same_section(groups))[:pairs]
     rows: dict[str, list] = {
-        "sentence1": [one.text for one, _ in [*same, *other]],
-        "sentence2": [two.text for _, two in [*same, *other]],
+        "sentence1": [first.text for first, _ in [*same, *other]],
+        "sentence2": [second.text for _, second in [*same, *other]],
         "label": [1] * len(same) + [0] * len(other),
     }
     task = new_task("FactbookPairs", "pair_classification", description=str(_pairs.__doc__))
@@ -89,8 +89,8 @@ def _sts(pairs: int = 80) -> AbsTask:
         list(_halves(fields(held_out=True)))[:pairs],
     ]
     rows: dict[str, list] = {
-        "sentence1": [one for level in levels for one, _ in level],
-        "sentence2": [two for level in levels for _, two in level],
+        "sentence1": [first for level in levels for first, _ in level],
+        "sentence2": [second for level in levels for _, second in level],
         "score": [float(score) for score, level in enumerate(levels) for _ in level],
     }
     task = new_task("FactbookSTS", "sts", description=str(_sts.__doc__))
@@ -101,30 +101,33 @@ def _sts(pairs: int = 80) -> AbsTask:
 def fields(held_out: bool) -> tuple[CountryField, ...]:
     """Fields of the countries that pretraining holds out, or of the others; each text once, in an
     order that follows from the texts alone."""
-    found: dict[str, CountryField] = {}
-    for one in factbook_fields(corpus_folder("factbook")):
-        words = one.text.split()
-        if len(words) >= SHORTEST and is_held_out(one.page) == held_out:
+    entries: dict[str, CountryField] = {}
+    for entry in factbook_fields(corpus_folder("factbook")):
+        words = entry.text.split()
+        if len(words) >= SHORTEST and is_held_out(entry.page) == held_out:
             text = " ".join(words[:WORDS])
-            found.setdefault(text, replace(one, text=text))
-    return tuple(_mixed(found.values()))
+            entries.setdefault(text, replace(entry, text=text))
+    return tuple(_mixed(entries.values()))
 
 
-def by_field(found: Iterable[CountryField]) -> dict[str, list[CountryField]]:
+def by_field(entries: Iterable[CountryField]) -> dict[str, list[CountryField]]:
     """Texts by section and field, those with a single text left out."""
     groups = defaultdict(list)
-    for one in found:
-        groups[f"{one.section}: {one.field}"].append(one)
+    for entry in entries:
+        groups[f"{entry.section}: {entry.field}"].append(entry)
     return {name: groups[name] for name in sorted(groups) if len(groups[name]) > 1}
 
 
-def _mixed(found: Iterable[CountryField]) -> list[CountryField]:
-    return sorted(found, key=lambda one: sha256(one.text.encode()).digest())
+def _mixed(entries: Iterable[CountryField]) -> list[CountryField]:
+    return sorted(entries, key=lambda entry: sha256(entry.text.encode()).digest())
 
 
-def _labelled(found: Iterable[CountryField], label: str) -> dict[str, list]:
-    chosen = list(found)
-    return {"text": [one.text for one in chosen], "label": [getattr(one, label) for one in chosen]}
+def _labelled(entries: Iterable[CountryField], label: str) -> dict[str, list]:
+    chosen = list(entries)
+    return {
+        "text": [entry.text for entry in chosen],
+        "label": [getattr(entry, label) for entry in chosen],
+    }
 
 
 def _same_field(groups: list[list[CountryField]]) -> Iterator[Pair]:
@@ -138,26 +141,26 @@ def _same_field(groups: list[list[CountryField]]) -> Iterator[Pair]:
 def _same_section(groups: list[list[CountryField]]) -> Iterator[Pair]:
     """Neighbours in the order of names: their fields differ, their sections seldom."""
     for row in range(max(map(len, groups))):
-        for one, two in pairwise(groups):
-            if row < min(len(one), len(two)) and one[0].section == two[0].section:
-                yield one[row], two[row]
+        for group, other in pairwise(groups):
+            if row < min(len(group), len(other)) and group[0].section == other[0].section:
+                yield group[row], other[row]
 
 
 def _other_section(groups: list[list[CountryField]]) -> Iterator[Pair]:
     half = len(groups) // 2
     for row in range(max(map(len, groups))):
-        for one, two in zip(groups, groups[half:], strict=False):
-            if row < min(len(one), len(two)) and one[0].section != two[0].section:
-                yield one[row], two[row]
+        for group, other in zip(groups, groups[half:], strict=False):
+            if row < min(len(group), len(other)) and group[0].section != other[0].section:
+                yield group[row], other[row]
 
 
-def _halves(found: Iterable[CountryField]) -> Iterator[tuple[str, str]]:
-    for one in found:
-        words = one.text.split()
+def _halves(entries: Iterable[CountryField]) -> Iterator[tuple[str, str]]:
+    for entry in entries:
+        words = entry.text.split()
         middle = len(words) // 2
         if middle >= SHORTEST:
             yield " ".join(words[:middle]), " ".join(words[middle:])
 
 
 def _texts(pairs: Iterable[Pair]) -> list[tuple[str, str]]:
-    return [(one.text, two.text) for one, two in pairs]
+    return [(first.text, second.text) for first, second in pairs]

@@ -64,30 +64,30 @@ def local_task(spec: LocalTask) -> AbsTask:
 
 def new_task(name: str, kind: str, split: str = "test", description: str = "") -> AbsTask:
     """A task of type ``kind``, without data yet."""
-    made = KINDS[kind]
+    definition = KINDS[kind]
     metadata = TaskMetadata(
         name=name,
         description=description or f"A local task of type {kind}.",
         dataset={"path": "local", "revision": "none"},
-        type=made.type,  # type: ignore[arg-type]
+        type=definition.type,  # type: ignore[arg-type]
         category="t2c" if kind in ("classification", "clustering") else "t2t",
         modalities=["text"],
         eval_splits=[split],
         eval_langs=["eng-Latn"],
-        main_score=made.main_score,
+        main_score=definition.main_score,
     )
     settings: dict[str, object] = {"metadata": metadata, "__doc__": metadata.description}
     if kind == "clustering":
         # mteb's default is 4 % of the rows, for corpora of a hundred thousand.
         settings |= {"max_fraction_of_documents_to_embed": None, "max_documents_per_cluster": 1024}
-    return type(name, (made.base,), settings)()
+    return type(name, (definition.base,), settings)()
 
 
 def kind_of(task: AbsTask) -> str | None:
     """The type in our words, if it is one that takes local data."""
-    for kind, made in KINDS.items():
+    for kind, definition in KINDS.items():
         # By both: reranking is a kind of retrieval to mteb, and an older clustering is another.
-        if isinstance(task, made.base) and task.metadata.type == made.type:
+        if isinstance(task, definition.base) and task.metadata.type == definition.type:
             return kind
     return None
 
@@ -99,7 +99,7 @@ def with_rows(task: AbsTask, path: str, splits: Splits) -> AbsTask:
     names = dict(zip(COLUMNS[kind], _columns_of(task), strict=True))
     data = DatasetDict(
         {
-            split: Dataset.from_dict({names[one]: list(rows[one]) for one in names})
+            split: Dataset.from_dict({names[name]: list(rows[name]) for name in names})
             for split, rows in splits.items()
         }
     )

@@ -95,16 +95,18 @@ def read_retrieval(spec: LocalTask) -> Retrieval:
     In a file of pairs every document is an answer to the queries it stands beside, and the corpus
     is all documents together; equal texts are one.
     """
-    if user_path(spec.path).is_dir() and (found := _found(spec)).called("corpus"):
-        return _read_beir(found, spec)
+    if user_path(spec.path).is_dir() and (data := _found(spec)).called("corpus"):
+        return _read_beir(data, spec)
     pairs = read_rows(spec, "retrieval", spec.split)
     return pairs_as_retrieval(list(zip(pairs["query"], pairs["document"], strict=True)))
 
 
 def pairs_as_retrieval(pairs: list[tuple[str, str]]) -> Retrieval:
     """Queries and their answers; texts that occur twice count once."""
-    query_ids = {query: f"q{n}" for n, query in enumerate(dict.fromkeys(one for one, _ in pairs))}
-    document_ids = {text: f"d{n}" for n, text in enumerate(dict.fromkeys(two for _, two in pairs))}
+    query_ids = {query: f"q{n}" for n, query in enumerate(dict.fromkeys(text for text, _ in pairs))}
+    document_ids = {
+        text: f"d{n}" for n, text in enumerate(dict.fromkeys(answer for _, answer in pairs))
+    }
     relevant: dict[str, dict[str, int]] = {number: {} for number in query_ids.values()}
     for query, document in pairs:
         relevant[query_ids[query]][document_ids[document]] = 1
@@ -115,11 +117,11 @@ def pairs_as_retrieval(pairs: list[tuple[str, str]]) -> Retrieval:
     )
 
 
-def _read_beir(found: DataFiles, spec: LocalTask) -> Retrieval:
+def _read_beir(data: DataFiles, spec: LocalTask) -> Retrieval:
     setting = f"mteb_local.{spec.name}"
-    corpus = _texts(found, "corpus", setting)
-    queries = _texts(found, "queries", setting)
-    files = _judgements(found, spec.split)
+    corpus = _texts(data, "corpus", setting)
+    queries = _texts(data, "queries", setting)
+    files = _judgements(data, spec.split)
     paths = {"query": "query-id", "document": "corpus-id", "score": "score"}
     kinds = {"query": TEXT, "document": TEXT, "score": NUMBER}
     judged = _columns(files, setting, paths, kinds)
@@ -127,36 +129,37 @@ def _read_beir(found: DataFiles, spec: LocalTask) -> Retrieval:
     for query, document, score in zip(*judged.values(), strict=True):
         if score > 0:
             relevant.setdefault(query, {})[document] = int(score)
-    asked = [query for query in queries if query["id"] in relevant][: spec.max_rows]
-    if not asked:
-        raise ConfigError(f"{setting}: {files[0]} judges no query of {found.origin}")
-    return Retrieval(asked, corpus, {one["id"]: relevant[one["id"]] for one in asked})
+    judged_queries = [query for query in queries if query["id"] in relevant][: spec.max_rows]
+    if not judged_queries:
+        raise ConfigError(f"{setting}: {files[0]} judges no query of {data.origin}")
+    judged_documents = {query["id"]: relevant[query["id"]] for query in judged_queries}
+    return Retrieval(judged_queries, corpus, judged_documents)
 
 
-def _judgements(found: DataFiles, split: str) -> list[Path]:
+def _judgements(data: DataFiles, split: str) -> list[Path]:
     """``qrels/<split>``, ``qrels`` or ``<split>_qrels``."""
     plain = [
         file.path
-        for file in found.files
+        for file in data.files
         if file.is_called("qrels") and file.split in (None, canonical_split(split))
     ]
-    files = found.called(f"qrels/{split}") or plain or found.called(f"{split}_qrels")
+    files = data.called(f"qrels/{split}") or plain or data.called(f"{split}_qrels")
     if not files:
-        raise _no_file(found, f"qrels/{split}")
+        raise _no_file(data, f"qrels/{split}")
     return files
 
 
-def _texts(found: DataFiles, table: str, setting: str) -> list[dict[str, str]]:
-    files = found.called(table)
+def _texts(data: DataFiles, table: str, setting: str) -> list[dict[str, str]]:
+    files = data.called(table)
     if not files:
-        raise _no_file(found, table)
+        raise _no_file(data, table)
     number = "_id" if "_id" in row_columns(files[0], setting) else "id"
     paths = {"id": number, "text": "text"}
     rows = _columns(files, setting, paths, {"id": TEXT, "text": TEXT})
     titles = [value_at(row, "title") for row in iter_rows(files, setting, {"title"})]
     return [
-        {"id": one, "text": text, **({"title": str(title)} if title else {})}
-        for one, text, title in zip(rows["id"], rows["text"], titles, strict=True)
+        {"id": text_id, "text": text, **({"title": str(title)} if title else {})}
+        for text_id, text, title in zip(rows["id"], rows["text"], titles, strict=True)
     ]
 
 
@@ -187,9 +190,9 @@ def _located(
     files: list[Path], setting: str, paths: Mapping[str, str]
 ) -> Iterator[tuple[str, Row]]:
     """The rows, each with its place; the first of a file must have all columns."""
-    kept = {*paths.values(), *map(root_column, paths.values())}
+    columns = {*paths.values(), *map(root_column, paths.values())}
     for file in files:
-        for number, row in enumerate(iter_rows([file], setting, kept), start=1):
+        for number, row in enumerate(iter_rows([file], setting, columns), start=1):
             missing = [path for path in paths.values() if not values_at(row, path)]
             if missing and number == 1:
                 error = lacks_columns(setting, file, missing, row_columns(file, setting))
@@ -201,24 +204,24 @@ def _found(spec: LocalTask) -> DataFiles:
     return find_files(spec.path, f"mteb_local.{spec.name}.path", TABLES)
 
 
-def _split_files(found: DataFiles, is_file: bool, split: str) -> list[Path]:
+def _split_files(data: DataFiles, is_file: bool, split: str) -> list[Path]:
     """The files of a split: the path itself if it is a file and the only one requested."""
     if is_file and split == "train":
         raise ConfigError(
-            f"{found.setting}={found.origin}: a classification needs a folder with train and test "
+            f"{data.setting}={data.origin}: a classification needs a folder with train and test "
             "files"
         )
-    files = [file.path for file in found.files] if is_file else found.of_split(split)
+    files = [file.path for file in data.files] if is_file else data.of_split(split)
     if not files:
-        raise _no_file(found, split)
+        raise _no_file(data, split)
     if not is_file:
-        log_splits(found.origin, {split: files})
+        log_splits(data.origin, {split: files})
     return files
 
 
-def _no_file(found: DataFiles, name: str) -> ConfigError:
-    names = shortened(str(file.name) for file in found.files)
+def _no_file(data: DataFiles, name: str) -> ConfigError:
+    names = shortened(str(file.name) for file in data.files)
     return ConfigError(
-        f"{found.setting}={found.origin}: has no file {name} (such as {name}.jsonl or "
+        f"{data.setting}={data.origin}: has no file {name} (such as {name}.jsonl or "
         f"data/{name}-00000-of-00001.parquet); it holds {names}"
     )

@@ -132,9 +132,9 @@ def _pooling(config: Config, trained: EmbeddingUse) -> str:
 
 def _max_length(config: Config, encoder: Encoder) -> int:
     trained = encoder.config.max_position_embeddings
-    wanted = config.mteb_max_length or min(config.tokenizer.max_length, trained)
-    if not encoder.config.rope and wanted > trained:
+    length = config.mteb_max_length or min(config.tokenizer.max_length, trained)
+    if not encoder.config.rope and length > trained:
         raise ConfigError(
-            f"mteb_max_length={wanted}: the model has learned positions for {trained} tokens"
+            f"mteb_max_length={length}: the model has learned positions for {trained} tokens"
         )
-    return wanted
+    return length

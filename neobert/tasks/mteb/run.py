@@ -49,10 +49,10 @@ def run(config: Config) -> float:
     summary = summarize(config, model, outcomes, benchmark)
     write_json(summary, folder / "summary.json")
     _show(outcomes)
-    if failed := [one for one in outcomes if one.error]:
+    if failed := [outcome for outcome in outcomes if outcome.error]:
         done = len(outcomes) - len(failed)
         raise RunError(
-            *(f"{one.name} failed: {one.error}" for one in failed),
+            *(f"{outcome.name} failed: {outcome.error}" for outcome in failed),
             f"{len(failed)} of {len(outcomes)} tasks failed; the results of the other {done} "
             f"are in {folder}, and the same command tries the failed ones again",
         )
@@ -63,7 +63,7 @@ def summarize(
     config: Config, model: Evaluated, outcomes: list[Outcome], benchmark: Benchmark | None
 ) -> dict[str, object]:
     """What ``summary.json`` says."""
-    scores, types = _scores(outcomes), {one.name: one.type for one in outcomes}
+    scores, types = _scores(outcomes), {outcome.name: outcome.type for outcome in outcomes}
     meta = model.encoder.mteb_model_meta
     return {
         "task": "mteb",
@@ -72,7 +72,7 @@ def summarize(
         "model": meta.name,
         "revision": meta.revision,
         "source": model.source,
-        "tasks": {one.name: asdict(one) for one in outcomes},
+        "tasks": {outcome.name: asdict(outcome) for outcome in outcomes},
         "missing": missing(scores, benchmark),
         "by_type": by_type(scores, types),
         "overall": overall(scores, types),
@@ -84,17 +84,17 @@ def summarize(
 def _record_types(outcomes: list[Outcome], file: Path) -> None:
     """Add the types of tasks that only this run knows, for ``neobert.tools.mteb_report``."""
     known = {task.metadata.name for task in TASK_LIST}
-    own = {one.name: one.type for one in outcomes if one.name not in known}
+    own = {outcome.name: outcome.type for outcome in outcomes if outcome.name not in known}
     if own:
         earlier = json.loads(file.read_text()) if file.is_file() else {}
         write_json(earlier | own, file)
 
 
 def _scores(outcomes: list[Outcome]) -> dict[str, float]:
-    return {one.name: one.score for one in outcomes if one.score is not None}
+    return {outcome.name: outcome.score for outcome in outcomes if outcome.score is not None}
 
 
 def _show(outcomes: list[Outcome]) -> None:
-    scores, types = _scores(outcomes), {one.name: one.type for one in outcomes}
+    scores, types = _scores(outcomes), {outcome.name: outcome.type for outcome in outcomes}
     means = {**by_type(scores, types), **overall(scores, types)}
     log.info("%s", "   ".join(f"{name} {100 * mean:.2f}" for name, mean in means.items()))

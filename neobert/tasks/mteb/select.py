@@ -35,23 +35,25 @@ COMMA = re.compile(r",(?![^(]*\))")
 """A comma outside parentheses: benchmarks have some inside."""
 
 
-def select_tasks(asked: str, local: Sequence[LocalTask]) -> tuple[list[AbsTask], Benchmark | None]:
+def select_tasks(
+    selection: str, local: Sequence[LocalTask]
+) -> tuple[list[AbsTask], Benchmark | None]:
     """The tasks that ``mteb_task_type`` names, each once, and the benchmark if it names one.
 
     Names in any case, separated by commas. Raises ``ConfigError`` with all that are unknown.
     """
-    names = [one.strip() for one in COMMA.split(asked) if one.strip()]
-    found: dict[str, AbsTask] = {}
-    problems = [] if names else [f"mteb_task_type={asked}: names no task"]
+    names = [name.strip() for name in COMMA.split(selection) if name.strip()]
+    selected: dict[str, AbsTask] = {}
+    problems = [] if names else [f"mteb_task_type={selection}: names no task"]
     own = {spec.name.lower(): spec for spec in local}
     for name in names:
         tasks = _tasks_of(name, own)
         if tasks is None:
             problems.append(_unknown(name))
-        found |= {task.metadata.name: task for task in tasks or ()}
+        selected |= {task.metadata.name: task for task in tasks or ()}
     if problems:
         raise ConfigError(*problems)
-    return list(found.values()), find_benchmark(names[0]) if len(names) == 1 else None
+    return list(selected.values()), find_benchmark(names[0]) if len(names) == 1 else None
 
 
 def check_prompts(prompts: Mapping[str, str], tasks: Sequence[AbsTask]) -> None:
@@ -94,7 +96,7 @@ def find_benchmark(name: str) -> Benchmark | None:
     if name.lower() == "all":
         return mteb.get_benchmark(ENGLISH)
     for benchmark in mteb.get_benchmarks():
-        if name.lower() in (one.lower() for one in (benchmark.name, *benchmark.aliases)):
+        if name.lower() in (alias.lower() for alias in (benchmark.name, *benchmark.aliases)):
             return benchmark
     return None
 
@@ -113,9 +115,14 @@ def _task_names() -> list[str]:
 
 
 def _unknown(name: str) -> str:
-    everything = [*FAMILIES, "local", *_task_names(), *(one.name for one in mteb.get_benchmarks())]
-    folded = {one.lower(): one for one in everything}
-    near = [folded[one] for one in get_close_matches(name.lower(), folded, n=3, cutoff=0.6)]
+    everything = [
+        *FAMILIES,
+        "local",
+        *_task_names(),
+        *(benchmark.name for benchmark in mteb.get_benchmarks()),
+    ]
+    folded = {name.lower(): name for name in everything}
+    near = [folded[match] for match in get_close_matches(name.lower(), folded, n=3, cutoff=0.6)]
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return (
         f"mteb_task_type={name}: is neither one of {', '.join(FAMILIES)}, local, nor a task or "

@@ -21,13 +21,13 @@ def normalized(text: str) -> str:
 
 def exact_match(answer: str, gold: Sequence[str]) -> float:
     """1 if ``answer`` is one of ``gold``, which is empty where there is no answer."""
-    return float(normalized(answer) in {normalized(one) for one in _texts(gold)})
+    return float(normalized(answer) in {normalized(text) for text in _texts(gold)})
 
 
 def f1(answer: str, gold: Sequence[str]) -> float:
     """Overlap in words with the best of ``gold``."""
     return max(
-        _overlap(normalized(answer).split(), normalized(one).split()) for one in _texts(gold)
+        _overlap(normalized(answer).split(), normalized(text).split()) for text in _texts(gold)
     )
 
 
@@ -61,8 +61,8 @@ def best_threshold(
     values = np.array([odds[name] for name in names])
     # A threshold parts only questions of unequal odds.
     possible = np.flatnonzero([True, *(values[1:] != values[:-1]), True])
-    kept = int(possible[np.argmax(sums[possible])])
-    return float(values[kept - 1]) if kept else -1.0
+    index = int(possible[np.argmax(sums[possible])])
+    return float(values[index - 1]) if index else -1.0
 
 
 def _texts(gold: Sequence[str]) -> list[str]:

@@ -45,14 +45,14 @@ def read_questions(part: Dataset, where: str, config: AnswersConfig) -> list[Que
     for number, row in enumerate(table.to_pylist()):
         name = row.get(config.id_column)
         row[config.id_column] = str(number if name is None else name)
-        found = _question(row, config)
-        if isinstance(found, Question) and found.id in ids:
-            found = f"{config.id_column} {found.id!r} is that of an earlier row, too"
-        if isinstance(found, str):
-            problems.append(f"{where}, row {number}: {found}")
+        question = _question(row, config)
+        if isinstance(question, Question) and question.id in ids:
+            question = f"{config.id_column} {question.id!r} is that of an earlier row, too"
+        if isinstance(question, str):
+            problems.append(f"{where}, row {number}: {question}")
             continue
-        ids.add(found.id)
-        questions.append(found)
+        ids.add(question.id)
+        questions.append(question)
     _report(problems, config)
     if not questions:
         raise ConfigError(f"{where}: no question is left to read")
@@ -81,8 +81,8 @@ def _answers(value: object, column: str) -> list[tuple[int, str]] | str:
     """Positions and texts of SQuAD's two forms, or what is wrong with them."""
     if value is None:
         return []
-    if isinstance(value, list) and all(isinstance(one, dict) for one in value):
-        value = {key: [one.get(key) for one in value] for key in ("text", "answer_start")}
+    if isinstance(value, list) and all(isinstance(answer, dict) for answer in value):
+        value = {key: [answer.get(key) for answer in value] for key in ("text", "answer_start")}
     if not isinstance(value, dict):
         return f"{column} holds {_shown(value)}, not texts and their starts"
     texts, starts = value.get("text"), value.get("answer_start")
@@ -91,7 +91,7 @@ def _answers(value: object, column: str) -> list[tuple[int, str]] | str:
     if len(texts) != len(starts):
         return f"{column} has {len(texts)} text and {len(starts)} answer_start"
     answers = list(zip(starts, texts, strict=True))
-    return next(filter(None, (_unusable(*one, column) for one in answers)), answers)
+    return next(filter(None, (_unusable(*answer, column) for answer in answers)), answers)
 
 
 def _unusable(start: object, text: object, column: str) -> str | None:

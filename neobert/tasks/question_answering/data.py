@@ -86,7 +86,7 @@ class AnswerDataModule(DocumentDataModule[AnswerWindow, AnswerBatch]):
 
     def fingerprint(self) -> dict[str, object]:
         """What a resumed run must share, by setting."""
-        settings, tokens = self.config.answers, sum(len(one.ids) for one in self.train)
+        settings, tokens = self.config.answers, sum(len(window.ids) for window in self.train)
         return {
             "dataset": f"{self.origin}, {len(self.train)} windows, {tokens} tokens",
             "dataset.train_split": self.config.dataset.train_split,
@@ -103,7 +103,7 @@ class AnswerDataModule(DocumentDataModule[AnswerWindow, AnswerBatch]):
         """The batch of these windows."""
         pad = self.tokenizer.pad_token_id if isinstance(self.tokenizer.pad_token_id, int) else 0
         multiple = self.config.datacollator.pad_to_multiple_of or 1
-        ids = [one.ids.astype(np.int64) for one in documents] or [np.array([pad])]
+        ids = [document.ids.astype(np.int64) for document in documents] or [np.array([pad])]
         inputs: PackedBatch | PaddedBatch
         if self.packed:
             tokens = sum(map(len, ids))
@@ -111,9 +111,14 @@ class AnswerDataModule(DocumentDataModule[AnswerWindow, AnswerBatch]):
             filled = [*map(np.ndarray.tolist, ids), *([[pad] * slack] if slack else [])]
             inputs = replace(PackedBatch.from_documents(filled), num_tokens=tokens)
         else:
-            types = [one.types.astype(np.int64) for one in documents] or [np.zeros(1, np.int64)]
-            kept = types if self.has_types else None
-            inputs = PaddedBatch.from_documents(ids, pad, multiple, types=kept)
-        rows = [(*one.answer, one.first, len(one.places), one.number) for one in documents]
+            types = [document.types.astype(np.int64) for document in documents] or [
+                np.zeros(1, np.int64)
+            ]
+            token_types = types if self.has_types else None
+            inputs = PaddedBatch.from_documents(ids, pad, multiple, types=token_types)
+        rows = [
+            (*document.answer, document.first, len(document.places), document.number)
+            for document in documents
+        ]
         columns = torch.tensor(rows, dtype=torch.int64).reshape(-1, 5)
         return AnswerBatch(inputs, columns[:, :2], columns[:, 4], columns[:, 2:4], len(step))

@@ -86,32 +86,37 @@ class AnswerModule(OptimizedModule):
     @torch.no_grad()
     def predict_step(self, batch: AnswerBatch, batch_idx: int = 0) -> list[WindowSpans]:
         scores = self.scores(batch)
-        losses, found = self.losses(scores, batch).tolist(), []
+        losses, predictions = self.losses(scores, batch).tolist(), []
         tables, settings = scores.cpu().numpy(), self.settings
         rows = zip(batch.numbers.tolist(), batch.contexts.tolist(), losses, strict=True)
         for table, (number, (first, count), loss) in zip(tables, rows, strict=False):
             inside = table[[0, *range(first, first + count)]]
-            longest, kept = settings.max_answer_length, candidates(settings.n_best)
-            null, spans = spans_of(inside, longest, kept)
-            found.append(WindowSpans(number, null, spans, loss))
-        return found
+            longest, num_candidates = settings.max_answer_length, candidates(settings.n_best)
+            null, spans = spans_of(inside, longest, num_candidates)
+            predictions.append(WindowSpans(number, null, spans, loss))
+        return predictions
 
-    def answers(self, found: Sequence[WindowSpans], split: QuestionSplit) -> dict[str, Answers]:
+    def answers(
+        self, predictions: Sequence[WindowSpans], split: QuestionSplit
+    ) -> dict[str, Answers]:
         """The answers to each question that was seen."""
-        return answers_of(found, split.windows, split.questions, self.settings.n_best)
+        return answers_of(predictions, split.windows, split.questions, self.settings.n_best)
 
     def evaluate(
-        self, found: Sequence[WindowSpans], split: QuestionSplit, tune: bool
+        self, predictions: Sequence[WindowSpans], split: QuestionSplit, tune: bool
     ) -> dict[str, float]:
         """``eval/*``: exact match, F1, loss, the score. ``tune``: the threshold, too, if it is not
         set and ``split`` has unanswerable questions. Nothing for a split without answers.
         """
         if not split.is_labelled:
             return {}
-        answers, gold = self.answers(found, split), split.gold
-        metrics = {"loss": sum(one.loss for one in found) / max(1, len(found))}
+        answers, gold = self.answers(predictions, split), split.gold
+        metrics = {"loss": sum(window.loss for window in predictions) / max(1, len(predictions))}
         if tune and self.settings.null_score_threshold is None and split.has_unanswerable:
-            texts, odds = by_threshold(answers, None), {n: one.odds for n, one in answers.items()}
+            texts, odds = (
+                by_threshold(answers, None),
+                {n: answer.odds for n, answer in answers.items()},
+            )
             self.threshold = best_threshold(texts, odds, gold)
         if self.threshold is not None:
             metrics["null_score_threshold"] = self.threshold

@@ -47,12 +47,12 @@ class AnswerRun(FineTuningRun):
         self.module = AnswerModule(model, num_heads, schedule, self.data)
         return self.module
 
-    def evaluate(self, split: str, found: Sequence[list[WindowSpans]]) -> dict[str, float]:
-        spans = [one for part in found for one in part]
+    def evaluate(self, split: str, predictions: Sequence[list[WindowSpans]]) -> dict[str, float]:
+        spans = [window for part in predictions for window in part]
         return self.module.evaluate(spans, self.data.splits[split], tune=split == "validation")
 
-    def write(self, split: str, found: Sequence[list[WindowSpans]], folder: Path) -> None:
-        spans = [one for part in found for one in part]
+    def write(self, split: str, predictions: Sequence[list[WindowSpans]], folder: Path) -> None:
+        spans = [window for part in predictions for window in part]
         answers = self.module.answers(spans, self.data.splits[split])
         for name, content in files_of(answers, self.module.threshold).items():
             write_json(content, folder / f"{name}_{split}.json")

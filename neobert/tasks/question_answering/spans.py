@@ -79,12 +79,12 @@ def spans_of(
     flat = products.ravel()
     best = np.argsort(-flat, kind="stable")[:count]
     width = max(1, len(start) - 1)
-    spans = [(float(flat[one]), int(one) // width, int(one) % width) for one in best]
+    spans = [(float(flat[index]), int(index) // width, int(index) % width) for index in best]
     return null, [span for span in spans if span[0] > 0]
 
 
 def answers_of(
-    found: Sequence[WindowSpans],
+    predictions: Sequence[WindowSpans],
     windows: Sequence[AnswerWindow],
     questions: Sequence[Question],
     n_best: int,
@@ -94,8 +94,8 @@ def answers_of(
     Spans with the same text are one answer, whose probabilities add up.
     """
     parts: dict[int, list[WindowSpans]] = {}
-    for one in sorted(found, key=lambda one: one.number):
-        parts.setdefault(windows[one.number].question, []).append(one)
+    for window in sorted(predictions, key=lambda window: window.number):
+        parts.setdefault(windows[window.number].question, []).append(window)
     results = {}
     for row, of_question in sorted(parts.items()):
         question, merged = questions[row], dict[str, Answer]()
@@ -121,8 +121,8 @@ def _add(merged: dict[str, Answer], question: Question, start: int, end: int, sc
 def by_threshold(answers: Mapping[str, Answers], threshold: float | None) -> dict[str, str]:
     """The text for each question; empty where no answer is likelier by more than ``threshold``."""
     return {
-        name: "" if threshold is not None and one.odds > threshold else one.text
-        for name, one in answers.items()
+        name: "" if threshold is not None and answer.odds > threshold else answer.text
+        for name, answer in answers.items()
     }
 
 
@@ -130,8 +130,8 @@ def files_of(answers: Mapping[str, Answers], threshold: float | None) -> dict[st
     """Contents of the files of a split; ``predictions`` and ``null_odds`` are SQuAD's."""
     return {
         "predictions": by_threshold(answers, threshold),
-        "nbest": {name: [asdict(one) for one in found.best] for name, found in answers.items()},
-        "null_odds": {name: found.odds for name, found in answers.items()},
+        "nbest": {name: [asdict(span) for span in answer.best] for name, answer in answers.items()},
+        "null_odds": {name: answer.odds for name, answer in answers.items()},
     }
 
 

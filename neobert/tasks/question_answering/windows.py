@@ -57,22 +57,22 @@ class QuestionSplit:
     @property
     def gold(self) -> dict[str, list[str]]:
         """The texts of all answers, by the question's id."""
-        return {one.id: [text for _, text in one.answers] for one in self.questions}
+        return {question.id: [text for _, text in question.answers] for question in self.questions}
 
     @property
     def has_unanswerable(self) -> bool:
         """Whether some questions have no answer."""
-        return not all(one.answers for one in self.questions)
+        return not all(question.answers for question in self.questions)
 
     @property
     def is_labelled(self) -> bool:
         """Whether there is any answer to compare with."""
-        return any(one.answers for one in self.questions)
+        return any(question.answers for question in self.questions)
 
     @property
     def told(self) -> str:
         """For messages: how much it is."""
-        empty = sum(one.answer == NO_ANSWER for one in self.windows)
+        empty = sum(question.answer == NO_ANSWER for question in self.windows)
         return (
             f"{len(self.questions):,} questions in {len(self.windows):,} windows "
             f"({empty:,} without an answer)"
@@ -113,7 +113,7 @@ class WindowTokenizer:
         number = 0
         for begin in range(0, len(questions), AT_A_TIME):
             part = questions[begin : begin + AT_A_TIME]
-            pairs = list(zip(self._cut(part), (one.context for one in part), strict=True))
+            pairs = list(zip(self._cut(part), (question.context for question in part), strict=True))
             encodings = self.core.encode_batch(pairs)
             for place, (question, whole) in enumerate(zip(part, encodings, strict=True)):
                 for encoding in (whole, *whole.overflowing):
@@ -122,7 +122,7 @@ class WindowTokenizer:
 
     def _cut(self, questions: Sequence[Question]) -> list[str]:
         """The questions, at most ``max_question_length`` tokens of each."""
-        texts, longest = [one.text for one in questions], self.max_question_length
+        texts, longest = [question.text for question in questions], self.max_question_length
         encodings = self.text.core.encode_batch(texts, add_special_tokens=False)
         return [
             text if len(encoding) <= longest else text[: encoding.offsets[longest - 1][1]]

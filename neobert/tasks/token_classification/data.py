@@ -89,7 +89,7 @@ class TokenDataModule(DocumentDataModule[TaggedDocument, TokenBatch]):
 
     def fingerprint(self) -> dict[str, object]:
         """What a resumed run must share, by setting."""
-        settings, tokens = self.config.tokens, sum(len(one.ids) for one in self.train)
+        settings, tokens = self.config.tokens, sum(len(document.ids) for document in self.train)
         return {
             "dataset": f"{self.origin}, {len(self.train)} documents, {tokens} tokens",
             "dataset.train_split": self.config.dataset.train_split,
@@ -114,7 +114,7 @@ class TokenDataModule(DocumentDataModule[TaggedDocument, TokenBatch]):
             inputs = replace(PackedBatch.from_documents(filled), num_tokens=sum(map(len, ids)))
             starts = np.cumsum([0, *map(len, ids)])
         else:
-            inputs = PaddedBatch.from_documents([np.array(one) for one in ids], pad, multiple)
+            inputs = PaddedBatch.from_documents([np.array(row) for row in ids], pad, multiple)
             starts = np.arange(len(ids)) * inputs.input_ids.shape[1]
         targets = [
             (start + place, label, word)

@@ -27,22 +27,22 @@ def has_entities(tags: Sequence[str]) -> bool:
 
 def entities(tags: Sequence[str]) -> list[Entity]:
     """The entities of one sequence of tags, in their order."""
-    found: list[Entity] = []
+    spans: list[Entity] = []
     kind, first = "", -1
     for place, tag in enumerate([*tags, "O"]):
         prefix, _, name = tag.partition("-")
         continues = prefix not in ("O", "B") and prefix not in SINGLE and name == kind
         if first >= 0 and not continues:
-            found.append((kind, first, place))
+            spans.append((kind, first, place))
             first = -1
         if prefix == "O":
             continue
         if first < 0:
             kind, first = name, place
         if prefix in ENDS:
-            found.append((kind, first, place + 1))
+            spans.append((kind, first, place + 1))
             first = -1
-    return found
+    return spans
 
 
 @dataclass(slots=True)
@@ -69,13 +69,13 @@ def entity_scores(
     """
     total, by_type = Counts(), dict[str, Counts]()
     for gold_row, predicted_row in zip(gold, predicted, strict=True):
-        wanted, given = set(entities(gold_row)), set(entities(predicted_row))
-        for kind in {entity[0] for entity in wanted | given}:
+        expected, marked = set(entities(gold_row)), set(entities(predicted_row))
+        for kind in {entity[0] for entity in expected | marked}:
             of_kind = by_type.setdefault(kind, Counts())
             for counts in (total, of_kind):
-                counts.gold += sum(entity[0] == kind for entity in wanted)
-                counts.predicted += sum(entity[0] == kind for entity in given)
-                counts.correct += sum(entity[0] == kind for entity in wanted & given)
+                counts.gold += sum(entity[0] == kind for entity in expected)
+                counts.predicted += sum(entity[0] == kind for entity in marked)
+                counts.correct += sum(entity[0] == kind for entity in expected & marked)
     scores = total.scores()
     for kind in sorted(by_type):
         scores |= {f"{name}_{kind}": score for name, score in by_type[kind].scores().items()}

@@ -74,14 +74,14 @@ class TokenModule(OptimizedModule):
         scores = self.scores(batch).float()
         loss = F.cross_entropy(scores, batch.labels, reduction="sum")
         words, tags = batch.words.tolist(), scores.argmax(1).tolist()
-        kept = [place for place, word in enumerate(words) if word >= 0]
-        return WordTags([words[one] for one in kept], [tags[one] for one in kept], float(loss))
+        starts = [token for token, word in enumerate(words) if word >= 0]
+        return WordTags([words[i] for i in starts], [tags[i] for i in starts], float(loss))
 
-    def predicted(self, found: Sequence[WordTags], split: TaggedSplit) -> list[list[str]]:
+    def predicted(self, predictions: Sequence[WordTags], split: TaggedSplit) -> list[list[str]]:
         """The tags of each row's words; ``O``, or the first tag, where a word has no token."""
-        by_word = {
-            word: tag for part in found for word, tag in zip(part.words, part.tags, strict=True)
-        }
+        by_word = dict(
+            pair for part in predictions for pair in zip(part.words, part.tags, strict=True)
+        )
         rows, first = [], 0
         for words in split.words:
             numbers = range(first, first + len(words))
@@ -93,9 +93,9 @@ class TokenModule(OptimizedModule):
         """The tags of the data, a list per row."""
         return [[self.tags[label] for label in labels] for labels in split.labels]
 
-    def evaluate(self, found: Sequence[WordTags], split: TaggedSplit) -> dict[str, float]:
+    def evaluate(self, predictions: Sequence[WordTags], split: TaggedSplit) -> dict[str, float]:
         """``eval/*``: accuracy, entity scores where the tags mark entities, and the score."""
-        gold, predicted = self.gold(split), self.predicted(found, split)
+        gold, predicted = self.gold(split), self.predicted(predictions, split)
         total = max(1, sum(map(len, gold)))
         right = sum(
             tag == guess
@@ -103,7 +103,7 @@ class TokenModule(OptimizedModule):
             for tag, guess in zip(*row, strict=True)
         )
         metrics = {"accuracy": right / total}
-        metrics["loss"] = sum(part.loss for part in found) / total
+        metrics["loss"] = sum(part.loss for part in predictions) / total
         if has_entities(self.tags):
             metrics |= entity_scores(gold, predicted)
         metrics["score"] = metrics.get("f1", metrics["accuracy"])

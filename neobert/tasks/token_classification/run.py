@@ -46,12 +46,12 @@ class TokenRun(FineTuningRun):
         self.module = TokenModule(model, num_heads, schedule, self.data)
         return self.module
 
-    def evaluate(self, split: str, found: Sequence[WordTags]) -> dict[str, float]:
-        return self.module.evaluate(found, self.data.splits[split])
+    def evaluate(self, split: str, predictions: Sequence[WordTags]) -> dict[str, float]:
+        return self.module.evaluate(predictions, self.data.splits[split])
 
-    def write(self, split: str, found: Sequence[WordTags], folder: Path) -> None:
+    def write(self, split: str, predictions: Sequence[WordTags], folder: Path) -> None:
         part = self.data.splits[split]
-        predicted = self.module.predicted(found, part)
+        predicted = self.module.predicted(predictions, part)
         write_tags(
             folder / f"predictions_{split}.tsv", part.words, self.module.gold(part), predicted
         )

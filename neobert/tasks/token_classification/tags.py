@@ -49,10 +49,10 @@ def read_tagged_rows(part: Dataset, where: str, config: TokensConfig) -> TaggedR
 
 def tag_names(train: TaggedRows) -> list[str]:
     """The tags that occur, ``O`` first, numbers in their order."""
-    found = {tag for tags in train.tags for tag in tags}
-    if all(tag.isdecimal() for tag in found):
-        return sorted(found, key=int)
-    return sorted(found, key=lambda tag: (tag != OUTSIDE, tag))
+    names = {tag for tags in train.tags for tag in tags}
+    if all(tag.isdecimal() for tag in names):
+        return sorted(names, key=int)
+    return sorted(names, key=lambda tag: (tag != OUTSIDE, tag))
 
 
 def tag_numbers(rows: TaggedRows, names: Sequence[str], where: str) -> list[list[int]]:

@@ -72,6 +72,6 @@ def tagged_documents(
                 for place, (_, word, is_first) in enumerate(part)
                 if is_first or label_all
             ]
-            documents.append(TaggedDocument(text.wrap([one for one, _, _ in part]), targets))
+            documents.append(TaggedDocument(text.wrap([token for token, _, _ in part]), targets))
         first_word += len(row_labels)
     return documents

@@ -122,11 +122,11 @@ class SeparateAttention:
         keep = torch.ones(q.shape[0], q.shape[2], device=q.device, dtype=torch.bool)
         keep = keep if self.mask is None else self.mask.bool()  # (B, L)
         largest = torch.full((self.num_heads,), -torch.inf, device=q.device)
-        for chunk, kept in zip(
+        for chunk, chunk_keep in zip(
             q.split(self.chunk_size, dim=2), keep.split(self.chunk_size, dim=1), strict=True
         ):
             logits = chunk @ k.mT / k.shape[-1] ** 0.5  # (B, H, chunk, L)
-            pairs = kept[:, None, :, None] & keep[:, None, None, :]
+            pairs = chunk_keep[:, None, :, None] & keep[:, None, None, :]
             largest = largest.maximum(logits.masked_fill(~pairs, -torch.inf).amax((0, 2, 3)))
         self._maxima = self._maxima.to(q.device).maximum(largest)
         self._queries = None
@@ -156,15 +156,15 @@ def attention_layers(module: LightningModule, config: MuonConfig) -> list[Attent
 def separate_layers(module: LightningModule, config: MuonConfig) -> list[SeparateAttention]:
     """Every submodule with the two projections that ``clipping_layers_mapping`` names."""
     names = {"q_proj": "q_proj", "k_proj": "k_proj", **config.clipping_layers_mapping}
-    found = []
+    layers = []
     for layer in module.modules():
         children = dict(layer.named_children())
         query, key = children.get(names["q_proj"]), children.get(names["k_proj"])
         if isinstance(query, nn.Linear) and isinstance(key, nn.Linear):
             heads = num_heads_of(layer)
-            found.append(SeparateAttention(query, key, heads, config.clipping_qk_chunk_size))
-    _hand_out_mask(module, found)
-    return found
+            layers.append(SeparateAttention(query, key, heads, config.clipping_qk_chunk_size))
+    _hand_out_mask(module, layers)
+    return layers
 
 
 def num_heads_of(layer: nn.Module) -> int:
@@ -179,8 +179,8 @@ def num_heads_of(layer: nn.Module) -> int:
 def _hand_out_mask(module: LightningModule, layers: list[SeparateAttention]) -> None:
     """Let the layers see the ``attention_mask`` that any submodule is called with."""
 
-    def note(model: nn.Module, args: object, named: dict[str, object]) -> None:
-        mask = named.get("attention_mask")
+    def note(model: nn.Module, args: object, keywords: dict[str, object]) -> None:
+        mask = keywords.get("attention_mask")
         for layer in layers:
             layer.mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 

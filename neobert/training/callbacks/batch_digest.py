@@ -21,10 +21,10 @@ class BatchDigests(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._path = self.folder / f"batches-{trainer.global_rank}.csv"
         done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
-        kept = self._path.read_text().splitlines()[: done + 1] if self._path.exists() else []
-        if done == 0 or not kept:
-            kept = ["micro_batch,sha256"]
-        self._path.write_text("\n".join(kept) + "\n")
+        lines = self._path.read_text().splitlines()[: done + 1] if self._path.exists() else []
+        if done == 0 or not lines:
+            lines = ["micro_batch,sha256"]
+        self._path.write_text("\n".join(lines) + "\n")
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int

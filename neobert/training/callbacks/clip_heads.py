@@ -67,17 +67,17 @@ class QKClip(Callback):
         if step % self.log_every == 0 or step == trainer.max_steps:
             self._log(trainer)
 
-    def _measure(self, wanted: bool) -> None:
-        if wanted != self._measures:
-            self._measures = wanted
+    def _measure(self, measure: bool) -> None:
+        if measure != self._measures:
+            self._measures = measure
             for layer in self._layers:
-                layer.record(wanted)
+                layer.record(measure)
 
     @torch.no_grad()
     def _clip(self, trainer: Trainer) -> None:
-        here = torch.stack([layer.maxima for layer in self._layers])  # (layers, heads)
+        local_maxima = torch.stack([layer.maxima for layer in self._layers])  # (layers, heads)
         # Every rank must scale by the same factor, or the replicas drift apart.
-        everywhere = trainer.strategy.reduce(here, reduce_op="max")
+        everywhere = trainer.strategy.reduce(local_maxima, reduce_op="max")
         assert isinstance(everywhere, Tensor)
         threshold, alpha = self.config.clipping_threshold, self.config.clipping_alpha
         counts = [

@@ -136,11 +136,11 @@ class ProgressBar(Callback):
 
     def _warn_of_days(self, trainer: Trainer) -> None:
         """Say once, by the time of the first step, that a CPU would take very long."""
-        left = (time.monotonic() - self._started) * (trainer.max_steps - self._first_step)
-        if trainer.strategy.root_device.type == "cpu" and left > SLOW:
+        remaining = (time.monotonic() - self._started) * (trainer.max_steps - self._first_step)
+        if trainer.strategy.root_device.type == "cpu" and remaining > SLOW:
             self._print(
-                f"at the speed of the first step this run takes {left / 86400:.1f} days on this "
-                "CPU; model=neobert_tiny, or experiment=quickstart, is made for one"
+                f"at the speed of the first step this run takes {remaining / 86400:.1f} days on "
+                "this CPU; model=neobert_tiny, or experiment=quickstart, is made for one"
             )
 
     def _fresh_numbers(self, module: LightningModule, step: int) -> str:

@@ -88,8 +88,8 @@ class TrainMetrics(Callback):
             return self.latest
         seconds = time.perf_counter() - self._last_time
         speed = (sums["tokens"] - self._carried_tokens) / max(seconds, 1e-9)
-        found = cast(ReportsSums, module).train_metrics(sums)
-        return {**self.latest, **found, "train/tokens_per_sec": speed}
+        metrics = cast(ReportsSums, module).train_metrics(sums)
+        return {**self.latest, **metrics, "train/tokens_per_sec": speed}
 
     def _log(self, trainer: Trainer, module: LightningModule, step: int) -> None:
         sums = self._over_ranks(trainer)
@@ -117,10 +117,10 @@ class TrainMetrics(Callback):
     def _over_ranks(self, trainer: Trainer) -> dict[str, float]:
         device = trainer.strategy.root_device
         names = sorted(self._sums)
-        here = torch.stack(
+        local_sums = torch.stack(
             [torch.as_tensor(self._sums[name], dtype=torch.float64).to(device) for name in names]
         )
-        everywhere = trainer.strategy.reduce(here, reduce_op="sum")
+        everywhere = trainer.strategy.reduce(local_sums, reduce_op="sum")
         return dict(zip(names, torch.as_tensor(everywhere).tolist(), strict=True))
 
     def on_save_checkpoint(
