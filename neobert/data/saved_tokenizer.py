@@ -96,7 +96,7 @@ def check_tokenizer_files(folder: Path) -> None:
             raise ValueError(f"{file}: is not a JSON object")
 
 
-def settings_files(folder: Path) -> str:
+def tokenizer_settings_files(folder: Path) -> str:
     """The files that are to blame where a tokenizer with a sound ``tokenizer.json`` fails."""
     names = [name for name in SETTINGS_FILES if (folder / name).exists()]
     return f"{folder}/{' or '.join(names or [FILE])}"
@@ -153,7 +153,7 @@ def _read(place: Path) -> PreTrainedTokenizerFast:
         wrap_documents(tokenizer)
     except Exception as error:  # whatever an odd tokenizer_config.json leads to
         raise ValueError(
-            f"{settings_files(place)}: cannot be used ({first_line(error)})"
+            f"{tokenizer_settings_files(place)}: cannot be used ({first_line(error)})"
         ) from error
     if tokenizer.pad_token_id is None:
         raise ValueError(f"{place}: the tokenizer has no pad token")

@@ -24,7 +24,7 @@ from neobert.data.saved_tokenizer import (
     adopt_usual_tokens,
     check_ids,
     check_tokenizer_files,
-    settings_files,
+    tokenizer_settings_files,
     wrap_documents,
 )
 from neobert.data.wordpiece import train_wordpiece
@@ -191,7 +191,7 @@ def _load(config: TokenizerConfig, name: str) -> PreTrainedTokenizerFast:
                 "tokenizer.trust_remote_code=true"
             ) from error
         if config.path and (Path(name) / FILE).exists():
-            files = settings_files(Path(name))
+            files = tokenizer_settings_files(Path(name))
             problem = f"tokenizer.path: {files}: cannot be used ({first_line(error)})"
             raise ConfigError(problem) from error
         raise ConfigError(
