@@ -19,7 +19,7 @@ from torch import nn
 from benchmarks import harness
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
 from neobert.console import show_messages
-from neobert.model.heads import build_masked_lm
+from neobert.model.heads import MaskedLM
 from neobert.optim.build import build_optimizer
 from neobert.optim.groups import MUON, owner_of
 from neobert.optim.muon import MuonClip
@@ -76,7 +76,7 @@ def measure(hidden_size: int, layers: int, torch_layers: int, rounds: int) -> di
 def parameters_of(hidden_size: int, layers: int, device: torch.device) -> Named:
     """A model's parameters, with random gradients."""
     config = harness.model_config(hidden_size, layers)
-    model = build_masked_lm(config, VOCABULARY, 0).to(device)
+    model = MaskedLM(config, VOCABULARY, 0).to(device)
     named = list(model.named_parameters())
     for _, parameter in named:
         parameter.grad = torch.randn_like(parameter)

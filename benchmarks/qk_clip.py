@@ -19,7 +19,7 @@ from neobert.batch import MaskedBatch, PackedBatch
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
 from neobert.config.scheduler import SchedulerConfig
 from neobert.console import show_messages
-from neobert.model.heads import build_masked_lm
+from neobert.model.heads import MaskedLM
 from neobert.model.self_attention import SelfAttention
 from neobert.ops.kernels import cpu_has_bf16
 from neobert.optim.schedule import resolve_schedule
@@ -136,7 +136,7 @@ def measure(shape: str, rows: int, row_length: int, rounds: int) -> dict[str, fl
 
 def _module(width: int, layers: int, row_length: int, muon: MuonConfig) -> PretrainingModule:
     config = harness.model_config(width, layers, max_position_embeddings=row_length)
-    model = build_masked_lm(config, VOCABULARY, 0)
+    model = MaskedLM(config, VOCABULARY, 0)
     schedule = resolve_schedule(SchedulerConfig(warmup_steps=10), 1000)
     settings = PretrainingSettings()
     optimizer = OptimizerConfig(name="muonclip", muon_config=muon)

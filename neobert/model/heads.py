@@ -163,11 +163,6 @@ class TokenClassifier(nn.Module):
         return self.get_submodule(self.head)(self.dropout(self.model(batch)))
 
 
-def build_masked_lm(config: ModelConfig, vocab_size: int, pad_token_id: int) -> MaskedLM:
-    """An encoder with fresh weights and its decoder."""
-    return MaskedLM(config, vocab_size, pad_token_id)
-
-
 def _unpad(input_ids: Int[Tensor, "B L"], keep: Bool[Tensor, "B L"]) -> PackedBatch:
     lengths = keep.sum(1).cpu()
     return PackedBatch.from_lengths(input_ids[keep], lengths)

@@ -140,18 +140,13 @@ def classifier_from(
     return model
 
 
-def token_classifier_from(
-    stored: StoredModel,
-    settings: ModelConfig | None = None,
-    head: str = "classifier",
-    dropout: float = 0.0,
-) -> TokenClassifier:
+def token_classifier_from(stored: StoredModel, head: str) -> TokenClassifier:
     """The encoder and a linear layer for every token, ``classifier`` or ``qa_outputs``."""
     weight = stored.weights.get(f"{head}.weight")
     if weight is None:
         raise PretrainedError(f"{stored.folder} holds no {head}")
     with torch.device("meta"):
-        model = TokenClassifier(_encoder(stored, settings), len(weight), dropout, head=head)
+        model = TokenClassifier(_encoder(stored, None), len(weight), head=head)
     _fill(model, stored.weights, stored.folder)
     return model
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from neobert.console import get_logger, show_messages
 from neobert.data.rows import iter_texts
 from neobert.failures import run_program
-from neobert.files import user_path
+from neobert.files import replacing, user_path
 from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.tools.arguments import (
     SHORTEST,
@@ -95,9 +95,8 @@ def embed_file(
     normalize: bool = False,
 ) -> int:
     """Write a vector per text to ``output``; returns the number of texts."""
-    temporary = output.with_name(f".{output.name}.incomplete")
     rows = 0
-    try:
+    with replacing(output) as temporary:
         writer = _writer(temporary, output.suffix, texts, encoder.width)
         for lines, vectors in encoder.encode_parts(texts(), prefix):
             rescaled = torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors
@@ -105,9 +104,6 @@ def embed_file(
             rows += len(lines)
             log.info("%d texts", rows)
         writer.close()
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
     return rows
 
 

@@ -133,12 +133,10 @@ class Pretrained:
         with _naming(self.key, self.place):
             return classifier_from(self._stored, settings, dropout)
 
-    def token_classifier(
-        self, settings: ModelConfig | None = None, head: str = "classifier", dropout: float = 0.0
-    ) -> TokenClassifier:
+    def token_classifier(self, head: str = "classifier") -> TokenClassifier:
         """The encoder with a linear layer for every token, ``classifier`` or ``qa_outputs``."""
         with _naming(self.key, self.place):
-            return token_classifier_from(self._stored, settings, head, dropout)
+            return token_classifier_from(self._stored, head)
 
     @cached_property
     def _stored(self) -> StoredModel:

@@ -10,7 +10,7 @@ from benchmarks import peers
 from benchmarks import pretraining as bench
 from benchmarks.pretraining import OURS, OURS_ON_GPU, SMALL, SMOKE, choose_setting, common_settings
 from neobert.config.compose import compose_config
-from neobert.model.heads import build_masked_lm
+from neobert.model.heads import MaskedLM
 
 NAMES = OURS | OURS_ON_GPU
 
@@ -110,7 +110,7 @@ def test_peers_are_as_large_as_our_model(job, model) -> None:
     peer = peers.build_model(replace(job, model=model))
     words = common_settings(SMALL, Path("run"), OURS["packed"], use_cpu=True)
     with torch.device("meta"):
-        ours = build_masked_lm(compose_config(words).model, 8192, 0)
+        ours = MaskedLM(compose_config(words).model, 8192, 0)
     sizes = [sum(p.numel() for p in each.parameters()) for each in (peer, ours)]
     # BERT has position embeddings and biases, both have a dense layer in their head.
     assert sizes[0] == pytest.approx(sizes[1], rel=0.05)

@@ -28,7 +28,7 @@ from neobert.config.optimizer import MuonConfig, OptimizerConfig
 from neobert.config.root import Config
 from neobert.config.scheduler import SchedulerConfig
 from neobert.config.trainer import TrainerConfig
-from neobert.model.heads import build_masked_lm
+from neobert.model.heads import MaskedLM
 from neobert.optim.muon import MuonClip
 from neobert.optim.schedule import resolve_schedule
 from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSettings
@@ -132,7 +132,7 @@ class Module(PretrainingModule):
 def build_module(run: Run) -> Module:
     config = config_of(run)
     torch.manual_seed(0)
-    model = build_masked_lm(config.model, VOCABULARY, 0)
+    model = MaskedLM(config.model, VOCABULARY, 0)
     torch._dynamo.reset()
     counters.clear()
     compile_if_asked(model.model, config.trainer, resolve_strategy(config, on_cuda=False))

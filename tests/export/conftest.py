@@ -122,9 +122,9 @@ def run_config(task: str, query_prefix: str = "", pooling: str = "avg", **change
 
 
 def random_model(config, task: str, labels: int) -> torch.nn.Module:
-    from neobert.model.heads import ClassifierSettings, SequenceClassifier, build_masked_lm
+    from neobert.model.heads import ClassifierSettings, MaskedLM, SequenceClassifier
 
-    model = build_masked_lm(config.model, vocab_size=160, pad_token_id=0)
+    model = MaskedLM(config.model, vocab_size=160, pad_token_id=0)
     for parameter in model.parameters():
         parameter.data += torch.randn_like(parameter) / 10  # norms and padding rows too
     if task == "glue":

@@ -20,7 +20,7 @@ from neobert.batch import PackedBatch, bounds_of, positions_within
 from neobert.config.model import ModelConfig
 from neobert.losses.mlm import masked_lm_loss
 from neobert.model.compile_encoder import compile_encoder
-from neobert.model.heads import build_masked_lm
+from neobert.model.heads import MaskedLM
 from neobert.ops.kernels import AttentionChoice
 
 choose = neobert.model.encoder.resolve_attention
@@ -73,7 +73,7 @@ def run(backend, packed=True, checkpointing=False, record="never", kernel=None, 
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
         **settings
     )
-    model = build_masked_lm(config, 40, 0).train()
+    model = MaskedLM(config, 40, 0).train()
     model.model.gradient_checkpointing = checkpointing
 
     def train():

@@ -5,12 +5,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from neobert.batch import PackedBatch
 from neobert.losses.mlm import full_logits_loss
 from neobert.model.flops import training_flops
-from neobert.model.heads import build_masked_lm
+from neobert.model.heads import MaskedLM
 
 
 @pytest.mark.parametrize("changes", [{}, {"hidden_act": "gelu"}, {"ngpt": True}])
 def test_the_count_is_that_of_pytorchs_counter(tiny, changes) -> None:
-    model = build_masked_lm(tiny(**changes), 11, 0)
+    model = MaskedLM(tiny(**changes), 11, 0)
     lengths = [3, 8]
     batch = PackedBatch.from_documents([[1] * length for length in lengths])
     with FlopCounterMode(display=False) as counter:
@@ -26,7 +26,7 @@ def test_the_count_is_that_of_pytorchs_counter(tiny, changes) -> None:
 
 
 def test_attention_costs_twelve_widths_per_pair_and_layer(tiny) -> None:
-    model = build_masked_lm(tiny(hidden_size=32, num_hidden_layers=3), 11, 0)
+    model = MaskedLM(tiny(hidden_size=32, num_hidden_layers=3), 11, 0)
     length, heads, width = 7, 2, 16
     q = torch.randn(heads, length, width, requires_grad=True)
     with FlopCounterMode(display=False) as counter:

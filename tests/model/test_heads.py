@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from neobert.batch import PackedBatch
 from neobert.model.encoder import Encoder
-from neobert.model.heads import ClassifierSettings, MaskedLM, SequenceClassifier, build_masked_lm
+from neobert.model.heads import ClassifierSettings, MaskedLM, SequenceClassifier
 
 IDS = torch.tensor([[2, 5, 7, 3, 0, 0], [2, 4, 9, 8, 6, 3]])
 MASK = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
@@ -48,7 +48,7 @@ OTHER = {"hidden_act": "gelu", "rms_norm": False, "rope": False}
     ("changes", "golden"), [({}, SWIGLU_RMSNORM_ROPE), (OTHER, GELU_LAYERNORM_LEARNED)]
 )
 def test_logits_are_those_of_the_published_model(tiny, fill, changes, golden) -> None:
-    model = fill(build_masked_lm(tiny(**changes), vocab_size=11, pad_token_id=0))
+    model = fill(MaskedLM(tiny(**changes), vocab_size=11, pad_token_id=0))
     logits = model(IDS, MASK).logits
     for place, expected in golden.items():
         assert_close(logits[place], torch.tensor(expected), atol=1e-5, rtol=0)
@@ -74,7 +74,7 @@ def test_classifier_scores_are_those_of_the_published_model(tiny, fill) -> None:
     ],
 )
 def test_a_document_in_a_packed_row_is_computed_as_if_alone(tiny, fill, changes) -> None:
-    model = fill(build_masked_lm(tiny(**changes), 11, 0))
+    model = fill(MaskedLM(tiny(**changes), 11, 0))
     lengths = torch.tensor([4, 6, 2])  # the last document is padding
     packed = PackedBatch(
         input_ids=torch.tensor([*DOCUMENTS[0], *DOCUMENTS[1], 0, 0]),
@@ -90,29 +90,29 @@ def test_a_document_in_a_packed_row_is_computed_as_if_alone(tiny, fill, changes)
 
 
 def test_padding_may_stand_on_either_side(tiny, fill) -> None:
-    model = fill(build_masked_lm(tiny(), 11, 0))
+    model = fill(MaskedLM(tiny(), 11, 0))
     right = model(IDS, MASK).logits[0, :4]
     left = model(IDS.roll(2, dims=1), MASK.roll(2, dims=1)).logits[0, 2:]
     assert_close(left, right)
 
 
 def test_outputs_under_the_mask_are_zero(tiny, fill) -> None:
-    output = fill(build_masked_lm(tiny(), 11, 0))(IDS, MASK)
+    output = fill(MaskedLM(tiny(), 11, 0))(IDS, MASK)
     assert not output.logits[0, 4:].any()
     assert not output.last_hidden_state[0, 4:].any()
 
 
 def test_the_decoder_is_the_embedding_unless_untied(tiny) -> None:
-    tied = build_masked_lm(tiny(tie_word_embeddings=True), 11, 0)
+    tied = MaskedLM(tiny(tie_word_embeddings=True), 11, 0)
     assert tied.decoder.weight is tied.model.encoder.weight
-    untied = build_masked_lm(tiny(tie_word_embeddings=False), 11, 0)
+    untied = MaskedLM(tiny(tie_word_embeddings=False), 11, 0)
     assert untied.decoder.weight is not untied.model.encoder.weight
 
 
 @pytest.mark.proves("model.embedding_init_range", "model.decoder_init_range")
 def test_weights_start_uniform_within_the_configured_half_widths(tiny) -> None:
     config = tiny(hidden_size=64, embedding_init_range=0.5, decoder_init_range=0.1, rope=False)
-    model = build_masked_lm(config, vocab_size=101, pad_token_id=0)
+    model = MaskedLM(config, vocab_size=101, pad_token_id=0)
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.Linear):
             half_width = 0.5 if isinstance(module, nn.Embedding) else 0.1

@@ -6,7 +6,7 @@ from neobert.batch import PackedBatch, bounds_of, positions_within
 from neobert.config.optimizer import OptimizerConfig
 from neobert.losses.mlm import masked_lm_loss
 from neobert.model.encoder import Encoder
-from neobert.model.heads import ClassifierSettings, SequenceClassifier, build_masked_lm
+from neobert.model.heads import ClassifierSettings, MaskedLM, SequenceClassifier
 from neobert.model.ngpt import normalize_
 from neobert.optim.build import build_optimizer
 
@@ -50,7 +50,7 @@ def assert_on_the_sphere(model: torch.nn.Module) -> None:
 
 @pytest.mark.proves("model.ngpt", "model.base_scale")
 def test_with_neutral_additions_the_logits_are_the_references(tiny, fill) -> None:
-    model = fill(build_masked_lm(tiny(ngpt=True), 11, 0))
+    model = fill(MaskedLM(tiny(ngpt=True), 11, 0))
     torch.nn.init.constant_(model.sz, model.config.base_scale)
     logits = model(IDS, MASK).logits
     for place, expected in GOLDEN.items():
@@ -58,7 +58,7 @@ def test_with_neutral_additions_the_logits_are_the_references(tiny, fill) -> Non
 
 
 def test_a_fresh_model_is_on_the_sphere_with_the_papers_scales(tiny) -> None:
-    model = build_masked_lm(tiny(ngpt=True, base_scale=0.125), 11, 0)
+    model = MaskedLM(tiny(ngpt=True, base_scale=0.125), 11, 0)
     assert_on_the_sphere(model)
     block = model.model.transformer_encoder[0]
     for scale in (block.attn_alpha, block.mlp_alpha, block.sqk, model.sz):
@@ -69,14 +69,14 @@ def test_a_fresh_model_is_on_the_sphere_with_the_papers_scales(tiny) -> None:
 
 def test_base_scale_alone_changes_no_output_of_a_fresh_model(tiny) -> None:
     """It sets how fast the scales learn, not where they start."""
-    models = [build_masked_lm(tiny(ngpt=True, base_scale=scale), 11, 0) for scale in (0.1, 0.5)]
+    models = [MaskedLM(tiny(ngpt=True, base_scale=scale), 11, 0) for scale in (0.1, 0.5)]
     weights = {name: w for name, w in models[0].state_dict().items() if w.ndim > 1}
     models[1].load_state_dict(weights, strict=False)
     assert_close(models[0](IDS, MASK).logits, models[1](IDS, MASK).logits)
 
 
 def test_logits_are_scaled_word_by_word(tiny) -> None:
-    model = build_masked_lm(tiny(ngpt=True), 11, 0)
+    model = MaskedLM(tiny(ngpt=True), 11, 0)
     before = model(IDS, MASK).logits
     with torch.no_grad():
         model.sz[4] *= 3
@@ -87,7 +87,7 @@ def test_logits_are_scaled_word_by_word(tiny) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "muonclip"])
 def test_fifty_steps_stay_on_the_sphere_and_learn(tiny, optimizer) -> None:
-    model = build_masked_lm(tiny(ngpt=True), 11, 0)
+    model = MaskedLM(tiny(ngpt=True), 11, 0)
     config = OptimizerConfig(name=optimizer, lr=0.02, weight_decay=0.0)
     steps = build_optimizer(config, model.named_parameters(), num_heads=2)
     steps.register_step_post_hook(lambda *_: normalize_(model))
@@ -107,7 +107,7 @@ def test_fifty_steps_stay_on_the_sphere_and_learn(tiny, optimizer) -> None:
 
 @pytest.mark.parametrize("changes", [{}, {"rope": False}])
 def test_packed_and_unpacked_agree(tiny, fill, changes) -> None:
-    model = fill(build_masked_lm(tiny(ngpt=True, **changes), 11, 0))
+    model = fill(MaskedLM(tiny(ngpt=True, **changes), 11, 0))
     alone = model(IDS, MASK).last_hidden_state[MASK.bool()]
     assert_close(model.hidden(packed())[:10], alone, atol=1e-5, rtol=0)
 

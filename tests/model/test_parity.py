@@ -15,7 +15,7 @@ from torch.testing import assert_close
 import neobert.model.encoder
 from neobert.batch import IGNORE, PackedBatch, bounds_of, positions_within
 from neobert.losses.mlm import full_logits_loss, masked_lm_loss
-from neobert.model.heads import MaskedLM, build_masked_lm
+from neobert.model.heads import MaskedLM
 from neobert.ops.kernels import AttentionChoice
 
 WORDS = 23
@@ -90,7 +90,7 @@ def train(model: MaskedLM, way: Way, monkeypatch, bf16: bool) -> tuple[Tensor, d
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp64", "bf16"])
 @pytest.mark.parametrize("changes", MODELS.values(), ids=MODELS)
 def test_every_way_has_the_same_loss_and_gradients(tiny, fill, monkeypatch, changes, bf16) -> None:
-    model = fill(build_masked_lm(tiny(**changes), WORDS, 0)).train()
+    model = fill(MaskedLM(tiny(**changes), WORDS, 0)).train()
     exact = copy.deepcopy(model).double()
     expected, known = train(exact, Way(), monkeypatch, bf16=False)
     for name, way in WAYS.items():

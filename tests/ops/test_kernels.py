@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from neobert.config.model import ModelConfig
-from neobert.model.heads import build_masked_lm
+from neobert.model.heads import MaskedLM
 from neobert.ops import kernels
 from neobert.ops.kernels import KernelError, liger_runs, resolve_attention
 
@@ -90,7 +90,7 @@ def test_a_model_tells_its_fallback_once(caplog) -> None:
         intermediate_size=8,
         attn_backend="flash_attn_varlen",
     )
-    model = build_masked_lm(config, 11, 0)
+    model = MaskedLM(config, 11, 0)
     with caplog.at_level("INFO", "neobert"):
         for _ in range(2):
             model(torch.tensor([[1, 2, 3]]))
@@ -112,7 +112,7 @@ def test_liger_on_a_cpu_is_an_error_and_auto_is_not(changes) -> None:
             kernel_backend=backend,
             **changes,
         )
-        build_masked_lm(config, 11, 0)(torch.tensor([[1, 2, 3]]))
+        MaskedLM(config, 11, 0)(torch.tensor([[1, 2, 3]]))
 
     run("auto")
     run("torch")

@@ -52,7 +52,7 @@ import torch
 from torch.testing import assert_close
 from neobert.batch import IGNORE, PackedBatch
 from neobert.losses.mlm import masked_lm_loss
-from neobert.model.heads import build_masked_lm
+from neobert.model.heads import MaskedLM
 from neobert.config.model import ModelConfig
 from neobert.ops.cross_entropy import linear_cross_entropy
 from neobert.ops.norm import rms_norm
@@ -97,7 +97,7 @@ def train(backend, ngpt):
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
         kernel_backend=backend, ngpt=ngpt,
     )
-    model = build_masked_lm(config, 11, 0)
+    model = MaskedLM(config, 11, 0)
     positions = torch.tensor([0, 2])
     hidden = model.hidden(PackedBatch.from_documents([[1, 2, 3], [4, 5]]))
     found = masked_lm_loss(

@@ -58,12 +58,12 @@ def small_config(**changes: object):
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A masked language model in the published layout, of random weights."""
-    from neobert.model.heads import build_masked_lm
+    from neobert.model.heads import MaskedLM
 
     folder = tmp_path_factory.mktemp("start") / "model"
     torch.manual_seed(0)
     config = small_config()
-    model = build_masked_lm(config, vocab_size=128, pad_token_id=0)
+    model = MaskedLM(config, vocab_size=128, pad_token_id=0)
     weights = {
         name: tensor.contiguous()
         for name, tensor in model.state_dict().items()

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from neobert.config.compose import compose_config
 from neobert.config.model import ModelConfig
 from neobert.config.root import Config
-from neobert.model.heads import build_masked_lm
+from neobert.model.heads import MaskedLM
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["good", "bad", "film", "the", "a", "was", "is", "plot", "play", "end", "very", "not"]
@@ -49,7 +49,7 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "decoder_init_range": 0.3,
     }
     torch.manual_seed(1)
-    model = build_masked_lm(ModelConfig(**settings), VOCABULARY, 0)
+    model = MaskedLM(ModelConfig(**settings), VOCABULARY, 0)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     make_tokenizer().save_pretrained(folder)
     save_file(weights, folder / "model.safetensors")

@@ -13,7 +13,7 @@ from neobert.batch import IGNORE, MaskedBatch, PackedBatch
 from neobert.config.model import ModelConfig
 from neobert.config.optimizer import OptimizerConfig
 from neobert.config.scheduler import SchedulerConfig
-from neobert.model.heads import build_masked_lm
+from neobert.model.heads import MaskedLM
 from neobert.optim.schedule import resolve_schedule
 from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSettings, perplexity
 
@@ -73,7 +73,7 @@ def module(masked_only: bool = True) -> PretrainingModule:
     config = ModelConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24
     )
-    model = build_masked_lm(config, VOCABULARY, 0).double()
+    model = MaskedLM(config, VOCABULARY, 0).double()
     settings = PretrainingSettings(masked_logits_only=masked_only)
     schedule = resolve_schedule(SchedulerConfig(warmup_steps=0), 1)
     return PretrainingModule(model, OptimizerConfig(lr=0.0), schedule, settings)

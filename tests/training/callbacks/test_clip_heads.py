@@ -13,7 +13,7 @@ from neobert.batch import PackedBatch
 from neobert.config.compose import compose_config
 from neobert.config.model import ModelConfig
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
-from neobert.model.heads import build_masked_lm
+from neobert.model.heads import MaskedLM
 from neobert.training.callbacks.attention_logits import attention_layers
 from neobert.training.callbacks.clip_heads import QKClip, qk_clip_callbacks
 from neobert.training.trainer import quiet_libraries
@@ -35,7 +35,7 @@ class Module(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.model = build_masked_lm(CONFIG, 11, 0)
+        self.model = MaskedLM(CONFIG, 11, 0)
         for layer in self.model.model.attention_layers():
             nn.init.normal_(layer.qkv.weight, std=2.0)  # hot heads
         self.measured: list[list[bool]] = []

@@ -8,7 +8,7 @@ from neobert.batch import PackedBatch
 from neobert.config.model import ModelConfig
 from neobert.config.optimizer import OptimizerConfig
 from neobert.losses.mlm import masked_lm_loss
-from neobert.model.heads import build_masked_lm
+from neobert.model.heads import MaskedLM
 from neobert.model.ngpt import normalize_
 from neobert.optim.build import build_optimizer
 from neobert.training.callbacks.attention_logits import NormalizedAttention
@@ -23,7 +23,7 @@ BATCH = PackedBatch.from_documents([[2, 5, 7, 3], [2, 4, 9, 8, 6, 3]])
 class Module(LightningModule):
     def __init__(self, optimizer: str) -> None:
         super().__init__()
-        self.model = build_masked_lm(CONFIG, 11, 0)
+        self.model = MaskedLM(CONFIG, 11, 0)
         self.optimizer_config = OptimizerConfig(name=optimizer, lr=0.01, weight_decay=0.5)
 
     def training_step(self, batch: object, batch_idx: int) -> torch.Tensor:
@@ -63,7 +63,7 @@ def test_plain_models_need_no_callback() -> None:
 
 
 def test_clipping_acts_on_the_learned_scale() -> None:
-    model = build_masked_lm(CONFIG, 11, 0)
+    model = MaskedLM(CONFIG, 11, 0)
     layer = model.model.attention_layers()[0]
     layer.record_max_logits = True
     attention = NormalizedAttention(layer, chunk_size=4)

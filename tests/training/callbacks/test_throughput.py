@@ -10,7 +10,7 @@ from neobert.batch import PackedBatch
 from neobert.config.model import ModelConfig
 from neobert.losses.mlm import masked_lm_loss
 from neobert.model.flops import training_flops
-from neobert.model.heads import build_masked_lm
+from neobert.model.heads import MaskedLM
 from neobert.training.callbacks.throughput import Throughput
 from neobert.training.callbacks.train_metrics import TrainMetrics
 from neobert.training.metrics_file import MetricsFile, read_metrics
@@ -34,7 +34,7 @@ class Slow(torch.utils.data.Dataset):
 class Module(LightningModule):
     def __init__(self) -> None:
         super().__init__()
-        self.model = build_masked_lm(CONFIG, 11, 0)
+        self.model = MaskedLM(CONFIG, 11, 0)
 
     def training_step(self, batch: object, batch_idx: int) -> dict[str, object]:
         padding = [CONFIG.pad_token_id] * 3  # as at the end of a packed row
