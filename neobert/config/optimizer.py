@@ -37,13 +37,13 @@ class MuonConfig(Section):
     """Steps before QK-clip acts."""
 
     clipping_interval: int = 10
-    """Steps from one look of QK-clip to the next."""
+    """Steps from one measurement of QK-clip to the next."""
 
     clipping_qk_chunk_size: int = 1024
     """Queries that are measured at a time: bounds the memory of a measurement."""
 
     capture_last_microbatch_only: bool = True
-    """Look at the last micro-batch of a step only, or at all of them."""
+    """Measure the last micro-batch of a step only, or all of them."""
 
     detect_anomalies: bool = False
     """Name the parameter of a non-finite gradient, and skip that update."""

@@ -1,7 +1,7 @@
 """What this machine can run: hardware and optional packages, asked here and nowhere else.
 
 ``model.attn_backend`` and ``model.kernel_backend`` say what the user wants;
-:func:`resolve_attention` and :func:`liger_runs` say what that comes to on a device.
+:func:`resolve_attention` and :func:`liger_runs` resolve them for a device.
 """
 
 import platform
@@ -49,16 +49,16 @@ def resolve_attention(
     portable: AttentionKernel = "documents" if device.type == "cpu" else "dense"
     if backend == "sdpa":
         return AttentionChoice(portable, f"attention: {DESCRIPTIONS[portable]}")
-    obstacle = _flash_obstacle(device, dtype, head_dim)
-    if obstacle is None and find_spec("flash_attn") is not None:
+    reason = _why_no_flash(device, dtype, head_dim)
+    if reason is None and find_spec("flash_attn") is not None:
         return AttentionChoice("flash_attn", f"attention: {DESCRIPTIONS['flash_attn']}")
-    if obstacle is None:
-        obstacle = _torch_varlen_obstacle(dropout, head_dim)
-    if obstacle is None:
+    if reason is None:
+        reason = _why_no_torch_varlen(dropout, head_dim)
+    if reason is None:
         return AttentionChoice("torch_varlen", f"attention: {DESCRIPTIONS['torch_varlen']}")
     return AttentionChoice(
         portable,
-        f"attention: {DESCRIPTIONS[portable]}, since model.attn_backend={backend} {obstacle}",
+        f"attention: {DESCRIPTIONS[portable]}, since model.attn_backend={backend} {reason}",
     )
 
 
@@ -79,15 +79,15 @@ def liger_runs(backend: str, device: torch.device) -> bool:
         return False
     if backend == "auto":
         return HAS_LIGER and device.type == "cuda" and not torch.compiler.is_compiling()
-    obstacle = liger_obstacle(device)
-    if obstacle is not None:
+    reason = why_no_liger(device)
+    if reason is not None:
         raise KernelError(
-            f"model.kernel_backend=liger {obstacle}; use model.kernel_backend=auto to run without"
+            f"model.kernel_backend=liger {reason}; use model.kernel_backend=auto to run without"
         )
     return True
 
 
-def liger_obstacle(device: torch.device) -> str | None:
+def why_no_liger(device: torch.device) -> str | None:
     """Why Liger cannot run on ``device``; ``None`` where it can."""
     if not HAS_LIGER:
         return "needs the package liger-kernel: pip install 'neobert[liger]'"
@@ -119,7 +119,7 @@ def cpu_has_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def _flash_obstacle(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+def _why_no_flash(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
     if device.type != "cuda":
         return "needs an NVIDIA GPU"
     if torch.cuda.get_device_capability(device) < FLASH_CAPABILITY:
@@ -131,7 +131,7 @@ def _flash_obstacle(device: torch.device, dtype: torch.dtype, head_dim: int) -> 
     return None
 
 
-def _torch_varlen_obstacle(dropout: bool, head_dim: int) -> str | None:
+def _why_no_torch_varlen(dropout: bool, head_dim: int) -> str | None:
     if find_spec("torch.nn.attention.varlen") is None:
         return "needs the package flash-attn with this version of PyTorch"
     if dropout:

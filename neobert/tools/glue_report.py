@@ -1,4 +1,4 @@
-"""``python -m neobert.tools.glue_report FOLDER``: what the fine-tuning runs below a folder come to.
+"""``python -m neobert.tools.glue_report FOLDER``: a table of the fine-tuning runs below a folder.
 
 For each model and task, runs that differ in their seed alone are one setting; the setting with the
 best mean score is reported, with mean ± standard deviation over its seeds. Writes ``glue.md``,

@@ -17,9 +17,9 @@ def compile_if_asked(encoder: Encoder, settings: TrainerConfig, strategy: Strate
     """Compile ``encoder`` if the settings request it and it is supported; return whether it was."""
     if not settings.torch_compile:
         return False
-    obstacle = _obstacle(settings, strategy)
-    if obstacle is not None:
-        log.warning("trainer.torch_compile is skipped: %s", obstacle)
+    reason = _why_not_compiled(settings, strategy)
+    if reason is not None:
+        log.warning("trainer.torch_compile is skipped: %s", reason)
         return False
     by_block = strategy.name == "fsdp2"
     compile_ = compile_blocks if by_block else compile_encoder
@@ -29,7 +29,7 @@ def compile_if_asked(encoder: Encoder, settings: TrainerConfig, strategy: Strate
     return True
 
 
-def _obstacle(settings: TrainerConfig, strategy: StrategyChoice) -> str | None:
+def _why_not_compiled(settings: TrainerConfig, strategy: StrategyChoice) -> str | None:
     if strategy.is_deepspeed:
         return "DeepSpeed is active"
     if settings.torch_compile_backend != "inductor":

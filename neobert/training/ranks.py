@@ -106,14 +106,14 @@ class Watch(threading.Thread):
                 break
             if None not in codes:
                 return
-        log.error("error: %s", told(lost[0], codes[lost[0] - 1] or 0))
+        log.error("error: %s", lost_rank_message(lost[0], codes[lost[0] - 1] or 0))
         time.sleep(GRACE)
         for process in self.processes:
             process.kill()
         os._exit(1)
 
 
-def told(rank: int, code: int) -> str:
+def lost_rank_message(rank: int, code: int) -> str:
     """How rank ``rank`` ended, in words."""
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
     return f"process {rank} of this run {how}: the others cannot continue without it"

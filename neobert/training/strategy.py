@@ -22,11 +22,11 @@ from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
 from neobert.training.ranks import own_launcher
 from neobert.training.strategy_checks import (
-    deepspeed_obstacle,
     deepspeed_problems,
     ema_problems,
     precision_problems,
     single_problems,
+    why_no_deepspeed,
 )
 from neobert.training.strategy_deepspeed import ZeRO
 from neobert.training.strategy_fsdp2 import FSDP2
@@ -120,7 +120,7 @@ def resolve_strategy(config: Config, on_cuda: bool | None = None) -> StrategyCho
     else:
         name, reason = settings.strategy, None
     choice = StrategyChoice(name, devices, nodes, on_cuda, reason)
-    if problems := obstacles(config, choice, on_cuda):
+    if problems := strategy_problems(config, choice, on_cuda):
         raise ConfigError(*problems)
     return choice
 
@@ -134,7 +134,7 @@ def num_devices(devices: int | str, on_cuda: bool) -> int:
     return torch.cuda.device_count() if on_cuda else 1
 
 
-def obstacles(config: Config, choice: StrategyChoice, on_cuda: bool) -> list[str]:
+def strategy_problems(config: Config, choice: StrategyChoice, on_cuda: bool) -> list[str]:
     """Why the chosen strategy cannot run; empty if it can. Each with what to do instead."""
     found = precision_problems(config.trainer, choice.name, on_cuda)
     found += ema_problems(config.trainer, choice.name)
@@ -193,14 +193,14 @@ def _chosen(config: Config, on_cuda: bool, processes: int) -> tuple[str, str | N
     several = "ddp" if processes > 1 else "single"
     if not config.use_deepspeed:
         return several, None
-    obstacle = deepspeed_obstacle()
+    reason = why_no_deepspeed()
     if not on_cuda:
-        obstacle = "there is no GPU"
+        reason = "there is no GPU"
     elif processes == 1:
-        obstacle = "there is one device"
+        reason = "there is one device"
     elif config.model.ngpt:
-        obstacle = "model.ngpt=true normalises weights after every step"
-    if obstacle is None:
+        reason = "model.ngpt=true normalises weights after every step"
+    if reason is None:
         return f"{DEEPSPEED}{config.deepspeed.stage}", None
     what = "DDP" if several == "ddp" else "one process"
-    return several, f"strategy: {what}; use_deepspeed has no effect, since {obstacle}"
+    return several, f"strategy: {what}; use_deepspeed has no effect, since {reason}"

@@ -55,10 +55,10 @@ def ema_problems(settings: TrainerConfig, name: str) -> list[str]:
 
 def deepspeed_problems(config: Config, stage: int) -> list[str]:
     """DeepSpeed at all, and what ZeRO's flat pieces make impossible."""
-    obstacle = deepspeed_obstacle()
+    reason = why_no_deepspeed()
     found = require(
-        obstacle is None,
-        f"trainer.strategy=deepspeed_zero{stage} cannot run: {obstacle}; trainer.strategy=ddp and "
+        reason is None,
+        f"trainer.strategy=deepspeed_zero{stage} cannot run: {reason}; trainer.strategy=ddp and "
         "fsdp2 need no package",
     )
     found += require(
@@ -118,7 +118,7 @@ def read_deepspeed_file(file: str) -> dict[str, object]:
     return values
 
 
-def deepspeed_obstacle() -> str | None:
+def why_no_deepspeed() -> str | None:
     """Why DeepSpeed cannot run at all on this machine; ``None`` if it can."""
     if importlib.util.find_spec("deepspeed") is None:
         return "the package is not installed (pip install 'neobert[deepspeed]')"

@@ -19,5 +19,5 @@ def test_the_others_run_anywhere(backend) -> None:
 
 
 def test_where_liger_runs_nothing_is_said(monkeypatch) -> None:
-    monkeypatch.setattr(kernels, "liger_obstacle", lambda _: None)
+    monkeypatch.setattr(kernels, "why_no_liger", lambda _: None)
     check_kernels(compose_config(["model.kernel_backend=liger"]))

@@ -9,7 +9,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer
 
-from neobert.training.ranks import LostRank, is_symptom, told
+from neobert.training.ranks import LostRank, is_symptom, lost_rank_message
 from neobert.training.strategy import DDP
 from neobert.training.trainer import quiet_libraries
 
@@ -43,7 +43,7 @@ def test_a_first_rank_that_waits_for_a_lost_one_ends(
 
 
 def test_a_signal_is_called_by_its_number() -> None:
-    assert told(2, -9).startswith("process 2 of this run was killed by signal 9")
+    assert lost_rank_message(2, -9).startswith("process 2 of this run was killed by signal 9")
 
 
 def test_only_what_another_rank_causes_counts_as_a_lost_rank() -> None:

@@ -73,7 +73,8 @@ class AnswerDataModule(DocumentDataModule[AnswerWindow, AnswerBatch]):
             questions = read_questions(part, f"{self.origin}, {name}", settings)
             self.splits[name] = QuestionSplit(questions, list(cut.windows(questions)))
         log.info(
-            "data: %s", ", ".join(f"{name}: {split.told}" for name, split in self.splits.items())
+            "data: %s",
+            ", ".join(f"{name}: {split.description}" for name, split in self.splits.items()),
         )
         self.train = self.splits.pop("train").windows
 

@@ -70,7 +70,7 @@ class QuestionSplit:
         return any(question.answers for question in self.questions)
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """For messages: how much it is."""
         empty = sum(question.answer == NO_ANSWER for question in self.windows)
         return (
