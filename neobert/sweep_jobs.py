@@ -87,7 +87,7 @@ class PreparedJob:
 def run_as_process(settings: DictConfig) -> float:
     """Run the job that Hydra is at as a fresh process; its objective, or the worst there is."""
     prepared = prepare_job(settings)
-    run(prepared)
+    run_job(prepared)
     if STOPPING.is_set():
         raise KeyboardInterrupt
     return objective_of(prepared.job, HydraConfig.get())
@@ -129,7 +129,7 @@ def digest(config: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def run(prepared: PreparedJob, devices: str | None = None) -> None:
+def run_job(prepared: PreparedJob, devices: str | None = None) -> None:
     """Run a job to its end unless it is finished; its record says what became of it.
 
     ``devices``: the value of ``CUDA_VISIBLE_DEVICES``; ``None``: all.
@@ -299,7 +299,7 @@ class Slots:
             if self.n_jobs > 1:
                 threads = max(1, (os.cpu_count() or 1) // self.n_jobs)
                 prepared.environment.setdefault("OMP_NUM_THREADS", str(threads))
-            run(prepared, self.share(slot, prepared.devices))
+            run_job(prepared, self.share(slot, prepared.devices))
         finally:
             self.free.put(slot)
 

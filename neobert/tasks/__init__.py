@@ -1,5 +1,6 @@
 """The tasks, unaware of each other."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from neobert.config.root import Config
@@ -9,6 +10,15 @@ if TYPE_CHECKING:  # it imports Lightning
     from neobert.training.extras import Extras
     from neobert.training.run import TaskRun
 
+RUNS = {
+    "pretraining": "PretrainingRun",
+    "glue": "GlueRun",
+    "token_classification": "TokenRun",
+    "question_answering": "AnswerRun",
+    "contrastive": "ContrastiveRun",
+}
+"""Task that trains -> the class in its ``run.py`` that says what is special about its runs."""
+
 
 def run(config: Config, extras: "Extras | None" = None) -> float | None:
     """Run the task that ``config`` names; return its objective: what a sweep makes small or
@@ -17,57 +27,19 @@ def run(config: Config, extras: "Extras | None" = None) -> float | None:
     from neobert.training.strategy import with_shared_batch
 
     config = with_shared_batch(config)
-    match config.task:
-        case "pretraining":
-            from neobert.tasks.pretraining.run import run as pretrain
+    if config.task == "mteb":
+        from neobert.tasks.mteb.run import run_mteb
 
-            return pretrain(config, extras)
-        case "glue":
-            from neobert.tasks.glue.run import run as fine_tune
+        return run_mteb(config)
+    from neobert.training.run import train
 
-            return fine_tune(config, extras)
-        case "token_classification":
-            from neobert.tasks.token_classification.run import run as tag
-
-            return tag(config, extras)
-        case "question_answering":
-            from neobert.tasks.question_answering.run import run as answer
-
-            return answer(config, extras)
-        case "contrastive":
-            from neobert.tasks.contrastive.run import run as contrast
-
-            return contrast(config, extras)
-        case "mteb":
-            from neobert.tasks.mteb.run import run as evaluate
-
-            return evaluate(config)
-        case other:
-            raise ValueError(f"task has no case for {other!r}")
+    return train(task_run(config), config, extras)
 
 
 def task_run(config: Config) -> "type[TaskRun]":
-    """What is special about the runs of ``config``'s task."""
-    match config.task:
-        case "pretraining":
-            from neobert.tasks.pretraining.run import PretrainingRun
-
-            return PretrainingRun
-        case "glue":
-            from neobert.tasks.glue.run import GlueRun
-
-            return GlueRun
-        case "token_classification":
-            from neobert.tasks.token_classification.run import TokenRun
-
-            return TokenRun
-        case "question_answering":
-            from neobert.tasks.question_answering.run import AnswerRun
-
-            return AnswerRun
-        case "contrastive":
-            from neobert.tasks.contrastive.run import ContrastiveRun
-
-            return ContrastiveRun
-        case other:
-            raise ConfigError(f"task={other}: has no evaluation of its own")
+    """What is special about the runs of ``config``'s task, which is imported now."""
+    if config.task not in RUNS:
+        raise ConfigError(f"task={config.task}: has no evaluation of its own")
+    module = import_module(f"neobert.tasks.{config.task}.run")
+    kind: type[TaskRun] = getattr(module, RUNS[config.task])
+    return kind

@@ -13,9 +13,8 @@ from neobert.optim.schedule import Schedule
 from neobert.tasks.contrastive.data import ContrastiveDataModule
 from neobert.tasks.contrastive.module import ContrastiveModule, ContrastiveSettings
 from neobert.tasks.contrastive.starting_model import open_start
-from neobert.training.extras import Extras
 from neobert.training.metrics_file import read_metrics
-from neobert.training.run import TaskRun, TrainedRun, train
+from neobert.training.run import TaskRun, TrainedRun
 
 
 class ContrastiveRun(TaskRun):
@@ -65,11 +64,6 @@ class ContrastiveRun(TaskRun):
 
     def report(self, run: TrainedRun, summary: Mapping[str, object]) -> None:
         show_retrieval(summary, str(run.folder.path))
-
-
-def run(config: Config, extras: Extras | None = None) -> float | None:
-    """Train; return the metric that tells the best model."""
-    return train(ContrastiveRun, config, extras)
 
 
 def show_retrieval(summary: Mapping[str, object], run: str) -> None:

@@ -15,11 +15,10 @@ from neobert.tasks.glue.module import GlueModule, GlueSettings, Predictions, gat
 from neobert.tasks.glue.predictions import write_examples, write_submission
 from neobert.tasks.glue.run_report import label_of, scores_by_step, show_scores, warn_of_labels
 from neobert.tasks.glue.starting_weights import ClassifierStart, find_start
-from neobert.training.extras import Extras
 from neobert.training.fit import load_best
 from neobert.training.hub_model import load_hub_tokenizer, takes_types
 from neobert.training.logger import log_metrics, pretraining_metadata
-from neobert.training.run import TaskRun, TrainedRun, train
+from neobert.training.run import TaskRun, TrainedRun
 
 SCORE = "eval/score"
 
@@ -144,11 +143,6 @@ class GlueRun(TaskRun):
 
     def report(self, run: TrainedRun, summary: Mapping[str, object]) -> None:
         show_scores(summary, run.folder.path)
-
-
-def run(config: Config, extras: Extras | None = None) -> float | None:
-    """Fine-tune and predict; return the official score of the final model on the dev set."""
-    return train(GlueRun, config, extras)
 
 
 def _data(config: Config, start: ClassifierStart) -> GlueDataModule:

@@ -29,7 +29,7 @@ OWN_TASKS = "own_tasks.json"
 """Beside the results: name -> type of the tasks that mteb does not know."""
 
 
-def run(config: Config) -> float:
+def run_mteb(config: Config) -> float:
     """Evaluate; return the mean score over the tasks (the objective of a sweep).
 
     Raises ``RunError`` at the end if a task failed; the results of the others are there.

@@ -16,9 +16,8 @@ from neobert.tasks.pretraining.initial import initial_model, initial_weights
 from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSettings
 from neobert.tasks.pretraining.report import fill_examples, show_losses
 from neobert.training.callbacks.stage_changes import EnterStages, enter_rope
-from neobert.training.extras import Extras
 from neobert.training.fit import model_fingerprint
-from neobert.training.run import TaskRun, TrainedRun, train
+from neobert.training.run import TaskRun, TrainedRun
 from neobert.training.staged_schedule import staged_schedule
 from neobert.training.strategy import holds_whole_model, resolve_strategy
 
@@ -94,8 +93,3 @@ class PretrainingRun(TaskRun):
         examples = self.data.example_batches() if whole else []
         filled = fill_examples(run.module.model, self.data.tokenizer, examples)  # type: ignore[arg-type]
         show_losses(summary, filled, str(run.folder.path))
-
-
-def run(config: Config, extras: Extras | None = None) -> float | None:
-    """Pretrain; return the final evaluation loss, if there is one."""
-    return train(PretrainingRun, config, extras)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from transformers import AutoModelForQuestionAnswering
 
-from neobert.config.root import Config
 from neobert.files import write_json
 from neobert.model.heads import TokenClassifier
 from neobert.optim.schedule import Schedule
@@ -13,10 +12,8 @@ from neobert.tasks.question_answering.data import AnswerDataModule
 from neobert.tasks.question_answering.module import AnswerModule
 from neobert.tasks.question_answering.spans import WindowSpans, files_of
 from neobert.training.encoder_start import EncoderStart
-from neobert.training.extras import Extras
 from neobert.training.fine_tuning import FineTuningRun
 from neobert.training.hub_model import HubHead
-from neobert.training.run import train
 
 HEAD = "qa_outputs"
 """Name of the head's weights in models of transformers."""
@@ -56,8 +53,3 @@ class AnswerRun(FineTuningRun):
         answers = self.module.answers(spans, self.data.splits[split])
         for name, content in files_of(answers, self.module.threshold).items():
             write_json(content, folder / f"{name}_{split}.json")
-
-
-def run(config: Config, extras: Extras | None = None) -> float | None:
-    """Fine-tune and predict; return the score of the evaluation set."""
-    return train(AnswerRun, config, extras)

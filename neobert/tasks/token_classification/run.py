@@ -5,17 +5,14 @@ from pathlib import Path
 
 from transformers import AutoModelForTokenClassification
 
-from neobert.config.root import Config
 from neobert.model.heads import TokenClassifier
 from neobert.optim.schedule import Schedule
 from neobert.tasks.token_classification.data import TokenDataModule
 from neobert.tasks.token_classification.module import TokenModule, WordTags
 from neobert.tasks.token_classification.tags import write_tags
 from neobert.training.encoder_start import EncoderStart
-from neobert.training.extras import Extras
 from neobert.training.fine_tuning import FineTuningRun
 from neobert.training.hub_model import HubHead
-from neobert.training.run import train
 
 
 class TokenRun(FineTuningRun):
@@ -55,8 +52,3 @@ class TokenRun(FineTuningRun):
         write_tags(
             folder / f"predictions_{split}.tsv", part.words, self.module.gold(part), predicted
         )
-
-
-def run(config: Config, extras: Extras | None = None) -> float | None:
-    """Fine-tune and predict; return the score of the evaluation set."""
-    return train(TokenRun, config, extras)

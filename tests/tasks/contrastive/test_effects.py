@@ -9,8 +9,8 @@ import pytest
 
 from neobert.config.root import Config
 from neobert.data.tokenizer import TokenizerInfo
+from neobert.tasks import run
 from neobert.tasks.contrastive.data import ContrastiveDataModule
-from neobert.tasks.contrastive.run import run
 
 Settings = Callable[..., Config]
 QUIET = ("trainer.eval_strategy=no", "trainer.save_strategy=no", "trainer.max_steps=1")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from neobert.tasks import run
 from neobert.tasks.glue.data import GlueDataModule
-from neobert.tasks.glue.run import run
 from tests.tasks.glue.conftest import Settings
 
 pytestmark = pytest.mark.filterwarnings(

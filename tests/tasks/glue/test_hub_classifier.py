@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from neobert.config.checks import ConfigError
+from neobert.tasks import run
 from neobert.tasks.glue.classifier import hub_head
-from neobert.tasks.glue.run import run
 from neobert.tasks.glue.tasks import TASKS
 from neobert.training.callbacks.interrupt import Interrupt, Interrupted
 from neobert.training.hub_model import load_hub_model, load_hub_tokenizer, takes_types

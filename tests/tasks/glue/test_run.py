@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from neobert.config.checks import ConfigError
-from neobert.tasks.glue.run import run
+from neobert.tasks import run
 from neobert.training.callbacks.interrupt import Interrupt
 from neobert.training.metrics_file import read_metrics
 from neobert.training.start import open_weights

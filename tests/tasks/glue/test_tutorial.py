@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from neobert.config.compose import compose_config
-from neobert.tasks.glue.run import run
+from neobert.tasks import run
 from neobert.tools.glue_report import main
 
 pytestmark = pytest.mark.filterwarnings(

@@ -7,7 +7,7 @@ import pytest
 
 from neobert.errors import ConfigError, RunError
 from neobert.model.encode import TextEncoder
-from neobert.tasks.mteb.run import run
+from neobert.tasks.mteb.run import run_mteb
 
 
 def results(folder: Path) -> dict[str, Path]:
@@ -32,7 +32,7 @@ def test_the_packaged_tasks_are_better_than_chance_with_random_embeddings(
 ) -> None:
     folder = make_run()
     before = contents(folder)
-    mean = run(compose(f"trainer.output_dir={folder}", "mteb_task_type=local"))
+    mean = run_mteb(compose(f"trainer.output_dir={folder}", "mteb_task_type=local"))
     assert contents(folder) == before
     summary = json.loads((folder / "mteb/20/summary.json").read_text())
     scores = {name: one["score"] for name, one in summary["tasks"].items()}
@@ -55,31 +55,31 @@ def test_a_finished_task_is_run_again_only_if_asked(
 ) -> None:
     folder = make_run()
     words = [f"trainer.output_dir={folder}", "mteb_task_type=local", local_sts]
-    first = run(compose(*words))
+    first = run_mteb(compose(*words))
     (file,) = results(folder).values()
     written = file.stat().st_mtime_ns
     with monkeypatch.context() as patch:
         patch.delattr(TextEncoder, "encode")  # whoever encodes fails
-        assert run(compose(*words)) == first
+        assert run_mteb(compose(*words)) == first
     assert file.stat().st_mtime_ns == written
-    assert run(compose(*words, "mteb_overwrite_results=true")) == first
+    assert run_mteb(compose(*words, "mteb_overwrite_results=true")) == first
     assert file.stat().st_mtime_ns > written
 
 
 def test_changed_data_is_evaluated_anew(make_run, compose, local_sts, sts_file) -> None:
     folder = make_run()
     words = [f"trainer.output_dir={folder}", "mteb_task_type=local", local_sts]
-    first = run(compose(*words))
+    first = run_mteb(compose(*words))
     lines = sts_file.read_text().splitlines()
     sts_file.write_text("\n".join(lines[: len(lines) // 2]))
-    assert run(compose(*words)) != first
+    assert run_mteb(compose(*words)) != first
 
 
 def test_a_failing_task_is_told_at_the_end_and_loses_no_other(make_run, compose, local_sts) -> None:
     folder = make_run()
     words = [f"trainer.output_dir={folder}", "mteb_task_type='STS12,local'", local_sts]
     with pytest.raises(RunError) as error:
-        run(compose(*words))
+        run_mteb(compose(*words))
     first, last = error.value.problems
     assert first.startswith("STS12 failed: ")  # tests have no network
     assert "1 of 2 tasks failed" in last
@@ -93,7 +93,9 @@ def test_a_failing_task_is_told_at_the_end_and_loses_no_other(make_run, compose,
 def test_whatever_changes_vectors_has_results_of_its_own(make_run, compose, local_sts) -> None:
     folder = make_run()
     words = [f"trainer.output_dir={folder}", "mteb_task_type=local", local_sts]
-    assert run(compose(*words, "mteb_pooling=mean")) == run(compose(*words, "mteb_pooling=avg"))
+    assert run_mteb(compose(*words, "mteb_pooling=mean")) == run_mteb(
+        compose(*words, "mteb_pooling=avg")
+    )
     assert len(list(folder.glob("mteb/20/results/*/*/Pairs.json"))) == 1
     changes = [
         "mteb_pooling=cls",
@@ -103,7 +105,7 @@ def test_whatever_changes_vectors_has_results_of_its_own(make_run, compose, loca
         "mteb_prompts={STS: 'the river '}",
     ]
     for change in changes:
-        run(compose(*words, change))
+        run_mteb(compose(*words, change))
     files = list(folder.glob("mteb/20/results/*/*/Pairs.json"))
     assert len(files) == 1 + len(changes)
     scores = [json.loads(file.read_text())["scores"]["test"][0]["pearson"] for file in files]
@@ -115,10 +117,10 @@ def test_the_checkpoint_is_the_one_that_was_asked_for(make_run, compose, local_s
     folder = make_run(steps=(10, 20, 30))
     words = [f"trainer.output_dir={folder}", "mteb_task_type=local", local_sts]
     for selector, step in (("latest", "30"), ("best", "10"), ("20", "20")):
-        run(compose(*words, f"pretrained_checkpoint={selector}"))
+        run_mteb(compose(*words, f"pretrained_checkpoint={selector}"))
         assert (folder / "mteb" / step / "summary.json").is_file()
     with pytest.raises(ConfigError, match=r"there is no 25; .* has the steps 10, 20, 30"):
-        run(compose(*words, "pretrained_checkpoint=25"))
+        run_mteb(compose(*words, "pretrained_checkpoint=25"))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_what_cannot_be_evaluated_is_one_clear_line(
     folder = make_run()
     words = [f"trainer.output_dir={folder}", "mteb_task_type=local", local_sts]
     with pytest.raises(ConfigError) as error:
-        run(compose(*words, word))
+        run_mteb(compose(*words, word))
     assert len(error.value.problems) == 1
     assert message in str(error.value)
 
@@ -151,4 +153,4 @@ def test_a_run_without_a_complete_checkpoint_is_named(make_run, compose, local_s
     folder = make_run()
     (folder / "checkpoints/20/manifest.json").unlink()
     with pytest.raises(ConfigError, match=r"all checkpoints are damaged: .*manifest\.json"):
-        run(compose(f"trainer.output_dir={folder}", "mteb_task_type=local", local_sts))
+        run_mteb(compose(f"trainer.output_dir={folder}", "mteb_task_type=local", local_sts))
