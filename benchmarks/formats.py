@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 import transformers
@@ -94,11 +95,13 @@ def speed(names: Sequence[str], rounds: int, scratch: Path) -> tuple[list[str], 
         folder = Path(name)
         if re.fullmatch(r"\d+x\d+", name):
             width, layers = harness.shape_of(name)
-            shape = {"hidden_size": width, "num_hidden_layers": layers}
-            source = random_folder(
-                scratch / f"{name}-source", **shape, num_attention_heads=width // 64
+            folder, source = scratch / name, scratch / f"{name}-source"
+            random_folder(
+                source,
+                hidden_size=width,
+                num_hidden_layers=layers,
+                num_attention_heads=width // 64,
             )
-            folder = scratch / name
             export(source, folder, onnx="int8")
         models = backends(folder)
         for kind, (words, count) in LENGTHS.items():
@@ -199,10 +202,10 @@ def similarities(model: Model, folder: Path, sides: Sequence[Sequence[str]]) -> 
             hidden = model(ids, batch["attention_mask"])[0]  # type: ignore[index]
             parts.append((hidden * mask).sum(1) / mask.sum(1))
         vectors.append(torch.cat(parts))
-    return torch.cosine_similarity(*vectors)
+    return torch.cosine_similarity(vectors[0], vectors[1])
 
 
-def random_folder(folder: Path, **shape: int) -> Path:
+def random_folder(folder: Path, **shape: Any) -> Path:  # noqa: ANN401
     """A published folder of random weights with a tokenizer: something to export."""
     config = NeoBERTConfig(
         **shape,

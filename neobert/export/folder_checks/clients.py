@@ -108,8 +108,8 @@ def mean_cosine(exported: Exported, outputs: Tensor, expected: Tensor, mask: Ten
     one score per text over the texts."""
     if exported.head == "AutoModel":
         weights = mask[..., None] / mask.sum(1)[:, None, None]
-        vectors = [(hidden * weights).sum(1) for hidden in (outputs, expected)]
+        outputs, expected = (outputs * weights).sum(1), (expected * weights).sum(1)
     else:
-        vectors = [exported.kept(scores, mask) for scores in (outputs, expected)]
-    dim = 0 if vectors[0].shape[1] == 1 else 1
-    return float(torch.nn.functional.cosine_similarity(*vectors, dim=dim).mean())
+        outputs, expected = exported.kept(outputs, mask), exported.kept(expected, mask)
+    dim = 0 if outputs.shape[1] == 1 else 1
+    return float(torch.nn.functional.cosine_similarity(outputs, expected, dim=dim).mean())
