@@ -183,7 +183,8 @@ class Summary:
     def as_json(self) -> dict[str, object]:
         """The file's content: the task's own entries beside the common ones."""
         common = asdict(self)
-        return {**common, **common.pop("own"), **origin(command_line())}
+        own = common.pop("own")
+        return {**common, **own, **origin(command_line())}
 
 
 def train(kind: type[TaskRun], config: Config, extras: Extras | None = None) -> float | None:
