@@ -24,7 +24,8 @@ PROGRAMS = {
     "fill-mask": ("neobert.tools.mlm_predict", "the likeliest tokens for [MASK]"),
     "perplexity": ("neobert.tools.pseudo_perplexity", "pseudo-perplexity of texts"),
     "average": ("neobert.tools.average", "average the weights of checkpoints"),
-    "glue-report": ("neobert.tools.glue_report", "a table of fine-tuning runs"),
+    "fine-tuning-report": ("neobert.tools.fine_tuning_report", "a table of fine-tuning runs"),
+    "glue-report": ("neobert.tools.glue_report", "the same of GLUE, with published scores"),
     "mteb-report": ("neobert.tools.mteb_report", "a table of MTEB results"),
 }
 """Command -> the module that it runs, and what it does."""

@@ -195,6 +195,15 @@ def read_json(path: Path, largest: int = LARGEST_TEXT) -> object:
         raise ValueError("it is nested too deep") from error
 
 
+def read_summary(folder: Path) -> dict[str, object] | None:
+    """``summary.json`` of a run; ``None`` if it has none that can be read, so is not finished."""
+    try:
+        summary = read_json(folder / "summary.json")
+    except (OSError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) else None
+
+
 def _give_name(temporary: Path, folder: Path, replace: bool) -> None:
     if not folder.exists():
         temporary.rename(folder)

@@ -35,7 +35,7 @@ from neobert.config.root import Config
 from neobert.config.store import save_config
 from neobert.console import get_logger
 from neobert.errors import ExitCode
-from neobert.files import read_json, write_json
+from neobert.files import read_json, read_summary, write_json
 
 log = get_logger(__name__)
 
@@ -175,15 +175,6 @@ def read_job(record: Path) -> Job | None:
         return Job(**read_json(record))  # type: ignore[arg-type]
     except (OSError, ValueError, TypeError):
         return None
-
-
-def read_summary(folder: Path) -> dict[str, object] | None:
-    """``summary.json`` of a run; ``None`` if it has none that can be read, so is not finished."""
-    try:
-        summary = read_json(folder / "summary.json")
-    except (OSError, ValueError):
-        return None
-    return summary if isinstance(summary, dict) else None
 
 
 def _free_folder(planned: Path) -> Path:

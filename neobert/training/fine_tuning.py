@@ -1,6 +1,7 @@
 """What runs that fine-tune an encoder on documents share: start, predictions of all splits, report.
 
 GLUE's runs have several starts and official scores of their own; see :mod:`neobert.tasks.glue.run`.
+The names and settings that reports compare are here for both.
 """
 
 from abc import abstractmethod
@@ -12,7 +13,9 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from neobert.config.model import ModelConfig
 from neobert.config.root import Config
+from neobert.training.data import RunDataModule
 from neobert.training.documents import DocumentDataModule
 from neobert.training.encoder_start import EncoderStart, encoder_start
 from neobert.training.fit import load_best
@@ -21,6 +24,45 @@ from neobert.training.logger import log_metrics
 from neobert.training.ranks import gather_lists
 from neobert.training.run import TaskRun, TrainedRun
 from neobert.training.summary import show_result
+
+
+def model_label(config: Config, model: ModelConfig, record: Mapping[str, object]) -> str:
+    """What a report calls the model: the end of ``model.name``, else the folder of its weights.
+
+    ``record`` says what the run started from; ``model`` is the shape of random weights.
+    """
+    if config.model.name:
+        return "/".join(Path(config.model.name).parts[-2:])
+    source = record.get("folder")
+    if source is None:
+        return f"random-{model.hidden_size}x{model.num_hidden_layers}"
+    folder = Path(str(source))
+    run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
+    step = f"-{folder.name}" if folder.parent.name == "checkpoints" else ""
+    return f"{run.name}{step}"
+
+
+def tried_settings(config: Config, data: RunDataModule, max_length: int) -> dict[str, object]:
+    """What runs of a task may differ in, for ``summary.json`` and reports."""
+    return {
+        "seed": config.seed,
+        "lr": config.optimizer.lr,
+        "batch_size": data.share.rows_per_step,
+        "epochs": round(data.total_steps / data.steps_per_epoch, 3),
+        "max_steps": data.total_steps,
+        "weight_decay": config.optimizer.weight_decay,
+        "max_seq_length": max_length,
+        "optimizer": config.optimizer.name,
+        "train_split": config.dataset.train_split,
+    }
+
+
+def with_run_name(config: Config, model: str, task: str) -> Config:
+    """The settings with W&B's name and tags of the run: model, task, learning rate and seed."""
+    wandb, rate, seed = config.wandb, f"{config.optimizer.lr:g}", config.seed
+    tags = [*wandb.tags, model, task, f"lr={rate}", f"seed={seed}"]
+    name = wandb.name or f"{model}-{task}-lr{rate}-seed{seed}"
+    return replace(config, wandb=replace(wandb, name=name, tags=list(dict.fromkeys(tags))))
 
 
 class FineTuningRun(TaskRun):
@@ -57,6 +99,20 @@ class FineTuningRun(TaskRun):
         return self._requested
 
     @property
+    def label(self) -> str:
+        """What reports call the model."""
+        return model_label(self._requested, self.start.model, self.start.record)
+
+    @property
+    def task_name(self) -> str:
+        """What reports call the data: its folder, or its id on the hub."""
+        dataset = self.config.dataset
+        return Path(dataset.path).stem if dataset.path else Path(dataset.name).name
+
+    def check(self) -> None:
+        self.config = with_run_name(self.config, self.label, self.task_name)
+
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.start.tokenizer
 
@@ -86,19 +142,19 @@ class FineTuningRun(TaskRun):
         return after
 
     def report(self, run: TrainedRun, summary: Mapping[str, object]) -> None:
-        show_result(run.folder.path, summary, self.config.task, run.final_step)
+        task = f"{self.task_name} with {self.label}"
+        show_result(run.folder.path, summary, task, run.final_step)
 
     def summary(self, run: TrainedRun) -> dict[str, object]:
         config, data = self.config, self.data
+        length = getattr(config, self.section).max_seq_length
+        sizes = {split: len(data.documents_of(split)) for split in data.predicted_splits}
         return {
+            "task_name": self.task_name,
+            "model": self.label,
             "weights": self.start.record,
-            "settings": {
-                "seed": config.seed,
-                "lr": config.optimizer.lr,
-                "batch_size": data.share.rows_per_step,
-                "max_steps": data.total_steps,
-                "optimizer": config.optimizer.name,
-                "train_split": config.dataset.train_split,
-            },
+            "settings": tried_settings(config, data, length),
+            "data": {"train": len(data.train), **sizes},
             "score": self.after.get(self.score or ""),
+            "score_step": run.final_step,
         }

@@ -6,14 +6,18 @@ from pathlib import Path
 import pytest
 
 from neobert.tasks.glue.published import GLUE_8, PUBLISHED
-from neobert.tools.glue_report import best_results, find_runs, glue_average, glue_page, main
+from neobert.tools.fine_tuning_report import best_results, find_runs
+from neobert.tools.fine_tuning_report import main as report_all
+from neobert.tools.glue_report import glue_average, glue_page, main
 
 
-def write_run(folder: Path, task: str, score: float | None, **settings: object) -> None:
+def write_run(
+    folder: Path, task: str, score: float | None, kind: str = "glue", **settings: object
+) -> None:
     values = {"seed": 0, "lr": 1e-5, "batch_size": 32, "epochs": 3.0, **settings}
     folder.mkdir(parents=True)
     summary = {
-        "task": "glue",
+        "task": kind,
         "task_name": task,
         "model": "ours",
         "weights": {"kind": "encoder"},
@@ -84,6 +88,19 @@ def test_a_report_is_a_page_data_and_a_plot(sweep: Path, tmp_path: Path) -> None
     data = json.loads((tmp_path / "report/glue.json").read_text())
     assert data["averages"]["ours"]["average"] is None
     assert (tmp_path / "report/glue.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_all_tasks_have_a_report_by_the_same_code(sweep: Path, tmp_path: Path) -> None:
+    for seed, score in enumerate((0.3, 0.4)):
+        folder = sweep / f"tags{seed}"
+        write_run(folder, "wnut17", score, "token_classification", seed=seed)
+    assert report_all([str(sweep), "--output", str(tmp_path / "report")]) == 0
+    page = (tmp_path / "report/fine_tuning.md").read_text()
+    assert "| ours | wnut17 | 35.0 ± 7.1 | 2 | 1,000 | 1e-05 | 32 | 2 | 1 |" in page
+    assert "| ours | cola | 52.0 ± 2.8 |" in page
+    assert (tmp_path / "report/fine_tuning.png").stat().st_size > 1000
+    assert main([str(sweep), "--output", str(tmp_path / "report")]) == 0
+    assert "wnut17" not in (tmp_path / "report/glue.md").read_text()
 
 
 def test_a_folder_without_runs_is_told(tmp_path: Path) -> None:

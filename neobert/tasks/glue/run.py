@@ -13,8 +13,9 @@ from neobert.tasks.glue.data import GlueDataModule
 from neobert.tasks.glue.metrics import check_metric
 from neobert.tasks.glue.module import GlueModule, GlueSettings, Predictions, gather_predictions
 from neobert.tasks.glue.predictions import write_examples, write_submission
-from neobert.tasks.glue.run_report import label_of, scores_by_step, show_scores, warn_of_labels
+from neobert.tasks.glue.run_report import scores_by_step, show_scores, warn_of_labels
 from neobert.tasks.glue.starting_weights import ClassifierStart, find_start
+from neobert.training.fine_tuning import model_label, tried_settings, with_run_name
 from neobert.training.fit import load_best
 from neobert.training.hub_model import load_hub_tokenizer, takes_types
 from neobert.training.logger import log_metrics, pretraining_metadata
@@ -107,25 +108,16 @@ class GlueRun(TaskRun):
             write_examples(data.task, examples.names, part, path)
         tests = predictions[len(data.validation) :]
         for (split, examples), part in zip(data.test.items(), tests, strict=True):
-            write_submission(data.task, examples.names, part, folder / f"predictions_{split}.tsv")
+            path = folder / f"predictions_{split}.tsv"
+            write_submission(data.task, examples.names, part, path)
 
     def summary(self, run: TrainedRun) -> dict[str, object]:
         config, data = self.config, self.data
         return {
             "task_name": config.glue.task_name,
-            "model": label_of(config, self.start),
+            "model": model_label(config, self.start.model, self.start.record),
             "weights": self.start.record,
-            "settings": {
-                "seed": config.seed,
-                "lr": config.optimizer.lr,
-                "batch_size": data.share.rows_per_step,
-                "epochs": round(data.total_steps / data.steps_per_epoch, 3),
-                "max_steps": data.total_steps,
-                "weight_decay": config.optimizer.weight_decay,
-                "max_seq_length": config.glue.max_seq_length,
-                "optimizer": config.optimizer.name,
-                "train_split": config.dataset.train_split,
-            },
+            "settings": tried_settings(config, data, config.glue.max_seq_length),
             "data": {
                 "origin": data.origin,
                 "train": len(data.train),
@@ -154,13 +146,7 @@ def _data(config: Config, start: ClassifierStart) -> GlueDataModule:
 
 def _with_derived(config: Config, start: ClassifierStart, data: GlueDataModule) -> Config:
     """The settings with what was derived: what a checkpoint says of its model, and W&B shows."""
-    wandb = config.wandb
-    words = (label_of(config, start), config.glue.task_name)
-    name = wandb.name or "-".join([*words, f"lr{config.optimizer.lr:g}", f"seed{config.seed}"])
-    tags = [*wandb.tags, *words, f"lr={config.optimizer.lr:g}", f"seed={config.seed}"]
-    return replace(
-        config,
-        model=start.model,
-        glue=replace(config.glue, num_labels=data.num_labels),
-        wandb=replace(wandb, name=name, tags=list(dict.fromkeys(tags))),
-    )
+    label = model_label(config, start.model, start.record)
+    named = with_run_name(config, label, config.glue.task_name)
+    glue = replace(config.glue, num_labels=data.num_labels)
+    return replace(named, model=start.model, glue=glue)

@@ -1,30 +1,14 @@
-"""What a finished fine-tuning run shows, and the names it goes by."""
+"""What a finished fine-tuning run shows."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from neobert.config.glue import GlueConfig
-from neobert.config.root import Config
 from neobert.console import get_logger
-from neobert.tasks.glue.starting_weights import ClassifierStart
 from neobert.training.metrics_file import read_metrics, series
 from neobert.training.summary import show_result
 
 log = get_logger(__name__)
-
-
-def label_of(config: Config, start: ClassifierStart) -> str:
-    """What a report calls the model: the end of ``model.name``, else the folder of its weights."""
-    if config.model.name:
-        return "/".join(Path(config.model.name).parts[-2:])
-    shape = f"{start.model.hidden_size}x{start.model.num_hidden_layers}"
-    source = start.record.get("folder")
-    if source is None:
-        return f"random-{shape}"
-    folder = Path(str(source))
-    run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
-    step = f"-{folder.name}" if folder.parent.name == "checkpoints" else ""
-    return f"{run.name}{step}"
 
 
 def warn_of_labels(config: GlueConfig, num_labels: int) -> None:

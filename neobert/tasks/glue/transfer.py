@@ -9,7 +9,7 @@ from pathlib import Path
 from neobert.config.checks import ConfigError
 from neobert.config.overrides import pasteable
 from neobert.config.root import Config
-from neobert.files import read_json, user_path
+from neobert.files import read_summary, user_path
 from neobert.model.weight_files import has_weights
 from neobert.training.manifest import numbered
 
@@ -47,25 +47,14 @@ def finished_runs(place: Path, task: str) -> list[SourceRun]:
     """Runs of ``task`` below ``place`` that ended and kept weights, by the task they recorded."""
     runs = []
     for path in sorted(place.glob("**/summary.json")):
-        summary = read_glue_summary(path)
-        if summary is None or summary.get("task_name") != task:
+        summary = read_summary(path.parent) or {}
+        if (summary.get("task"), summary.get("task_name")) != ("glue", task):
             continue
         score, best = summary.get("score"), summary.get("best")
         checkpoint = _checkpoint(path.parent, best if isinstance(best, dict) else {})
         if isinstance(score, float) and checkpoint is not None:
             runs.append(SourceRun(str(path.parent.absolute()), checkpoint, score))
     return runs
-
-
-def read_glue_summary(path: Path) -> dict[str, object] | None:
-    """The ``summary.json`` of a finished run of fine-tuning; ``None`` if it is of another kind."""
-    try:
-        summary = read_json(path)
-    except (OSError, ValueError):
-        return None
-    if not isinstance(summary, dict) or summary.get("task") != "glue":
-        return None
-    return summary
 
 
 def _checkpoint(run: Path, best: dict[str, object]) -> Path | None:

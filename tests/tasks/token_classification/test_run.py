@@ -26,6 +26,8 @@ def test_it_learns_and_reports(tag: Train, rows_folder: Path) -> None:
     assert summary["after"]["eval/f1"] > 0.95
     assert summary["score"] == summary["objective"] == summary["after"]["eval/f1"]
     assert summary["after"]["eval/f1_PRO_test"] > 0.9
+    assert (summary["model"], summary["task_name"]) == ("tiny", rows_folder.name)
+    assert (summary["settings"]["epochs"], summary["data"]["train"]) == (2, 200)
     rows = [
         json.loads(line) for line in (rows_folder / "validation.jsonl").read_text().splitlines()
     ]
