@@ -95,11 +95,19 @@ class PackedBatch(TensorBatch):
         )
 
     @classmethod
-    def from_documents(cls, documents: list[list[int]]) -> "PackedBatch":
-        """Lay ``documents`` (lists of ids) end to end, unpacked: no padding at all."""
+    def from_documents(
+        cls, documents: list[list[int]], pad_token_id: int = 0, multiple: int = 1
+    ) -> "PackedBatch":
+        """Lay ``documents`` (lists of ids) end to end, unpacked: no padding between them.
+
+        Up to a multiple of ``multiple`` tokens, one more document of pad ids follows.
+        """
+        num_tokens = sum(map(len, documents))
+        if slack := -num_tokens % multiple:
+            documents = [*documents, [pad_token_id] * slack]
         lengths = torch.tensor([len(document) for document in documents], dtype=torch.int64)
         flat = [token for document in documents for token in document]
-        return cls.from_lengths(torch.tensor(flat, dtype=torch.int64), lengths)
+        return cls.from_lengths(torch.tensor(flat, dtype=torch.int64), lengths, num_tokens)
 
     @property
     def lengths(self) -> Int[Tensor, " S"]:

@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +18,7 @@ from neobert.data.cache import key_of
 from neobert.data.corpora import is_packaged
 from neobert.data.data_files import DataFiles, find_files, log_splits, shortened
 from neobert.data.digests import file_digests
+from neobert.data.hub_splits import HubReader
 from neobert.data.loading import is_saved, load_saved
 from neobert.data.rows import (
     RULES,
@@ -32,7 +32,7 @@ from neobert.data.rows import (
     value_at,
 )
 from neobert.data.splits import HoldOut, named_split, sliced
-from neobert.files import first_line, user_path
+from neobert.files import user_path
 
 log = get_logger(__name__)
 
@@ -118,6 +118,13 @@ class Splits:
     test: Mapping[str, Dataset]
     """By name of the split; what is missing is left out."""
 
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Split (``train``, ``validation``, …) -> its file, where it is one whole file."""
+
+    def where(self, name: str) -> str:
+        """For messages: the file of a split, else where the data is from and the split's name."""
+        return self.files.get(name, f"{self.origin}, {name}")
+
 
 def open_splits(
     task: TableTask,
@@ -127,17 +134,16 @@ def open_splits(
     seed: int,
     packaged: Path | None = None,
 ) -> Splits:
-    """Read the splits of ``task``, called ``name``.
-
-    ``packaged``: the folder of a task that comes in a package.
+    """Read the splits of ``task``, called ``name``; ``packaged``: its folder in a package.
 
     Slices (``dataset.train_split=train[:10%]``), ``validation_split`` and ``eval_samples`` work as
     in pretraining. Raises ``ConfigError`` with all that is wrong: splits that are missing, files
     that cannot be read.
     """
     reader = _reader(task, name, config, packaged, cache)
+    train_split = config.train_split or task.train
     problems: list[str] = []
-    train = _collect(problems, reader, config.train_split or task.train, "train")
+    train = _collect(problems, reader, train_split, "train")
     if problems and isinstance(reader, HubReader):  # it would fail again, and take its time
         raise ConfigError(*problems)
     validation = task.validation if config.eval_split is None else {config.eval_split: ""}
@@ -148,14 +154,17 @@ def open_splits(
     if problems:
         raise ConfigError(*problems)
     if train is None:
-        raise reader.missing(config.train_split or task.train)
-    if config.validation_split is not None and not any(part is not None for part in parts.values()):
-        train, parts[""] = _held_out(train, config.validation_split, seed)
+        raise reader.missing(train_split)
+    fraction = config.validation_split if all(part is None for part in parts.values()) else None
+    if fraction is not None:
+        train, parts[""] = _held_out(train, fraction, seed)
         validation = {"": ""}
     for split, end in validation.items():
         if parts.get(end) is None:
             raise reader.missing(split)
     limit = config.eval_samples
+    names = {f"validation{end}": split for split, end in validation.items()}
+    names |= {"train": train_split, **dict(zip(task.test, task.test, strict=True))}
     return Splits(
         origin=reader.origin,
         train=train,
@@ -165,6 +174,7 @@ def open_splits(
             if part is not None
         },
         test={split: part for split, part in tests.items() if part is not None},
+        files=reader.files_of(names) if fraction is None else {},
     )
 
 
@@ -258,6 +268,17 @@ class LocalReader:
             part = self._read(files, kind) if files else None
         return None if part is None else sliced(part, split, KEYS[kind])
 
+    def files_of(self, splits: Mapping[str, str]) -> dict[str, str]:
+        """The file of each split that is one whole file, by the keys of ``splits``."""
+        place, files = self.places[""], dict[str, str]()
+        if is_saved(place):
+            return files
+        for key, split in splits.items():
+            own = self._found(place).of_split(split)
+            if len(own) == 1:
+                files[key] = str(own[0])
+        return files
+
     def missing(self, split: str) -> ConfigError:
         """What to say if a split is not there."""
         place = self.places[""]
@@ -337,48 +358,3 @@ def _saved_parts(folder: Path) -> dict[str, Dataset]:
     if isinstance(saved, Dataset):
         return {"train": saved}
     return {str(name): part for name, part in saved.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class HubReader:
-    """A dataset of the Hugging Face Hub, at the revision of the task's row."""
-
-    task: TableTask
-    config: DatasetConfig
-    cache: Path
-
-    @property
-    def origin(self) -> str:
-        parts = [self.task.source, self.task.config or "", self.task.revision or ""]
-        return " ".join(part for part in parts if part)
-
-    def split(self, split: str, kind: str) -> Dataset | None:
-        """The rows of ``split``, slices allowed; ``None`` if the dataset has none of this name."""
-        chosen = self.task.test_config if kind == "test" else None
-        extra = {"trust_remote_code": True} if self.config.trust_remote_code else {}
-        try:
-            return datasets.load_dataset(
-                self.task.source,
-                chosen or self.task.config,
-                split=split,
-                revision=self.task.revision,
-                cache_dir=str(self.cache / "hub"),
-                **extra,
-            )
-        except ValueError as error:
-            if "Unknown split" in str(error):
-                return None
-            raise self._failed(error) from error
-        except Exception as error:  # the hub's client raises dozens of kinds
-            raise self._failed(error) from error
-
-    def missing(self, split: str) -> ConfigError:
-        """What to say if a split is not there."""
-        return ConfigError(f"{self.origin} has no split {split}")
-
-    def _failed(self, error: Exception) -> ConfigError:
-        return ConfigError(
-            f"{self.origin} could not be loaded from the hub ({type(error).__name__}: "
-            f"{first_line(error)}); dataset.path=FOLDER reads local files of the same columns "
-            f"({self.task.config or 'the task'}/train.jsonl, …)"
-        )

@@ -1,24 +1,18 @@
 """Rows of questions, checked: errors are reported with its file, row and key."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from datasets import Dataset
 
 from neobert.config.answers import AnswersConfig
-from neobert.console import get_logger
+from neobert.data.bad_rows import report_bad_rows
 from neobert.errors import ConfigError
 
-log = get_logger(__name__)
+COLUMNS = ("context_column", "question_column", "answers_column", "id_column")
+"""Settings that name a column."""
 
-SHOWN = 5
 EXCERPT = 40
-
-REVISIONS = {
-    "rajpurkar/squad": "7b6d24c440a36b6815f21b70d25016731768db1f",
-    "rajpurkar/squad_v2": "3ffb306f725f7d2ce8394bc1873b24868140c412",
-}
-"""Datasets of the hub whose revision is pinned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +31,8 @@ def read_questions(part: Dataset, where: str, config: AnswersConfig) -> list[Que
 
     Raises ``ConfigError`` for rows that do not fit together, unless ``answers.bad_rows=skip``.
     """
-    keys = (config.id_column, config.question_column, config.context_column, config.answers_column)
-    known = [key for key in keys if key in part.column_names]
+    columns = [getattr(config, key) for key in COLUMNS]
+    known = [column for column in columns if column in part.column_names]
     table = part.select_columns(known).with_format("arrow")[:]
     questions: list[Question] = []
     problems, ids = [], set[str]()
@@ -53,7 +47,7 @@ def read_questions(part: Dataset, where: str, config: AnswersConfig) -> list[Que
             continue
         ids.add(question.id)
         questions.append(question)
-    _report(problems, config)
+    report_bad_rows(problems, "answers", config.bad_rows, COLUMNS)
     if not questions:
         raise ConfigError(f"{where}: no question is left to read")
     return questions
@@ -113,21 +107,3 @@ def _misplaced(context: str, start: int, text: str) -> str | None:
 
 def _shown(value: object) -> str:
     return "nothing" if value is None else repr(value)[:EXCERPT]
-
-
-def _report(problems: Sequence[str], config: AnswersConfig) -> None:
-    if not problems:
-        return
-    if config.bad_rows == "skip":
-        log.warning(
-            "answers.bad_rows=skip: %d rows left out, such as: %s", len(problems), problems[0]
-        )
-        return
-    more = len(problems) - SHOWN
-    raise ConfigError(
-        *problems[:SHOWN],
-        *([f"and {more} more such rows"] if more > 0 else []),
-        "mend the rows, choose the columns (answers.context_column, answers.question_column, "
-        "answers.answers_column, answers.id_column), or leave such rows out with "
-        "answers.bad_rows=skip",
-    )

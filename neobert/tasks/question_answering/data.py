@@ -1,7 +1,7 @@
 """The data of question answering: windows in batches that are addressable by their step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import datasets
 import numpy as np
@@ -14,7 +14,7 @@ from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder
 from neobert.data.task_splits import TableColumns, open_splits
-from neobert.tasks.question_answering.answer_rows import REVISIONS, read_questions
+from neobert.tasks.question_answering.answer_rows import read_questions
 from neobert.tasks.question_answering.windows import AnswerWindow, QuestionSplit, WindowTokenizer
 from neobert.training.documents import DocumentDataModule
 from neobert.training.encoder_start import EncoderStart
@@ -60,7 +60,6 @@ class AnswerDataModule(DocumentDataModule[AnswerWindow, AnswerBatch]):
             settings.answers_column,
             dataset.name,
             dataset.config,
-            REVISIONS.get(dataset.name),
             others=(settings.id_column,),
         )
         cache = cache_folder(dataset.cache_dir)
@@ -70,7 +69,7 @@ class AnswerDataModule(DocumentDataModule[AnswerWindow, AnswerBatch]):
         self.splits = {}
         parts = {"train": splits.train, "validation": splits.validation[""], **splits.test}
         for name, part in parts.items():
-            questions = read_questions(part, f"{self.origin}, {name}", settings)
+            questions = read_questions(part, splits.where(name), settings)
             self.splits[name] = QuestionSplit(questions, list(cut.windows(questions)))
         log.info(
             "data: %s",
@@ -107,10 +106,7 @@ class AnswerDataModule(DocumentDataModule[AnswerWindow, AnswerBatch]):
         ids = [document.ids.astype(np.int64) for document in documents] or [np.array([pad])]
         inputs: PackedBatch | PaddedBatch
         if self.packed:
-            tokens = sum(map(len, ids))
-            slack = -tokens % multiple
-            filled = [*map(np.ndarray.tolist, ids), *([[pad] * slack] if slack else [])]
-            inputs = replace(PackedBatch.from_documents(filled), num_tokens=tokens)
+            inputs = PackedBatch.from_documents([one.tolist() for one in ids], pad, multiple)
         else:
             types = [document.types.astype(np.int64) for document in documents] or [
                 np.zeros(1, np.int64)

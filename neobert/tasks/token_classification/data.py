@@ -1,7 +1,7 @@
 """The data of token classification: tagged words in batches that are addressable by their step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import datasets
 import numpy as np
@@ -14,7 +14,11 @@ from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder
 from neobert.data.task_splits import TableColumns, open_splits
-from neobert.tasks.token_classification.tags import read_tagged_rows, tag_names, tag_numbers
+from neobert.tasks.token_classification.tags import (
+    read_tagged_rows,
+    tag_names,
+    with_tags_of_train,
+)
 from neobert.tasks.token_classification.words import TaggedDocument, tagged_documents
 from neobert.text_tokenizer import TextTokenizer
 from neobert.training.documents import DocumentDataModule
@@ -67,13 +71,14 @@ class TokenDataModule(DocumentDataModule[TaggedDocument, TokenBatch]):
         splits = open_splits(task, config.task, source, cache, config.seed)
         self.origin = splits.origin
         parts = {"train": splits.train, "validation": splits.validation[""], **splits.test}
-        where = {name: f"{self.origin}, {name}" for name in parts}
+        where = {name: splits.where(name) for name in parts}
         rows = {name: read_tagged_rows(part, where[name], settings) for name, part in parts.items()}
         self.tags = tag_names(rows["train"])
         text, length = TextTokenizer.of(self.tokenizer), settings.max_seq_length
         self.splits = {}
-        for name, part in rows.items():
-            labels = tag_numbers(part, self.tags, where[name])
+        for name, read in rows.items():
+            part = with_tags_of_train(read, self.tags, where[name], settings)
+            labels = [[self.tags.index(tag) for tag in tags] for tags in part.tags]
             documents = tagged_documents(text, part.words, labels, length, settings.label_all)
             self.splits[name] = TaggedSplit(part.words, labels, documents)
         self.train = self.splits.pop("train").documents
@@ -109,9 +114,7 @@ class TokenDataModule(DocumentDataModule[TaggedDocument, TokenBatch]):
         ids = [document.ids for document in documents] or [[pad]]
         inputs: PackedBatch | PaddedBatch
         if self.packed:
-            slack = -sum(map(len, ids)) % multiple
-            filled = [*ids, *([[pad] * slack] if slack else [])]
-            inputs = replace(PackedBatch.from_documents(filled), num_tokens=sum(map(len, ids)))
+            inputs = PackedBatch.from_documents(ids, pad, multiple)
             starts = np.cumsum([0, *map(len, ids)])
         else:
             inputs = PaddedBatch.from_documents([np.array(row) for row in ids], pad, multiple)

@@ -7,14 +7,12 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset
 
 from neobert.config.tokens import TokensConfig
-from neobert.console import get_logger
-from neobert.errors import ConfigError
+from neobert.data.bad_rows import report_bad_rows
 from neobert.files import write_atomically
 
-log = get_logger(__name__)
-
 OUTSIDE = "O"
-SHOWN = 5
+COLUMNS = ("words_column", "tags_column")
+"""Settings that name a column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +21,8 @@ class TaggedRows:
 
     words: list[list[str]]
     tags: list[list[str]]
+    numbers: list[int]
+    """Their places in the split as it was read."""
 
 
 def read_tagged_rows(part: Dataset, where: str, config: TokensConfig) -> TaggedRows:
@@ -33,7 +33,7 @@ def read_tagged_rows(part: Dataset, where: str, config: TokensConfig) -> TaggedR
     columns = (config.words_column, config.tags_column)
     names = _class_names(part, config.tags_column)
     table = part.select_columns(list(columns)).with_format("arrow")[:]
-    rows, problems = TaggedRows([], []), []
+    rows, problems = TaggedRows([], [], []), []
     for number, (words, tags) in enumerate(
         zip(*(table[name].to_pylist() for name in columns), strict=True)
     ):
@@ -42,8 +42,9 @@ def read_tagged_rows(part: Dataset, where: str, config: TokensConfig) -> TaggedR
             problems.append(f"{where}, row {number}: {problem}")
             continue
         rows.words.append([str(word) for word in words])
+        rows.numbers.append(number)
         rows.tags.append([_name(tag, names) for tag in tags])
-    _report(problems, config)
+    report_bad_rows(problems, "tokens", config.bad_rows, COLUMNS)
     return rows
 
 
@@ -55,22 +56,26 @@ def tag_names(train: TaggedRows) -> list[str]:
     return sorted(names, key=lambda tag: (tag != OUTSIDE, tag))
 
 
-def tag_numbers(rows: TaggedRows, names: Sequence[str], where: str) -> list[list[int]]:
-    """The tags of ``rows`` as numbers of ``names``, which are those of train.
+def with_tags_of_train(
+    rows: TaggedRows, names: Sequence[str], where: str, config: TokensConfig
+) -> TaggedRows:
+    """The rows whose tags are all in ``names``, those of train.
 
-    Raises ``ConfigError`` with each row that has another.
+    Raises ``ConfigError`` with the others, unless ``tokens.bad_rows=skip``.
     """
-    numbers = {name: number for number, name in enumerate(names)}
-    problems = [
-        f"{where}, row {row}: the tag {tag!r} does not occur in train, whose tags are "
-        f"{', '.join(names)}"
-        for row, tags in enumerate(rows.tags)
-        for tag in tags
-        if tag not in numbers
-    ]
-    if problems:
-        raise ConfigError(*_shortened(problems))
-    return [[numbers[tag] for tag in tags] for tags in rows.tags]
+    known, problems, unknown = set(names), [], set[int]()
+    for row, tags in enumerate(rows.tags):
+        if new := sorted({*tags} - known):
+            unknown.add(row)
+            problems.append(
+                f"{where}, row {rows.numbers[row]}: the tag {', '.join(new)} does not occur in "
+                f"train, whose tags are {', '.join(names)}"
+            )
+    report_bad_rows(problems, "tokens", config.bad_rows, COLUMNS)
+    kept = [row for row in range(len(rows.tags)) if row not in unknown]
+    return TaggedRows(
+        *([part[row] for row in kept] for part in (rows.words, rows.tags, rows.numbers))
+    )
 
 
 def write_tags(
@@ -100,26 +105,6 @@ def _problem(words: object, tags: object, columns: tuple[str, str]) -> str | Non
         if None in values:
             return f"{name} has null at place {values.index(None)}"
     return "has no words" if not words else None
-
-
-def _report(problems: list[str], config: TokensConfig) -> None:
-    if not problems:
-        return
-    if config.bad_rows == "skip":
-        log.warning(
-            "tokens.bad_rows=skip: %d rows left out, such as: %s", len(problems), problems[0]
-        )
-        return
-    raise ConfigError(
-        *_shortened(problems),
-        "mend the rows, choose the columns (tokens.words_column, tokens.tags_column), or leave "
-        "such rows out with tokens.bad_rows=skip",
-    )
-
-
-def _shortened(problems: list[str]) -> list[str]:
-    more = len(problems) - SHOWN
-    return problems[:SHOWN] + ([f"and {more} more such rows"] if more > 0 else [])
 
 
 def _class_names(part: Dataset, column: str) -> list[str] | None:

@@ -35,7 +35,7 @@ def test_a_row_that_does_not_fit(answer: Answered, tmp_path: Path, row: Row, pro
     folder = write_splits(tmp_path / "rows", train=[*GOOD, bad], validation=GOOD[:4])
     with pytest.raises(ConfigError) as error:
         answer(f"dataset.path={folder}")
-    assert f"{folder}, train, row 20: " in error.value.problems[0]
+    assert f"{folder}/train.jsonl, row 20: " in error.value.problems[0]
     assert problem in error.value.problems[0]
     assert "answers.bad_rows=skip" in error.value.problems[-1]
 

@@ -15,10 +15,13 @@ GOOD = tagged(30, 0)
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"tokens": ["a", "b"], "tags": ["O"]}, "train, row 30: 2 tokens and 1 tags"),
-        ({"tokens": None, "tags": ["O"]}, "train, row 30: tokens holds nothing, not a list"),
-        ({"tokens": ["a", None], "tags": ["O", "O"]}, "train, row 30: tokens has null at place 1"),
-        ({"tokens": [], "tags": []}, "train, row 30: has no words"),
+        ({"tokens": ["a", "b"], "tags": ["O"]}, "train.jsonl, row 30: 2 tokens and 1 tags"),
+        ({"tokens": None, "tags": ["O"]}, "train.jsonl, row 30: tokens holds nothing, not a list"),
+        (
+            {"tokens": ["a", None], "tags": ["O", "O"]},
+            "row 30: tokens has null at place 1",
+        ),
+        ({"tokens": [], "tags": []}, "train.jsonl, row 30: has no words"),
     ],
 )
 def test_a_row_that_does_not_fit(
@@ -35,8 +38,12 @@ def test_a_row_that_does_not_fit(
 def test_an_unknown_tag_in_evaluation(tag: Train, tmp_path: Path) -> None:
     other = [{"tokens": ["a"], "tags": ["B-NEW"]}]
     folder = write_splits(tmp_path / "rows", train=GOOD, validation=[*GOOD[:3], *other])
-    with pytest.raises(ConfigError, match="validation, row 3: the tag 'B-NEW' does not occur"):
+    with pytest.raises(ConfigError, match="row 3: the tag B-NEW does not occur") as error:
         tag(f"dataset.path={folder}")
+    assert error.value.problems[0].startswith(f"{folder}/validation.jsonl, row 3: ")
+    assert "tokens.bad_rows=skip" in error.value.problems[-1]
+    run = tag(f"dataset.path={folder}", "tokens.bad_rows=skip", "trainer.max_steps=1")
+    assert (run / "predictions_validation.tsv").read_text().count("\n\n") == 2
 
 
 def test_other_columns_are_named(tag: Train, tmp_path: Path) -> None:
