@@ -22,10 +22,14 @@ TASK_OF = {
 }
 """Section -> the only task that reads it."""
 
-STARTED = ("pretraining", "token_classification", "question_answering")
+STARTED = ("pretraining", "glue", "token_classification", "question_answering")
 """Tasks that start from ``model.init_from``."""
 
-NAMES_OF_RUNS = ("glue.pretrained_model_path", "glue.pretrained_checkpoint_dir")
+NAMES_OF_RUNS = (
+    "glue.pretrained_model_path",
+    "glue.pretrained_checkpoint_dir",
+    "model.init_from",
+)
 
 Condition = Callable[[Config], bool]
 
@@ -107,7 +111,9 @@ REASONS: dict[str, tuple[tuple[str, Condition], ...]] = {
         ("glue.pretrained_checkpoint is set", _not("glue.pretrained_checkpoint", None)),
         (
             "model.init_from names no run",
-            lambda config: config.task in STARTED and config.model.init_from is None,
+            lambda config: (
+                config.task in STARTED and config.task != "glue" and config.model.init_from is None
+            ),
         ),
         ("no key names a run", _in_task("glue", *NAMES_OF_RUNS)),
     ),

@@ -115,11 +115,11 @@ class ModelConfig(Section):
     """Id of padding. Pretraining takes the tokenizer's."""
 
     from_hub: bool = _of("origin", False)
-    """GLUE: fine-tune the transformers model ``name`` instead of ours."""
+    """Fine-tuning and mteb: the transformers model ``name`` instead of ours."""
 
     init_from: str | None = _of("origin", None)
-    """Pretraining starts from these weights: a run (``pretrained_checkpoint`` says which
-    checkpoint), a checkpoint, a published folder, or a hub id; strict."""
+    """Pretraining and fine-tuning start from these weights: a run (``pretrained_checkpoint`` says
+    which checkpoint), a checkpoint, a published folder, or a hub id; strict."""
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""

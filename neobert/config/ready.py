@@ -6,6 +6,12 @@ from pathlib import Path
 from neobert.config.checks import require
 from neobert.config.root import Config
 
+GLUE_WITHOUT_WEIGHTS = (
+    "glue starts from no weights: set glue.pretrained_model_path=RUN_OR_FOLDER (or "
+    "model.init_from), or glue.pretrained_checkpoint_dir=RUN, or model.from_hub=true with "
+    "model.name, or glue.allow_random_weights=true to learn from a random start"
+)
+
 
 def weight_problems(config: Config) -> list[str]:
     """A problem if the task needs weights to start from and none are set."""
@@ -14,12 +20,12 @@ def weight_problems(config: Config) -> list[str]:
     glue, contrastive = config.glue, config.contrastive
     if config.task == "glue":
         start = glue.pretrained_model_path or glue.pretrained_checkpoint_dir
-        known = start or glue.transfer_from_task or glue.allow_random_weights
+        known = (
+            start or config.model.init_from or glue.transfer_from_task or glue.allow_random_weights
+        )
         return require(
             bool(known or (config.model.from_hub and config.model.name)),
-            "glue starts from no weights: set glue.pretrained_model_path=RUN_OR_FOLDER, or "
-            "glue.pretrained_checkpoint_dir=RUN, or model.from_hub=true with model.name, or "
-            "glue.allow_random_weights=true to learn from a random start",
+            GLUE_WITHOUT_WEIGHTS,
         )
     if config.task == "contrastive":
         start = contrastive.pretrained_checkpoint_dir or contrastive.pretrained_model_path

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
 from neobert.config.model import ModelConfig, fields_of, with_shape_of
+from neobert.config.ready import GLUE_WITHOUT_WEIGHTS
 from neobert.config.root import Config
 from neobert.config.tokenizer import TokenizerConfig
 from neobert.console import get_logger
@@ -24,12 +25,6 @@ from neobert.tasks.glue.transfer import source_run
 from neobert.training.start import Pretrained, open_weights
 
 log = get_logger(__name__)
-
-FROM_NOTHING = (
-    "glue starts from no weights: set glue.pretrained_model_path=RUN_OR_FOLDER, or "
-    "glue.pretrained_checkpoint_dir=RUN, or model.from_hub=true with model.name, or "
-    "glue.allow_random_weights=true to learn from a random start"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +78,7 @@ def _deciding_key(config: Config) -> str:
         "model.from_hub": config.model.from_hub,
         "glue.pretrained_checkpoint_dir": glue.pretrained_checkpoint_dir,
         "glue.pretrained_model_path": glue.pretrained_model_path,
+        "model.init_from": config.model.init_from,
         "glue.allow_random_weights": glue.allow_random_weights and not architecture,
     }
     keys = [key for key, value in values.items() if value]
@@ -93,7 +89,7 @@ def _deciding_key(config: Config) -> str:
                 *(key, values[key], keys[0], values[keys[0]]),
             )
     if not keys:
-        raise ConfigError(FROM_NOTHING)
+        raise ConfigError(GLUE_WITHOUT_WEIGHTS)
     return keys[0]
 
 
@@ -115,7 +111,8 @@ def _named(config: Config, key: str) -> ClassifierStart:
     Of a ``config.yaml`` alone the weights may be left aside (``allow_random_weights``).
     """
     glue, selector_key = config.glue, "glue.pretrained_checkpoint"
-    place, selector = str(getattr(glue, key.removeprefix("glue."))), glue.pretrained_checkpoint
+    section, _, name = key.partition(".")
+    place, selector = str(getattr(getattr(config, section), name)), glue.pretrained_checkpoint
     if selector is None:
         selector, selector_key = config.pretrained_checkpoint, "pretrained_checkpoint"
     start = _encoder(config, "encoder", open_weights(place, selector, key, selector_key), {})

@@ -38,6 +38,7 @@ def test_the_weights_of_a_folder_are_all_used(
     with caplog.at_level("INFO", logger="neobert"):
         start = find_start(config)
     assert f"starting from {encoder_folder}: 32 × 2; shape and vocabulary" in caplog.text
+    assert find_start(settings(f"model.init_from={encoder_folder}")).record == start.record
     model = build_classifier(config, start, TASKS["sst2"], 2).model
     stored = load_file(encoder_folder / "model.safetensors")
     own = model.state_dict()
