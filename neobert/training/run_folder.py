@@ -31,7 +31,8 @@ OTHERS = (
     "evaluations",
     "mlflow.db",
 )
-PATTERNS = (*MARKS, *OTHERS, "batches-*.csv", "predictions_*.tsv")
+PREDICTIONS = ("predictions_*.tsv", "predictions_*.json", "nbest_*.json", "null_odds_*.json")
+PATTERNS = (*MARKS, *OTHERS, "batches-*.csv", *PREDICTIONS)
 """What runs and evaluations write into their folder."""
 
 

@@ -20,10 +20,12 @@ def test_runs_below_the_folder_and_files_of_the_users_stay_where_they_are(tmp_pa
     open_at(tmp_path / "output", seed=1)  # holds no run itself, so far
     assert not (tmp_path / "output.old-1").exists()
     (tmp_path / "output" / "metrics.csv").write_text("first")
-    (tmp_path / "output" / "predictions_test.tsv").write_text("first")
+    predictions = {"predictions_test.tsv", "predictions_test.json", "nbest_validation.json"}
+    for name in predictions:
+        (tmp_path / "output" / name).write_text("first")
     open_at(tmp_path / "output", seed=2)
     old = {path.name for path in (tmp_path / "output.old-1").iterdir()}
-    assert old == {"config.yaml", "metrics.csv", "checkpoints", "predictions_test.tsv"}
+    assert old == {"config.yaml", "metrics.csv", "checkpoints", *predictions}
     assert "seed: 1" in (tmp_path / "output.old-1" / "config.yaml").read_text()
     assert "seed: 2" in (tmp_path / "output" / "config.yaml").read_text()
     assert (tmp_path / "output" / "quickstart" / "config.yaml").is_file()
