@@ -25,8 +25,10 @@ TASK_NAMES = (
 """The rows of ``neobert/tasks/glue/tasks.py``, here so that a typing error is reported at once."""
 
 METRIC_NAMES = ("accuracy", "f1", "macro_f1", "matthews_correlation", "pearson", "spearmanr")
-"""The rows of ``neobert/tasks/glue/metrics.py``."""
+MULTI_LABEL_METRICS = ("micro_f1", "macro_f1", "average_precision")
+"""The rows of ``neobert/tasks/glue/metrics.py``, for one label a text and for several."""
 
+OWN_TASK = ("text_columns", "metrics", "multi_label", "label_columns", "regression")
 CLASSIFIER_ACTIVATIONS = ("tanh", "gelu", "none")
 CLASSIFIER_POOLINGS = ("cls", "avg")
 
@@ -89,13 +91,22 @@ class GlueConfig(Section):
     """Your own task: its labels, which are names, or whole numbers from 0; numbers in
     regression."""
 
+    multi_label: bool = False
+    """Your own task: a text has any number of labels. ``label_column`` holds a list of names or
+    whole numbers. Binary cross-entropy; a threshold per class, tuned for F1 on the evaluation
+    data."""
+
+    label_columns: list[str] = field(default_factory=list)
+    """With ``multi_label``: a column of 0 and 1 for each label, instead of ``label_column``."""
+
     regression: bool = False
     """Your own task: the labels are numbers to be predicted, with squared error as loss."""
 
     metrics: list[str] = field(default_factory=list)
-    """Your own task: accuracy, f1, macro_f1, matthews_correlation, pearson,
-    spearmanr; their mean is the score.
-    Empty: accuracy, or Pearson and Spearman in regression."""
+    """Your own task: accuracy, f1, macro_f1, matthews_correlation, pearson, spearmanr, or with
+    ``multi_label`` micro_f1, macro_f1, average_precision (mean over the labels); their mean is the
+    score. Empty: accuracy; Pearson and Spearman in regression; with ``multi_label`` all three,
+    with micro_f1 as the score."""
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
@@ -109,12 +120,13 @@ class GlueConfig(Section):
         found += one_of("glue.classifier_pooling", self.classifier_pooling, CLASSIFIER_POOLINGS)
         found += within("glue.classifier_dropout", self.classifier_dropout, 0, 0.999)
         found += at_least("glue.classifier_init_range", self.classifier_init_range, 0)
+        metrics = MULTI_LABEL_METRICS if self.multi_label else METRIC_NAMES
         for name in self.metrics:
-            found += one_of("glue.metrics", name, METRIC_NAMES)
-        return found + self._task_problems() + self._start_problems()
+            found += one_of("glue.metrics", name, metrics)
+        return found + self._label_problems() + self._task_problems() + self._start_problems()
 
     def _task_problems(self) -> list[str]:
-        own = [key for key in ("text_columns", "metrics", "regression") if getattr(self, key)]
+        own = [key for key in OWN_TASK if getattr(self, key)]
         if self.task_name in TASK_NAMES:
             return [
                 f"glue.{key} is for tasks of your own; glue.task_name={self.task_name} has its row "
@@ -124,11 +136,27 @@ class GlueConfig(Section):
         found = require(
             bool(self.task_name) and bool(self.text_columns),
             f"glue.task_name={self.task_name}: must be one of {', '.join(TASK_NAMES)}; or, for a "
-            "task of your own, set glue.text_columns and dataset.path (docs/evaluation.md)",
+            "task of your own, set glue.text_columns and dataset.path (docs/fine-tuning.md)",
         )
         return found + require(
             len(self.text_columns) <= 2,
             f"glue.text_columns={self.text_columns}: must name one column, or two for pairs",
+        )
+
+    def _label_problems(self) -> list[str]:
+        found = require(
+            not (self.multi_label and self.regression),
+            "glue.multi_label=true and glue.regression=true exclude each other",
+        )
+        found += require(
+            self.multi_label or not self.label_columns,
+            f"glue.label_columns={self.label_columns}: needs glue.multi_label=true; one label per "
+            "text is in glue.label_column",
+        )
+        return found + require(
+            len(self.label_columns) != 1
+            and len(set(self.label_columns)) == len(self.label_columns),
+            f"glue.label_columns={self.label_columns}: must name two or more different columns",
         )
 
     def _start_problems(self) -> list[str]:

@@ -113,5 +113,5 @@ def label_settings(source: ExportSource, count: int) -> dict[str, object]:
     return {
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
-        "problem_type": "regression" if count == 1 else "single_label_classification",
+        "problem_type": "regression" if count == 1 else f"{source.labels_per_text}_classification",
     }

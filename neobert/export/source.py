@@ -101,6 +101,12 @@ class ExportSource:
         return self.settings.glue.classifier_dropout if self.settings else 0.0
 
     @property
+    def labels_per_text(self) -> str:
+        """``single_label``, or ``multi_label`` where a text may have several."""
+        several = self.settings is not None and self.settings.glue.multi_label
+        return "multi_label" if several else "single_label"
+
+    @property
     def step(self) -> int | None:
         """Optimizer steps that the weights have seen, if the folder's name says so."""
         return int(self.folder.name) if self.folder.name.isdigit() else None

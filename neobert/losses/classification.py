@@ -1,4 +1,4 @@
-"""Losses of fine-tuning: cross-entropy of classes, squared error of numbers; summed.
+"""Losses of fine-tuning: cross-entropy of one or of several classes, squared error; summed.
 
 Sums, because micro-batches and ranks hold unequal numbers of examples: the caller divides by the
 examples of the whole optimizer step.
@@ -21,6 +21,15 @@ def classification_loss(
     """
     exact = torch.promote_types(scores.dtype, torch.float32)
     return F.cross_entropy(scores.to(exact), labels, reduction="sum")
+
+
+def multi_label_loss(
+    scores: Float[Tensor, "S C"], labels: Float[Tensor, "S C"]
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy in nats, the mean over the classes, summed over the documents."""
+    exact = torch.promote_types(scores.dtype, torch.float32)
+    losses = F.binary_cross_entropy_with_logits(scores.to(exact), labels.to(exact), reduction="sum")
+    return losses / scores.shape[1]
 
 
 def regression_loss(scores: Float[Tensor, "S 1"], labels: Float[Tensor, " S"]) -> Float[Tensor, ""]:

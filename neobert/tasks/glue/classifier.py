@@ -53,7 +53,7 @@ def hub_head(glue: GlueConfig, task: GlueTask, num_labels: int) -> HubHead:
         AutoModelForSequenceClassification,
         num_labels,
         () if task.regression else task.labels,
-        "regression" if task.regression else "single_label_classification",
+        task.problem_type,
         glue.classifier_dropout,
         ("glue.max_seq_length", glue.max_seq_length),
     )

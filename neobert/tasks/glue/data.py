@@ -111,7 +111,7 @@ class GlueDataModule(RunDataModule):
         glue, default = self.config.glue, GlueConfig()
         return {
             f"glue.{name}": getattr(glue, name)
-            for name in ("classifier_activation", "classifier_pooling")
+            for name in ("classifier_activation", "classifier_pooling", "multi_label")
             if getattr(glue, name) != getattr(default, name)
         }
 
@@ -145,7 +145,7 @@ class GlueDataModule(RunDataModule):
         pad = self.tokenizer.pad_token_id
         return BatchLayout(
             packed=self.packed,
-            regression=self.task.regression,
+            real_labels=self.task.regression or self.task.multi_label,
             pad_token_id=pad if isinstance(pad, int) else 0,
             multiple=self.config.datacollator.pad_to_multiple_of or 1,
             row_length=longest if self.config.tokenizer.padding == "max_length" else None,

@@ -4,7 +4,7 @@ Letters: S documents of a batch with those that fill it up, L the longest.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ class LabelledBatch(TensorBatch):
     """Documents and their labels. What fills a batch up stands after the labelled documents."""
 
     inputs: PackedBatch | PaddedBatch
-    labels: Num[Tensor, " labelled"]
-    """int64 classes, or float32 numbers in regression; NaN or -1 where a test set has none."""
+    labels: Num[Tensor, " labelled"] | Num[Tensor, "labelled classes"]
+    """int64 classes; float32 numbers in regression, and 0 or 1 for each of several labels; -1 where
+    a test set has none."""
 
     rows: Int[Tensor, " labelled"]
     """Place of each document in its split."""
@@ -47,7 +48,7 @@ class Examples:
     """Example ``i`` is ``ids[bounds[i]:bounds[i + 1]]``."""
 
     labels: NDArray[np.float64]
-    """NaN where there is none."""
+    """Shape (examples,), or (examples, classes) of 0 and 1; NaN where there is none."""
 
     names: NDArray[np.int64]
     """What a submission calls the examples: the column ``idx``, else their number."""
@@ -68,7 +69,9 @@ class BatchLayout:
     packed: bool
     """End to end (ours) or padded (models of the hub)."""
 
-    regression: bool
+    real_labels: bool
+    """Labels are float32 (a regression, or several a text), not int64 classes."""
+
     pad_token_id: int
     multiple: int = 1
     """The token axis is filled up to a multiple of this."""
@@ -86,7 +89,7 @@ class BatchLayout:
         documents = [examples.document(row) for row in rows]
         if not documents:
             documents = [(np.array([self.pad_token_id]), np.array([0]))]
-        kind = torch.float32 if self.regression else torch.int64
+        kind = torch.float32 if self.real_labels else torch.int64
         labels = np.nan_to_num(examples.labels[list(rows)], nan=-1.0)
         return LabelledBatch(
             inputs=self._packed(documents) if self.packed else self._padded(documents),
@@ -97,10 +100,7 @@ class BatchLayout:
 
     def _packed(self, documents: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> PackedBatch:
         ids = [document.tolist() for document, _ in documents]
-        tokens = sum(map(len, ids))
-        if slack := -tokens % self.multiple:
-            ids.append([self.pad_token_id] * slack)
-        return replace(PackedBatch.from_documents(ids), num_tokens=tokens)
+        return PackedBatch.from_documents(ids, self.pad_token_id, self.multiple)
 
     def _padded(self, documents: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> PaddedBatch:
         return PaddedBatch.from_documents(

@@ -1,6 +1,6 @@
 """From a column of labels to numbers, with everything that can be wrong with it said at once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,12 +18,14 @@ SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A split whose labels are numbers: classes from 0, or the values of a regression."""
+    """A split whose labels are numbers: classes from 0, the values of a regression, or 0 and 1 for
+    each class.
+    """
 
     name: str
     data: Dataset
     labels: NDArray[np.float64]
-    """NaN where a test split has none."""
+    """Shape (rows,), or (rows, classes); NaN where a test split has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +78,14 @@ def class_names(task: GlueTask, parts: Iterable[Dataset]) -> tuple[str, ...]:
     """
     values: set[object] = set()
     for part in parts:
-        feature = part.features[task.label_column]
+        feature = _of_one_label(part, task)
         if isinstance(feature, ClassLabel):
             return tuple(feature.names)
-        values |= set(part.unique(task.label_column))
+        if task.multi_label:
+            lists = column_values(part, task.label_column)
+            values |= {label for labels in lists if labels is not None for label in labels}
+        else:
+            values |= set(part.unique(task.label_column))
     numbers = [value for value in values if isinstance(value, int | float)]
     if not numbers:
         return tuple(sorted(str(value) for value in values if value not in (None, "")))
@@ -96,8 +102,28 @@ def column_values(part: Dataset, column: str) -> list[Any]:
     return values
 
 
+def label_lists(task: GlueTask, part: Dataset) -> list[object]:
+    """The labels of each row as a list; the row's values where they are no such list."""
+    if not task.label_columns:
+        return column_values(part, task.label_column)
+    rows = zip(*(column_values(part, name) for name in task.label_columns), strict=True)
+    return [
+        [name for name, value in zip(task.label_columns, row, strict=True) if value]
+        if all(value in (0, 1) for value in row)
+        else row
+        for row in rows
+    ]
+
+
+def _of_one_label(part: Dataset, task: GlueTask) -> object:
+    """The feature of a label, in a list or by itself."""
+    feature = part.features[task.label_column]
+    return feature.feature if isinstance(feature, List) else feature
+
+
 def _column_problems(task: GlueTask, name: str, part: Dataset, needs_label: bool) -> list[str]:
-    wanted = [*task.texts, *([task.label_column] if needs_label else [])]
+    labels = task.label_columns or (task.label_column,)
+    wanted = [*task.texts, *(labels if needs_label else ())]
     missing = [column for column in wanted if column not in part.column_names]
     if missing:
         return [
@@ -112,34 +138,78 @@ def _column_problems(task: GlueTask, name: str, part: Dataset, needs_label: bool
         bad = [row for row, text in enumerate(values) if not isinstance(text, str)]
         if bad:
             problems.append(f"{name}: {column} is not a string in {_rows(bad)}")
-    if needs_label and isinstance(part.features[task.label_column], list | dict | List):
-        first = next(iter(column_values(part.take(1), task.label_column)))
-        problems.append(
-            f"{name}: {task.label_column} holds lists or objects ({str(first)[:40]}); one label "
-            "per text is needed, a name or a number"
-        )
-    return problems
+    return problems + (_form_problems(task, name, part) if needs_label else [])
+
+
+def _form_problems(task: GlueTask, name: str, part: Dataset) -> list[str]:
+    """Lists where one label a text is needed, or the other way round."""
+    feature, column = part.features[task.label_column], task.label_column
+    first = f"({str(next(iter(column_values(part.take(1), column))))[:40]})"
+    if not task.multi_label and isinstance(feature, list | dict | List):
+        return [
+            f"{name}: {column} holds lists or objects {first}; one label per text is needed, a "
+            "name or a number; glue.multi_label=true learns lists of labels"
+        ]
+    if task.multi_label and not task.label_columns and not isinstance(feature, List):
+        return [
+            f"{name}: {column} does not hold lists {first}; glue.multi_label=true needs a list of "
+            "names or numbers per text, or glue.label_columns with a column of 0 and 1 per label"
+        ]
+    return []
 
 
 def _labelled(task: GlueTask, name: str, part: Dataset, problems: list[str]) -> Labelled:
+    if task.multi_label:
+        values, numbers = label_lists(task, part), _multi_hot(task, part)
+        _say_illegal(task, name, values, np.isfinite(numbers).all(1), problems)
+        return Labelled(name, part, numbers)
     values = column_values(part, task.label_column)
     if task.relabel:
         values = [task.relabel.get(value, value) for value in values]
         kept = [row for row, value in enumerate(values) if value != DROPPED]
         part, values = part.select(kept), [values[row] for row in kept]
     numbers = _numbers(task, part, values)
-    bad = np.flatnonzero(~_is_legal(task, numbers)).tolist()
+    _say_illegal(task, name, values, _is_legal(task, numbers), problems)
+    return Labelled(name, part, numbers)
+
+
+def _say_illegal(
+    task: GlueTask,
+    name: str,
+    values: Sequence[object],
+    legal: NDArray[np.bool_],
+    problems: list[str],
+) -> None:
+    bad = np.flatnonzero(~legal).tolist()
     if bad:
         shown = ", ".join(repr(values[row]) for row in bad[:SHOWN])
         problems.append(f"{name}: labels must be {_legal(task)}, but {_rows(bad)} have {shown}")
-    return Labelled(name, part, numbers)
+
+
+def _multi_hot(task: GlueTask, part: Dataset) -> NDArray[np.float64]:
+    """1 for each label of a row, shape (rows, classes); NaN in rows with anything else."""
+    number, rows = _numbering(task, part), label_lists(task, part)
+    hot = np.zeros((len(rows), len(task.labels)))
+    for row, labels in enumerate(rows):
+        numbers = np.array(
+            [number(label) for label in labels] if isinstance(labels, list) else [-1]
+        )
+        if _is_legal(task, numbers).all():
+            hot[row, numbers.astype(int)] = 1
+        else:
+            hot[row] = np.nan
+    return hot
 
 
 def _maybe_labelled(task: GlueTask, name: str, part: Dataset) -> Labelled:
     """A test split: labels where all of them are legal, else none (GLUE's have -1)."""
-    unknown = np.full(len(part), np.nan)
-    if task.label_column not in part.column_names:
+    shape = (len(part), len(task.labels)) if task.multi_label else (len(part),)
+    unknown = np.full(shape, np.nan)
+    if not {*(task.label_columns or [task.label_column])} <= set(part.column_names):
         return Labelled(name, part, unknown)
+    if task.multi_label:
+        hot = _multi_hot(task, part)
+        return Labelled(name, part, hot if np.isfinite(hot).all() else unknown)
     values = column_values(part, task.label_column)
     if task.relabel:
         values = [task.relabel.get(value, value) for value in values]
@@ -149,7 +219,12 @@ def _maybe_labelled(task: GlueTask, name: str, part: Dataset) -> Labelled:
 
 def _numbers(task: GlueTask, part: Dataset, values: Sequence[object]) -> NDArray[np.float64]:
     """Values as numbers; NaN for what is none."""
-    named = not isinstance(part.features[task.label_column], ClassLabel)
+    return np.array(list(map(_numbering(task, part), values)), dtype=np.float64)
+
+
+def _numbering(task: GlueTask, part: Dataset) -> Callable[[object], float]:
+    """From a value to its number."""
+    named = not isinstance(_of_one_label(part, task), ClassLabel)
     by_name = {name: float(number) for number, name in enumerate(task.labels) if named}
     # 1 to 5 stars are names too: class 0 is "1".
     only_names = named and task.labels and all(map(str.isdecimal, task.labels))
@@ -166,7 +241,7 @@ def _numbers(task: GlueTask, part: Dataset, values: Sequence[object]) -> NDArray
         except (TypeError, ValueError):
             return np.nan
 
-    return np.array([number(value) for value in values], dtype=np.float64)
+    return number
 
 
 def _is_legal(task: GlueTask, numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -181,11 +256,20 @@ def _legal(task: GlueTask) -> str:
     if task.regression:
         low, high = task.label_range or ("any", "any")
         return "numbers" if task.label_range is None else f"numbers from {low:g} to {high:g}"
-    names = ", ".join(task.labels[:SHOWN])
+    if task.label_columns:
+        return f"0 or 1 in the columns {', '.join(task.labels)}"
+    names = ", ".join(task.labels[:SHOWN]) or "names or whole numbers"
     more = ", …" if len(task.labels) > SHOWN else ""
-    if task.labels[0].isdecimal() and task.labels[0] != "0":
-        return f"one of {names}{more}"
-    return f"0 to {len(task.labels) - 1} ({names}{more})"
+    form = "a list of " if task.multi_label else ""
+    if not task.labels or (task.labels[0].isdecimal() and task.labels[0] != "0"):
+        return f"{form or 'one of '}{names}{more}"
+    return f"{form}0 to {len(task.labels) - 1} ({names}{more})"
+
+
+def _classes_in(task: GlueTask, part: Labelled) -> set[int]:
+    """The classes that occur."""
+    present = np.flatnonzero(part.labels.any(0)) if task.multi_label else np.unique(part.labels)
+    return set(present.astype(int).tolist())
 
 
 def _class_problems(task: GlueTask, train: Labelled, others: list[Labelled]) -> list[str]:
@@ -195,14 +279,14 @@ def _class_problems(task: GlueTask, train: Labelled, others: list[Labelled]) -> 
         return []
     if len(task.labels) < 2:
         return [f"train has one class only ({', '.join(task.labels)}): nothing can be learned"]
-    seen = set(np.unique(train.labels).astype(int).tolist())
+    seen = _classes_in(task, train)
     missing = [name for number, name in enumerate(task.labels) if number not in seen]
     if not missing:
         return []
     holders = [
         part.name
         for part in others
-        if {task.labels[int(number)] for number in np.unique(part.labels)} & set(missing)
+        if {task.labels[number] for number in _classes_in(task, part)} & set(missing)
     ]
     cause = (
         f"{' and '.join(holders)} has: mend the labels there, or add examples to train"

@@ -1,6 +1,6 @@
 """The metrics of the tasks, computed by torchmetrics on all predictions at once.
 
-Letters: N examples.
+Letters: N examples, C classes.
 """
 
 import warnings
@@ -14,6 +14,11 @@ from torchmetrics.functional import (
     matthews_corrcoef,
     pearson_corrcoef,
     spearman_corrcoef,
+)
+from torchmetrics.functional.classification import (
+    multilabel_average_precision,
+    multilabel_f1_score,
+    multilabel_precision_recall_curve,
 )
 
 from neobert.config.checks import ConfigError
@@ -53,8 +58,57 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def compute(task: GlueTask, scores: Tensor, labels: Tensor) -> dict[str, float]:
-    """The task's metrics from the model's ``scores`` (N, classes) and the labels (N,)."""
+HALF = 0.5
+"""Threshold of a label that has not been tuned."""
+
+
+def has_labels(scores: Tensor, thresholds: Tensor | None) -> Tensor:
+    """Which labels texts have by their ``scores``, (N, C), and ``thresholds`` of probability."""
+    return scores.sigmoid() >= (HALF if thresholds is None else thresholds)
+
+
+def best_thresholds(scores: Tensor, labels: Tensor) -> Tensor:
+    """The thresholds (C,) of the highest F1 of each class, for ``scores`` and ``labels`` (N, C).
+
+    Each lies halfway between two probabilities. A class without a text keeps 0.5.
+    """
+    probabilities, classes = scores.double().sigmoid(), labels.shape[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchmetrics' notes on classes without a text
+        curves = multilabel_precision_recall_curve(probabilities, labels.long(), classes)
+    best = torch.full((classes,), HALF, dtype=torch.float64)
+    for number, (precision, recall, steps) in enumerate(zip(*curves, strict=True)):
+        if labels[:, number].any():
+            f1 = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
+            place = int(f1[:-1].argmax())  # the last point has no threshold
+            below = steps[place - 1] if place else torch.zeros(())
+            best[number] = (steps[place] + below) / 2
+    return best
+
+
+def _of_labels(task: GlueTask, scores: Tensor, labels: Tensor, given: Tensor) -> dict[str, float]:
+    """Metrics of several labels a text; ``given`` are the predicted ones."""
+    labels, given, classes = labels.long(), given.long(), labels.shape[1]
+    metrics: dict[str, Callable[[], Tensor]] = {
+        "micro_f1": lambda: multilabel_f1_score(given, labels, classes, average="micro"),
+        "macro_f1": lambda: multilabel_f1_score(given, labels, classes, average="macro"),
+        "average_precision": lambda: multilabel_average_precision(
+            scores.double().sigmoid(), labels, classes
+        ).nan_to_num(),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # classes without a text have no average precision
+        return {name: float(metrics[name]()) for name in task.metrics}
+
+
+def compute(
+    task: GlueTask, scores: Tensor, labels: Tensor, thresholds: Tensor | None = None
+) -> dict[str, float]:
+    """The task's metrics from the model's ``scores`` (N, C) and the labels: (N,), or (N, C) with
+    the ``thresholds`` (C,) of several labels a text.
+    """
+    if task.multi_label:
+        return _of_labels(task, scores, labels, has_labels(scores, thresholds))
     predicted = scores[:, 0].double() if task.regression else scores.argmax(1)
     if not task.regression:
         labels = labels.long()

@@ -13,10 +13,14 @@ from torch import Tensor, nn
 
 from neobert.batch import PackedBatch, PaddedBatch
 from neobert.config.optimizer import OptimizerConfig
-from neobert.losses.classification import classification_loss, regression_loss
+from neobert.losses.classification import (
+    classification_loss,
+    multi_label_loss,
+    regression_loss,
+)
 from neobert.optim.schedule import Schedule
 from neobert.tasks.glue.labelled_batch import LabelledBatch
-from neobert.tasks.glue.metrics import compute, official_score
+from neobert.tasks.glue.metrics import best_thresholds, compute, official_score
 from neobert.tasks.glue.tasks import GlueTask
 from neobert.training.logger import log_metrics
 from neobert.training.module import OptimizedModule
@@ -60,6 +64,9 @@ class GlueModule(OptimizedModule):
         super().__init__(optimizer_config, schedule, settings.num_heads, settings.log_grad_norm)
         self.model = model
         self.settings = settings
+        self.thresholds: Tensor | None = None
+        """Of several labels a text, (C,): probabilities from which on a text has them."""
+
         self._found: dict[int, list[Predictions]] = {}
 
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> dict[str, object]:
@@ -71,7 +78,7 @@ class GlueModule(OptimizedModule):
             "examples": batch.num_examples,
             "tokens": batch.inputs.num_tokens if batch.num_examples else 0,
         }
-        if self.settings.log_accuracy and not self.settings.task.regression:
+        if self.settings.log_accuracy and batch.labels.dtype == torch.int64:
             sums["correct"] = (scores.argmax(1) == batch.labels).sum()
         return {"loss": loss_sum * (parts / max(1, batch.num_examples_in_step)), "sums": sums}
 
@@ -99,11 +106,16 @@ class GlueModule(OptimizedModule):
         log_metrics(self.trainer, metrics)
 
     def evaluate(self, parts: list[Predictions]) -> dict[str, float]:
-        """``eval/*`` of the task's evaluation sets, and their official score."""
+        """``eval/*`` of the task's evaluation sets, and their official score.
+
+        Tunes the thresholds of several labels a text.
+        """
         task = self.settings.task
         metrics: dict[str, float] = {}
+        if task.multi_label:
+            self.thresholds = best_thresholds(parts[0].scores, parts[0].labels)
         for end, part in zip(task.validation.values(), parts, strict=True):
-            found = compute(task, part.scores, part.labels)
+            found = compute(task, part.scores, part.labels, self.thresholds)
             found["loss"] = float(self._loss(part.scores, part.labels)) / len(part.labels)
             metrics |= {f"{name}{end}": value for name, value in found.items()}
         metrics["score"] = official_score(task, metrics)
@@ -141,6 +153,8 @@ class GlueModule(OptimizedModule):
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
         if self.settings.task.regression:
             return regression_loss(scores, labels)
+        if self.settings.task.multi_label:
+            return multi_label_loss(scores, labels)
         return classification_loss(scores, labels)
 
 

@@ -105,11 +105,11 @@ class GlueRun(TaskRun):
         splits = dict(zip(data.validation, data.task.validation, strict=False))
         for (end, examples), part in zip(data.validation.items(), predictions, strict=False):
             path = folder / f"predictions_{splits[end].partition('[')[0]}.tsv"
-            write_examples(data.task, examples.names, part, path)
+            write_examples(data.task, examples.names, part, path, self.module.thresholds)
         tests = predictions[len(data.validation) :]
         for (split, examples), part in zip(data.test.items(), tests, strict=True):
             path = folder / f"predictions_{split}.tsv"
-            write_submission(data.task, examples.names, part, path)
+            write_submission(data.task, examples.names, part, path, self.module.thresholds)
 
     def summary(self, run: TrainedRun) -> dict[str, object]:
         config, data = self.config, self.data
@@ -126,12 +126,20 @@ class GlueRun(TaskRun):
                 "labels": list(data.task.labels),
                 "num_labels": data.num_labels,
             },
+            **self._thresholds(),
             "loads_best": config.trainer.load_best_model_at_end,
             "score": self.after.get(SCORE),
             "score_step": run.final_step,
             "scores_by_step": {str(step): score for step, score in self.scores.items()},
             **pretraining_metadata(config),
         }
+
+    def _thresholds(self) -> dict[str, object]:
+        """Of several labels a text, by label."""
+        thresholds = self.module.thresholds
+        if thresholds is None:
+            return {}
+        return {"thresholds": dict(zip(self.data.task.labels, thresholds.tolist(), strict=True))}
 
     def report(self, run: TrainedRun, summary: Mapping[str, object]) -> None:
         show_scores(summary, run.folder.path)

@@ -9,7 +9,7 @@ metric, or the mean of its metrics. A new task is a new row, and its name in
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from neobert.config.glue import GlueConfig
+from neobert.config.glue import MULTI_LABEL_METRICS, GlueConfig
 
 GLUE = "nyu-mll/glue"
 GLUE_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
@@ -37,6 +37,12 @@ class GlueTask:
     """Names of the classes 0, 1, …; empty: a regression, or classes that the data names."""
 
     regression: bool = False
+    multi_label: bool = False
+    """A text has any number of the labels."""
+
+    label_columns: tuple[str, ...] = ()
+    """Of 0 and 1, one for each label; empty: ``label_column`` holds lists."""
+
     metrics: tuple[str, ...] = ("accuracy",)
     """Rows of :mod:`neobert.tasks.glue.metrics`, in this order."""
 
@@ -75,6 +81,14 @@ class GlueTask:
 
     predicts_names: bool = True
     """Files of predictions have the names of the classes, not their numbers."""
+
+    @property
+    def problem_type(self) -> str:
+        """What transformers calls the kind of task."""
+        if self.regression:
+            return "regression"
+        kind = "multi" if self.multi_label else "single"
+        return f"{kind}_label_classification"
 
 
 def _glue(config: str, *texts: str, **others: object) -> GlueTask:
@@ -188,13 +202,20 @@ def task_of(config: GlueConfig, hub_id: str, hub_config: str | None) -> GlueTask
     """The row of ``glue.task_name``, or the task that the ``glue`` section describes."""
     if config.task_name in TASKS:
         return TASKS[config.task_name]
-    default = ("pearson", "spearmanr") if config.regression else ("accuracy",)
+    default: tuple[str, ...] = ("pearson", "spearmanr") if config.regression else ("accuracy",)
+    if config.multi_label:
+        default = MULTI_LABEL_METRICS
     return GlueTask(
         texts=tuple(config.text_columns),
+        labels=tuple(config.label_columns),
         regression=config.regression,
+        multi_label=config.multi_label,
+        label_columns=tuple(config.label_columns),
         metrics=tuple(config.metrics) or default,
+        score=("micro_f1",) if config.multi_label and not config.metrics else (),
         source=hub_id,
         config=hub_config,
         revision=None,
-        label_column=config.label_column,
+        others=(NUMBER, *config.label_columns),
+        label_column=config.label_columns[0] if config.label_columns else config.label_column,
     )

@@ -15,7 +15,7 @@ from neobert.tasks.glue.data import ExampleBatches, GlueDataModule, TrainingBatc
 from neobert.tasks.glue.labelled_batch import BatchLayout, Examples, LabelledBatch
 from tests.tasks.glue.conftest import Settings, sentences, write_rows
 
-LAYOUT = BatchLayout(packed=True, regression=False, pad_token_id=0)
+LAYOUT = BatchLayout(packed=True, real_labels=False, pad_token_id=0)
 
 
 def examples(count: int) -> Examples:

@@ -27,7 +27,7 @@ def examples() -> Examples:
 
 
 def layout(**settings: object) -> BatchLayout:
-    return BatchLayout(**{"packed": True, "regression": False, "pad_token_id": 0, **settings})
+    return BatchLayout(**{"packed": True, "real_labels": False, "pad_token_id": 0, **settings})
 
 
 def model() -> SequenceClassifier:
@@ -72,7 +72,7 @@ def test_a_missing_label_is_no_class() -> None:
     batch = layout().batch(examples(), [3, 0])
     assert batch.labels.tolist() == [-1, 0]
     assert batch.labels.dtype == torch.int64
-    assert layout(regression=True).batch(examples(), [0]).labels.dtype == torch.float32
+    assert layout(real_labels=True).batch(examples(), [0]).labels.dtype == torch.float32
 
 
 @pytest.mark.proves("tokenizer.padding")

@@ -96,6 +96,7 @@ WRONG = [
     (OWN, part([0.0, 1.0, float("nan")]), part([0.0]), "row 2 have nan"),
     (OWN, part([0.0, 0.5, 1.0]), part([0.0]), "row 1 have 0.5"),
     (OWN, part(["a", "b", None]), part(["a"]), "row 2 have None"),
+    (OWN, part([None, None]), part([None]), "labels must be one of names or whole numbers"),
     (OWN, part([0, 2]), part([2]), "of 1 of the 3 classes (1); a slice"),
     (OWN, part(["a", "b"]), part(["c"]), "(c), which validation has: mend the labels there"),
     (OWN, part([0, 0]), part([0]), "train has one class only"),

@@ -45,7 +45,7 @@ def test_groups_of_like_length_give_what_the_whole_batch_gives(
     schedule = resolve_schedule(SchedulerConfig(), 10)
     module = GlueModule(model, OptimizerConfig(), schedule, GlueSettings(task, heads, 1)).eval()
     module.double()  # in fp32 some of these gradients cancel to what rounding leaves
-    layout = BatchLayout(packed=False, regression=task.regression, pad_token_id=0, has_types=types)
+    layout = BatchLayout(packed=False, real_labels=task.regression, pad_token_id=0, has_types=types)
     batch = layout.batch(examples(), range(len(LENGTHS)))
     inputs = batch.inputs
     segments = {"token_type_ids": inputs.token_type_ids} if types else {}
@@ -63,7 +63,7 @@ def test_groups_of_like_length_give_what_the_whole_batch_gives(
 
 
 def test_a_group_leaves_out_what_it_pads_whole() -> None:
-    layout = BatchLayout(packed=False, regression=False, pad_token_id=0, row_length=64)
+    layout = BatchLayout(packed=False, real_labels=False, pad_token_id=0, row_length=64)
     inputs = layout.batch(examples(), range(len(LENGTHS))).inputs
     groups = inputs.by_length(4)
     assert [group.input_ids.shape for _, group in groups] == [(4, 4), (4, 9), (3, 30)]
