@@ -256,8 +256,11 @@ EXECUTED: list[tuple[str, list[str]]] = [
         [*SMALL, "trainer.max_steps=4", "dataset=factbook"],
     ),
     ("neobert.train task=token_classification", FINE),
+    ("neobert.export output/token_classification", []),
     ("neobert.train task=question_answering", FINE),
     ("neobert.train config_path=my_task.yaml", FINE),
+    ("neobert.train config_path=emotions.yaml", FINE),
+    ("neobert.tools.fine_tuning_report output", []),
     ("neobert.train --config-dir my_conf experiment=first --cfg job", []),
     ("neobert.train --config-dir my_conf experiment=first seed=1", SMALL),
     ("neobert.train --help", []),
@@ -321,7 +324,7 @@ def make_files(folder: Path) -> None:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(texts)
     rows = {
-        "conll": [{"tokens": ["Ada", "sang"], "ner_tags": ["B-PER", "O"]}] * 4,
+        "conll": [{"tokens": ["Ada", "sang"], "tags": ["B-PER", "O"]}] * 4,
         "squad": [
             {
                 "id": "1",
@@ -331,15 +334,20 @@ def make_files(folder: Path) -> None:
             }
         ]
         * 4,
-        "my_data": [{"title": "a", "body": "b", "topic": name} for name in ("x", "y")] * 2,
+        "my_data": [
+            {"title": "a", "body": "b", "topic": name, "text": "c", "emotions": [name, "z"][:count]}
+            for count, name in enumerate(("x", "y"), 1)
+        ]
+        * 2,
     }
     for name, table in rows.items():
         (folder / name).mkdir()
         for split in ("train", "validation"):
             text = "".join(json.dumps(row) + "\n" for row in table)
             (folder / name / f"{split}.jsonl").write_text(text)
-    yaml = blocks(ROOT / "docs/evaluation.md", "yaml")[0]
-    (folder / "my_task.yaml").write_text(yaml.replace("my_run", "output/quickstart"))
+    for yaml in blocks(ROOT / "docs/fine-tuning.md", "yaml"):
+        name = yaml.partition("\n")[0].removeprefix("# ")
+        (folder / name).write_text(yaml.replace("my_run", "output/quickstart"))
     script = blocks(ROOT / "docs/training.md", "bash")[0]
     subprocess.run(["/bin/bash", "-c", script.partition("python")[0]], cwd=folder, check=True)
 
@@ -384,3 +392,6 @@ def test_documented_commands_run_one_after_the_other_scaled_down(
     assert (tmp_path / "scores.csv").is_file()
     assert (tmp_path / "vectors.npy").is_file()
     assert list((tmp_path / "output/quickstart/evaluations").iterdir())
+    assert (tmp_path / "my-tagger" / "model.safetensors").is_file()
+    report = (tmp_path / "output/fine_tuning.md").read_text()
+    assert all(f"| {name} |" in report for name in ("conll", "squad", "emotions"))

@@ -1,4 +1,4 @@
-"""The tutorial of docs/evaluation.md, in short form: a packaged task and its report."""
+"""The tutorial of docs/fine-tuning.md, in short form: a packaged task and its report."""
 
 from pathlib import Path
 
