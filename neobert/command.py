@@ -18,6 +18,7 @@ PROGRAMS = {
     "train": ("neobert.train", "train, fine-tune or run MTEB; with -m a sweep"),
     "prepare": ("neobert.tools.prepare", "tokenize the data of a run and train nothing"),
     "inspect": ("neobert.tools.inspect_data", "show what a run would read"),
+    "plan": ("neobert.tools.plan", "tokens, operations, stages, memory and hours of a run"),
     "launch": ("neobert.tools.launch", "write the job of a run for SLURM, Kubernetes or SkyPilot"),
     "export": ("neobert.export", "write weights that load anywhere, or check a folder"),
     "embed": ("neobert.tools.embed", "sentence vectors of the lines of a file"),

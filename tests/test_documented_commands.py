@@ -122,7 +122,7 @@ def check_call(words: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) 
     with monkeypatch.context() as patched:
         patched.setattr(sys, "argv", [module, *arguments])
         patched.setattr(argparse.ArgumentParser, "parse_args", then_stop)
-        if module in ("neobert.tools.inspect_data", "neobert.tools.launch"):
+        if module in ("neobert.tools.inspect_data", "neobert.tools.launch", "neobert.tools.plan"):
             patched.setattr(argparse.ArgumentParser, "parse_known_args", then_compose)
         try:
             program = "neobert.export.__main__" if module == "neobert.export" else module
