@@ -33,6 +33,7 @@ PROGRAMS = {
 
 OWN = {
     "evaluate": "metrics of a checkpoint of a run: RUN [--checkpoint STEP] [key=value …]",
+    "sweep-report": "a table and a plot of the jobs of a sweep: DIR",
     "config": "list the group files, copy one to edit it, or check a file",
     "completion": 'a line for your shell: eval "$(neobert completion bash)"',
 }
@@ -90,6 +91,10 @@ def _own(command: str, arguments: list[str]) -> int:
         from neobert.commands.evaluate_run import main as evaluate
 
         return evaluate(arguments)
+    if command == "sweep-report":
+        from neobert.commands.sweep_table import main as sweep_report
+
+        return sweep_report(arguments)
     if command == "config":
         from neobert.commands.settings import main as settings
 
@@ -118,8 +123,24 @@ def completion(arguments: Sequence[str]) -> str:
 
 
 def _bash(words: str) -> str:
-    return (
-        "_neobert() { [ $COMP_CWORD -eq 1 ] && "
-        f'COMPREPLY=($(compgen -W "{words}" -- "${{COMP_WORDS[1]}}")); }}\n'
-        "complete -o default -F _neobert neobert\n"
-    )
+    return BASH.replace("COMMANDS", words)
+
+
+BASH = """\
+_neobert() {
+    local line="neobert-train ${COMP_LINE#*${COMP_WORDS[1]}}" word="${COMP_LINE##* }" choices
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        choices="COMMANDS"
+    elif [[ "${COMP_WORDS[1]}" = @(train|prepare) ]]; then
+        choices="$(COMP_LINE="$line" COMP_POINT=${#line} neobert train -sc query=bash 2>/dev/null)"
+        compopt -o nospace 2>/dev/null
+    fi
+    COMPREPLY=($(compgen -W "$choices" -- "$word"))
+    # The shell breaks words at "=" and completes what follows.
+    if [[ "$COMP_WORDBREAKS" = *=* && "$word" = *=* ]]; then
+        COMPREPLY=("${COMPREPLY[@]#"${word%"${word##*=}"}"}")
+    fi
+}
+complete -o default -F _neobert neobert
+"""
+"""Completes commands, and Hydra's groups, options and keys after those that take them."""

@@ -23,10 +23,7 @@ def report(folder: str | Path, sweep: str, expected: int = 0) -> bool:
     """
     jobs = read_jobs(Path(folder))
     mine = [job for job in jobs if job.sweep == sweep]
-    if jobs:
-        write_json([asdict(job) for job in jobs], Path(folder) / "sweep.json")
-        write_atomically(Path(folder) / "sweep.csv", _as_csv(jobs))
-        plot_sweep(jobs, Path(folder) / "sweep.png")
+    write_tables(Path(folder), jobs)
     for job in mine:
         shown = varied_overrides(job.overrides, [each.overrides for each in mine])
         log.info("job %d: %s  %s", job.number, outcome(job), " ".join(shown))
@@ -34,6 +31,17 @@ def report(folder: str | Path, sweep: str, expected: int = 0) -> bool:
     if missing > 0:
         log.error("%d jobs were lost or did not start", missing)
     return missing > 0 or any(job.code != 0 for job in mine)
+
+
+def write_tables(folder: Path, jobs: Sequence[Job]) -> None:
+    """Write ``sweep.json``, ``sweep.csv`` and ``sweep.png``; nothing without a job."""
+    if not jobs:
+        return
+    write_json([asdict(job) for job in jobs], folder / "sweep.json")
+    text = io.StringIO()
+    csv.writer(text).writerows(sweep_table(jobs))
+    write_atomically(folder / "sweep.csv", text.getvalue())
+    plot_sweep(jobs, folder / "sweep.png")
 
 
 def read_jobs(folder: Path) -> list[Job]:
@@ -65,15 +73,15 @@ def _pair(word: str) -> tuple[str, str]:
     return key, value
 
 
-def _as_csv(jobs: Sequence[Job]) -> str:
+def sweep_table(jobs: Sequence[Job]) -> list[list[object]]:
+    """The head and a row for each job: number, settings that differ, objective, outcome, folder."""
     columns = varied(jobs)
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["number", *columns, "objective", "outcome", "folder"])
+    rows: list[list[object]] = [["number", *columns, "objective", "outcome", "folder"]]
     for row, job in enumerate(jobs):
         values = [column[row] for column in columns.values()]
-        writer.writerow([job.number, *values, job.objective, outcome(job), job.folder])
-    return text.getvalue()
+        how = "finished" if job.code == 0 else outcome(job)
+        rows.append([job.number, *values, job.objective, how, job.folder])
+    return rows
 
 
 def plot_sweep(jobs: Sequence[Job], path: Path) -> None:
@@ -82,8 +90,9 @@ def plot_sweep(jobs: Sequence[Job], path: Path) -> None:
     columns = dict(list(varied(done).items())[:MOST_PANELS])
     if not columns:
         return
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # half a second
+
+    from neobert.tools.report_files import save_figure
 
     figure = Figure(figsize=(4 * len(columns), 3.2), layout="constrained")
     for number, (key, values) in enumerate(columns.items(), start=1):
@@ -97,7 +106,7 @@ def plot_sweep(jobs: Sequence[Job], path: Path) -> None:
             axes.set_xscale("log")
         axes.set_xlabel(key)
         axes.set_ylabel("objective")
-    FigureCanvasAgg(figure).print_png(str(path))
+    save_figure(figure, path)
 
 
 def _numbers(values: Sequence[str]) -> list[float] | None:

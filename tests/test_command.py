@@ -73,12 +73,35 @@ def test_modules_of_the_current_folder_are_not_imported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_the_line_for_the_shell_completes_commands(shell: str) -> None:
-    script = command("completion", "bash").stdout
-    script += 'COMP_WORDS=(neobert eval); COMP_CWORD=1; _neobert; echo "${COMPREPLY[@]}"\n'
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["evaluate"]
+def test_the_line_for_the_shell_defines_the_completion(shell: str) -> None:
     assert "_neobert" in command("completion", shell).stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "replies"),
+    [
+        ("neobert eval", ["evaluate"]),
+        ("neobert train exper", ["experiment="]),
+        ("neobert train seed=1 model=neobert_", ["neobert_28", "neobert_small", "neobert_tiny"]),
+        ("neobert prepare trainer.max_st", ["trainer.max_steps="]),
+    ],
+)
+def test_the_shell_completes_commands_groups_and_keys(line: str, replies: list[str]) -> None:
+    split = line.replace("=", " = ")
+    script = f"""{command("completion", "bash").stdout}
+        COMP_LINE='{line}' COMP_WORDS=({split}) COMP_CWORD={len(split.split()) - 1}
+        _neobert; echo "${{COMPREPLY[@]}}"
+    """
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == replies
+    assert done.stderr == ""
 
 
 def test_a_copied_file_can_be_edited_checked_and_used(tmp_path: Path) -> None:
