@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from neobert.config.compose import compose_config
-from neobert.config.ready import folder_problems, weight_problems
+from neobert.config.ready import folder_problems, start_problems
 from neobert.config.root import Config
 from neobert.config.section import type_problems
 from neobert.config.store import load_config_file
@@ -133,11 +133,20 @@ def evaluate(
         return {name: task["score"] for name, task in summary["tasks"].items()}
     check(replace(config, trainer=replace(config.trainer, resume_from_checkpoint="latest")))
     _show_messages(config.debug)
+    from neobert.model.weight_files import NoWeightsError
     from neobert.tasks import task_run
     from neobert.training.evaluate_checkpoint import evaluate_checkpoint
+    from neobert.training.extras import check_targets
     from neobert.training.start import select
 
-    selected = select(folder, checkpoint, "", "checkpoint", resumable=True)
+    check_targets(config)
+    try:
+        selected = select(folder, checkpoint, "", "checkpoint", resumable=True)
+    except NoWeightsError as error:
+        raise ConfigError(
+            f"{folder} has no checkpoint to evaluate: it was trained with trainer.save_strategy="
+            f"{config.trainer.save_strategy}; set best, epoch or steps"
+        ) from error
     output = folder / EVALUATIONS / selected.name
     config = replace(config, trainer=replace(config.trainer, output_dir=str(output)))
     return evaluate_checkpoint(task_run(config), config, selected)
@@ -146,7 +155,7 @@ def evaluate(
 def check(config: Config) -> None:
     """Raise ``ConfigError`` with everything that is wrong with settings made in Python."""
     problems = type_problems(config)
-    problems = problems or [*config.problems(), *weight_problems(config)]
+    problems = problems or [*config.problems(), *start_problems(config)]
     problems = problems or folder_problems(config.trainer.output_dir)
     if problems:
         raise ConfigError(*problems)
@@ -161,11 +170,13 @@ def run_task(config: Config, extras: "Extras | None" = None) -> None:
     from neobert.tasks import run
     from neobert.training.accelerate_file import with_accelerate_file
     from neobert.training.cpu import tune_cpu_if_asked
+    from neobert.training.extras import check_targets
     from neobert.training.kernel_check import check_kernels
     from neobert.training.strategy import resolve_strategy
 
     config = with_accelerate_file(config)
     check_kernels(config)
+    check_targets(config)
     if config.task != "mteb":
         resolve_strategy(config)  # refused before any work is done
     tune_cpu_if_asked(config.trainer)

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from neobert.application import run_application
 from neobert.config.compose import to_config
 from neobert.config.overrides import hydra_arguments
-from neobert.config.ready import folder_problems, weight_problems
+from neobert.config.ready import folder_problems, start_problems
 from neobert.config.root import Config
 from neobert.console import ROOT, get_logger, show_messages
 from neobert.errors import ConfigError, ExitCode
@@ -114,7 +114,7 @@ def job(settings: DictConfig) -> float | None:
 
 
 def _run(config: Config, words: Sequence[str]) -> int:
-    if problems := weight_problems(config) + folder_problems(config.trainer.output_dir):
+    if problems := start_problems(config) + folder_problems(config.trainer.output_dir):
         raise ConfigError(*problems)
     show_messages(config.debug)
     log.info("%s", chosen(config, words))

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,37 @@ def test_a_group_of_one_s_own_is_checked_like_every_other(folder: Path) -> None:
     assert f"{folder}/own/extras/x.yaml: unknown key extras.foo" in said
 
 
+@pytest.mark.proves("debug")
+@pytest.mark.parametrize(
+    ("arguments", "debug", "max_steps"),
+    [
+        (("debug=true",), True, 1_000_000),
+        (("--debug",), True, 1_000_000),
+        (("debug=${oc.env:DEBUG,yes}",), True, 1_000_000),
+        (("debug=fast",), False, 2),
+        (("debug=fast", "trainer.max_steps=5"), False, 5),
+        (("debug=fast", "config_path=file.yaml"), True, 2),  # stronger than the file
+        (("config_path=file.yaml",), True, 9),
+        (("-cd", "own", "experiment=fast"), False, 2),
+    ],
+)
+def test_debug_is_a_setting_and_a_group(
+    arguments: tuple[str, ...], debug: bool, max_steps: int, folder: Path
+) -> None:
+    (folder / "file.yaml").write_text("debug: yes\ntrainer: {max_steps: 9}\n")
+    (folder / "own/experiment/fast.yaml").write_text(
+        "# @package _global_\ndefaults: [override /debug: fast]\ntrainer: {max_steps: 7}\n"
+    )
+    settings = job(*arguments, cwd=folder)
+    assert (settings["debug"], settings["trainer"]["max_steps"]) == (debug, max_steps)
+
+
+def test_an_unknown_debug_profile_is_refused(folder: Path) -> None:
+    assert "debug=nope: must be one of fast, overfit, profiler, true, false" in error(
+        "debug=nope", cwd=folder
+    )
+
+
 @pytest.mark.parametrize("name", ["experiment=null", "strategy=null", "~experiment"])
 def test_a_group_can_be_left_out(name: str, folder: Path) -> None:
     assert job(name, cwd=folder)["model"]["hidden_size"] == 768
@@ -151,12 +183,15 @@ def test_hydra_s_own_flags(arguments: tuple[str, ...], text: str, folder: Path) 
         ("hydra.run.dir=runs/${seed}", "runs/5"),
         ("trainer.output_dir=${hydra:job.name}/${seed}", "train/5"),
         ("trainer.output_dir=${hydra:runtime.cwd}/x", "{cwd}/x"),
+        ("trainer.output_dir=runs/${now:%Y}/${now:%Y}", "runs/{year}/{year}"),
+        ("hydra.run.dir=runs/${now:%Y}", "runs/{year}"),
         ("hydra.job.name=mine", "./output"),
     ],
 )
 def test_the_folder_has_two_names(override: str, output_dir: str, folder: Path) -> None:
+    expected = output_dir.replace("{cwd}", str(folder)).replace("{year}", f"{datetime.now():%Y}")
     settings = job(override, "seed=5", cwd=folder)
-    assert settings["trainer"]["output_dir"] == output_dir.replace("{cwd}", str(folder))
+    assert settings["trainer"]["output_dir"] == expected
 
 
 def test_two_folders_contradict_each_other(folder: Path) -> None:

@@ -348,8 +348,9 @@ def make_files(folder: Path) -> None:
     for yaml in blocks(ROOT / "docs/fine-tuning.md", "yaml"):
         name = yaml.partition("\n")[0].removeprefix("# ")
         (folder / name).write_text(yaml.replace("my_run", "output/quickstart"))
-    script = blocks(ROOT / "docs/training.md", "bash")[0]
-    subprocess.run(["/bin/bash", "-c", script.partition("python")[0]], cwd=folder, check=True)
+    script = next(block for block in blocks(ROOT / "docs/training.md", "bash") if "cat >" in block)
+    files = re.sub(r"^python .*\n?", "", script, flags=re.MULTILINE)
+    subprocess.run(["/bin/bash", "-c", files], cwd=folder, check=True)
 
 
 def matching(word: str, folder: Path) -> list[str]:

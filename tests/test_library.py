@@ -10,6 +10,7 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from lightning.pytorch.loggers import CSVLogger
 
 import neobert
 from neobert.config.compose import conf_dir
@@ -167,6 +168,64 @@ def test_one_text_is_no_list_of_overrides() -> None:
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no config.yaml"):
         neobert.evaluate(tmp_path)
+
+
+LOGGERS = """
+from lightning.pytorch.loggers import CSVLogger
+
+
+class Rows(CSVLogger):
+    rows = []
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.append((step, metrics))
+
+
+class NoLogger:
+    pass
+"""
+
+
+@pytest.mark.proves("loggers", "trainer.overfit_steps", "trainer.profiler")
+def test_loggers_overfitting_and_a_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "my_loggers.py").write_text(LOGGERS)  # found in the current folder
+    mine = "loggers.mine={_target_: my_loggers.Rows, save_dir: '${trainer.output_dir}'}"
+    run = neobert.train(
+        small(
+            tmp_path,
+            mine,
+            "trainer.overfit_steps=1",
+            "trainer.gradient_accumulation_steps=2",
+            "trainer.log_batch_digests=true",
+            "trainer.profiler=simple",
+        ),
+        loggers=[CSVLogger(tmp_path, "given")],
+    )
+    (given,) = (tmp_path / "given").rglob("metrics.csv")
+    assert "train/loss" in given.read_text()
+    rows = sys.modules["my_loggers"].Rows.rows
+    losses = {step: row["train/loss"] for step, row in rows if "train/loss" in row}
+    assert list(losses) == run.metrics["step"].to_pylist()
+    assert list(losses.values()) == pytest.approx(run.metrics["train/loss"].to_pylist())
+
+    lines = (run.folder / "batches-0.csv").read_text().splitlines()[1:]
+    digests = [line.split(",")[-1] for line in lines]
+    first, second, *_ = digests
+    assert first != second
+    assert digests == [first, second] * 4
+
+    assert "run_training_batch" in (run.folder / "profile/fit-profile.txt").read_text()
+    assert min(run.metrics["train/data_wait"].to_pylist()) > 0  # measured beside the profiler
+
+    for target, said in (
+        ("my_loggers.NoLogger", "loggers.mine: my_loggers.NoLogger is not a Lightning Logger"),
+        ("my_loggers.Nothing", "loggers.mine: Error loading"),
+        ("nowhere.Rows", "loggers.mine: there is no module nowhere"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            neobert.train(small(tmp_path, f"loggers.mine={{_target_: {target}}}"))
 
 
 @pytest.mark.proves("callbacks")

@@ -1,7 +1,8 @@
 """From a command line to a ``Config``: Hydra's loader, whose result is typed and checked.
 
-Stronger wins: dataclass < group file < task < experiment < ``config_path`` < command line. Hydra
-finds and orders the files; all that is wrong in any of them is reported at once, with its origin.
+Stronger wins: dataclass < group file < task < experiment < ``config_path`` < ``debug`` < command
+line. Hydra finds and orders the files; all that is wrong in any of them is reported at once, with
+its origin.
 """
 
 import re
@@ -39,9 +40,9 @@ from neobert.config.group_files import (
 )
 from neobert.config.layers import Layer, Merged, build, merge, typed
 from neobert.config.overrides import COMMAND_LINE, Request, hydra_arguments, read_overrides
-from neobert.config.ready import weight_problems
+from neobert.config.ready import start_problems
 from neobert.config.root import Config
-from neobert.config.schema import Flat, sections
+from neobert.config.schema import Flat, field_types, sections
 from neobert.console import get_logger, process_rank
 from neobert.errors import ConfigError
 from neobert.files import first_line
@@ -112,7 +113,10 @@ class SettingsLoader(ConfigLoaderImpl):
     """Whether ``${hydra:…}`` is that of a run that has begun; else it is resolved there."""
 
     _files: list[Layer]
-    """The group files of the composition at hand, weakest first."""
+    """The group files of the composition at hand, weakest first, except ``debug``."""
+
+    _debug: list[Layer]
+    """The files of the group ``debug``, which are stronger than ``config_path`` files."""
 
     _sweep: DictConfig | None = None
     """The sweep that the composition at hand is a job of."""
@@ -132,7 +136,8 @@ class SettingsLoader(ConfigLoaderImpl):
         self._add_groups_of_files(request, files, config_name, problems)
         composed = self._composed(config_name, request, run_mode, problems)
         command_line = Layer(COMMAND_LINE, request.values, deleted=request.deleted)
-        merged = merge([*self._files, *(layer for layer, _ in files), command_line], problems)
+        own = [layer for layer, _ in files]
+        merged = merge([*self._files, *own, *self._debug, command_line], problems)
         adapt(merged)
         settings = typed(merged, problems)
         _join(settings, composed, request.task)
@@ -152,7 +157,7 @@ class SettingsLoader(ConfigLoaderImpl):
         self._sweep = master_config
         try:
             settings: DictConfig = super().load_sweep_config(master_config, sweep_overrides)
-            if problems := weight_problems(self.config):
+            if problems := start_problems(self.config):
                 raise ConfigError(*problems)
         finally:
             self._sweep = None
@@ -164,8 +169,10 @@ class SettingsLoader(ConfigLoaderImpl):
     def _load_single_config(self, default: ResultDefault, repo: Any) -> ConfigResult:
         result = super()._load_single_config(default, repo)
         name = str(default.config_path)
-        if name.partition("/")[0] != "hydra" and result.provider != "hydra":
-            self._files.append(layer_of(name, str(default.package or ""), result))
+        group = name.partition("/")[0]
+        if group != "hydra" and result.provider != "hydra":
+            layers = self._debug if group == "debug" else self._files
+            layers.append(layer_of(name, str(default.package or ""), result))
         return result
 
     def _request(
@@ -229,7 +236,7 @@ class SettingsLoader(ConfigLoaderImpl):
         if request.missing:
             raise ConfigError(*problems, *request.missing)
         groups = [str(override.input_line) for override in request.groups.values()]
-        self._files = []
+        self._files, self._debug = [], []
         with _one_line(problems):
             return super().load_configuration(config_name, [*groups, *request.hydra], run_mode)
 
@@ -268,7 +275,8 @@ def _unknown_options(override: Override, repo: Any, origin: str) -> list[str]:
     if override.is_delete() or value is None:
         return []
     names = value if isinstance(value, list) else [value]
-    known = ", ".join(repo.get_group_options(group))
+    values = ["true", "false"] if field_types().get(group) is bool else []
+    known = ", ".join([*repo.get_group_options(group), *values])
     return [
         f"{origin}: {group}={name}: must be one of {known}"
         for name in names

@@ -61,6 +61,8 @@ WORDS = {
     ),
     "trainer.output_dir": "save_dir out_dir output ckpt_dir checkpoint_dir log_dir logging_dir",
     "debug": "log_level verbose",
+    "debug=fast": "fast_dev_run",
+    "trainer.overfit_steps": "overfit_batches",
     "optimizer.weight_decay": "wd adam_weight_decay",
     "trainer.per_device_eval_batch_size": (
         "eval_batch_size valid_batch_size val_batch_size test_batch_size per_gpu_eval_batch_size"

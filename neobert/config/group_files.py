@@ -6,6 +6,7 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 
 from neobert.config.layers import Layer
+from neobert.config.overrides import is_value
 from neobert.config.schema import Flat
 from neobert.config.yaml_file import read_settings
 from neobert.files import user_path
@@ -68,7 +69,8 @@ def settings_files(
     values = read_settings(file)
     groups, names = _defaults(values.pop("defaults", None) or [], file, problems)
     for group in group_names():
-        if isinstance(values.get(group), str) and group != "task":
+        option = values.get(group)
+        if isinstance(option, str) and group != "task" and not is_value(group, option):
             groups[group] = values.pop(group)
     if (task := values.get("task")) in options("task"):
         groups.setdefault("task", task)

@@ -23,6 +23,7 @@ from neobert.config.schema import (
     nearest,
     sections,
 )
+from neobert.config.values import as_meant
 from neobert.console import get_logger
 
 log = get_logger(__name__)
@@ -118,7 +119,7 @@ def read_overrides(
         request.task.append(override)
         if override.is_sweep_override():
             continue
-        if is_group(key):
+        if is_group(key) and (override.package or not is_value(key, override.value())):
             request.groups[override.get_key_element().lstrip("+~")] = override
             if key == "task" and isinstance(override.value(), str):
                 raw[key] = override.value()  # a key too, and the command line is strongest
@@ -162,6 +163,17 @@ def pasteable(key: str, value: object) -> str:
 
 def _quoted(part: str) -> str:
     return part if re.fullmatch(r"\s*('[^']*'|\"[^\"]*\"|[\w./:+-]+)\s*", part) else quote(part)
+
+
+def is_value(key: str, value: object) -> bool:
+    """Whether ``value`` is one of the setting ``key``, where a group of files has the same name:
+    a boolean for ``debug``, a mapping for ``callbacks``."""
+    if isinstance(value, dict):
+        return True
+    try:
+        return field_types().get(key) is bool and as_meant(value, bool) is not None
+    except ValueError:
+        return False
 
 
 def _may_be_swept(key: str, is_group: Callable[[str], bool]) -> bool:

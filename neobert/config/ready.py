@@ -1,6 +1,9 @@
 """Whether a run could start, checked before torch is imported, and for every job of a sweep."""
 
 import os
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 
 from neobert.config.checks import require
@@ -13,7 +16,12 @@ GLUE_WITHOUT_WEIGHTS = (
 )
 
 
-def weight_problems(config: Config) -> list[str]:
+def start_problems(config: Config) -> list[str]:
+    """What keeps a run with valid settings from starting, as far as it is known without torch."""
+    return _weight_problems(config) + _target_problems(config)
+
+
+def _weight_problems(config: Config) -> list[str]:
     """A problem if the task needs weights to start from and none are set."""
     if config.trainer.resume_from_checkpoint is not None:
         return []
@@ -36,6 +44,24 @@ def weight_problems(config: Config) -> list[str]:
             "contrastive.allow_random_weights=true to learn from a random start",
         )
     return []
+
+
+def _target_problems(config: Config) -> list[str]:
+    """A problem for each callback or logger whose module does not exist."""
+    return [
+        f"{key}.{name}: there is no module {module}: it must be installed, or in the current folder"
+        for key in ("callbacks", "loggers")
+        for name, entry in getattr(config, key).items()
+        if isinstance(entry, dict) and "_target_" in entry
+        for module in [str(entry["_target_"]).partition(".")[0]]
+        if not _exists(module)
+    ]
+
+
+def _exists(module: str) -> bool:
+    if not module or module in sys.modules:
+        return bool(module)
+    return bool(find_spec(module) or PathFinder.find_spec(module, [str(Path.cwd())]))
 
 
 def folder_problems(output_dir: str) -> list[str]:

@@ -102,6 +102,9 @@ class Config(Section):
     callbacks: dict[str, Any] = field(default_factory=dict)
     """Lightning callbacks by a name of yours: ``{_target_: package.Class, argument: value}``."""
 
+    loggers: dict[str, Any] = field(default_factory=dict)
+    """Lightning loggers in the same form, beside those of ``trainer.report_to``."""
+
     stages: list[StageConfig] = field(default_factory=list)
     """Parts of a pretraining run with settings of their own; empty: one part."""
 
@@ -128,8 +131,9 @@ class Config(Section):
         found += require(bool(self.mteb_task_type.strip()), "mteb_task_type: must name a task")
         found += read_local_tasks(self.mteb_local)[1]
         found += [
-            f"callbacks.{name}: must have a _target_, such as my_package.MyCallback"
-            for name, entry in self.callbacks.items()
+            f"{key}.{name}: must have a _target_, such as my_package.{example}"
+            for key, example in (("callbacks", "MyCallback"), ("loggers", "MyLogger"))
+            for name, entry in getattr(self, key).items()
             if not (isinstance(entry, dict) and isinstance(entry.get("_target_"), str))
         ]
         found += require(
@@ -150,9 +154,11 @@ class Config(Section):
             self.trainer.max_steps > 0,
             f"{key} needs trainer.max_steps above 0, to know the borders",
         )
-        problems += require(
-            not self.dataset.skip_steps, f"{key} and dataset.skip_steps exclude each other"
-        )
+        for other, value in (
+            ("dataset.skip_steps", self.dataset.skip_steps),
+            ("trainer.overfit_steps", self.trainer.overfit_steps),
+        ):
+            problems += require(not value, f"{key} and {other} exclude each other")
         if self.trainer.max_steps > 0:
             problems += stage_ends(self.stages, self.trainer.max_steps)[1]
         known = {*self._without_stages().problems()}

@@ -10,6 +10,7 @@ EVAL_STRATEGIES = ("steps", "epoch", "no")
 SAVE_STRATEGIES = ("steps", "epoch", "best", "no")
 COMPILE_BACKENDS = ("inductor", "aot_eager", "eager")
 REPORTERS = ("wandb", "tensorboard", "mlflow", "csv", "none")
+PROFILERS = ("simple", "advanced", "pytorch")
 STRATEGIES = (
     "auto",
     "single",
@@ -189,6 +190,14 @@ class TrainerConfig(Section):
     eval_on_start: bool = False
     """Evaluate before the first step too."""
 
+    overfit_steps: int = 0
+    """Train on the batches of the first so many optimizer steps over and over, with the same masks:
+    the loss of a model that can learn goes towards 0. 0: on all data."""
+
+    profiler: str | None = None
+    """Lightning's profiler: ``simple``, ``advanced`` (cProfile) or ``pytorch`` (traces of
+    operations); it writes to ``profile/`` in the run folder."""
+
     log_batch_digests: bool = False
     """Write the SHA-256 of every micro-batch to ``batches-<rank>.csv``."""
 
@@ -208,7 +217,13 @@ class TrainerConfig(Section):
             "rank_timeout",
         ):
             found += at_least(f"trainer.{key}", getattr(self, key), 1)
-        for key in ("save_total_limit", "early_stopping", "max_ckpt", "dataloader_num_workers"):
+        for key in (
+            "save_total_limit",
+            "early_stopping",
+            "max_ckpt",
+            "dataloader_num_workers",
+            "overfit_steps",
+        ):
             found += at_least(f"trainer.{key}", getattr(self, key), 0)
         for key in (
             "global_batch_size",
@@ -229,6 +244,8 @@ class TrainerConfig(Section):
             "trainer.torch_compile_backend", self.torch_compile_backend, COMPILE_BACKENDS
         )
         found += one_of("trainer.strategy", self.strategy, STRATEGIES)
+        if self.profiler is not None:
+            found += one_of("trainer.profiler", self.profiler, PROFILERS)
         for name in self.report_to:
             found += one_of("trainer.report_to", name, REPORTERS)
         found += require(

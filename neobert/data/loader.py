@@ -11,8 +11,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import accumulate
-from typing import Generic, TypeVar
+from itertools import accumulate, islice
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,7 @@ from neobert.data.steps import Share, Steps
 from neobert.data.token_rows import Row, TokenRows
 
 Item = TypeVar("Item")
+Batch_co = TypeVar("Batch_co", covariant=True)
 
 
 class MicroBatches(Dataset[MaskedBatch]):
@@ -143,6 +144,46 @@ class CountedLoader(Generic[Item]):
         for batch in build_loader(self.batches, range(self._done, self.count), self.workers):
             self._done += 1
             yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the run is in its data."""
+        return {"micro_batches": self._done}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._done = state_dict["micro_batches"]
+
+
+@runtime_checkable
+class TrainingLoader(Protocol[Batch_co]):
+    """The training batches of a run, which can continue in the middle."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch_co]: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run is in its data."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue there."""
+
+
+class RepeatedBatches(Generic[Item]):
+    """The first batches of another loader over and over, as many in all as that one has."""
+
+    def __init__(self, loader: TrainingLoader[Item], first: int) -> None:
+        """``first``: how many micro-batches are repeated."""
+        self.loader, self.first = loader, first
+        self._done = 0
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Item]:
+        batches = list(islice(self.loader, self.first))
+        for number in range(self._done, len(self)):
+            self._done += 1
+            yield batches[number % len(batches)]
 
     def state_dict(self) -> dict[str, int]:
         """Where the run is in its data."""

@@ -5,21 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from neobert.batch import MaskedBatch
+from neobert.data.loader import TrainingLoader
 
 
 @runtime_checkable
-class TrainLoader(Protocol):
-    """The batches of some steps, which can continue in the middle."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[MaskedBatch]: ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the run is in its data."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue there, under the same or other settings of the loader."""
+class StageBatches(TrainingLoader[MaskedBatch], Protocol):
+    """The training batches of a stage."""
 
     def start_after(self, state_dict: dict[str, Any]) -> None:
         """Begin the first step with the row that follows another loader's place."""
@@ -30,7 +21,7 @@ class StageLoader:
     """A stage's batches: how many, and how their loader is made once they are needed."""
 
     micro_batches: int
-    make: Callable[[], TrainLoader]
+    make: Callable[[], StageBatches]
 
     continues: bool = False
     """Whether the data is a stream, which continues where the stage before ended."""
@@ -45,7 +36,7 @@ class StagedLoader:
     def __init__(self, stages: Sequence[StageLoader]) -> None:
         self.stages = stages
         self._number = 0
-        self._loader: TrainLoader | None = None
+        self._loader: StageBatches | None = None
         self._before: dict[str, Any] | None = None
         """The place at which the stage before ended."""
 
@@ -71,7 +62,7 @@ class StagedLoader:
         self._number, self._loader, self._before = state_dict["stage"], None, None
         self._current().load_state_dict(state_dict["place"])
 
-    def _current(self) -> TrainLoader:
+    def _current(self) -> StageBatches:
         if self._loader is None:
             self._loader = self.stages[self._number].make()
             if self._before is not None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from neobert.config.compose import compose_config
-from neobert.config.ready import weight_problems
+from neobert.config.ready import start_problems
 from neobert.config.root import Config
 from neobert.console import get_logger, show_messages
 from neobert.errors import ConfigError, ExitCode
@@ -150,7 +150,7 @@ def _problems(
     settings = config.trainer
     # The first start finds no checkpoint to resume from.
     first = replace(config, trainer=replace(settings, resume_from_checkpoint=None))
-    problems = weight_problems(first)
+    problems = start_problems(first)
     if settings.devices == "auto":
         problems.append(
             "trainer.devices=auto: a job needs the number of devices of each machine; set "

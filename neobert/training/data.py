@@ -2,6 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.cores import available_cores
-from neobert.data.loader import Workers
+from neobert.data.loader import RepeatedBatches, TrainingLoader, Workers
 from neobert.data.steps import Share
 from neobert.training.strategy import planned_processes, runs_on_cuda
 
@@ -20,7 +21,7 @@ log = get_logger(__name__)
 class RunDataModule(LightningDataModule, ABC):
     """The data of a run, addressable by step.
 
-    A task says in :meth:`read` how it gets its data, in ``train_dataloader`` and
+    A task says in :meth:`read` how it gets its data, in :meth:`training_batches` and
     ``val_dataloader`` how they become batches, and what a resumed run must share.
     """
 
@@ -50,6 +51,19 @@ class RunDataModule(LightningDataModule, ABC):
     @abstractmethod
     def has_validation(self) -> bool:
         """Whether there is something to evaluate on, and ``trainer.eval_strategy`` wants it."""
+
+    @abstractmethod
+    def training_batches(self) -> TrainingLoader[Any]:
+        """The training batches of the whole run, which can continue in the middle."""
+
+    def train_dataloader(self) -> Any:  # noqa: ANN401 - for Lightning, which takes any iterable
+        """For Lightning: :meth:`training_batches`, or those of ``trainer.overfit_steps``."""
+        settings = self.config.trainer
+        batches = self.training_batches()
+        if settings.overfit_steps:
+            first = settings.overfit_steps * settings.gradient_accumulation_steps
+            return RepeatedBatches(batches, first)
+        return batches
 
     @abstractmethod
     def fingerprint(self) -> dict[str, object]:

@@ -50,7 +50,7 @@ class DocumentDataModule(RunDataModule, Generic[Document, Batch]):
     def has_validation(self) -> bool:
         return self.config.trainer.eval_strategy != "no"
 
-    def train_dataloader(self) -> CountedLoader[Batch]:
+    def training_batches(self) -> CountedLoader[Batch]:
         """The training batches of the whole run."""
         key, number = self.num_workers
         workers = self.workers(number, key)

@@ -41,7 +41,7 @@ def evaluate_checkpoint(
 
 
 def _as_saved(config: Config, checkpoint: Path) -> Config:
-    """``config`` with the rotary positions of the checkpoint, for one process."""
+    """``config`` with the rotary positions of the checkpoint, for one process and no logger."""
     saved = load_config_file(checkpoint / "config.yaml").model
     model = replace(config.model, rope_theta=saved.rope_theta, rope_scaling=saved.rope_scaling)
     trainer = replace(
@@ -55,5 +55,8 @@ def _as_saved(config: Config, checkpoint: Path) -> Config:
         eval_steps=1,
         resume_from_checkpoint=None,
         torch_compile=False,
+        report_to=[],
+        overfit_steps=0,
     )
-    return replace(config, model=model, trainer=trainer)
+    wandb = replace(config.wandb, enabled=False)
+    return replace(config, model=model, trainer=trainer, wandb=wandb, loggers={})

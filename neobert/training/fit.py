@@ -103,11 +103,13 @@ def optimization_fingerprint(config: Config, plan: Plan) -> dict[str, object]:
     """How a run steps: what a resumed one must share beside its data, by setting."""
     rule = asdict(config.optimizer)
     del rule["muon_config"]
+    repeated = config.trainer.overfit_steps
     muon = asdict(config.optimizer.muon_config or MuonConfig()) if rule["name"] == MUONCLIP else {}
     return {
         **{f"optimizer.{key}": value for key, value in rule.items()},
         **{f"optimizer.muon_config.{key}": value for key, value in muon.items()},
         "trainer.gradient_accumulation_steps": config.trainer.gradient_accumulation_steps,
+        **({"trainer.overfit_steps": repeated} if repeated else {}),
         "trainer.gradient_clipping": config.trainer.gradient_clipping,
         "trainer.ema_decay": config.trainer.ema_decay,
         TOTAL_STEPS: plan.total_steps,

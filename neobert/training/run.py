@@ -22,7 +22,7 @@ from neobert.optim.groups import owners, owners_table
 from neobert.optim.schedule import Schedule, resolve_schedule
 from neobert.training.compile import compile_if_asked
 from neobert.training.data import RunDataModule
-from neobert.training.extras import Extras, configured_callbacks
+from neobert.training.extras import Extras, configured
 from neobert.training.fit import evaluation_at, fit, load_best, optimization_fingerprint
 from neobert.training.module import OptimizedModule
 from neobert.training.plot import plot_losses
@@ -231,15 +231,16 @@ def prepare_run(
     if resume is not None:
         accepted = task.config.trainer.accept_changes
         check_same_run(resume, fingerprint, accepted, is_branch)
+    callbacks = [*task.callbacks(step or 0), *configured(task.config, "callbacks")]
     folder = open_run_folder(task.requested, resuming=resume is not None and not is_branch)
     module = build_module(task, plan.total_steps, strategy)
     config, named = task.config, module.model.named_parameters()
     log.info("%s", owners_table(owners(config.optimizer, named, decays=not config.model.ngpt)))
     card = ModelCard(task.tokenizer, task.tokenizer_info, fingerprint, _encoders(module))
-    own = configured_callbacks(task.config)
-    callbacks = [*task.callbacks(step or 0), *own, *extras.callbacks]
+    callbacks += extras.callbacks
     parts = build_trainer(config, folder, plan, card, strategy, callbacks)
-    parts.trainer.loggers = [*parts.trainer.loggers, *extras.loggers]
+    loggers = [*configured(config, "loggers"), *extras.loggers]
+    parts.trainer.loggers = [*parts.trainer.loggers, *loggers]
     return TrainedRun(config, folder, module, parts, strategy)
 
 

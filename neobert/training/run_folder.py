@@ -30,6 +30,7 @@ OTHERS = (
     "mteb",
     "evaluations",
     "mlflow.db",
+    "profile",
 )
 PREDICTIONS = ("predictions_*.tsv", "predictions_*.json", "nbest_*.json", "null_odds_*.json")
 PATTERNS = (*MARKS, *OTHERS, "batches-*.csv", *PREDICTIONS)

@@ -26,7 +26,7 @@ from neobert.training.callbacks.progress import ProgressBar
 from neobert.training.callbacks.reproduce import SeedEachMicroBatch
 from neobert.training.callbacks.save_logs import SaveLogs
 from neobert.training.callbacks.stop_early import StopEarly
-from neobert.training.callbacks.throughput import Throughput
+from neobert.training.callbacks.throughput import PROFILE, Throughput, build_profiler
 from neobert.training.callbacks.train_metrics import TrainMetrics
 from neobert.training.checkpoint import FINGERPRINT, FolderCheckpointIO
 from neobert.training.logger import build_loggers
@@ -111,7 +111,7 @@ def build_trainer(
     settings = config.trainer
     quiet_libraries()
     metrics = TrainMetrics(settings.logging_steps, settings.log_weight_norms)
-    throughput = Throughput(metrics)
+    throughput = Throughput(metrics, build_profiler(settings.profiler, run.path / PROFILE))
     interrupt = Interrupt()
     saving = save_plan(settings, plan.steps_per_epoch, plan.score)
     checkpointer = Checkpointer(saving, run.checkpoints, interrupt)

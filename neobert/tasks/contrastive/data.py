@@ -130,7 +130,7 @@ class ContrastiveDataModule(RunDataModule):
             ROWS_PER_STEP: self.share.rows_per_step,
         }
 
-    def train_dataloader(self) -> CountedLoader[AnyBatch]:
+    def training_batches(self) -> CountedLoader[AnyBatch]:
         """The training batches of the whole run."""
         config, settings = self.config, self.config.contrastive
         draws = Draws.of(

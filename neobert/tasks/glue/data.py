@@ -115,7 +115,7 @@ class GlueDataModule(RunDataModule):
             if getattr(glue, name) != getattr(default, name)
         }
 
-    def train_dataloader(self) -> CountedLoader[LabelledBatch]:
+    def training_batches(self) -> CountedLoader[LabelledBatch]:
         """The training batches of the whole run."""
         order = Order(len(self.train), self.config.seed, self.share.rows_per_step, False)
         batches = TrainingBatches(self.train, self._layout(), order, self.share)

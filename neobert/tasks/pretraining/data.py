@@ -238,7 +238,7 @@ class PretrainingDataModule(RunDataModule):
             ROWS_PER_STEP: self.share.rows_per_step,
         }
 
-    def train_dataloader(self) -> StepLoader | StreamLoader | StagedLoader:
+    def training_batches(self) -> StepLoader | StreamLoader | StagedLoader:
         """The training batches of the whole run."""
         stages = self.stages
         if len(stages) == 1:

@@ -6,11 +6,18 @@ itself needed: padding, recomputation and everything without a matrix product lo
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.profilers import (
+    AdvancedProfiler,
+    PassThroughProfiler,
+    Profiler,
+    PyTorchProfiler,
+    SimpleProfiler,
+)
 from torch import Tensor, nn
 
 from neobert.batch import PackedBatch
@@ -24,24 +31,58 @@ from neobert.training.summary import peak_memory_mib
 
 log = get_logger(__name__)
 
+PROFILE = "profile"
+"""Folder and name of what a profiler writes in a run's folder."""
+
 
 class DataWait(Profiler):
-    """Seconds that the training loop spent waiting for its next batch."""
+    """Measures, beside another profiler, how long the training loop waits for its next batch."""
 
     ACTION = "train_dataloader_next"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds = 0.0
-        self._since = 0.0
+    seconds = 0.0
+    """Seconds so far."""
+
+    _since = 0.0
 
     def start(self, action_name: str) -> None:
         if action_name.endswith(self.ACTION):
             self._since = time.perf_counter()
+        super().start(action_name)  # type: ignore[safe-super]
 
     def stop(self, action_name: str) -> None:
+        super().stop(action_name)  # type: ignore[safe-super]
         if action_name.endswith(self.ACTION):
             self.seconds += time.perf_counter() - self._since
+
+
+class _WaitOnly(DataWait, PassThroughProfiler):
+    pass
+
+
+class _Simple(DataWait, SimpleProfiler):
+    pass
+
+
+class _Advanced(DataWait, AdvancedProfiler):
+    pass
+
+
+class _PyTorch(DataWait, PyTorchProfiler):
+    pass
+
+
+def build_profiler(kind: str | None, folder: Path) -> DataWait:
+    """The profiler of ``trainer.profiler``, which writes into ``folder``."""
+    match kind:
+        case "simple":
+            return _Simple(folder, PROFILE)
+        case "advanced":
+            return _Advanced(folder, PROFILE)
+        case "pytorch":
+            return _PyTorch(folder, PROFILE)
+        case _:
+            return _WaitOnly()
 
 
 class Throughput(Callback):
@@ -51,10 +92,9 @@ class Throughput(Callback):
     trains, so it serves every task.
     """
 
-    def __init__(self, metrics: TrainMetrics) -> None:
-        self.metrics = metrics
-        self.wait = DataWait()
-        """For ``Trainer(profiler=…)``, which alone sees when a batch is waited for."""
+    def __init__(self, metrics: TrainMetrics, wait: DataWait | None = None) -> None:
+        """``wait``: the profiler of the Trainer, which alone sees when a batch is waited for."""
+        self.metrics, self.wait = metrics, wait or _WaitOnly()
 
         self.peak: Peak | None = None
         self._cost: Flops | None = None
