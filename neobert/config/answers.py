@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from neobert.config.checks import at_least, one_of, require, within
+from neobert.config.section import Section
 
 BAD_ROWS = ("error", "skip")
 SPECIAL_TOKENS = 3
@@ -10,7 +11,7 @@ SPECIAL_TOKENS = 3
 
 
 @dataclass(kw_only=True)
-class AnswersConfig:
+class AnswersConfig(Section):
     """Extractive question answering, in SQuAD's form."""
 
     context_column: str = "context"
