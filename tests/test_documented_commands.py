@@ -289,11 +289,12 @@ NOT_EXECUTED = {
     r"strategy=": "processes: tests/distributed",
     r"mteb_task_type=local|config_path=(tasks|my_tasks|mine)|mteb_report": "minutes: tests/tasks",
     r"^neobert.train (.* )?-m ": "many jobs; one sweep is executed",
-    r"output/contrastive|wordnet|--output exported|--onnx|--python|^neobert.export --check DIR$": (
+    r"output/contrastive|wordnet|--output (exported|my-model)|--onnx|--python|--check DIR$": (
         "as others, or minutes: tests/export"
     ),
     r"^neobert.train task=glue|glue_report sweep": "hub",
     r"^benchmarks\.": "tests/benchmarks",
+    r"^neobert.tools.plan ": "tests/tools/test_plan.py",
 }
 """Commands that need what CI lacks, and what; or the tests that execute them."""
 
