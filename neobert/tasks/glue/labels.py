@@ -160,9 +160,11 @@ def _form_problems(task: GlueTask, name: str, part: Dataset) -> list[str]:
 
 def _labelled(task: GlueTask, name: str, part: Dataset, problems: list[str]) -> Labelled:
     if task.multi_label:
-        values, numbers = label_lists(task, part), _multi_hot(task, part)
-        _say_illegal(task, name, values, np.isfinite(numbers).all(1), problems)
-        return Labelled(name, part, numbers)
+        hot = _multi_hot(task, part)
+        _say_illegal(
+            task, name, label_lists(task, part), np.all(np.isfinite(hot), axis=1), problems
+        )
+        return Labelled(name, part, hot)
     values = column_values(part, task.label_column)
     if task.relabel:
         values = [task.relabel.get(value, value) for value in values]
