@@ -7,7 +7,8 @@
                        trainer_state.pt    optimizer, schedule, loops, callbacks, place in the data
                        manifest.json       size and SHA-256 of every file
 
-A checkpoint is written under a temporary name and renamed when all of it is on disk.
+A checkpoint is written under a temporary name and renamed when all of it is on disk. While a run
+trains, a thread does that (:mod:`neobert.training.checkpoint_thread`).
 """
 
 import json
@@ -25,7 +26,6 @@ from torch import Tensor
 
 from neobert.console import get_logger
 from neobert.errors import ConfigError, RunError
-from neobert.failures import WORKER
 from neobert.files import (
     REPLACED,
     TEMPORARY,
@@ -67,23 +67,14 @@ class FolderCheckpointIO(CheckpointIO):
         path = Path(path)
         remove_leftovers(path.parent)
         try:
-            try:
-                self._publish(checkpoint, path)
-            except RuntimeError as error:
-                if WORKER not in str(error):
-                    raise
-                # A loader process has died: PyTorch says so wherever the run is, once.
-                self._publish(checkpoint, path)
+            with publish_folder(path, replace=True) as temporary:
+                self._write(checkpoint, temporary)
         except (OSError, RuntimeError, SafetensorError) as error:  # each library has its own
             advice = "make room, then resume" if is_disk_full(error) else "resume"
             raise RunError(
                 f"{path} could not be written ({first_line(error)}): {advice} "
                 "from the checkpoint before it (trainer.resume_from_checkpoint=latest)"
             ) from error
-
-    def _publish(self, checkpoint: dict[str, object], path: Path) -> None:
-        with publish_folder(path, replace=True) as temporary:
-            self._write(checkpoint, temporary)
 
     def _write(self, checkpoint: dict[str, object], folder: Path) -> None:
         state = {key: value for key, value in checkpoint.items() if key != "state_dict"}

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from neobert.training.callbacks.save_logs import SaveLogs
 from neobert.training.callbacks.stop_early import StopEarly
 from neobert.training.callbacks.throughput import PROFILE, Throughput, build_profiler
 from neobert.training.callbacks.train_metrics import TrainMetrics
-from neobert.training.checkpoint import FINGERPRINT, FolderCheckpointIO
+from neobert.training.checkpoint import FINGERPRINT
+from neobert.training.checkpoint_thread import ThreadedCheckpointIO
 from neobert.training.logger import build_loggers
 from neobert.training.precision import (
     resolve_precision,
@@ -114,7 +115,8 @@ def build_trainer(
     throughput = Throughput(metrics, build_profiler(settings.profiler, run.path / PROFILE))
     interrupt = Interrupt()
     saving = save_plan(settings, plan.steps_per_epoch, plan.score)
-    checkpointer = Checkpointer(saving, run.checkpoints, interrupt)
+    checkpoint_io = ThreadedCheckpointIO(lambda: _card_writer(config, card))
+    checkpointer = Checkpointer(saving, run.checkpoints, checkpoint_io, interrupt)
     strategy = strategy or resolve_strategy(config, runs_on_cuda(settings))
     on_cuda = strategy.on_cuda
     trainer = Trainer(
@@ -131,8 +133,8 @@ def build_trainer(
         logger=build_loggers(config, run, plan.resume_step),
         default_root_dir=run.path,
         **ALWAYS,
-        profiler=throughput.wait,
-        plugins=[FolderCheckpointIO(lambda folder: _write_card(config, card, folder))],
+        profiler=throughput.waits,
+        plugins=[checkpoint_io],
         callbacks=[
             *callbacks,
             *_watching(config, run, metrics, throughput),
@@ -218,12 +220,17 @@ def _early_stopping(settings: TrainerConfig, checkpointer: Checkpointer) -> list
     ]
 
 
-def _write_card(config: Config, card: ModelCard, folder: Path) -> None:
+def _card_writer(config: Config, card: ModelCard) -> Callable[[Path], None]:
+    """A function that writes ``card`` with the rotary positions of this moment."""
     for encoder in card.encoders:  # stages of a run may have other ones than its settings
         theta, scaling = encoder.config.rope_theta, encoder.config.rope_scaling
         model = replace(config.model, rope_theta=theta, rope_scaling=scaling)
         config = replace(config, model=model)
-    save_config(config, folder / "config.yaml")
-    card.tokenizer.save_pretrained(folder / "tokenizer")
-    write_json(card.tokenizer_info, folder / "tokenizer_info.json")
-    write_json(card.fingerprint, folder / FINGERPRINT)
+
+    def write(folder: Path) -> None:
+        save_config(config, folder / "config.yaml")
+        card.tokenizer.save_pretrained(folder / "tokenizer")
+        write_json(card.tokenizer_info, folder / "tokenizer_info.json")
+        write_json(card.fingerprint, folder / FINGERPRINT)
+
+    return write

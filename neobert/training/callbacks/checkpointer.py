@@ -6,6 +6,7 @@ same step, knows no checksums, and counts retention per instance.
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
 from neobert.training.callbacks.interrupt import Interrupt, Interrupted
 from neobert.training.checkpoint import set_aside_later
+from neobert.training.checkpoint_thread import ThreadedCheckpointIO
 from neobert.training.manifest import damages, list_checkpoints
 from neobert.training.resume import realign
 
@@ -64,10 +66,17 @@ class SavePlan:
 class Checkpointer(Callback):
     """Saves ``checkpoints/<step>`` when ``plan`` says so and deletes what need not be kept."""
 
-    def __init__(self, plan: SavePlan, checkpoints: Path, interrupt: Interrupt) -> None:
+    def __init__(
+        self,
+        plan: SavePlan,
+        checkpoints: Path,
+        checkpoint_io: ThreadedCheckpointIO,
+        interrupt: Interrupt,
+    ) -> None:
         self.plan = plan
         self.best = plan.best
         self.checkpoints = checkpoints
+        self.checkpoint_io = checkpoint_io
         self.interrupt = interrupt
         self._saved_step = -1
 
@@ -102,6 +111,12 @@ class Checkpointer(Callback):
         never_best = self.plan.at_best and self.best.step is None
         if (self.plan.at_end or never_best) and self._saved_step != trainer.global_step:
             self._save(trainer)
+        self._finish_save(trainer)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self.checkpoint_io.finish()
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, object]
@@ -138,10 +153,12 @@ class Checkpointer(Callback):
         return self.plan.every is not None and step % self.plan.every == 0
 
     def _save_or_stop(self, trainer: Trainer, due: bool) -> None:
+        self.checkpoint_io.check()
         stop = self.interrupt.agreed(trainer)
         if due or (stop and self.plan.at_interrupt):
             self._save(trainer)
         if stop:
+            self._finish_save(trainer)
             raise Interrupted(trainer.global_step, saved=self._saved_step == trainer.global_step)
 
     def _note_best(self, trainer: Trainer) -> bool:
@@ -161,25 +178,28 @@ class Checkpointer(Callback):
 
     def _save(self, trainer: Trainer) -> None:
         step = trainer.global_step
-        trainer.save_checkpoint(self.checkpoints / str(step))
+        best = self.checkpoints / str(self.best.step)
+        then = partial(self._delete_old, best)
+        trainer.save_checkpoint(self.checkpoints / str(step), storage_options=then)
         self._saved_step = step
-        log.debug("saved %s", self.checkpoints / str(step))
-        if trainer.is_global_zero:
-            self._delete_old(trainer)
-        trainer.strategy.barrier("retention")
+        log.debug("saving %s", self.checkpoints / str(step))
 
-    def _delete_old(self, trainer: Trainer) -> None:
-        """Delete the oldest beyond ``plan.keep``: never the best, nor the last good one."""
+    def _finish_save(self, trainer: Trainer) -> None:
+        """Return when the latest checkpoint is on disk, on every rank."""
+        self.checkpoint_io.wait()
+        trainer.strategy.barrier("checkpoint written")
+
+    def _delete_old(self, best: Path) -> None:
+        """Delete the oldest beyond ``plan.keep``: never ``best``, nor the last good one."""
         if self.plan.keep is None:
             return
-        best = self.checkpoints / str(self.best.step)
         others = [folder for folder in list_checkpoints(self.checkpoints) if folder != best]
         newest = others[-self.plan.keep :]
         if newest and all(damages(folder, contents=False) for folder in newest):
             log.warning("no checkpoint is deleted: the newest ones are damaged")
             return
         for folder in others[: -self.plan.keep]:
-            trainer.strategy.remove_checkpoint(folder)
+            self.checkpoint_io.remove_checkpoint(folder)
 
 
 def evaluates_after(trainer: Trainer, batch_idx: int) -> bool:

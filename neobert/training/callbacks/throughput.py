@@ -35,44 +35,50 @@ PROFILE = "profile"
 """Folder and name of what a profiler writes in a run's folder."""
 
 
-class DataWait(Profiler):
-    """Measures, beside another profiler, how long the training loop waits for its next batch."""
+class Waits(Profiler):
+    """Measures, beside another profiler, how long the training loop waits for its next batch and
+    for saves."""
 
-    ACTION = "train_dataloader_next"
+    data = 0.0
+    """Seconds so far that it waited for batches."""
 
-    seconds = 0.0
-    """Seconds so far."""
+    save = 0.0
+    """Seconds so far that it waited for checkpoints."""
 
-    _since = 0.0
+    _data_since = _save_since = 0.0
 
     def start(self, action_name: str) -> None:
-        if action_name.endswith(self.ACTION):
-            self._since = time.perf_counter()
+        if action_name.endswith("train_dataloader_next"):
+            self._data_since = time.perf_counter()
+        elif action_name == "save_checkpoint":
+            self._save_since = time.perf_counter()
         super().start(action_name)  # type: ignore[safe-super]
 
     def stop(self, action_name: str) -> None:
         super().stop(action_name)  # type: ignore[safe-super]
-        if action_name.endswith(self.ACTION):
-            self.seconds += time.perf_counter() - self._since
+        if action_name.endswith("train_dataloader_next"):
+            self.data += time.perf_counter() - self._data_since
+        elif action_name == "save_checkpoint":
+            self.save += time.perf_counter() - self._save_since
 
 
-class _WaitOnly(DataWait, PassThroughProfiler):
+class _WaitOnly(Waits, PassThroughProfiler):
     pass
 
 
-class _Simple(DataWait, SimpleProfiler):
+class _Simple(Waits, SimpleProfiler):
     pass
 
 
-class _Advanced(DataWait, AdvancedProfiler):
+class _Advanced(Waits, AdvancedProfiler):
     pass
 
 
-class _PyTorch(DataWait, PyTorchProfiler):
+class _PyTorch(Waits, PyTorchProfiler):
     pass
 
 
-def build_profiler(kind: str | None, folder: Path) -> DataWait:
+def build_profiler(kind: str | None, folder: Path) -> Waits:
     """The profiler of ``trainer.profiler``, which writes into ``folder``."""
     match kind:
         case "simple":
@@ -92,18 +98,20 @@ class Throughput(Callback):
     trains, so it serves every task.
     """
 
-    def __init__(self, metrics: TrainMetrics, wait: DataWait | None = None) -> None:
-        """``wait``: the profiler of the Trainer, which alone sees when a batch is waited for."""
-        self.metrics, self.wait = metrics, wait or _WaitOnly()
+    def __init__(self, metrics: TrainMetrics, waits: Waits | None = None) -> None:
+        """``waits``: the profiler of the Trainer, which alone sees when training waits."""
+        self.metrics, self.waits = metrics, waits or _WaitOnly()
 
         self.peak: Peak | None = None
         self._cost: Flops | None = None
         self._tokens = self._targets = 0.0
         self._pairs: Tensor | float = 0.0
         self._logged_at = -1
-        self._seconds = self._waited = self._processor = self._pause = 0.0
+        self._seconds = self._processor = self._pause = 0.0
+        self._waited = self._saved = 0.0
         self._peak_memory = 0.0
         self._all_flops = self._all_tokens = self._all_seconds = self._all_waited = 0.0
+        self._all_saved = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.peak = find_peak(trainer.strategy.root_device, str(trainer.precision))
@@ -150,6 +158,7 @@ class Throughput(Callback):
             "flops_per_token": self._all_flops / max(self._all_tokens, 1.0),
             "tflops_per_sec": self._all_flops / seconds / 1e12,
             "data_wait": self._all_waited / seconds,
+            "save_wait": self._all_saved / seconds,
             "peak_memory_mib": round(self._peak_memory, 1),
         }
         if self.peak is not None:
@@ -172,11 +181,12 @@ class Throughput(Callback):
 
     def _log(self, trainer: Trainer) -> None:
         seconds = self.metrics.seconds - self._seconds
-        waited = self.wait.seconds - self._waited
+        waited, saved = self.waits.data - self._waited, self.waits.save - self._saved
         processor = time.process_time() - self._processor
         flops, self._peak_memory = 0.0, _memory(trainer)
         metrics = {
             "train/data_wait": waited / seconds,
+            "train/save_wait": saved / seconds,
             "train/cores_busy": processor / seconds,
             "train/peak_memory_mib": self._peak_memory,
         }
@@ -189,7 +199,9 @@ class Throughput(Callback):
         self._all_tokens += self._tokens
         self._all_seconds += seconds
         self._all_waited += waited
-        self._seconds, self._waited = self.metrics.seconds, self.wait.seconds
+        self._all_saved += saved
+        self._seconds = self.metrics.seconds
+        self._waited, self._saved = self.waits.data, self.waits.save
         self._processor += processor
         self._tokens = self._targets = self._pairs = 0.0
         self.metrics.latest.update(metrics)

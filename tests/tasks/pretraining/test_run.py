@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
 from neobert.config.store import load_config_file
+from neobert.errors import RunError
+from neobert.training.callbacks.checkpointer import Checkpointer
 from neobert.training.manifest import write_manifest
 
 from .conftest import TinyRun
@@ -379,3 +381,19 @@ def test_a_state_that_cannot_be_restored_is_one_line(tiny_run: TinyRun, part: st
     resume = "trainer.resume_from_checkpoint=latest"
     with pytest.raises(ConfigError, match=r"2: its state cannot be restored \(\w+: "):
         tiny_run("trainer.max_steps=2", "trainer.eval_strategy=no", resume)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_the_next_step(
+    tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Checkpointer.on_train_start
+
+    def without_folder(self, trainer, pl_module):
+        begin(self, trainer, pl_module)
+        self.checkpoints.rmdir()
+        self.checkpoints.write_text("a file where the checkpoints belong")
+
+    monkeypatch.setattr(Checkpointer, "on_train_start", without_folder)
+    steps = ("trainer.save_steps=1", "trainer.max_steps=1000000", "trainer.eval_strategy=no")
+    with pytest.raises(RunError, match=r"checkpoints/1 could not be written"):
+        tiny_run(*steps)
