@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -16,7 +16,9 @@ from neobert.files import read_json, reading
 from neobert.model.weight_files import NoWeightsError
 from neobert.training.checkpoint import FINGERPRINT, remove_leftovers
 from neobert.training.claim import claim
+from neobert.training.node import once_per_node
 from neobert.training.start import LATEST, select
+from neobert.training.strategy import planned_processes
 from neobert.training.summary import command_line
 
 log = get_logger(__name__)
@@ -59,7 +61,7 @@ def resume_point(settings: TrainerConfig) -> Path | None:
     if (run / "checkpoints").is_dir() and getattr(rank_zero_only, "rank", 0) == 0:
         claim(run)
         remove_leftovers(run / "checkpoints")
-    found = _checkpoint(run, selector)
+    found = _on_this_node(settings, f"{run} {selector}", lambda: _checkpoint(run, selector))
     if found is not None and not found.name.isdigit():
         raise ConfigError(
             f"trainer.resume_from_checkpoint={selector}: a checkpoint's folder must be called "
@@ -80,7 +82,13 @@ def branch_point(settings: TrainerConfig) -> Path | None:
     if settings.branch_from is None:
         return None
     key = "trainer.branch_from"
-    checkpoint = select(settings.branch_from, "latest", key, resumable=True)
+    trunk = settings.branch_from
+
+    def find() -> Path:
+        return select(trunk, "latest", key, resumable=True)
+
+    checkpoint = _on_this_node(settings, trunk, find)
+    assert checkpoint is not None
     if checkpoint.resolve().is_relative_to(Path(settings.output_dir).resolve()):
         raise ConfigError(
             f"{key}={settings.branch_from}: is in trainer.output_dir={settings.output_dir}; a "
@@ -89,6 +97,21 @@ def branch_point(settings: TrainerConfig) -> Path | None:
         )
     log.info("branching off from %s, which stays as it is", checkpoint)
     return checkpoint
+
+
+def _on_this_node(
+    settings: TrainerConfig, question: str, find: Callable[[], Path | None]
+) -> Path | None:
+    """The checkpoint that ``find`` finds and verifies, in one process of each machine."""
+    if planned_processes(settings) == 1:
+        return find()
+
+    def answer() -> str | None:
+        found = find()
+        return None if found is None else str(found)
+
+    shared = once_per_node(f"{Path.cwd()} {question}", answer)
+    return None if shared is None else Path(shared)
 
 
 def _checkpoint(run: Path, selector: str) -> Path | None:
