@@ -8,7 +8,7 @@ workers, nor on the number of ranks at equal rows per step, nor on how often the
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, islice
@@ -26,6 +26,7 @@ from neobert.data.token_rows import Row, TokenRows
 
 Item = TypeVar("Item")
 Batch_co = TypeVar("Batch_co", covariant=True)
+Result = TypeVar("Result")
 
 
 class MicroBatches(Dataset[MaskedBatch]):
@@ -92,15 +93,12 @@ class StepLoader:
     def __iter__(self) -> Iterator[MaskedBatch]:
         accumulation = self.batches.steps.share.accumulation
         loader = build_loader(self.batches, range(self._done, len(self)), self.workers)
-        waiting: list[MaskedBatch] = []
-        for batch in loader:
-            waiting.append(batch)
-            if len(waiting) == accumulation:
-                total = over_ranks(sum(one.num_targets for one in waiting))
-                for one in waiting:
-                    self._done += 1
-                    yield replace(one, num_targets_in_step=total)
-                waiting = []
+        batches = iter(loader)
+        steps = iter(lambda: list(islice(batches, accumulation)), [])
+        for step, (total,) in one_ahead(steps, targets_over_ranks):
+            for batch in step:
+                self._done += 1
+                yield replace(batch, num_targets_in_step=total)
 
     def state_dict(self) -> dict[str, int]:
         """Where the run is in its data."""
@@ -141,9 +139,14 @@ class CountedLoader(Generic[Item]):
         return self.count
 
     def __iter__(self) -> Iterator[Item]:
-        for batch in build_loader(self.batches, range(self._done, self.count), self.workers):
+        batches = build_loader(self.batches, range(self._done, self.count), self.workers)
+        for batch in self.completed(batches):
             self._done += 1
             yield batch
+
+    def completed(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """The batches with what they need to know of the other ranks'."""
+        return iter(batches)
 
     def state_dict(self) -> dict[str, int]:
         """Where the run is in its data."""
@@ -271,13 +274,42 @@ def build_stream_loader(dataset: IterableDataset[Item], workers: Workers) -> "Da
     )
 
 
-def over_ranks(count: int) -> int:
-    """The sum of ``count`` over all ranks."""
+def sum_over_ranks(counts: Sequence[int]) -> Callable[[], list[int]]:
+    """Begin to add up ``counts`` over all ranks; what is returned waits for the sums.
+
+    The hosts do that among themselves, without the device. Every rank calls this as often.
+    """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return count
-    total = torch.tensor(count, dtype=torch.int64)
-    dist.all_reduce(total, group=_host_group())
-    return int(total)
+        return lambda: list(counts)
+    totals = torch.tensor(counts, dtype=torch.int64)
+    work = dist.all_reduce(totals, group=_host_group(), async_op=True)
+    assert work is not None
+
+    def sums() -> list[int]:
+        work.wait()
+        found: list[int] = totals.tolist()
+        return found
+
+    return sums
+
+
+def one_ahead(
+    items: Iterable[Item], begin: Callable[[Item], Callable[[], Result]]
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with the result of what ``begin`` began for it while the item before was used."""
+    before: tuple[Item, Callable[[], Result]] | None = None
+    for item in items:
+        begun = item, begin(item)
+        if before is not None:
+            yield before[0], before[1]()
+        before = begun
+    if before is not None:
+        yield before[0], before[1]()
+
+
+def targets_over_ranks(step: Sequence[MaskedBatch]) -> Callable[[], list[int]]:
+    """Begin to count the targets of an optimizer step on all ranks; one number."""
+    return sum_over_ranks([sum(batch.num_targets for batch in step)])
 
 
 @lru_cache(maxsize=1)

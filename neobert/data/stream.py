@@ -24,7 +24,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from neobert.batch import MaskedBatch
 from neobert.config.checks import ConfigError
 from neobert.console import get_logger
-from neobert.data.loader import Workers, build_stream_loader, over_ranks
+from neobert.data.loader import Workers, build_stream_loader, one_ahead, targets_over_ranks
 from neobert.data.steps import Steps
 from neobert.data.stream_readers import Reader, ReaderState, StreamRows
 from neobert.data.stream_source import ReaderGroup, StreamPlace, in_order, readers_of
@@ -159,10 +159,12 @@ class StreamLoader:
         self.batches.states, self.batches.first = dict(self._states), self._done
         accumulation = self.batches.steps.share.accumulation
         items = iter(build_stream_loader(self.batches, self.workers))
-        while self._done < len(self):
-            drawn = [self._draw(items) for _ in range(accumulation)]
-            total = over_ranks(sum(batch.num_targets for batch, _ in drawn))
-            for batch, parts in drawn:
+        left = range((len(self) - self._done) // accumulation)
+        steps = ([self._draw(items) for _ in range(accumulation)] for _ in left)
+        for step, (total,) in one_ahead(
+            steps, lambda drawn: targets_over_ranks([batch for batch, _ in drawn])
+        ):
+            for batch, parts in step:
                 self._done += 1
                 for part in parts:
                     self._states |= part.states

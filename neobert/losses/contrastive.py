@@ -6,6 +6,7 @@ come from all ranks (:func:`gather_candidates`).
 Letters: B anchors of this rank, C candidates, E width of a sentence vector, N rows of any tensor.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -125,16 +126,19 @@ def _hits(scores: Float[Tensor, "B C"], positive: Bool[Tensor, "B C"]) -> Int[Te
     return positive.gather(1, scores.detach().argmax(1, keepdim=True)).sum()
 
 
-def gather_candidates(own: Candidates) -> tuple[Candidates, int]:
+def gather_candidates(
+    own: Candidates, sizes: Sequence[int] | None = None
+) -> tuple[Candidates, int]:
     """The candidates of all ranks in their order, and where this rank's begin.
 
-    With gradients: each rank's loss reaches the vectors of every other. Ranks may hold unequal
-    numbers. The mean of the ranks' gradients, which data parallelism takes, is then that of the
+    ``sizes``: number of candidates of each rank; ``None`` if all have as many. With gradients: each
+    rank's loss reaches the vectors of every other. The mean of the ranks' gradients, which data
+    parallelism takes, is then that of the
     mean loss over all anchors.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return own, 0
-    sizes = _sizes(own.texts)
+    sizes = list(sizes or [len(own.texts)] * dist.get_world_size())
     gather = partial(_gathered, sizes=sizes)
     vectors: Tensor = _GatherRows.apply(own.vectors, sizes)  # type: ignore[no-untyped-call]
     everyone = Candidates(
@@ -144,14 +148,6 @@ def gather_candidates(own: Candidates) -> tuple[Candidates, int]:
         is_hard=gather(own.is_hard.to(torch.int64)).bool(),
     )
     return everyone, sum(sizes[: dist.get_rank()])
-
-
-def _sizes(rows: Shaped[Tensor, "N ..."]) -> list[int]:
-    """Rows that each rank holds."""
-    size_here = torch.tensor([len(rows)], device=rows.device)
-    sizes = [torch.empty_like(size_here) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, size_here)
-    return [int(size) for size in sizes]
 
 
 def _gathered(rows: Shaped[Tensor, "N ..."], sizes: list[int]) -> Shaped[Tensor, "M ..."]:

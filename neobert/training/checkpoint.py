@@ -58,10 +58,14 @@ class FolderCheckpointIO(CheckpointIO):
         self.write_extras = write_extras
 
     def save_checkpoint(
-        self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
+        self,
+        checkpoint: dict[str, object],
+        path: str | Path,
+        storage_options: Callable[[], None] | None = None,
     ) -> None:
         """Write ``checkpoint`` to the folder ``path``, all of it or nothing.
 
+        ``storage_options``, which Lightning hands on, is called when the checkpoint is complete.
         Raises ``RunError`` where it cannot be written; the checkpoints before it stay.
         """
         path = Path(path)
@@ -75,6 +79,8 @@ class FolderCheckpointIO(CheckpointIO):
                 f"{path} could not be written ({first_line(error)}): {advice} "
                 "from the checkpoint before it (trainer.resume_from_checkpoint=latest)"
             ) from error
+        if storage_options is not None:
+            storage_options()
 
     def _write(self, checkpoint: dict[str, object], folder: Path) -> None:
         state = {key: value for key, value in checkpoint.items() if key != "state_dict"}

@@ -6,6 +6,7 @@ beside an unfinished one, and reports a failed write one save later.
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
@@ -16,17 +17,27 @@ from neobert.training.checkpoint import FolderCheckpointIO
 
 log = get_logger(__name__)
 
-IN_PAGEABLE_MEMORY = StagingOptions(False, False, False, False)
+PAGEABLE = StagingOptions(
+    use_pinned_memory=False,
+    use_shared_memory=False,
+    use_async_staging=False,
+    use_non_blocking_copy=False,
+)
+PINNED = replace(PAGEABLE, use_pinned_memory=True, use_non_blocking_copy=True)
 
 
 class ThreadedCheckpointIO(FolderCheckpointIO):
     """Copies a checkpoint into the memory of the CPU, which training waits for, and has a thread
     write the copy. One save is in flight at a time; the next one waits for it."""
 
-    def __init__(self, extras_writer: Callable[[], Callable[[Path], None]]) -> None:
+    def __init__(
+        self, extras_writer: Callable[[], Callable[[Path], None]], pinned: bool = False
+    ) -> None:
         """``extras_writer`` is called at each save and returns what writes the files that describe
-        the model as it is then: configuration, tokenizer."""
+        the model as it is then: configuration, tokenizer. With ``pinned``, for tensors of a GPU,
+        the copy is in page-locked memory, which is kept for the next save."""
         self.extras_writer = extras_writer
+        self._pinned = DefaultStager(PINNED) if pinned else None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._save: Future[None] | None = None
 
@@ -36,21 +47,12 @@ class ThreadedCheckpointIO(FolderCheckpointIO):
         path: str | Path,
         storage_options: Callable[[], None] | None = None,
     ) -> None:
-        """Begin to write ``checkpoint``; ``storage_options`` is called when it is complete.
-
-        Raises what the save before it raised.
-        """
+        """Copy ``checkpoint`` and begin to write it; raises what the save before it raised."""
         self.wait()
-        copy = DefaultStager(IN_PAGEABLE_MEMORY).stage(checkpoint)
+        copy = (self._pinned or DefaultStager(PAGEABLE)).stage(checkpoint)
         assert isinstance(copy, dict)
         writer = FolderCheckpointIO(self.extras_writer())
-
-        def save() -> None:
-            writer.save_checkpoint(copy, path)
-            if storage_options is not None:
-                storage_options()
-
-        self._save = self._thread.submit(save)
+        self._save = self._thread.submit(writer.save_checkpoint, copy, path, storage_options)
 
     def check(self) -> None:
         """Raise the error of a save that has failed; does not wait."""

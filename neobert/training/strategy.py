@@ -56,6 +56,11 @@ class StrategyChoice:
         return self.name.startswith(DEEPSPEED)
 
     @property
+    def saves_from_gpu(self) -> bool:
+        """Whether a checkpoint's tensors are on a GPU; sharded ones are gathered on the CPU."""
+        return self.on_cuda and self.name in ("single", "ddp")
+
+    @property
     def processes(self) -> int:
         """Processes on all machines together."""
         return self.devices * self.num_nodes

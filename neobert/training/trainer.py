@@ -112,13 +112,15 @@ def build_trainer(
     settings = config.trainer
     quiet_libraries()
     metrics = TrainMetrics(settings.logging_steps, settings.log_weight_norms)
-    throughput = Throughput(metrics, build_profiler(settings.profiler, run.path / PROFILE))
-    interrupt = Interrupt()
+    waits = build_profiler(settings.profiler, run.path / PROFILE)
+    throughput, interrupt = Throughput(metrics, waits), Interrupt()
     saving = save_plan(settings, plan.steps_per_epoch, plan.score)
-    checkpoint_io = ThreadedCheckpointIO(lambda: _card_writer(config, card))
-    checkpointer = Checkpointer(saving, run.checkpoints, checkpoint_io, interrupt)
     strategy = strategy or resolve_strategy(config, runs_on_cuda(settings))
     on_cuda = strategy.on_cuda
+    checkpoint_io = ThreadedCheckpointIO(
+        lambda: _card_writer(config, card), strategy.saves_from_gpu
+    )
+    checkpointer = Checkpointer(saving, run.checkpoints, checkpoint_io, interrupt)
     trainer = Trainer(
         accelerator="cuda" if on_cuda else "cpu",
         strategy=build_strategy(config, strategy, on_cuda),

@@ -210,7 +210,7 @@ def of_rank(rank: int, weight: Tensor, loss) -> Tensor:
     queries, documents, hard = (part[mine] @ weight for part in everything())
     local = candidates_of(documents, hard[: 3 - 2 * rank])
     local = replace(local, texts=local.texts + 100 * rank, groups=local.groups - 100 * rank)
-    candidates, first = gather_candidates(local)
+    candidates, first = gather_candidates(local, sizes=[3 + 3, 2 + 1])
     anchors = anchors_of(queries)
     anchors = replace(anchors, own=anchors.own + first, groups=local.groups[: SIZES[rank]])
     return loss(anchors, candidates, Similarity(0.5, 0.2)).mean

@@ -85,6 +85,9 @@ class PairBatch(TensorBatch):
 
     source: str
 
+    documents_of_ranks: tuple[int, ...] | None = None
+    """Documents in each rank's batch of the same number; ``None`` if this rank is the only one."""
+
     @property
     def num_pairs(self) -> int:
         return len(self.query_texts)

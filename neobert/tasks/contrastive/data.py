@@ -1,6 +1,7 @@
 """The data of a contrastive run: from settings to batches, addressable by their number."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,10 +15,11 @@ from neobert.batch import TensorBatch
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
-from neobert.data.loader import CountedLoader
+from neobert.data.loader import CountedLoader, Workers, one_ahead, sum_over_ranks
 from neobert.data.masking import build_masking
+from neobert.data.steps import Share
 from neobert.data.tokenizer import TokenizerInfo
-from neobert.tasks.contrastive.batches import Texts
+from neobert.tasks.contrastive.batches import PairBatch, Texts
 from neobert.tasks.contrastive.corpus import open_corpus
 from neobert.tasks.contrastive.pair_encoder import HELD_OUT, TRAIN
 from neobert.tasks.contrastive.pair_evaluation import EvaluationSet
@@ -154,7 +156,7 @@ class ContrastiveDataModule(RunDataModule):
         batches = Batches(self.sources, self.corpus, draws, self.share, making)
         requested = config.trainer.dataloader_num_workers
         workers = self.workers(requested, "trainer.dataloader_num_workers")
-        return CountedLoader(batches, len(draws.turn), workers)
+        return PairLoader(batches, len(draws.turn), workers, self.share)
 
     def val_dataloader(self) -> "DataLoader[EvaluationBatch] | list[EvaluationBatch]":
         """This rank's part of the texts to encode."""
@@ -170,6 +172,28 @@ class ContrastiveDataModule(RunDataModule):
             for part in parts[share.rank :: share.ranks]
         ]
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+
+class PairLoader(CountedLoader[AnyBatch]):
+    """Adds to each batch of pairs how many documents the other ranks' batches have."""
+
+    def __init__(self, batches: Batches, count: int, workers: Workers, share: Share) -> None:
+        super().__init__(batches, count, workers)
+        self.share = share
+
+    def completed(self, batches: Iterable[AnyBatch]) -> Iterator[AnyBatch]:
+        for batch, sizes in one_ahead(batches, self._documents_of_ranks):
+            if isinstance(batch, PairBatch) and sizes:
+                yield replace(batch, documents_of_ranks=tuple(sizes))
+            else:
+                yield batch
+
+    def _documents_of_ranks(self, batch: AnyBatch) -> Callable[[], list[int]]:
+        if self.share.ranks == 1 or not isinstance(batch, PairBatch):
+            return list
+        counts = [0] * self.share.ranks
+        counts[self.share.rank] = len(batch.document_texts)
+        return sum_over_ranks(counts)
 
 
 def held_out_rows(table: ArrowDataset, fraction: float | None) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 The loss is a mean over the pairs of a micro-batch, whose queries meet the documents of all ranks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -139,6 +140,7 @@ class ContrastiveModule(OptimizedModule):
             Anchors(queries, batch.query_texts, batch.groups, _first(pairs, queries)),
             Candidates(documents, batch.document_texts, groups, is_hard),
             self.settings.loss_type,
+            batch.documents_of_ranks,
         )
 
     def _twice(self, batch: TwiceBatch) -> ContrastiveLoss:
@@ -153,8 +155,14 @@ class ContrastiveModule(OptimizedModule):
             "simcse",
         )
 
-    def _compare(self, anchors: Anchors, own: Candidates, loss_type: str) -> ContrastiveLoss:
-        candidates, first = gather_candidates(own)
+    def _compare(
+        self,
+        anchors: Anchors,
+        own: Candidates,
+        loss_type: str,
+        sizes: Sequence[int] | None = None,
+    ) -> ContrastiveLoss:
+        candidates, first = gather_candidates(own, sizes)
         moved = Anchors(anchors.vectors, anchors.texts, anchors.groups, anchors.own + first)
         return LOSSES[loss_type](moved, candidates, self.settings.similarity)
 

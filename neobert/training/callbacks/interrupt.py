@@ -6,12 +6,13 @@ A second Ctrl-C stops at once, without a checkpoint.
 
 import os
 import signal
+from collections.abc import Callable
 from types import FrameType
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from neobert.console import get_logger
-from neobert.data.loader import over_ranks
+from neobert.data.loader import sum_over_ranks
 
 log = get_logger(__name__)
 
@@ -33,6 +34,9 @@ class Interrupt(Callback):
         self.requested = False
         """A signal has reached this process or, after a step, any of them."""
 
+        self._votes: Callable[[], list[int]] | None = None
+        """Begins to count, after a step, the ranks that were signalled."""
+
         self._previous: dict[signal.Signals, object] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -42,10 +46,12 @@ class Interrupt(Callback):
             self._previous[number] = signal.signal(number, self._note)
 
     def agreed(self, trainer: Trainer) -> bool:
-        """Tell whether any rank was signalled. Every rank has to ask, after the same step."""
-        if trainer.world_size > 1:
-            self.requested = over_ranks(int(self.requested)) > 0
-        return self.requested
+        """Tell whether any rank was signalled: of several, before the latest step, so that no rank
+        waits for the others. Every rank has to ask, after the same step."""
+        if trainer.world_size == 1:
+            return self.requested
+        before, self._votes = self._votes, sum_over_ranks([int(self.requested)])
+        return before is not None and before()[0] > 0
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore()
