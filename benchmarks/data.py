@@ -254,10 +254,14 @@ def write_ids(folder: Path, documents: int) -> None:
     """A folder of parquet with ``documents`` lists of about 60 ids."""
     folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
-    offsets = np.concatenate([[0], np.cumsum(draw.geometric(1 / 60, documents))]).astype(np.int32)
-    ids = draw.integers(5, 5000, int(offsets[-1]), dtype=np.int32)
-    column = pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids))
-    parquet.write_table(pa.table({"input_ids": column}), folder / "ids.parquet")
+    schema = pa.schema([("input_ids", pa.list_(pa.int32()))])
+    with parquet.ParquetWriter(folder / "ids.parquet", schema) as file:
+        for first in range(0, documents, 10**6):
+            lengths = draw.geometric(1 / 60, min(10**6, documents - first))
+            offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+            ids = draw.integers(5, 5000, int(offsets[-1]), dtype=np.int32)
+            column = pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids))
+            file.write_table(pa.table({"input_ids": column}, schema))
 
 
 def write_lines(file: Path, documents: int) -> None:

@@ -2,8 +2,9 @@
 
 - ``ranks``: seconds of processor that all ranks of a job together take for a million tokens of a
   stream, text to masked batches, by the number of ranks; the ranks are run one after the other.
-  ``files``: a stream of 64 files, ``stride``: of one file. ``workers``: how many times the tokens
-  per second two loader processes make, by the processor time of the busier one.
+  ``files``: a stream of 64 files, ``one file``: of one, which is read in parts. ``workers``: how
+  many times the tokens per second two loader processes make, by the processor time of the busier
+  one.
 - ``scale``: the row plan and the order of an epoch by the number of documents: seconds of
   processor, the most memory that is allocated at a time, bytes on disk, and the seconds from the
   files to the rows of a first batch.
@@ -75,7 +76,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, object]:
         return dict(measure_scale(options.documents[0]))
     return {
         form: measure_ranks(options.folder, options.copies, files)
-        for form, files in (("files", FILES), ("stride", 1))
+        for form, files in (("files", FILES), ("one file", 1))
     }
 
 

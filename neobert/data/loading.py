@@ -13,6 +13,7 @@ from datasets.iterable_dataset import ExamplesIterable
 from neobert.config.dataset import DatasetConfig
 from neobert.data.cache import cache_is_full
 from neobert.data.data_files import DataFiles, find_files, log_splits
+from neobert.data.file_parts import FilePart, split_files
 from neobert.data.own_code import loading_code, run_loading_code
 from neobert.data.rows import DOCUMENTS, FORMATS, format_of, row_columns, value_at
 from neobert.data.splits import EVALUATION_SPLITS, Data, FileValues, documents_of
@@ -22,6 +23,9 @@ from neobert.files import is_disk_full, root_cause, user_path
 
 REFINEDWEB = {"refinedweb": "tiiuae/falcon-refinedweb"}
 """The reference's default name of its corpus, and the corpus's id on the hub."""
+
+DEFAULT_READERS = 64
+"""Of a stream, where ``dataset.stream_readers`` sets none."""
 
 Loaded: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 Explain: TypeAlias = Callable[[BaseException], ConfigError | RunError]
@@ -95,22 +99,31 @@ def _of_files(found: DataFiles, config: DatasetConfig) -> OpenedData:
         indexed = {name: FileValues(tuple(files), column) for name, files in splits.items()}
         if not config.streaming:
             return dict(indexed)
-        return {name: _file_stream(part) for name, part in indexed.items()}
+        readers = config.stream_readers or DEFAULT_READERS
+        return {name: _file_stream(part, readers) for name, part in indexed.items()}
 
     files = [file.path for file in found.files]
     return OpenedData(found.origin, columns, parts, plain_error, files)
 
 
-def _file_stream(values: FileValues) -> StreamSource:
-    """The same values as a stream, each file a shard."""
-    shards = {"files": [str(file) for file in values.files], "column": values.column}
-    stream = IterableDataset(ExamplesIterable(_examples, shards))
-    sizes = tuple(file.stat().st_size for file in values.files)
-    return StreamSource(stream, values.column, sizes)
+def _file_stream(values: FileValues, readers: int) -> StreamSource:
+    """The same values as a stream, each file a shard; parts of files where ``readers`` would have
+    to share them."""
+    source = _part_stream(
+        [FilePart(one, one.stat().st_size) for one in values.files], values.column
+    )
+    if source.num_groups(readers) == readers:
+        return source
+    return _part_stream(split_files(values.files, readers), values.column)
 
 
-def _examples(files: list[str], column: str) -> Iterator[tuple[int, dict[str, object]]]:
-    values = documents_of(map(Path, files), column)
+def _part_stream(parts: list[FilePart], column: str) -> StreamSource:
+    stream = IterableDataset(ExamplesIterable(_examples, {"parts": parts, "column": column}))
+    return StreamSource(stream, column, tuple(part.size for part in parts))
+
+
+def _examples(parts: list[FilePart], column: str) -> Iterator[tuple[int, dict[str, object]]]:
+    values = (value for part in parts for value in documents_of([part.path], column, part.span))
     return ((number, {column: value}) for number, value in enumerate(values))
 
 

@@ -4,12 +4,12 @@ import math
 
 from neobert.config.dataset import DatasetConfig
 from neobert.console import get_logger
+from neobert.data.loading import DEFAULT_READERS
 from neobert.data.sources import STREAM_SAMPLE
 from neobert.errors import ConfigError
 
 log = get_logger(__name__)
 
-DEFAULT_READERS = 64
 FEW_DOCUMENTS = 32
 """Documents of a short stream for each of its readers."""
 
@@ -52,4 +52,18 @@ def check_readers(settings: DatasetConfig, documents: int, kept: int, ranks: int
             "%s is not a multiple of the %d processes, so %d of them read and tokenise each "
             "document; for a new run set dataset.stream_readers=%d",
             *(key, ranks, ranks // math.gcd(ranks, readers), least),
+        )
+
+
+def report_shared_files(readers: int, groups: int, ranks: int) -> None:
+    """Warn that processes read the same files, of which each uses a part of the documents.
+
+    ``groups`` of the ``readers`` have files of their own.
+    """
+    if groups < min(ranks, readers):
+        log.warning(
+            "the stream's files can be read in %d parts only, so each of the %d processes reads %d "
+            "times what it trains on; decompress them (jsonl, txt and the row groups of parquet "
+            "are read in parts), split them, or set dataset.pre_tokenize=true",
+            *(groups, ranks, ranks // math.gcd(ranks, groups)),
         )

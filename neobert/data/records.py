@@ -6,7 +6,9 @@ The rules are those of :mod:`neobert.data.rows`, which opens the files.
 import csv
 import json
 from collections.abc import Collection, Iterable, Iterator
+from io import BufferedIOBase
 from itertools import chain, zip_longest
+from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 Row = dict[str, object]
@@ -44,6 +46,12 @@ class Lines:
         self.has_surrogates = False
         """Whether a line so far has the escape of a surrogate."""
 
+    @property
+    def number_in_file(self) -> int:
+        """``number``, counted from the start of a file of which only a span is read."""
+        source = self.source
+        return self.number + (source.lines_before() if isinstance(source, LinesOfSpan) else 0)
+
     def __iter__(self) -> "Lines":
         return self
 
@@ -66,6 +74,44 @@ class Lines:
             raise FaultError(
                 f"not UTF-8 (byte 0x{byte:02x} at {start}); convert the file to UTF-8"
             ) from error
+
+
+class LinesOfSpan:
+    """The lines of a file that begin within some bytes of it."""
+
+    def __init__(self, source: BufferedIOBase, span: range, file: Path) -> None:
+        self.source, self.file = source, file
+        self.start, self.stop = span.start, span.stop
+        if span.start:
+            source.seek(span.start - 1)
+            source.readline()  # the rest of a line of the part before
+            self.start = source.tell()
+
+    def readline(self, size: int = -1, /) -> bytes:
+        """The next line; nothing at the end of the span."""
+        return self.source.readline(size) if self.source.tell() < self.stop else b""
+
+    def lines_before(self) -> int:
+        """Lines of the file before the span; reads them, for a message."""
+        left, lines = self.start, 0
+        with self.file.open("rb") as file:
+            while left > 0 and (read := file.read(min(left, 2**20))):
+                left -= len(read)
+                lines += read.count(b"\n")
+        return lines
+
+
+def stdin_lines(source: ByteLines) -> Iterator[str]:
+    """The lines of standard input as they come, without their ends, by the rules of text files.
+
+    Raises ``ValueError`` that names the line where it is not UTF-8.
+    """
+    place = Lines(source)
+    try:
+        for line in place:
+            yield without_end(line)
+    except FaultError as fault:
+        raise ValueError(f"standard input, line {place.number}: {fault}") from fault
 
 
 def text_rows(text: Lines) -> Iterator[Row]:

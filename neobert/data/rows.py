@@ -30,6 +30,7 @@ from neobert.data.records import (
     ByteLines,
     FaultError,
     Lines,
+    LinesOfSpan,
     Row,
     check_surrogates,
     json_rows,
@@ -37,7 +38,6 @@ from neobert.data.records import (
     separated_rows,
     tagged_rows,
     text_rows,
-    without_end,
 )
 
 FORMATS = {
@@ -91,37 +91,46 @@ def format_of(file: Path) -> str | None:
 
 
 def iter_rows(
-    files: Iterable[Path], setting: str, columns: Collection[str] | None = None
+    files: Iterable[Path],
+    setting: str,
+    columns: Collection[str] | None = None,
+    span: range | None = None,
 ) -> Iterator[Row]:
     """The rows of ``files``, one file after the other, in bounded memory.
 
     ``columns`` are the top-level columns to keep (``None``: all); a row lacks those that its file
-    does not have. Raises ``ConfigError``, beginning with ``setting`` (a key such as
-    ``dataset.path``), for a file that cannot be read.
+    does not have. ``span``: of each only these row groups (parquet) or the lines that begin within
+    these bytes (text, JSON lines). Raises ``ConfigError``, beginning with ``setting`` (a key such
+    as ``dataset.path``), for a file that cannot be read.
     """
     for file in files:
-        for _, row in _numbered_rows(file, setting, columns):
+        for _, row in _numbered_rows(file, setting, columns, span):
             yield row
 
 
 def iter_values(
-    files: Iterable[Path], setting: str, path: str, text_key: str | None = None
+    files: Iterable[Path],
+    setting: str,
+    path: str,
+    text_key: str | None = None,
+    span: range | None = None,
 ) -> Iterator[object]:
     """One value per row: what ``path`` leads to (:func:`values_at`), null where it leads nowhere.
 
     Raises ``ConfigError`` also for a file in which it leads nowhere in any row, and with
     ``text_key``, the setting that names the column, for a value that is not a string.
     """
+    columns = {path, root_column(path)}
     for file in files:
         has_rows = is_found = False
-        for number, row in enumerate(iter_rows([file], setting, {path, root_column(path)})):
+        for number, row in enumerate(iter_rows([file], setting, columns, span)):
             values = values_at(row, path)
             has_rows, is_found = True, is_found or bool(values)
             value = values[0] if values else None
             if text_key is not None and not isinstance(value, str | None):
                 raise not_text(f"{setting}: {file}: row {number}", value, text_key)
             yield value
-        if has_rows and not is_found:
+        if has_rows and not is_found and span is None:
             raise lacks_columns(setting, file, [path], row_columns(file, setting))
 
 
@@ -188,19 +197,6 @@ def row_columns(file: Path, setting: str) -> list[str]:
                 return next(separated(place.lines_of(source), kind), [])
             case _:
                 return list(next(json_rows(place.lines_of(source), _is_json(file)), {}))
-
-
-def stdin_lines(source: ByteLines) -> Iterator[str]:
-    """The lines of standard input as they come, without their ends, by the rules of text files.
-
-    Raises ``ValueError`` that names the line where it is not UTF-8.
-    """
-    place = Lines(source)
-    try:
-        for line in place:
-            yield without_end(line)
-    except FaultError as fault:
-        raise ValueError(f"standard input, line {place.number}: {fault}") from fault
 
 
 def text_column(columns: Collection[str], wanted: str | None, setting: str, origin: str) -> str:
@@ -273,7 +269,7 @@ class _faults:  # noqa: N801  (a context manager)
     setting: str
     lines: Lines | None = None
 
-    def lines_of(self, source: BufferedIOBase) -> Lines:
+    def lines_of(self, source: ByteLines) -> Lines:
         """The lines of ``source``, which is where errors are from now on."""
         self.lines = Lines(source)
         return self.lines
@@ -285,24 +281,25 @@ class _faults:  # noqa: N801  (a context manager)
         if error is None or isinstance(error, ConfigError) or not isinstance(error, Exception):
             return
         if isinstance(error, FaultError):
-            place = f", line {self.lines.number}" if self.lines is not None else ""
+            place = f", line {self.lines.number_in_file}" if self.lines is not None else ""
             raise ConfigError(f"{self.setting}: {self.file}{place}: {error}") from error
-        place = f" after line {self.lines.number}" if self.lines and self.lines.number else ""
+        number = self.lines.number_in_file if self.lines and self.lines.number else 0
+        place = f" after line {number}" if number else ""
         what = "cannot be read" if isinstance(error, PermissionError) else "damaged or cut off"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{self.setting}: {self.file}: {what}{place} ({reason})") from error
 
 
 def _numbered_rows(
-    file: Path, setting: str, columns: Collection[str] | None
+    file: Path, setting: str, columns: Collection[str] | None, span: range | None
 ) -> Iterator[tuple[int, Row]]:
     """Rows with the lines they end on; of parquet, with their numbers from 1."""
     with _faults(file, setting) as place, _opened(file) as source:
         kind = format_of(file)
         if kind == "parquet":
-            yield from enumerate(_parquet_rows(source, columns), start=1)
+            yield from enumerate(_parquet_rows(source, columns, span), start=1)
             return
-        text = place.lines_of(source)
+        text = place.lines_of(source if span is None else LinesOfSpan(source, span, file))
         match kind:
             case "text":
                 rows = text_rows(text)
@@ -358,11 +355,14 @@ OPENERS: dict[str, Callable[..., Any]] = {
 """Suffix of a compressed file -> what opens it."""
 
 
-def _parquet_rows(source: BufferedIOBase, columns: Collection[str] | None) -> Iterator[Row]:
+def _parquet_rows(
+    source: BufferedIOBase, columns: Collection[str] | None, span: range | None
+) -> Iterator[Row]:
     file = pq.ParquetFile(source)
     names = file.schema_arrow.names
     kept = names if columns is None else [name for name in names if name in columns]
-    for batch in file.iter_batches(batch_size=ROWS_AT_A_TIME, columns=kept):
+    groups = list(range(file.num_row_groups) if span is None else span)
+    for batch in file.iter_batches(ROWS_AT_A_TIME, groups, columns=kept):
         yield from batch.to_pylist() if kept else ({} for _ in range(batch.num_rows))
 
 

@@ -53,10 +53,13 @@ class FileValues:
         return replace(self, first=self.first + start, stop=min(ends, default=None))
 
 
-def documents_of(files: Iterable[Path], column: str) -> Iterator[object]:
-    """The documents in a column of local files: texts or null, or of the column of ids anything."""
+def documents_of(files: Iterable[Path], column: str, span: range | None = None) -> Iterator[object]:
+    """The documents in a column of local files: texts or null, or of the column of ids anything.
+
+    ``span`` as of :func:`~neobert.data.rows.iter_rows`.
+    """
     text_key = None if column == TOKEN_COLUMN else "dataset.text_column"
-    return iter_values(files, "dataset.path", column, text_key)
+    return iter_values(files, "dataset.path", column, text_key, span)
 
 
 Data: TypeAlias = Dataset | StreamSource | FileValues

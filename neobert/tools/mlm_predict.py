@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from neobert.console import get_logger, show_messages
-from neobert.data.rows import stdin_lines
+from neobert.data.records import stdin_lines
 from neobert.failures import run_program
 from neobert.model.fill_mask import Candidate, fill_masks
 from neobert.model.heads import MaskedLM

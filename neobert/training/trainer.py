@@ -105,28 +105,24 @@ def build_trainer(
     strategy: StrategyChoice | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Parts:
-    """Build the Trainer; ``strategy`` is chosen here if the caller has not.
-
-    ``callbacks`` run before the others.
-    """
+    """Build the Trainer; ``callbacks`` run first, and ``strategy=None`` is resolved here."""
     settings = config.trainer
     quiet_libraries()
     metrics = TrainMetrics(settings.logging_steps, settings.log_weight_norms)
-    waits = build_profiler(settings.profiler, run.path / PROFILE)
-    throughput, interrupt = Throughput(metrics, waits), Interrupt()
+    throughput = Throughput(metrics, build_profiler(settings.profiler, run.path / PROFILE))
+    interrupt = Interrupt()
     saving = save_plan(settings, plan.steps_per_epoch, plan.score)
     strategy = strategy or resolve_strategy(config, runs_on_cuda(settings))
-    on_cuda = strategy.on_cuda
     checkpoint_io = ThreadedCheckpointIO(
         lambda: _card_writer(config, card), strategy.saves_from_gpu
     )
     checkpointer = Checkpointer(saving, run.checkpoints, checkpoint_io, interrupt)
     trainer = Trainer(
-        accelerator="cuda" if on_cuda else "cpu",
-        strategy=build_strategy(config, strategy, on_cuda),
+        accelerator="cuda" if strategy.on_cuda else "cpu",
+        strategy=build_strategy(config, strategy, strategy.on_cuda),
         devices=strategy.devices,
         num_nodes=strategy.num_nodes,
-        precision=_precision(settings, on_cuda),  # type: ignore[arg-type]
+        precision=_precision(settings, strategy.on_cuda),  # type: ignore[arg-type]
         max_steps=plan.total_steps,
         accumulate_grad_batches=settings.gradient_accumulation_steps,
         gradient_clip_val=settings.gradient_clipping or None,

@@ -27,7 +27,7 @@ from neobert.data.order import Order
 from neobert.data.packing import Packing, RowPlan
 from neobert.data.pretokenized import check_tokenizer, pre_tokenized
 from neobert.data.processes import num_processes
-from neobert.data.reader_count import check_readers, num_readers
+from neobert.data.reader_count import check_readers, num_readers, report_shared_files
 from neobert.data.shards import token_store
 from neobert.data.sources import STREAM_SAMPLE, Documents, Source, open_source
 from neobert.data.staged import StagedLoader, StageLoader
@@ -99,24 +99,27 @@ class PretrainingDataModule(RunDataModule):
         return info
 
     def _make_training_rows(self, cache: Path) -> None:
-        source, streams = self.source, self.source.stream is not None
-        documents = source.train.head(STREAM_SAMPLE if streams else None)
+        source, stream = self.source, self.source.stream
+        documents = source.train.head(None if stream is None else STREAM_SAMPLE)
         self.train_store = self._store(documents, cache)
         first = self.packing_of(self.config, train=True)
         self.train_plan = self._plan(self.train_store, first)
+        streams = stream is not None
         log.info("%s", describe_plan(self.train_plan, self.train_store, self.packing, streams))
         is_all = not streams or self.train_store.info.documents < STREAM_SAMPLE
         if self.train_plan.num_rows == 0 and is_all:
             shortest = self.packing.shortest
             longer = f" of {shortest} tokens or more (dataset.min_length)" if shortest else ""
             raise ConfigError(f"dataset: {documents.name} has no document to train on{longer}")
-        if streams:
+        if stream is not None:
             seen, kept = self.train_store.info.documents, self.train_plan.info.documents
             check_readers(self.config.dataset, seen, kept, self.share.ranks)
-        elif (readers := self.config.dataset.stream_readers) is not None:
+            readers = self.stream_readers
+            report_shared_files(readers, stream.num_groups(readers), self.share.ranks)
+        elif self.config.dataset.stream_readers is not None:
             log.warning(
                 "dataset.stream_readers=%d has no effect: %s is not a stream (dataset.streaming)",
-                *(readers, documents.name),
+                *(self.config.dataset.stream_readers, documents.name),
             )
 
     def _check_lengths(self) -> None:
