@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Queue
 from types import FrameType
+from typing import get_type_hints
 
 from hydra.conf import HydraConf
 from hydra.core.config_loader import ConfigLoader
@@ -32,6 +33,7 @@ import neobert
 from neobert.config.compose import hydra_config, to_config
 from neobert.config.overrides import quote
 from neobert.config.root import Config
+from neobert.config.section import fits
 from neobert.config.store import save_config
 from neobert.console import get_logger
 from neobert.errors import ExitCode
@@ -172,9 +174,11 @@ def objective_of(job: Job, hydra: HydraConf) -> float:
 def read_job(record: Path) -> Job | None:
     """A job as it was recorded; ``None`` if it was not, or the record is damaged."""
     try:
-        return Job(**read_json(record))  # type: ignore[arg-type]
+        job = Job(**read_json(record))  # type: ignore[arg-type]
     except (OSError, ValueError, TypeError):
         return None
+    kinds = get_type_hints(Job)
+    return job if all(fits(getattr(job, name), kinds[name]) for name in kinds) else None
 
 
 def _free_folder(planned: Path) -> Path:

@@ -1,10 +1,13 @@
 """Shares of the machine that jobs get which run at the same time."""
 
+import json
 import os
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
-from neobert.sweep_jobs import Slots, varied_overrides, visible_devices
+from neobert.sweep_jobs import Job, Slots, read_job, varied_overrides, visible_devices
 
 
 @pytest.mark.parametrize(
@@ -40,3 +43,26 @@ def test_a_job_is_shown_by_what_differs() -> None:
     jobs = [["a=1", "b=1"], ["a=1", "b=2"]]
     assert varied_overrides(jobs[1], jobs) == ["b=2"]
     assert varied_overrides(jobs[0], jobs[:1]) == ["a=1", "b=1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "is_read"),
+    [
+        ({}, True),
+        ({"objective": 2}, True),
+        ({"folder": 5}, False),
+        ({"overrides": "seed=1"}, False),
+        ({"code": "0"}, False),
+        ({"objective": "good"}, False),
+        ({"more": 1}, False),
+    ],
+)
+def test_a_damaged_record_of_a_job_does_not_count(
+    change: dict[str, object], is_read: bool, tmp_path: Path
+) -> None:
+    record = tmp_path / "job.json"
+    record.write_text(json.dumps({**asdict(Job(0, ["seed=1"], "a", 0, 1.5)), **change}))
+    assert (read_job(record) is not None) == is_read
+    for text in ("", "null", "[1]", "[" * 100_000):
+        record.write_text(text)
+        assert read_job(record) is None
