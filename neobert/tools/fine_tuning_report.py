@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from neobert.console import get_logger, show_messages
 from neobert.failures import run_program
-from neobert.files import read_summary, user_path
+from neobert.files import read_summary, reading, user_path
 from neobert.tools.report_files import Scores, bar_chart, markdown_table, write_report_files
 
 log = get_logger("neobert.tools.fine_tuning_report")  # __name__ may be __main__ here
@@ -71,13 +71,13 @@ class Result:
 
 def find_runs(folder: Path, tasks: Sequence[str] = TASKS) -> list[FineTunedRun]:
     """All finished runs of ``tasks`` below ``folder`` that have a score."""
-    folders = [path.parent for path in sorted(folder.glob("**/summary.json"))]
-    summaries = {run: read_summary(run) or {} for run in folders}
-    return [
-        _run(run, summary)
-        for run, summary in summaries.items()
-        if summary.get("task") in tasks and isinstance(summary.get("score"), float)
-    ]
+    runs = []
+    for path in sorted(folder.glob("**/summary.json")):
+        summary = read_summary(path.parent) or {}
+        if summary.get("task") in tasks and isinstance(summary.get("score"), float):
+            with reading(path, "folder"):
+                runs.append(_run(path.parent, summary))
+    return runs
 
 
 def best_results(runs: Sequence[FineTunedRun]) -> list[Result]:

@@ -21,7 +21,7 @@ from mteb.results import BenchmarkResults, ModelResult, TaskResult
 from neobert.config.checks import ConfigError
 from neobert.console import get_logger, show_messages
 from neobert.failures import run_program
-from neobert.files import user_path
+from neobert.files import read_text, reading, user_path
 from neobert.tasks.mteb.evaluate import main_score
 from neobert.tasks.mteb.run import OWN_TASKS
 from neobert.tasks.mteb.scores import MEAN_TASK, MEAN_TYPE, by_type, overall
@@ -120,7 +120,8 @@ def read_models(folders: Sequence[Path]) -> tuple[list[Model], dict[str, str]]:
         if not places:
             raise ConfigError(f"{folder}: there are no results of task=mteb below it")
         for file in sorted(folder.glob(f"**/{OWN_TASKS}")):
-            own |= json.loads(file.read_text())
+            with reading(file, "folders"):
+                own |= dict(json.loads(read_text(file)))
         for place in places:
             model = _read_model(place)
             if model.label in models:  # the same settings, other weights
@@ -195,13 +196,15 @@ def mteb_chart(report: Report) -> Figure:
 
 
 def _read_model(meta_file: Path) -> Model:
-    meta = json.loads(meta_file.read_text())
-    settings = str(meta["revision"]).partition("-")[2]
-    name = str(meta["name"]).removeprefix("neobert/")
+    with reading(meta_file, "folders"):
+        meta = json.loads(read_text(meta_file))
+        settings = str(meta["revision"]).partition("-")[2]
+        name = str(meta["name"]).removeprefix("neobert/")
     results = {}
     for file in sorted(meta_file.parent.glob("*.json")):
         if file != meta_file:
-            result = TaskResult.from_disk(file)
+            with reading(file, "folders"):
+                result = TaskResult.from_disk(file)
             results[result.task_name] = result
     return Model(f"{name} ({settings})" if settings else name, results)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from neobert.errors import ConfigError
 from neobert.tasks.glue.published import GLUE_8, PUBLISHED
 from neobert.tools.fine_tuning_report import best_results, find_runs
 from neobert.tools.fine_tuning_report import main as report_all
@@ -116,3 +117,12 @@ def test_a_published_average_is_that_of_its_scores(row: object) -> None:
     mean = sum(row.scores.values()) / len(row.scores)
     assert mean == pytest.approx(row.average, abs=0.1)
     assert "arXiv" in row.source
+
+
+@pytest.mark.parametrize("change", [{"task_name": None}, {"derived": {"steps_per_epoch": 0}}])
+def test_an_odd_summary_is_named(sweep: Path, change: dict[str, object]) -> None:
+    file = sweep / "0" / "summary.json"
+    summary = json.loads(file.read_text()) | change
+    file.write_text(json.dumps({key: value for key, value in summary.items() if value is not None}))
+    with pytest.raises(ConfigError, match=r"0/summary\.json: cannot be read"):
+        find_runs(sweep)

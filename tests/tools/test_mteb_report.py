@@ -106,3 +106,13 @@ def test_wrong_words_are_told(tmp_path, capsys) -> None:
     assert "there are no results of task=mteb below it" in capsys.readouterr().err
     assert main([str(tmp_path), "--benchmark", "MTEB(nonsense)"]) == 1
     assert "mteb has no such benchmark" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", "\xff", "[" * 100_000])
+@pytest.mark.parametrize("name", ["model_meta.json", "STS12.json"])
+def test_a_damaged_file_of_results_is_named(tmp_path, capsys, name: str, text: str) -> None:
+    write_results(tmp_path / "run", {"STS12": 0.5})
+    (file,) = tmp_path.glob(f"run/mteb/20/results/*/*/{name}")
+    file.write_text(text, encoding="latin-1")
+    assert main([str(tmp_path / "run"), "--output", str(tmp_path / "report")]) == 1
+    assert f"{name}: cannot be read" in capsys.readouterr().err
