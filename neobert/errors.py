@@ -25,7 +25,7 @@ class ConfigError(ValueError):
     """Settings or input that cannot be used: ``problems`` holds one line for each."""
 
     def __init__(self, *problems: str) -> None:
-        self.problems = list(problems)
+        self.problems = [line for problem in problems for line in _raised(problem, type(self))]
         super().__init__("\n".join(self.problems))
 
 
@@ -33,5 +33,12 @@ class RunError(RuntimeError):
     """The settings are valid, the run cannot continue: a full disk, a lost rank, bad numbers."""
 
     def __init__(self, *problems: str) -> None:
-        self.problems = list(problems)
+        self.problems = [line for problem in problems for line in _raised(problem, type(self))]
         super().__init__("\n".join(self.problems))
+
+
+def _raised(problem: str, kind: type[Exception]) -> list[str]:
+    """The problems that a loader process raised: PyTorch hands its whole traceback to ``kind``."""
+    if not problem.startswith(f"Caught {kind.__name__} in DataLoader worker"):
+        return [problem]
+    return problem.rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip().splitlines()

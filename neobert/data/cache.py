@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from neobert.errors import ConfigError, RunError
-from neobert.files import TEMPORARY, is_disk_full, publish_folder, root_cause, user_path
+from neobert.files import TEMPORARY, first_line, is_disk_full, publish_folder, root_cause, user_path
 
 
 def cache_folder(cache_dir: str | None) -> Path:
@@ -67,6 +67,19 @@ def writing(folder: Path) -> Iterator[None]:
         if isinstance(error, OSError) or is_disk_full(error):
             raise cache_is_full(error, folder) from error
         raise
+
+
+@contextmanager
+def opening(folder: Path) -> Iterator[None]:
+    """Turn whatever reading a cached ``folder`` raises into one ``RunError`` that names it."""
+    try:
+        yield
+    except (ConfigError, RunError):
+        raise
+    except Exception as error:
+        raise RunError(
+            f"{folder}: damaged ({first_line(error)}); delete it, and the next run makes it again"
+        ) from error
 
 
 def cache_is_full(error: BaseException, folder: Path | str = "the cache") -> ConfigError | RunError:

@@ -27,7 +27,7 @@ def _digest(file: Path, folder: Path) -> str:
     known = folder / key_of(
         [str(file.resolve()), state.st_dev, state.st_ino, state.st_size, *times]
     )
-    if known.is_file() and len(digest := known.read_text()) == 64:
+    if known.is_file() and len(digest := known.read_text(errors="replace")) == 64:
         return digest
     with file.open("rb") as opened:
         digest = file_digest(opened, "sha256").hexdigest()

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neobert.data.arrays import ArrayWriter, open_array
+from neobert.data.cache import opening
 from neobert.data.curriculum import Crop, crop_documents
 from neobert.data.processes import in_processes
 
@@ -93,13 +94,15 @@ class RowPlan:
 
     @classmethod
     def load(cls, folder: Path) -> "RowPlan":
-        """Map what :meth:`Packing.write_plan` has written into memory."""
-        numbers = json.loads((folder / "plan.json").read_text())
-        document, start, length, bounds = (
-            open_array(folder / f"{name}.npy") for name in ("document", "start", "length", "bounds")
-        )
-        info = PlanInfo(**numbers["info"])
-        return cls(document, start, length, bounds, numbers["room"], numbers["row_length"], info)
+        """Map what :meth:`Packing.write_plan` has written into memory; ``RunError``: damaged."""
+        with opening(folder):
+            numbers = json.loads((folder / "plan.json").read_text())
+            arrays = [
+                open_array(folder / f"{name}.npy")
+                for name in ("document", "start", "length", "bounds")
+            ]
+            info = PlanInfo(**numbers["info"])
+            return cls(*arrays, numbers["room"], numbers["row_length"], info)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neobert.data.arrays import ArrayWriter, open_array
+from neobert.data.cache import opening
 from neobert.files import replacing, write_json
 from neobert.text_tokenizer import Encoded
 
@@ -80,7 +81,12 @@ class FileTokens:
     def _read(self, shard: int, first: int, last: int) -> Tokens:
         file, header, dtype = self._open(shard)
         place = header + (first - int(self.starts[shard])) * dtype.itemsize
-        return np.frombuffer(os.pread(file, max(0, last - first) * dtype.itemsize, place), dtype)
+        size = max(0, last - first) * dtype.itemsize
+        content = os.pread(file, size, place)
+        if len(content) < size:
+            with opening(self.paths[shard].parents[2]):
+                raise ValueError(f"{self.paths[shard].name} of shard {shard} is cut off")
+        return np.frombuffer(content, dtype)
 
     def _open(self, shard: int) -> tuple[int, int, np.dtype]:
         """Descriptor, size of the header and type of a shard's file."""
@@ -89,7 +95,7 @@ class FileTokens:
             return self._files[shard]
         if len(self._files) >= OPEN_FILES:
             os.close(self._files.popitem(last=False)[1][0])
-        with self.paths[shard].open("rb") as file:
+        with opening(self.paths[shard].parents[2]), self.paths[shard].open("rb") as file:
             np.lib.format.read_magic(file)
             _, _, dtype = np.lib.format.read_array_header_1_0(file)
             self._files[shard] = (os.dup(file.fileno()), file.tell(), dtype)
@@ -117,15 +123,14 @@ class TokenStore:
 
     @classmethod
     def open(cls, folder: Path) -> "TokenStore":
-        """The store in ``folder``."""
-        starts = open_array(folder / "starts.npy")
+        """The store in ``folder``. Raises ``RunError`` if it is damaged."""
+        with opening(folder):
+            starts = open_array(folder / "starts.npy")
+            offsets = open_array(folder / "offsets.npy")
+            info = StoreInfo(**json.loads((folder / "store.json").read_text()))
         paths = [shard_folder(folder, number) / "tokens.npy" for number in range(len(starts) - 1)]
-        return cls(
-            tokens=FileTokens(paths, starts) if paths else np.zeros(0, np.uint16),
-            offsets=open_array(folder / "offsets.npy"),
-            info=StoreInfo(**json.loads((folder / "store.json").read_text())),
-            folder=folder,
-        )
+        tokens = FileTokens(paths, starts) if paths else np.zeros(0, np.uint16)
+        return cls(tokens, offsets, info, folder)
 
     @classmethod
     def empty(cls) -> "TokenStore":
@@ -142,7 +147,9 @@ class TokenStore:
     def counts(self) -> NDArray[np.int64]:
         """How often each id occurs, by id."""
         assert self.folder is not None
-        return np.load(self.folder / "counts.npy")
+        with opening(self.folder):
+            counts: NDArray[np.int64] = np.load(self.folder / "counts.npy")
+        return counts
 
     def document(self, number: int) -> Tokens:
         """Ids of one document."""

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from neobert.config.overrides import pasteable
 from neobert.config.tokenizer import TokenizerConfig
 from neobert.console import get_logger
-from neobert.data.cache import key_of, publish
+from neobert.data.cache import key_of, opening, publish
 from neobert.data.saved_tokenizer import (
     FILE,
     adopt_usual_tokens,
@@ -236,7 +236,9 @@ def _trained(
         train_wordpiece(texts, vocab_size).save_pretrained(target)
 
     publish(folder, train)
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+    with opening(folder):
+        check_tokenizer_files(folder)
+        return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def _with_special_tokens(

@@ -15,6 +15,7 @@ from neobert.batch import TensorBatch
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
+from neobert.data.cache import opening
 from neobert.data.loader import CountedLoader, Workers, one_ahead, sum_over_ranks
 from neobert.data.masking import build_masking
 from neobert.data.steps import Share
@@ -69,7 +70,10 @@ class ContrastiveDataModule(RunDataModule):
         self.corpus = open_corpus(config, self.tokenizer)
 
     def _open(self, prepared: Prepared) -> None:
-        table = ArrowDataset.from_file(str(prepared.folder / PAIRS))
+        with opening(prepared.folder):
+            table = ArrowDataset.from_file(str(prepared.folder / PAIRS))
+            if len(table) != prepared.pairs:  # Arrow reads a stream that is cut between batches
+                raise ValueError(f"{PAIRS} has {len(table)} of {prepared.pairs} pairs")
         held = held_out_rows(table, self.config.dataset.validation_split)
         places = sample_of(table, np.flatnonzero(held), self.config.dataset.eval_samples)
         rows = np.flatnonzero(~held)

@@ -20,7 +20,7 @@ import pyarrow as pa
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
-from neobert.data.cache import cache_folder, key_of, publish
+from neobert.data.cache import cache_folder, key_of, opening, publish
 from neobert.data.processes import in_processes, num_processes
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.files import sha256, user_path
@@ -140,8 +140,9 @@ def _replace(folder: Path, make: Callable[[Path], None]) -> None:
 
 
 def _opened(name: str, folder: Path) -> Prepared:
-    manifest = json.loads((folder / MANIFEST).read_text())
-    left_out = {reason: number for reason, number in manifest["left_out"].items() if number}
+    with opening(folder):
+        manifest = dict(json.loads((folder / MANIFEST).read_text()))
+        left_out = {reason: number for reason, number in manifest["left_out"].items() if number}
     log.info(
         "%s: %s pairs%s",
         name,
@@ -155,9 +156,10 @@ def _from_disk(root: Path, recipe: Recipe, names: list[str] | None) -> list[Prep
     """What was prepared under this recipe, whatever has become of its source since."""
     folders: dict[str, Path] = {}
     for manifest in sorted(root.glob(f"*/*/{MANIFEST}"), key=lambda path: path.stat().st_mtime):
-        recorded = json.loads(manifest.read_text())
-        if all(recorded.get(key) == value for key, value in recipe.key().items()):
-            folders[recorded["name"]] = manifest.parent
+        with opening(manifest.parent):
+            recorded = dict(json.loads(manifest.read_text()))
+            if all(recorded.get(key) == value for key, value in recipe.key().items()):
+                folders[recorded["name"]] = manifest.parent
     selected = sorted(folders) if names is None else names
     missing = [name for name in selected if name not in folders]
     if missing or not selected:

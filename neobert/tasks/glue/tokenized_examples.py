@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from neobert.cores import available_cores
 from neobert.data.arrays import ArrayWriter
-from neobert.data.cache import key_of, publish
+from neobert.data.cache import key_of, opening, publish
 from neobert.data.digests import file_digests
 from neobert.data.processes import in_processes
 from neobert.tasks.glue.labelled_batch import Examples
@@ -35,13 +35,12 @@ def tokenize(part: Labelled, tokenizer: PairTokenizer, cache: Path, num_proc: in
     folder = cache / "glue" / key_of(recipe)
     num_proc = min(num_proc, available_cores())
     publish(folder, lambda target: _write(part, tokenizer, num_proc, target))
-    return Examples(
-        ids=np.load(folder / "ids.npy", mmap_mode="r"),
-        types=np.load(folder / "types.npy", mmap_mode="r"),
-        bounds=np.load(folder / "bounds.npy"),
-        labels=part.labels,
-        names=_names(part),
-    )
+    with opening(folder):
+        ids, types = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "types"))
+        bounds = np.load(folder / "bounds.npy")
+        if not len(ids) == len(types) == bounds[-1]:
+            raise ValueError("its files differ in length")
+    return Examples(ids, types, bounds, labels=part.labels, names=_names(part))
 
 
 def _names(part: Labelled) -> NDArray[np.int64]:
