@@ -1,6 +1,7 @@
 """Work for several processes, in order and with bounded memory."""
 
-import multiprocessing
+import atexit
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -88,6 +89,14 @@ def without_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@atexit.register  # after that of multiprocessing.util, so it is called before
+def _kill_loader_processes() -> None:
+    """At the end of the program multiprocessing sends SIGTERM, which they ignore, and waits."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _unless_parent_left(

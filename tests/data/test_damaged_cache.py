@@ -1,6 +1,8 @@
 """What is cached and has been damaged since: one line with the folder to delete, no wrong data."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,3 +101,15 @@ def test_what_a_loader_process_raises_has_its_problems_and_no_traceback(
     with pytest.raises(kind) as raised:
         list(build_loader(Failing(kind), range(2), Workers(1)))
     assert raised.value.problems == ["a.jsonl, line 3: damaged", "b.jsonl: empty"]
+
+
+def test_a_program_that_keeps_the_error_of_a_loader_process_ends() -> None:
+    script = (
+        "from neobert.data.loader import Workers, build_loader\n"
+        "from neobert.errors import ConfigError\n"
+        "from tests.data.test_damaged_cache import Failing\n"
+        "try:\n    list(build_loader(Failing(ConfigError), range(2), Workers(2)))\n"
+        "except ConfigError as error:\n    kept = error\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", script], cwd=root, check=True, timeout=120)
