@@ -1,0 +1,32 @@
+"""``neobert evaluate`` of a fine-tuned model."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import neobert
+from neobert.errors import ConfigError
+
+
+def test_an_evaluation_gives_the_numbers_of_the_run(
+    settings, sst2: Path, encoder_folder: Path, tmp_path: Path
+) -> None:
+    start = f"glue.pretrained_model_path={encoder_folder}"
+    run = neobert.train(
+        settings(start, "trainer.num_train_epochs=1", "trainer.save_strategy=epoch")
+    )
+    metrics = neobert.evaluate(run)
+    assert metrics == pytest.approx(run.summary["after"])
+    assert 0 < metrics["eval/accuracy"] <= 1
+    folder = run.folder / "evaluations/6"
+    assert json.loads((folder / "evaluation.json").read_text())["metrics"] == metrics
+    predictions = {path.name for path in folder.glob("predictions*")}
+    assert predictions == {path.name for path in run.folder.glob("predictions*")} != set()
+
+
+def test_a_run_without_a_checkpoint_is_refused(settings, sst2: Path, encoder_folder: Path) -> None:
+    start = f"glue.pretrained_model_path={encoder_folder}"
+    run = neobert.train(settings(start, "trainer.max_steps=1"))  # task=glue saves none by default
+    with pytest.raises(ConfigError, match=r"trainer\.save_strategy"):
+        neobert.evaluate(run)
