@@ -22,6 +22,37 @@ TASK_OF = {
 }
 """Section -> the only task that reads it."""
 
+ONLY_IN = {
+    ("pretraining",): (
+        *(f"dataset.{name}" for name in ("crop_min_length", "crop_share", "filter_by_length")),
+        *(f"dataset.{name}" for name in ("min_length", "num_workers", "pre_tokenize", "streaming")),
+        *(f"dataset.{name}" for name in ("pre_tokenize_output", "shuffle_buffer_size")),
+        *(f"dataset.{name}" for name in ("skip_steps", "stream_readers", "text_column")),
+        *(f"datacollator.{name}" for name in ("max_length", "pack_sequences")),
+        "datacollator.eval_mlm_probabilities",
+        "tokenizer.truncation",
+    ),
+    ("pretraining", "contrastive"): (
+        *(f"datacollator.{name}" for name in ("mlm_probability", "mlm_schedule", "mask_all")),
+        *(f"datacollator.{name}" for name in ("mlm_schedule_shape", "mask_unit", "span_max")),
+        *(f"datacollator.{name}" for name in ("span_p", "replace_share", "random_share")),
+    ),
+    ("contrastive",): (
+        *(f"dataset.{name}" for name in ("alpha", "load_all_from_disk", "pretraining_prob")),
+        "trainer.dataloader_num_workers",
+    ),
+    ("glue",): ("tokenizer.padding",),
+}
+"""Tasks -> the keys that only these read."""
+
+WORKERS_OF = {
+    "glue": "glue.num_workers",
+    "contrastive": "trainer.dataloader_num_workers",
+    "token_classification": "tokens.num_workers",
+    "question_answering": "answers.num_workers",
+}
+"""Task -> its key of ``dataset.num_workers``."""
+
 STARTED = ("pretraining", "glue", "token_classification", "question_answering")
 """Tasks that start from ``model.init_from``."""
 
@@ -68,6 +99,14 @@ def _reasons(key: str) -> Iterator[tuple[str, Condition]]:
         yield f"it is for task={task}", lambda config: config.task != task
     if key.startswith("mteb_"):
         yield "it is for task=mteb", lambda config: config.task != "mteb"
+    if section in ("optimizer", "scheduler"):
+        yield "task=mteb trains nothing", _is("task", "mteb")
+    if key == "dataset.num_workers":
+        for task, ours in WORKERS_OF.items():
+            yield f"the key of task={task} is {ours}", _is("task", task)
+    for tasks, keys in ONLY_IN.items():
+        if key in keys:
+            yield f"it is for task={', '.join(tasks)}", _not("task", *tasks)
     yield from REASONS.get(key, ())
 
 
@@ -141,9 +180,6 @@ REASONS: dict[str, tuple[tuple[str, Condition], ...]] = {
     "trainer.eval_max_batches": (
         ("in task=contrastive dataset.eval_samples bounds it", _is("task", "contrastive")),
     ),
-    "trainer.dataloader_num_workers": (
-        ("it is for task=contrastive", _not("task", "contrastive")),
-    ),
     "trainer.torch_compile_backend": (
         ("trainer.torch_compile=false", _is("trainer.torch_compile", False)),
     ),
@@ -172,9 +208,6 @@ REASONS: dict[str, tuple[tuple[str, Condition], ...]] = {
             lambda config: not config.dataset.path and config.dataset.name in PACKAGED,
         ),
     ),
-    "dataset.pretraining_prob": (("it is for task=contrastive", _not("task", "contrastive")),),
-    "dataset.alpha": (("it is for task=contrastive", _not("task", "contrastive")),),
-    "dataset.num_workers": (("the key of task=glue is glue.num_workers", _is("task", "glue")),),
     "tokenizer.name": (
         ("tokenizer.path is set", _set("tokenizer.path")),
         ("tokenizer.train_vocab_size trains one", _set("tokenizer.train_vocab_size")),

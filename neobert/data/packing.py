@@ -97,12 +97,13 @@ class RowPlan:
         """Map what :meth:`Packing.write_plan` has written into memory; ``RunError``: damaged."""
         with opening(folder):
             numbers = json.loads((folder / "plan.json").read_text())
-            arrays = [
+            document, start, length, bounds = (
                 open_array(folder / f"{name}.npy")
                 for name in ("document", "start", "length", "bounds")
-            ]
+            )
             info = PlanInfo(**numbers["info"])
-            return cls(*arrays, numbers["room"], numbers["row_length"], info)
+            room, row_length = numbers["room"], numbers["row_length"]
+            return cls(document, start, length, bounds, room, row_length, info)
 
 
 @dataclass(frozen=True, slots=True)

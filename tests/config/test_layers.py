@@ -82,6 +82,13 @@ def test_a_file_is_such_a_layer_too(tmp_path: Path) -> None:
         ("trainer.max_steps=3 trainer.num_train_epochs=4", "trainer.num_train_epochs has no"),
         ("dataset.path=x dataset.name=imdb", "dataset.name has no effect: dataset.path is set"),
         ("tokenizer.path=x tokenizer.name=y", "tokenizer.name has no effect"),
+        (
+            "task=glue dataset.text_column=y",
+            "dataset.text_column has no effect: it is for task=pre",
+        ),
+        ("task=contrastive dataset.num_workers=9", "trainer.dataloader_num_workers"),
+        ("task=glue datacollator.mlm_probability=0.3", "it is for task=pretraining, contrastive"),
+        ("task=mteb optimizer.lr=3", "optimizer.lr has no effect: task=mteb trains nothing"),
     ],
 )
 def test_a_key_without_effect_is_reported(
@@ -102,6 +109,7 @@ def test_a_key_without_effect_is_reported(
         "dataset=local dataset.path=x",
         "experiment=quickstart",
         "experiment=contrastive_factbook",
+        "task=contrastive dataset.path=x dataset.name=ALLNLI",
     ],
 )
 def test_keys_with_effect_are_not_reported(words: str, caplog: pytest.LogCaptureFixture) -> None:
