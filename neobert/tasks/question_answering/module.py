@@ -1,6 +1,7 @@
 """One step of question answering: score each token as start and as end of the answer."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -19,33 +20,21 @@ from neobert.tasks.question_answering.spans import (
     candidates,
     spans_of,
 )
-from neobert.training.logger import log_metrics
-from neobert.training.module import OptimizedModule
-from neobert.training.ranks import gather_lists
+from neobert.training.fine_tuning_module import FineTuningModule
 
 
-class AnswerModule(OptimizedModule):
+class AnswerModule(FineTuningModule):
     """A head of two scores per token that learns where answers start and end."""
 
     def __init__(
         self, model: nn.Module, num_heads: int, schedule: Schedule, data: AnswerDataModule
     ) -> None:
-        config = data.config
-        super().__init__(config.optimizer, schedule, num_heads, config.trainer.log_grad_norm)
-        self.model, self.data, self.settings = model, data, config.answers
+        super().__init__(model, num_heads, schedule, data.config)
+        self.data, self.settings = data, data.config.answers
         self.threshold = self.settings.null_score_threshold
-        self._found: list[WindowSpans] = []
 
-    def training_step(self, batch: AnswerBatch, batch_idx: int) -> dict[str, object]:
-        loss = self.losses(self.scores(batch), batch).sum()
-        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        tokens = batch.inputs.num_tokens
-        sums = {"loss": loss.detach(), "targets": len(batch.targets), "tokens": tokens}
-        return {"loss": loss * (parts / max(1, batch.num_targets_in_step)), "sums": sums}
-
-    def train_metrics(self, sums: dict[str, float]) -> dict[str, float]:
-        """Metrics of a logging window from its sums over all ranks."""
-        return {"train/loss": sums["loss"] / max(1.0, sums["targets"]), **self.gradient_norm()}
+    def loss_sum(self, batch: AnswerBatch) -> tuple[Tensor, int]:
+        return self.losses(self.scores(batch), batch).sum(), len(batch.targets)
 
     def scores(self, batch: AnswerBatch) -> Float[Tensor, "S L 2"]:
         """Scores of all tokens as start and as end, a row per window; -inf behind its end."""
@@ -70,18 +59,8 @@ class AnswerModule(OptimizedModule):
         losses = F.cross_entropy(of_windows, batch.targets.flatten(), reduction="none")
         return losses.reshape(-1, 2).mean(1)
 
-    def on_validation_epoch_start(self) -> None:
-        self._found = []
-
-    def validation_step(self, batch: AnswerBatch, batch_idx: int) -> None:
-        self._found += self.predict_step(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        metrics = self.evaluate(
-            gather_lists(self._found), self.data.splits["validation"], tune=True
-        )
-        self.log_dict(metrics, logger=False)  # for early stopping and the best model
-        log_metrics(self.trainer, metrics)
+    def validation_metrics(self, predictions: Sequence[list[WindowSpans]]) -> dict[str, float]:
+        return self.evaluate(predictions, self.data.splits["validation"], tune=True)
 
     @torch.no_grad()
     def predict_step(self, batch: AnswerBatch, batch_idx: int = 0) -> list[WindowSpans]:
@@ -97,13 +76,14 @@ class AnswerModule(OptimizedModule):
         return predictions
 
     def answers(
-        self, predictions: Sequence[WindowSpans], split: QuestionSplit
+        self, predictions: Sequence[list[WindowSpans]], split: QuestionSplit
     ) -> dict[str, Answers]:
         """The answers to each question that was seen."""
-        return answers_of(predictions, split.windows, split.questions, self.settings.n_best)
+        windows = list(chain.from_iterable(predictions))
+        return answers_of(windows, split.windows, split.questions, self.settings.n_best)
 
     def evaluate(
-        self, predictions: Sequence[WindowSpans], split: QuestionSplit, tune: bool
+        self, predictions: Sequence[list[WindowSpans]], split: QuestionSplit, tune: bool
     ) -> dict[str, float]:
         """``eval/*``: exact match, F1, loss, the score. ``tune``: the threshold, too, if it is not
         set and ``split`` has unanswerable questions. Nothing for a split without answers.
@@ -111,13 +91,11 @@ class AnswerModule(OptimizedModule):
         if not split.is_labelled:
             return {}
         answers, gold = self.answers(predictions, split), split.gold
-        metrics = {"loss": sum(window.loss for window in predictions) / max(1, len(predictions))}
+        losses = [window.loss for part in predictions for window in part]
+        metrics = {"loss": sum(losses) / max(1, len(losses))}
         if tune and self.settings.null_score_threshold is None and split.has_unanswerable:
-            texts, odds = (
-                by_threshold(answers, None),
-                {n: answer.odds for n, answer in answers.items()},
-            )
-            self.threshold = best_threshold(texts, odds, gold)
+            odds = {name: answer.odds for name, answer in answers.items()}
+            self.threshold = best_threshold(by_threshold(answers, None), odds, gold)
         if self.threshold is not None:
             metrics["null_score_threshold"] = self.threshold
         metrics |= squad_scores(by_threshold(answers, self.threshold), gold)

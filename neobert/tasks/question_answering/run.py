@@ -45,11 +45,9 @@ class AnswerRun(FineTuningRun):
         return self.module
 
     def evaluate(self, split: str, predictions: Sequence[list[WindowSpans]]) -> dict[str, float]:
-        spans = [window for part in predictions for window in part]
-        return self.module.evaluate(spans, self.data.splits[split], tune=split == "validation")
+        return self.module.evaluate(predictions, self.data.splits[split], split == "validation")
 
     def write(self, split: str, predictions: Sequence[list[WindowSpans]], folder: Path) -> None:
-        spans = [window for part in predictions for window in part]
-        answers = self.module.answers(spans, self.data.splits[split])
+        answers = self.module.answers(predictions, self.data.splits[split])
         for name, content in files_of(answers, self.module.threshold).items():
             write_json(content, folder / f"{name}_{split}.json")

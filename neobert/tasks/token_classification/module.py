@@ -1,7 +1,4 @@
-"""One step of token classification: score the labelled tokens, compare, sum.
-
-The loss is exact over the labels of the optimizer step, as in pretraining.
-"""
+"""One step of token classification: score the labelled tokens, compare, sum."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,9 +12,7 @@ from neobert.batch import PackedBatch
 from neobert.optim.schedule import Schedule
 from neobert.tasks.token_classification.data import TaggedSplit, TokenBatch, TokenDataModule
 from neobert.tasks.token_classification.entities import entity_scores, has_entities
-from neobert.training.logger import log_metrics
-from neobert.training.module import OptimizedModule
-from neobert.training.ranks import gather_lists
+from neobert.training.fine_tuning_module import FineTuningModule
 
 
 class WordTags(NamedTuple):
@@ -28,27 +23,18 @@ class WordTags(NamedTuple):
     loss: float
 
 
-class TokenModule(OptimizedModule):
+class TokenModule(FineTuningModule):
     """A classifier of tokens that learns the tags of words."""
 
     def __init__(
         self, model: nn.Module, num_heads: int, schedule: Schedule, data: TokenDataModule
     ) -> None:
-        config = data.config
-        super().__init__(config.optimizer, schedule, num_heads, config.trainer.log_grad_norm)
-        self.model, self.tags, self.split = model, data.tags, data.splits["validation"]
-        self._found: list[WordTags] = []
+        super().__init__(model, num_heads, schedule, data.config)
+        self.tags, self.split = data.tags, data.splits["validation"]
 
-    def training_step(self, batch: TokenBatch, batch_idx: int) -> dict[str, object]:
-        loss = F.cross_entropy(self.scores(batch).float(), batch.labels, reduction="sum")
-        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        targets, tokens = len(batch.labels), batch.inputs.num_tokens
-        sums = {"loss": loss.detach(), "targets": targets, "tokens": tokens}
-        return {"loss": loss * (parts / max(1, batch.num_targets_in_step)), "sums": sums}
-
-    def train_metrics(self, sums: dict[str, float]) -> dict[str, float]:
-        """Metrics of a logging window from its sums over all ranks."""
-        return {"train/loss": sums["loss"] / max(1.0, sums["targets"]), **self.gradient_norm()}
+    def loss_sum(self, batch: TokenBatch) -> tuple[Tensor, int]:
+        scores = self.scores(batch).float()
+        return F.cross_entropy(scores, batch.labels, reduction="sum"), len(batch.labels)
 
     def scores(self, batch: TokenBatch) -> Float[Tensor, "K tags"]:
         """Scores of the labelled tokens."""
@@ -58,16 +44,8 @@ class TokenModule(OptimizedModule):
         output = self.model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask)
         return output.logits.flatten(0, 1)[batch.positions]
 
-    def on_validation_epoch_start(self) -> None:
-        self._found = []
-
-    def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
-        self._found.append(self.predict_step(batch))
-
-    def on_validation_epoch_end(self) -> None:
-        metrics = self.evaluate(gather_lists(self._found), self.split)
-        self.log_dict(metrics, logger=False)  # for early stopping and the best model
-        log_metrics(self.trainer, metrics)
+    def validation_metrics(self, predictions: Sequence[WordTags]) -> dict[str, float]:
+        return self.evaluate(predictions, self.split)
 
     @torch.no_grad()
     def predict_step(self, batch: TokenBatch, batch_idx: int = 0) -> WordTags:
