@@ -7,18 +7,15 @@ import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Unpack
+from typing import Any
 
 import numpy as np
 import torch
-from mteb import TaskMetadata
 from mteb.models import ModelMeta
 from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
-from mteb.types import BatchedInput, EncodeKwargs, PromptType
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import is_sentence_transformer_model
-from torch.utils.data import DataLoader
 from transformers.utils.logging import disable_progress_bar
 
 from neobert.config.checks import ConfigError
@@ -51,27 +48,11 @@ class HubEncoder(SentenceTransformerEncoderWrapper):
         self.mteb_model_meta = self.mteb_model_meta.model_copy(update=identity)
         self.label, self.bf16 = label, bf16
 
-    def encode(
-        self,
-        inputs: DataLoader[BatchedInput],
-        *,
-        task_metadata: TaskMetadata,
-        hf_split: str,
-        hf_subset: str,
-        prompt_type: PromptType | None = None,
-        **settings: Unpack[EncodeKwargs],
-    ) -> NDArray[np.float32]:
-        """A row per text, in their order."""
+    def encode(self, *inputs: Any, **settings: Any) -> NDArray[np.float32]:  # noqa: ANN401
+        """A row per text, in their order; the arguments are mteb's."""
         device = self.model.device.type
         with torch.autocast(device, torch.bfloat16) if self.bf16 else nullcontext():
-            vectors = super().encode(
-                inputs,
-                task_metadata=task_metadata,
-                hf_split=hf_split,
-                hf_subset=hf_subset,
-                prompt_type=prompt_type,
-                **settings,
-            )
+            vectors = super().encode(*inputs, **settings)
         return np.asarray(vectors, dtype=np.float32)
 
 
