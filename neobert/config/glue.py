@@ -110,20 +110,20 @@ class GlueConfig(Section):
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
-        found = at_least("glue.num_labels", self.num_labels, 1)
-        found += at_least("glue.max_seq_length", self.max_seq_length, 3)
-        found += at_least("glue.num_workers", self.num_workers, 0)
-        found += at_least("glue.preprocessing_num_proc", self.preprocessing_num_proc, 0)
-        found += one_of(
+        problems = at_least("glue.num_labels", self.num_labels, 1)
+        problems += at_least("glue.max_seq_length", self.max_seq_length, 3)
+        problems += at_least("glue.num_workers", self.num_workers, 0)
+        problems += at_least("glue.preprocessing_num_proc", self.preprocessing_num_proc, 0)
+        problems += one_of(
             "glue.classifier_activation", self.classifier_activation, CLASSIFIER_ACTIVATIONS
         )
-        found += one_of("glue.classifier_pooling", self.classifier_pooling, CLASSIFIER_POOLINGS)
-        found += within("glue.classifier_dropout", self.classifier_dropout, 0, 0.999)
-        found += at_least("glue.classifier_init_range", self.classifier_init_range, 0)
+        problems += one_of("glue.classifier_pooling", self.classifier_pooling, CLASSIFIER_POOLINGS)
+        problems += within("glue.classifier_dropout", self.classifier_dropout, 0, 0.999)
+        problems += at_least("glue.classifier_init_range", self.classifier_init_range, 0)
         metrics = MULTI_LABEL_METRICS if self.multi_label else METRIC_NAMES
         for name in self.metrics:
-            found += one_of("glue.metrics", name, metrics)
-        return found + self._label_problems() + self._task_problems() + self._start_problems()
+            problems += one_of("glue.metrics", name, metrics)
+        return problems + self._label_problems() + self._task_problems() + self._start_problems()
 
     def _task_problems(self) -> list[str]:
         own = [key for key in OWN_TASK if getattr(self, key)]
@@ -133,27 +133,27 @@ class GlueConfig(Section):
                 "in neobert/tasks/glue/tasks.py: choose another name"
                 for key in own
             ]
-        found = require(
+        problems = require(
             bool(self.task_name) and bool(self.text_columns),
             f"glue.task_name={self.task_name}: must be one of {', '.join(TASK_NAMES)}; or, for a "
             "task of your own, set glue.text_columns and dataset.path (docs/fine-tuning.md)",
         )
-        return found + require(
+        return problems + require(
             len(self.text_columns) <= 2,
             f"glue.text_columns={self.text_columns}: must name one column, or two for pairs",
         )
 
     def _label_problems(self) -> list[str]:
-        found = require(
+        problems = require(
             not (self.multi_label and self.regression),
             "glue.multi_label=true and glue.regression=true exclude each other",
         )
-        found += require(
+        problems += require(
             self.multi_label or not self.label_columns,
             f"glue.label_columns={self.label_columns}: needs glue.multi_label=true; one label per "
             "text is in glue.label_column",
         )
-        return found + require(
+        return problems + require(
             len(self.label_columns) != 1
             and len(set(self.label_columns)) == len(self.label_columns),
             f"glue.label_columns={self.label_columns}: must name two or more different columns",

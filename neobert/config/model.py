@@ -176,7 +176,7 @@ class ModelConfig(Section):
 
 def fields_of(*parts: Part) -> tuple[str, ...]:
     """Names of the settings that belong to one of ``parts``, in the order of the section."""
-    return tuple(one.name for one in fields(ModelConfig) if one.metadata["part"] in parts)
+    return tuple(field.name for field in fields(ModelConfig) if field.metadata["part"] in parts)
 
 
 def with_shape_of(trained: ModelConfig, settings: ModelConfig) -> ModelConfig:
@@ -210,14 +210,14 @@ def rope_scaling_problems(key: str, scaling: Mapping[str, Any]) -> list[str]:
     if problems:
         return problems
     needed, optional = ROPE_TYPES[str(kind)]
-    given = set(scaling) - {"rope_type"}
-    problems += [f"{key}.{name}: rope_type={kind} needs it" for name in sorted(needed - given)]
+    present = set(scaling) - {"rope_type"}
+    problems += [f"{key}.{name}: rope_type={kind} needs it" for name in sorted(needed - present)]
     problems += [
         f"{key}.{name}: rope_type={kind} has no such key, but "
         f"{', '.join(sorted(needed | optional)) or 'none'}"
-        for name in sorted(given - needed - optional)
+        for name in sorted(present - needed - optional)
     ]
-    for name in sorted(given & (needed | optional) - {"truncate", "attention_factor"}):
+    for name in sorted(present & (needed | optional) - {"truncate", "attention_factor"}):
         value = scaling[name]
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         problems += require(

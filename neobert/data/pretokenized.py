@@ -126,8 +126,8 @@ def _write(source: Source, info: TokenizerInfo, num_proc: int, target: Path, par
     for name, documents in splits.items():
         if documents is None:
             continue
-        named = replace(documents, name=f"{documents.name} ({name})")
-        store = make_store(parts / name, named, info, num_proc)
+        of_split = replace(documents, name=f"{documents.name} ({name})")
+        store = make_store(parts / name, of_split, info, num_proc)
         datasets[name] = Dataset.from_generator(
             _rows,
             gen_kwargs={"store": store},

@@ -90,19 +90,19 @@ def check_code(folder: Path, trust_remote_code: bool) -> None:
     """Refuse to run a folder's code unless it is the file that is shipped with this package."""
     file = folder / f"{MODULE}.py"
     targets = read_json_object(folder / "config.json").get("auto_map") or {}
-    named = isinstance(targets, dict) and all(
+    is_ours = isinstance(targets, dict) and all(
         re.fullmatch(rf"{MODULE}\.\w+", str(target)) for target in targets.values()
     )
     own = not file.is_file() or file.read_bytes() == Path(modeling_neobert.__file__).read_bytes()
     complete = file.is_file() or not targets
-    found = other_code(folder) if own else file
-    found = found if named and complete else found or folder / "config.json"
-    if found is None:
+    file_to_read = other_code(folder) if own else file
+    file_to_read = file_to_read if is_ours and complete else file_to_read or folder / "config.json"
+    if file_to_read is None:
         return
     if not trust_remote_code:
         raise PretrainedError(
             f"{folder} comes with code that is not this package's {MODULE}.py, or asks for it "
-            f"({found.relative_to(folder)}); look at it, and if you trust it, give "
+            f"({file_to_read.relative_to(folder)}); look at it, and if you trust it, give "
             "--trust-remote-code"
         )
     log.warning("running the code that comes with %s, as --trust-remote-code allows", folder)
@@ -132,9 +132,9 @@ def _names_code(path: Path, folder: Path) -> bool:
             return not all(KNOWN_MODULES.fullmatch(module["type"]) for module in modules)
         except (ValueError, TypeError, KeyError, RecursionError):
             return True
-    named = {"auto_map", "custom_pipelines"} & read_json_object(path).keys()
+    keys = {"auto_map", "custom_pipelines"} & read_json_object(path).keys()
     return path.name == "adapter_config.json" or bool(
-        named - ({"auto_map"} if path == folder / "config.json" else set())
+        keys - ({"auto_map"} if path == folder / "config.json" else set())
     )
 
 

@@ -124,8 +124,8 @@ class Quantizer:
                     "of the layers are in fp32; use --onnx"
                 )
             cosine = self._quantize(ranked[:left_out])
-        kept = f"; in fp32: {', '.join(ranked[:left_out])}" if left_out else ""
-        log.info("int8: mean cosine to fp32 %.4f%s", cosine, kept)
+        in_fp32 = f"; in fp32: {', '.join(ranked[:left_out])}" if left_out else ""
+        log.info("int8: mean cosine to fp32 %.4f%s", cosine, in_fp32)
 
     def _quantize(self, layers: list[str]) -> float:
         """Write the file without ``layers`` and return its mean cosine to the fp32 model."""

@@ -134,9 +134,9 @@ def read_source(path: Path) -> ExportSource:
 
 def is_known(config: Mapping[str, object]) -> bool:
     """Whether a ``config.json`` is that of an architecture which this package can represent."""
-    named = config.get("architectures")
+    architectures = config.get("architectures")
     return config.get("model_type") in FORMATS and (
-        not named or (isinstance(named, list) and named[0] in KINDS)
+        not architectures or (isinstance(architectures, list) and architectures[0] in KINDS)
     )
 
 
@@ -160,8 +160,9 @@ def _kind(folder: Path, settings: Config | None) -> Kind:
         return OF_TASK.get(settings.task, "masked_lm")
     if not (folder / "config.json").is_file():
         return _kind_by_names(weight_names(folder)) if has_weights(folder) else "masked_lm"
-    named = read_json_object(folder / "config.json").get("architectures") or ["NeoBERTLMHead"]
-    architecture = named[0] if isinstance(named, list) else named
+    architectures = read_json_object(folder / "config.json").get("architectures")
+    architectures = architectures or ["NeoBERTLMHead"]
+    architecture = architectures[0] if isinstance(architectures, list) else architectures
     if architecture not in KINDS:
         raise PretrainedError(
             f"{folder / 'config.json'}: architecture {architecture!r}; exported are "

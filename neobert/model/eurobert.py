@@ -71,8 +71,8 @@ def eurobert_weights(weights: Mapping[str, Tensor], num_heads: int) -> dict[str,
 
 def neobert_weights(weights: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]:
     """The inverse of :func:`eurobert_weights`. Raises ``ValueError`` for an unknown weight."""
-    ours = {theirs: name for name, theirs in IN_BLOCK.items()}
-    around = {theirs: name for name, theirs in AROUND_BLOCKS.items()}
+    ours = {native: name for name, native in IN_BLOCK.items()}
+    around = {native: name for name, native in AROUND_BLOCKS.items()}
     renamed: dict[str, Tensor] = {}
     projections: dict[str, dict[str, Tensor]] = {}
     for name, tensor in weights.items():

@@ -173,11 +173,11 @@ def synthetic_batch(rows: int, length: int, document_tokens: int) -> PackedBatch
     mean = min(document_tokens, length)
     lengths: list[int] = []
     for row in range(rows):
-        left, number = length, row
-        while left:
+        remaining, number = length, row
+        while remaining:
             size = mean if mean == length else max(1, round(mean * (0.5 + number % 5 / 4)))
-            lengths.append(min(size, left))
-            left, number = left - lengths[-1], number + 1
+            lengths.append(min(size, remaining))
+            remaining, number = remaining - lengths[-1], number + 1
     ids = torch.arange(rows * length) % 100 + 1
     return PackedBatch.from_lengths(ids, torch.tensor(lengths), row_length=length)
 
@@ -271,7 +271,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         vocab_size = options.vocab_size or default_vocabulary(config)
         tune_cpu_if_asked(config.trainer)
         plans = stage_plans(config, vocab_size, options.document_tokens)
-        numbers = sum(one.numel() for one in meta_model(config, vocab_size).parameters())
+        numbers = sum(
+            parameter.numel() for parameter in meta_model(config, vocab_size).parameters()
+        )
         log.info("%s parameters, a vocabulary of %s", f"{numbers:,}", f"{vocab_size:,}")
         for table in tables(config, plans, options, vocab_size):
             Console().print(table)

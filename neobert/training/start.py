@@ -144,8 +144,8 @@ class Pretrained:
             return read_stored(self.folder)
 
     def _given_tokenizer(self, settings: TokenizerConfig) -> PreTrainedTokenizerFast:
-        named = settings.path is not None or settings.name != TokenizerConfig().name
-        if settings.train_vocab_size is not None or not named:
+        is_set = settings.path is not None or settings.name != TokenizerConfig().name
+        if settings.train_vocab_size is not None or not is_set:
             raise ConfigError(
                 f"{self.folder} has no tokenizer/tokenizer.json: weights must come with their "
                 "tokenizer (a fast one; slow tokenizers have no such file), or set tokenizer.path "

@@ -85,13 +85,13 @@ def activation_bytes(config: Config, tokens: int) -> int:
     The sum of a constant, of a part for each block (copies of its weights in half precision), and
     of both for each token, of which models of one and two blocks give all four.
     """
-    one, two = ([_kept(config, blocks, size) for size in SMALL] for blocks in (1, 2))
+    one_block, two_blocks = ([_kept(config, blocks, size) for size in SMALL] for blocks in (1, 2))
     more, blocks = tokens - SMALL[0], config.model.num_hidden_layers - 1
 
     def at(sizes: list[int]) -> float:
         return sizes[0] + (sizes[1] - sizes[0]) / (SMALL[1] - SMALL[0]) * more
 
-    return round(at(one) + blocks * (at(two) - at(one)))
+    return round(at(one_block) + blocks * (at(two_blocks) - at(one_block)))
 
 
 def _kept(config: Config, blocks: int, tokens: int) -> int:
@@ -103,12 +103,12 @@ def _kept(config: Config, blocks: int, tokens: int) -> int:
     if config.trainer.mixed_precision == "bf16-true":
         model, half = model.to(torch.bfloat16), False
     known = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, Tensor] = {}
+    storages: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         place = tensor.untyped_storage().data_ptr()
         if place not in known:
-            kept[place] = tensor
+            storages[place] = tensor
         return tensor
 
     ids = torch.ones(tokens, dtype=torch.int64)
@@ -116,8 +116,8 @@ def _kept(config: Config, blocks: int, tokens: int) -> int:
     context = torch.autocast("cpu", torch.bfloat16, enabled=half)
     with saved_tensors_hooks(keep, _same), context:
         hidden = model.train().hidden(batch)
-    kept[hidden.untyped_storage().data_ptr()] = hidden
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    storages[hidden.untyped_storage().data_ptr()] = hidden
+    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
 
 
 def _same(tensor: Tensor) -> Tensor:

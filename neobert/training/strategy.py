@@ -141,13 +141,13 @@ def num_devices(devices: int | str, on_cuda: bool) -> int:
 
 def strategy_problems(config: Config, choice: StrategyChoice, on_cuda: bool) -> list[str]:
     """Why the chosen strategy cannot run; empty if it can. Each with what to do instead."""
-    found = precision_problems(config.trainer, choice.name, on_cuda)
-    found += ema_problems(config.trainer, choice.name)
+    problems = precision_problems(config.trainer, choice.name, on_cuda)
+    problems += ema_problems(config.trainer, choice.name)
     if choice.name == "single":
-        found += single_problems(choice.processes)
+        problems += single_problems(choice.processes)
     if choice.is_deepspeed:
-        found += deepspeed_problems(config, zero_stage(choice.name))
-    return found
+        problems += deepspeed_problems(config, zero_stage(choice.name))
+    return problems
 
 
 def holds_whole_model(trainer: Trainer) -> bool:

@@ -33,10 +33,10 @@ def precision_problems(settings: TrainerConfig, name: str, on_cuda: bool) -> lis
     """``trainer.mixed_precision=fp16``."""
     if settings.mixed_precision != "fp16":
         return []
-    found = require(
+    problems = require(
         on_cuda, "trainer.mixed_precision=fp16 needs a GPU: use bf16, or no (fp32), on a CPU"
     )
-    return found + require(
+    return problems + require(
         name != "fsdp2",
         "trainer.mixed_precision=fp16 with trainer.strategy=fsdp2: the gradient scaler does not "
         "see the other ranks' overflows; use bf16, or trainer.strategy=ddp",
@@ -56,34 +56,34 @@ def ema_problems(settings: TrainerConfig, name: str) -> list[str]:
 def deepspeed_problems(config: Config, stage: int) -> list[str]:
     """DeepSpeed at all, and what ZeRO's flat pieces make impossible."""
     reason = why_no_deepspeed()
-    found = require(
+    problems = require(
         reason is None,
         f"trainer.strategy=deepspeed_zero{stage} cannot run: {reason}; trainer.strategy=ddp and "
         "fsdp2 need no package",
     )
-    found += require(
+    problems += require(
         not config.model.ngpt,
         "model.ngpt=true with DeepSpeed: its weights are normalised after every step, and ZeRO "
         "keeps the weights that count in pieces; use trainer.strategy=ddp or fsdp2",
     )
     muon = config.optimizer.muon_config
-    found += require(
+    problems += require(
         muon is None or not muon.detect_anomalies,
         "optimizer.muon_config.detect_anomalies=true with DeepSpeed: ZeRO updates one group of "
         "parameters after the other, so a step cannot be skipped as a whole; use "
         "trainer.strategy=ddp or fsdp2, or set it to false",
     )
-    found += require(
+    problems += require(
         stage == 3 or not config.deepspeed.offload_parameters,
         f"deepspeed.offload_parameters=true needs stage 3, and this is {stage}: use "
         "trainer.strategy=deepspeed_zero3, or deepspeed.offload_optimizer",
     )
-    found += require(
+    problems += require(
         stage > 0 or not config.deepspeed.offload_optimizer,
         "deepspeed.offload_optimizer=true needs stage 1 or more: use "
         "trainer.strategy=deepspeed_zero2",
     )
-    return found + own_file_problems(config.deepspeed.config_file, stage)
+    return problems + own_file_problems(config.deepspeed.config_file, stage)
 
 
 def own_file_problems(file: str | None, stage: int) -> list[str]:
@@ -92,21 +92,22 @@ def own_file_problems(file: str | None, stage: int) -> list[str]:
         return []
     values = read_deepspeed_file(file)
     zero = values.get("zero_optimization")
-    said = zero.get("stage", 0) if isinstance(zero, dict) else 0
-    if said not in (0, 1, 2, 3) or isinstance(said, bool | float):
+    file_stage = zero.get("stage", 0) if isinstance(zero, dict) else 0
+    if file_stage not in (0, 1, 2, 3) or isinstance(file_stage, bool | float):
         return [
-            f"deepspeed.config_file={file}: zero_optimization.stage={said!r}: must be 0, 1, 2 or 3"
+            f"deepspeed.config_file={file}: zero_optimization.stage={file_stage!r}: must be 0, 1, "
+            "2 or 3"
         ]
-    found = require(
-        said == stage,
-        f"deepspeed.config_file={file} is for stage {said}: use "
-        f"trainer.strategy=deepspeed_zero{said}",
+    problems = require(
+        file_stage == stage,
+        f"deepspeed.config_file={file} is for stage {file_stage}: use "
+        f"trainer.strategy=deepspeed_zero{file_stage}",
     )
     for key, place in SET_ELSEWHERE.items():
-        found += require(
+        problems += require(
             key not in values, f"deepspeed.config_file={file}: {key} is decided by {place}; remove"
         )
-    return found
+    return problems
 
 
 def read_deepspeed_file(file: str) -> dict[str, object]:

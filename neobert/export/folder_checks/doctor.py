@@ -63,8 +63,8 @@ def check_dtype(patient: Patient) -> str:
     kinds = {str(t.dtype).removeprefix("torch.") for t in patient.weights.values()}
     floats = sorted(kind for kind in kinds if "float" in kind)
     demand(len(floats) == 1, f"weights are stored as {', '.join(floats) or 'no float type'}")
-    named = patient.config.get("dtype") or patient.config.get("torch_dtype")
-    demand(named in (None, floats[0]), f"config.json says {named}, the weights are {floats[0]}")
+    dtype = patient.config.get("dtype") or patient.config.get("torch_dtype")
+    demand(dtype in (None, floats[0]), f"config.json says {dtype}, the weights are {floats[0]}")
     return floats[0]
 
 

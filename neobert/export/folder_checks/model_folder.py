@@ -63,8 +63,10 @@ class ModelFolder:
         auto_map = self.config.get("auto_map") or {}
         classes = {}
         for auto in AUTO_CLASSES:
-            made = getattr(transformers, auto)._model_mapping.get(type(settings), ())
-            names = {cls.__name__ for cls in (made if isinstance(made, tuple) else (made,))}
+            classes = getattr(transformers, auto)._model_mapping.get(type(settings), ())
+            names = {
+                cls.__name__ for cls in (classes if isinstance(classes, tuple) else (classes,))
+            }
             if auto in auto_map:
                 names = {auto_map[auto].rpartition(".")[2]}
             if names:

@@ -47,25 +47,25 @@ class LabelledSplits:
 
 def label_splits(task: GlueTask, splits: Splits) -> LabelledSplits:
     """Check columns and labels of all splits. Raises ``ConfigError`` with all that is wrong."""
-    named = {"train": splits.train}
-    named |= {f"validation{end}": part for end, part in splits.validation.items()}
+    parts = {"train": splits.train}
+    parts |= {f"validation{end}": part for end, part in splits.validation.items()}
     problems = [
         problem
-        for name, part in {**named, **splits.test}.items()
-        for problem in _column_problems(task, name, part, needs_label=name in named)
+        for name, part in {**parts, **splits.test}.items()
+        for problem in _column_problems(task, name, part, needs_label=name in parts)
     ]
     _raise(problems, splits.origin)
     if not task.labels and not task.regression:
-        task = replace(task, labels=class_names(task, named.values()))
-    found = {name: _labelled(task, name, part, problems) for name, part in named.items()}
+        task = replace(task, labels=class_names(task, parts.values()))
+    labelled = {name: _labelled(task, name, part, problems) for name, part in parts.items()}
     _raise(problems, splits.origin)
-    train = found.pop("train")
-    problems = _class_problems(task, train, list(found.values()))
+    train = labelled.pop("train")
+    problems = _class_problems(task, train, list(labelled.values()))
     _raise(problems, splits.origin)
     return LabelledSplits(
         task=task,
         train=train,
-        validation={name.removeprefix("validation"): part for name, part in found.items()},
+        validation={name.removeprefix("validation"): part for name, part in labelled.items()},
         test={name: _maybe_labelled(task, name, part) for name, part in splits.test.items()},
     )
 
@@ -123,8 +123,8 @@ def _of_one_label(part: Dataset, task: GlueTask) -> object:
 
 def _column_problems(task: GlueTask, name: str, part: Dataset, needs_label: bool) -> list[str]:
     labels = task.label_columns or (task.label_column,)
-    wanted = [*task.texts, *(labels if needs_label else ())]
-    missing = [column for column in wanted if column not in part.column_names]
+    columns = [*task.texts, *(labels if needs_label else ())]
+    missing = [column for column in columns if column not in part.column_names]
     if missing:
         return [
             f"{name} has no column {', '.join(missing)}; its columns are "
@@ -168,8 +168,8 @@ def _labelled(task: GlueTask, name: str, part: Dataset, problems: list[str]) -> 
     values = column_values(part, task.label_column)
     if task.relabel:
         values = [task.relabel.get(value, value) for value in values]
-        kept = [row for row, value in enumerate(values) if value != DROPPED]
-        part, values = part.select(kept), [values[row] for row in kept]
+        rows = [row for row, value in enumerate(values) if value != DROPPED]
+        part, values = part.select(rows), [values[row] for row in rows]
     numbers = _numbers(task, part, values)
     _say_illegal(task, name, values, _is_legal(task, numbers), problems)
     return Labelled(name, part, numbers)
@@ -226,10 +226,10 @@ def _numbers(task: GlueTask, part: Dataset, values: Sequence[object]) -> NDArray
 
 def _numbering(task: GlueTask, part: Dataset) -> Callable[[object], float]:
     """From a value to its number."""
-    named = not isinstance(_of_one_label(part, task), ClassLabel)
-    by_name = {name: float(number) for number, name in enumerate(task.labels) if named}
+    is_class = isinstance(_of_one_label(part, task), ClassLabel)
+    by_name = {name: float(number) for number, name in enumerate(task.labels) if not is_class}
     # 1 to 5 stars are names too: class 0 is "1".
-    only_names = named and task.labels and all(map(str.isdecimal, task.labels))
+    only_names = not is_class and task.labels and all(map(str.isdecimal, task.labels))
 
     def number(value: object) -> float:
         whole = isinstance(value, int | float) and float(value).is_integer()

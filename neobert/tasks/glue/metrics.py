@@ -86,12 +86,14 @@ def best_thresholds(scores: Tensor, labels: Tensor) -> Tensor:
     return best
 
 
-def _of_labels(task: GlueTask, scores: Tensor, labels: Tensor, given: Tensor) -> dict[str, float]:
-    """Metrics of several labels a text; ``given`` are the predicted ones."""
-    labels, given, classes = labels.long(), given.long(), labels.shape[1]
+def _of_labels(
+    task: GlueTask, scores: Tensor, labels: Tensor, predicted: Tensor
+) -> dict[str, float]:
+    """Metrics of several labels a text; ``predicted`` are 0 or 1."""
+    labels, predicted, classes = labels.long(), predicted.long(), labels.shape[1]
     metrics: dict[str, Callable[[], Tensor]] = {
-        "micro_f1": lambda: multilabel_f1_score(given, labels, classes, average="micro"),
-        "macro_f1": lambda: multilabel_f1_score(given, labels, classes, average="macro"),
+        "micro_f1": lambda: multilabel_f1_score(predicted, labels, classes, average="micro"),
+        "macro_f1": lambda: multilabel_f1_score(predicted, labels, classes, average="macro"),
         "average_precision": lambda: multilabel_average_precision(
             scores.double().sigmoid(), labels, classes
         ).nan_to_num(),
@@ -133,12 +135,12 @@ def logged_names(task: GlueTask) -> list[str]:
 
 def check_metric(settings: TrainerConfig, task: GlueTask) -> None:
     """Refuse a ``trainer.metric_for_best_model`` that the task does not log."""
-    wanted = settings.metric_for_best_model
-    name = (wanted or "score").removeprefix("eval/").removeprefix("eval_")
+    metric = settings.metric_for_best_model
+    name = (metric or "score").removeprefix("eval/").removeprefix("eval_")
     names = logged_names(task)
     if name not in names:
         raise ConfigError(
-            f"trainer.metric_for_best_model={wanted}: the task has {', '.join(names)}"
+            f"trainer.metric_for_best_model={metric}: the task has {', '.join(names)}"
         )
 
 

@@ -115,9 +115,9 @@ class GlueModule(OptimizedModule):
         if task.multi_label:
             self.thresholds = best_thresholds(parts[0].scores, parts[0].labels)
         for end, part in zip(task.validation.values(), parts, strict=True):
-            found = compute(task, part.scores, part.labels, self.thresholds)
-            found["loss"] = float(self._loss(part.scores, part.labels)) / len(part.labels)
-            metrics |= {f"{name}{end}": value for name, value in found.items()}
+            part_metrics = compute(task, part.scores, part.labels, self.thresholds)
+            part_metrics["loss"] = float(self._loss(part.scores, part.labels)) / len(part.labels)
+            metrics |= {f"{name}{end}": value for name, value in part_metrics.items()}
         metrics["score"] = official_score(task, metrics)
         return {f"eval/{name}": value for name, value in metrics.items()}
 
@@ -163,11 +163,13 @@ def gather_predictions(batches: list[Predictions]) -> Predictions:
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         everywhere: list[list[Predictions] | None] = [None] * dist.get_world_size()
         dist.all_gather_object(everywhere, batches)
-        batches = [one for part in cast(list[list[Predictions]], everywhere) for one in part]
-    rows = torch.cat([one.rows for one in batches])
+        batches = [
+            prediction for part in cast(list[list[Predictions]], everywhere) for prediction in part
+        ]
+    rows = torch.cat([batch.rows for batch in batches])
     order = rows.argsort()
     return Predictions(
-        scores=torch.cat([one.scores for one in batches])[order],
-        labels=torch.cat([one.labels for one in batches])[order],
+        scores=torch.cat([batch.scores for batch in batches])[order],
+        labels=torch.cat([batch.labels for batch in batches])[order],
         rows=rows[order],
     )

@@ -155,6 +155,6 @@ def _data(config: Config, start: ClassifierStart) -> GlueDataModule:
 def _with_derived(config: Config, start: ClassifierStart, data: GlueDataModule) -> Config:
     """The settings with what was derived: what a checkpoint says of its model, and W&B shows."""
     label = model_label(config, start.model, start.record)
-    named = with_run_name(config, label, config.glue.task_name)
+    with_name = with_run_name(config, label, config.glue.task_name)
     glue = replace(config.glue, num_labels=data.num_labels)
-    return replace(named, model=start.model, glue=glue)
+    return replace(with_name, model=start.model, glue=glue)

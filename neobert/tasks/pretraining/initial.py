@@ -65,25 +65,25 @@ def _check_shape(config: ModelConfig, trained: ModelConfig) -> None:
 def _warn_of_positions(config: ModelConfig, trained: ModelConfig) -> None:
     """Other rotary frequencies are allowed (for longer documents), but rarely meant."""
     for name in ("rope_theta", "rope_scaling"):
-        if (theirs := getattr(trained, name)) != (value := getattr(config, name)):
+        if (trained_value := getattr(trained, name)) != (value := getattr(config, name)):
             log.warning(
                 "model.%s=%s, but the weights were trained with %s: set it too, unless this run "
                 "is to change it",
                 name,
                 value,
-                theirs,
+                trained_value,
             )
 
 
 def _check_tokenizer(
     source: str | None, known: PreTrainedTokenizerFast, tokenizer: TokenizerInfo
 ) -> None:
-    here = tokenizer.tokenizer
-    same_ids = known.get_vocab() == here.get_vocab() and all(
-        known(text)["input_ids"] == here(text)["input_ids"] for text in PROBES
+    requested = tokenizer.tokenizer
+    same_ids = known.get_vocab() == requested.get_vocab() and all(
+        known(text)["input_ids"] == requested(text)["input_ids"] for text in PROBES
     )
     same_roles = all(
-        getattr(known, f"{role}_token_id") == getattr(here, f"{role}_token_id")
+        getattr(known, f"{role}_token_id") == getattr(requested, f"{role}_token_id")
         for role in ("pad", "mask", "unk")
     )
     if not (same_ids and same_roles):

@@ -106,7 +106,7 @@ class AnswerDataModule(DocumentDataModule[AnswerWindow, AnswerBatch]):
         ids = [document.ids.astype(np.int64) for document in documents] or [np.array([pad])]
         inputs: PackedBatch | PaddedBatch
         if self.packed:
-            inputs = PackedBatch.from_documents([one.tolist() for one in ids], pad, multiple)
+            inputs = PackedBatch.from_documents([window.tolist() for window in ids], pad, multiple)
         else:
             types = [document.types.astype(np.int64) for document in documents] or [
                 np.zeros(1, np.int64)

@@ -72,9 +72,9 @@ def with_tags_of_train(
                 f"train, whose tags are {', '.join(names)}"
             )
     report_bad_rows(problems, "tokens", config.bad_rows, COLUMNS)
-    kept = [row for row in range(len(rows.tags)) if row not in unknown]
+    known_rows = [row for row in range(len(rows.tags)) if row not in unknown]
     return TaggedRows(
-        *([part[row] for row in kept] for part in (rows.words, rows.tags, rows.numbers))
+        *([part[row] for row in known_rows] for part in (rows.words, rows.tags, rows.numbers))
     )
 
 
