@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from neobert.config.model import ModelConfig
 from neobert.config.root import Config
+from neobert.model.heads import TokenClassifier
 from neobert.training.data import RunDataModule
 from neobert.training.documents import DocumentDataModule
 from neobert.training.encoder_start import EncoderStart, encoder_start
@@ -120,9 +121,23 @@ class FineTuningRun(TaskRun):
     def tokenizer_info(self) -> dict[str, object]:
         return self.start.information
 
-    def hub_model(self, head: HubHead) -> tuple[nn.Module, int]:
-        """The model of transformers that the run starts from, and its attention heads."""
-        return load_hub_model(self.config, head)
+    def model_with_head(
+        self, auto: type, num_labels: int, names: Sequence[str] = (), head: str = "classifier"
+    ) -> tuple[nn.Module, int]:
+        """The encoder with a linear layer ``head`` for every token, and its attention heads.
+
+        ``auto``: the class of transformers that has this head, for a run that starts from a model
+        of transformers.
+        """
+        settings = getattr(self.config, self.section)
+        if self.start.kind == "hub":
+            length = (f"{self.section}.max_seq_length", settings.max_seq_length)
+            hub_head = HubHead(auto, num_labels, names, None, settings.dropout, length)
+            return load_hub_model(self.config, hub_head)
+        init_std = settings.classifier_init_range
+        encoder = self.start.encoder()
+        model = TokenClassifier(encoder, num_labels, settings.dropout, init_std, head)
+        return model, self.start.model.num_attention_heads
 
     def final_evaluation(self, run: TrainedRun) -> dict[str, float]:
         """Predict all splits with the best weights, write and score the predictions."""

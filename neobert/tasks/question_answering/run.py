@@ -6,14 +6,12 @@ from pathlib import Path
 from transformers import AutoModelForQuestionAnswering
 
 from neobert.files import write_json
-from neobert.model.heads import TokenClassifier
 from neobert.optim.schedule import Schedule
 from neobert.tasks.question_answering.data import AnswerDataModule
 from neobert.tasks.question_answering.module import AnswerModule
 from neobert.tasks.question_answering.spans import WindowSpans, files_of
 from neobert.training.encoder_start import EncoderStart
 from neobert.training.fine_tuning import FineTuningRun
-from neobert.training.hub_model import HubHead
 
 HEAD = "qa_outputs"
 """Name of the head's weights in models of transformers."""
@@ -30,17 +28,8 @@ class AnswerRun(FineTuningRun):
         return AnswerDataModule(self.config, start)
 
     def build_module(self, schedule: Schedule) -> AnswerModule:
-        settings = self.config.answers
-        if self.start.kind == "hub":
-            length = ("answers.max_seq_length", settings.max_seq_length)
-            auto = AutoModelForQuestionAnswering
-            model, num_heads = self.hub_model(
-                HubHead(auto, 2, dropout=settings.dropout, max_length=length)
-            )
-        else:
-            encoder, init_std = self.start.encoder(), settings.classifier_init_range
-            model = TokenClassifier(encoder, 2, settings.dropout, init_std, HEAD)
-            num_heads = self.start.model.num_attention_heads
+        auto = AutoModelForQuestionAnswering
+        model, num_heads = self.model_with_head(auto, 2, head=HEAD)
         self.module = AnswerModule(model, num_heads, schedule, self.data)
         return self.module
 

@@ -5,14 +5,12 @@ from pathlib import Path
 
 from transformers import AutoModelForTokenClassification
 
-from neobert.model.heads import TokenClassifier
 from neobert.optim.schedule import Schedule
 from neobert.tasks.token_classification.data import TokenDataModule
 from neobert.tasks.token_classification.module import TokenModule, WordTags
 from neobert.tasks.token_classification.tags import write_tags
 from neobert.training.encoder_start import EncoderStart
 from neobert.training.fine_tuning import FineTuningRun
-from neobert.training.hub_model import HubHead
 
 
 class TokenRun(FineTuningRun):
@@ -30,16 +28,8 @@ class TokenRun(FineTuningRun):
         return {**self.start.information, "labels": self.data.tags}
 
     def build_module(self, schedule: Schedule) -> TokenModule:
-        settings, tags = self.config.tokens, self.data.tags
-        if self.start.kind == "hub":
-            length = ("tokens.max_seq_length", settings.max_seq_length)
-            auto = AutoModelForTokenClassification
-            head = HubHead(auto, len(tags), tags, None, settings.dropout, length)
-            model, num_heads = self.hub_model(head)
-        else:
-            encoder, init_std = self.start.encoder(), settings.classifier_init_range
-            model = TokenClassifier(encoder, len(tags), settings.dropout, init_std)
-            num_heads = self.start.model.num_attention_heads
+        tags, auto = self.data.tags, AutoModelForTokenClassification
+        model, num_heads = self.model_with_head(auto, len(tags), tags)
         self.module = TokenModule(model, num_heads, schedule, self.data)
         return self.module
 
