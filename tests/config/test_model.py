@@ -5,6 +5,8 @@ from dataclasses import fields
 import pytest
 
 from neobert.config.model import PARTS, ModelConfig, fields_of
+from neobert.config.schema import sections
+from neobert.config.section import Section
 
 
 @pytest.mark.parametrize("name", [one.name for one in fields(ModelConfig)])
@@ -17,3 +19,7 @@ def test_each_part_has_its_settings() -> None:
     assert fields_of("machine") == ("attn_backend", "kernel_backend")
     assert fields_of("vocabulary", "training") == ("vocab_size", "dropout_prob", "pad_token_id")
     assert sorted(fields_of(*PARTS)) == sorted(one.name for one in fields(ModelConfig))
+
+
+def test_every_section_is_checked_with_the_others() -> None:
+    assert [name for name, kind in sections().items() if not issubclass(kind, Section)] == []
