@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import transformers
-from benchmarks.fine_tuning import RECIPES, main, page_of
 
+from benchmarks.fine_tuning import RECIPES, main, page_of
 from tests.tasks.glue.conftest import make_tokenizer, write_splits
 from tests.tasks.question_answering.conftest import questions
 from tests.tasks.token_classification.conftest import tagged
