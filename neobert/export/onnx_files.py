@@ -68,7 +68,8 @@ class Traced(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model.eval()
+        self.model = model
+        self.eval()  # the exporter sets the mode of the whole back to what it was
         with torch.no_grad():
             out = model(**dict(zip(INPUTS, EXAMPLE, strict=True)))
         self.outputs = tuple(name for name in OUTPUTS if name in out)

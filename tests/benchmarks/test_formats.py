@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from benchmarks.formats import (
     backends,
@@ -16,6 +17,7 @@ from benchmarks.formats import (
     tokenize,
 )
 from neobert.export.native import native_class
+from neobert.export.onnx_files import Traced, open_session, run_session
 from neobert.export.source import read_source
 from neobert.export.write import write_folder
 
@@ -40,6 +42,18 @@ def test_all_backends_encode_alike(tmp_path: Path) -> None:
     cosines = {name: similarities(model, folder, sides) for name, model in models.items()}
     assert torch.allclose(cosines["torch fp32"], cosines["ONNX fp32"], atol=1e-5)
     assert torch.allclose(cosines["torch fp32"], cosines["ONNX int8"], atol=0.02)
+
+
+def test_a_third_party_model_is_written_as_it_is(tmp_path: Path) -> None:
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BertConfig(**shape, vocab_size=60, hidden_dropout_prob=0.5)
+    traced = Traced(transformers.BertModel(config))
+    traced.write(tmp_path / "model.onnx")
+    ids, mask = torch.randint(5, 60, (3, 17)), torch.ones(3, 17, dtype=torch.long)
+    with torch.no_grad():
+        expected = traced(ids, mask)[0]
+    output = run_session(open_session(tmp_path / "model.onnx"), ids, mask)[0]
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=0)
 
 
 def test_texts_have_the_length_that_was_requested() -> None:
