@@ -29,7 +29,7 @@ from benchmarks import harness
 from neobert.config.compose import compose_config
 from neobert.console import show_messages
 from neobert.data.corpora import read_corpus
-from neobert.data.loader import MicroBatches, StepLoader, Workers
+from neobert.data.loader import MicroBatches, OrderedRows, StepLoader, Workers
 from neobert.data.order import Order
 from neobert.data.packing import Packing, RowPlan
 from neobert.data.steps import Share, Steps
@@ -90,7 +90,7 @@ def measure_packing(folder: Path) -> Figures:
     for corpus in ("factbook", "imdb"):
         for length in (512, 1024):
             data = real_data(folder, corpus, length)
-            found[f"{corpus} {length}"] = round(data.train_plan.fill, 5)
+            found[f"{corpus} {length}"] = round(data.sources[0].train_plan.fill, 5)
     return found
 
 
@@ -154,8 +154,8 @@ def measure_preparing(folder: Path, documents: int) -> Figures:
     data.setup("fit")
     data.micro_batches()[0]
     return {
-        "documents": data.train_store.info.documents,
-        "tokens": data.train_store.info.tokens,
+        "documents": data.sources[0].train_store.info.documents,
+        "tokens": data.sources[0].train_store.info.tokens,
         "cpu_us_per_document": round(cpu / documents * 1e6, 1),
         "added_mib": round(memory.added, 1),
         "first_batch_cpu_seconds": round(time.process_time() - warm, 2),
@@ -212,7 +212,7 @@ def measure_memory(folder: Path, tokens: int) -> Figures:
     maker = RowMaker(info, masking, packing)
     rows = TokenRows(TokenStore.open(store), RowPlan.load(plan), maker)
     order = Order(rows.plan.num_rows, 0, 16)
-    batches = MicroBatches(rows, order, Steps(Share(16, 1)))
+    batches = MicroBatches(OrderedRows(rows, order), rows.maker, Steps(Share(16, 1)))
     after_open = resident()
     seen = sum(batches[number].inputs.num_tokens for number in range(3000))
     return {

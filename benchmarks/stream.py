@@ -87,10 +87,10 @@ def measure_ranks(folder: Path, copies: int, files: int) -> Figures:
     found: Figures = {}
     for ranks in RANKS:
         shares = [Share(ROWS_PER_STEP // ranks, 1, rank, ranks) for rank in range(ranks)]
-        costs = [cost_of(StreamBatches(stream, Steps(share)), steps) for share in shares]
+        costs = [cost_of(StreamBatches([stream], Steps(share)), steps) for share in shares]
         seconds, tokens = (sum(numbers) for numbers in zip(*costs, strict=True))
         found[f"{ranks} ranks"] = round(seconds / tokens * 1e6, 3)
-    batches = StreamBatches(stream, Steps(Share(ROWS_PER_STEP, 1)))
+    batches = StreamBatches([stream], Steps(Share(ROWS_PER_STEP, 1)))
     alone, _ = cost_of(batches, steps)
     two = [cost_of(batches, steps, worker, 2)[0] for worker in range(2)]
     found["gain of 2 workers"] = round(alone / max(two), 2)
@@ -125,7 +125,7 @@ def text_stream(folder: Path, copies: int, files: int) -> StreamRows:
         documents = [
             json.dumps({"text": f"{copy}. {text}"})
             for copy in range(copies)
-            for text in data.source.train.texts()
+            for text in data.sources[0].source.train.texts()
         ]
         for number in range(files):
             lines = "\n".join(documents[number::files]) + "\n"
@@ -145,7 +145,7 @@ def text_stream(folder: Path, copies: int, files: int) -> StreamRows:
     ]
     streamed = PretrainingDataModule(compose_config(words))
     streamed.setup("fit")
-    return streamed.stream_rows()
+    return streamed.stream_batches().streams[0]
 
 
 def measure_scale(documents: int) -> Figures:

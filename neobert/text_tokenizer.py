@@ -194,3 +194,8 @@ def _bound(model: dict) -> None:  # type: ignore[type-arg]
         model["dropout"] = None
     if "max_input_chars_per_word" in model:
         model["max_input_chars_per_word"] = min(model["max_input_chars_per_word"], LONGEST_WORD)
+
+
+def utf8_bytes(text: str) -> int:
+    """Bytes of ``text`` in UTF-8; half a surrogate pair counts 3."""
+    return len(text.encode("utf-8", "surrogatepass"))

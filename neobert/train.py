@@ -142,7 +142,8 @@ def chosen(config: Config, words: Sequence[str]) -> str:
     if config.task == "mteb":
         name = model.name if model.from_hub else config.mteb_model or config.trainer.output_dir
         return f"mteb: {config.mteb_task_type} with {name} (all settings: --help)"
-    start, data, groups = model.init_from, config.dataset.path or config.dataset.name, ["dataset"]
+    data = ", ".join(config.dataset.mixture) or config.dataset.path or config.dataset.name
+    start, groups = model.init_from, ["dataset"]
     if config.task == "contrastive":  # whose dataset.path is that of the tokens
         pairs = config.contrastive
         start = pairs.pretrained_checkpoint_dir or pairs.pretrained_model_path

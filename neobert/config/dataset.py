@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from neobert.config.checks import above, at_least, require, within
+from neobert.config.mixture import mixture_problems
 from neobert.config.section import Section
 
 
@@ -19,6 +21,16 @@ class DatasetConfig(Section):
 
     path: str = ""
     """Local file or folder (parquet, jsonl, csv, text, ``save_to_disk``); wins over ``name``."""
+
+    mixture: dict[str, Any] = field(default_factory=dict)
+    """Sources of pretraining by a name of yours: ``{path or name, weight, max_epochs}``, and other
+    keys of this section that say which text it is (``config``, ``text_column``, ``train_split``,
+    ``eval_split``, ``validation_split``, ``eval_samples``, ``trust_remote_code``). Weights sum to
+    1; without them, shares are by tokens. Empty: one source."""
+
+    mixture_temperature: float | None = None
+    """Shares proportional to the weights (or tokens) to this power: below 1 small sources get
+    more; 0: equal shares. ``null``: 1."""
 
     num_workers: int = 16
     """Loader processes; lowered to the cores that are there, and for a stream to a number that
@@ -130,6 +142,7 @@ class DatasetConfig(Section):
             split is None or 0 < split < 1,
             f"dataset.validation_split={split}: must be between 0 and 1, both excluded",
         )
+        found += mixture_problems(self)
         spans = [problem for span in self.skip_steps for problem in _span_problems(span)]
         return found + (spans or _overlap_problems(self.skip_steps))
 

@@ -212,6 +212,12 @@ def _put(merged: Merged, key: str, value: object, layer: Layer) -> None:
     merged.values[key], merged.layers[key] = value, layer
 
 
+def _has_entry(merged: Merged, entry: tuple[str, int, list[str]]) -> bool:
+    key, number, _ = entry
+    entries = merged.values.get(key)
+    return isinstance(entries, list) and number < len(entries) and isinstance(entries[number], dict)
+
+
 def _with(values: object, path: Sequence[str], value: object) -> dict[str, object]:
     """A copy of the mapping ``values`` with one entry, at any depth, set; the others stay."""
     key, *rest = path
@@ -327,8 +333,8 @@ def _expand_home(config: Config) -> None:
         *section, name = key.split(".")
         owner = getattr(config, section[0]) if section else config
         setattr(owner, name, _expanded(getattr(owner, name)))
-    for entries in (config.contrastive.sources, config.mteb_local):
-        for entry in (value for value in entries.values() if isinstance(value, dict)):
+    for entries in (config.contrastive.sources, config.mteb_local, config.dataset.mixture):
+        for entry in (one for one in entries.values() if isinstance(one, dict)):
             entry.update({"path": _expanded(entry["path"])} if "path" in entry else {})
 
 

@@ -10,6 +10,7 @@ from neobert.config.datacollator import DataCollatorConfig
 from neobert.config.dataset import DatasetConfig
 from neobert.config.deepspeed import DeepSpeedConfig
 from neobert.config.glue import GlueConfig
+from neobert.config.mixture import stage_mixture_problems
 from neobert.config.model import ModelConfig
 from neobert.config.mteb import read_local_tasks
 from neobert.config.optimizer import OptimizerConfig
@@ -30,7 +31,7 @@ TASKS = (
     "mteb",
 )
 MTEB_POOLINGS = ("mean", "avg", "cls", "max")
-PRETRAINING_METRICS = ("loss", "perplexity", "accuracy")
+PRETRAINING_METRICS = ("loss", "perplexity", "bits_per_byte", "accuracy")
 """What an evaluation of pretraining can be called best by."""
 
 LARGEST_SEED = 2**32 - 1
@@ -141,7 +142,8 @@ class Config(Section):
         )
         for section in vars(self).values():
             found += section.problems() if isinstance(section, Section) else []
-        return found + self._stages() + self._lengths() + self._combinations() + self._best_model()
+        found += self._stages() + self._mixture() + self._lengths()
+        return found + self._combinations() + self._best_model()
 
     def _stages(self) -> list[str]:
         if not self.stages and not self.trainer.batch_warmup_tokens:
@@ -165,7 +167,9 @@ class Config(Section):
         for number, stage in enumerate(self.stages):
             place = f"stages[{number}]"
             problems += stage.problems(place)
-            changed = with_stage(self, stage).problems()
+            problems += stage_mixture_problems(self.dataset, stage.mixture, place)
+            own_keys = replace(stage, mixture={}, mixture_temperature=None)  # checked above
+            changed = with_stage(self, own_keys).problems()
             problems += [f"{place}: {one}" for one in changed if one not in known]
         return problems
 
@@ -194,6 +198,18 @@ class Config(Section):
                 f"dataset.max_seq_length={self.dataset.max_seq_length}: nothing would be left",
             )
         return found
+
+    def _mixture(self) -> list[str]:
+        if not self.dataset.mixture:
+            return []
+        problems = require(
+            self.task == "pretraining",
+            f"dataset.mixture: only pretraining mixes sources, not task={self.task}",
+        )
+        return problems + require(
+            self.trainer.max_steps > 0,
+            "dataset.mixture needs trainer.max_steps above 0: sources have epochs of their own",
+        )
 
     def _combinations(self) -> list[str]:
         found = []
@@ -225,10 +241,11 @@ class Config(Section):
         if metric is None:
             return []
         name = metric.removeprefix("eval/").removeprefix("eval_")
-        found = []
+        found, metrics = [], PRETRAINING_METRICS
         if self.task == "pretraining":
-            found = one_of("trainer.metric_for_best_model", name, PRETRAINING_METRICS)
-        falls = name in ("loss", "perplexity")
+            sources = [f"{one}/{source}" for source in self.dataset.mixture for one in metrics]
+            found = one_of("trainer.metric_for_best_model", name, [*metrics, *sources])
+        falls = name.partition("/")[0] in ("loss", "perplexity", "bits_per_byte")
         return found + require(
             not (falls and self.trainer.greater_is_better),
             f"trainer.metric_for_best_model={metric} is better when smaller: set "

@@ -13,8 +13,9 @@ from neobert.config.section import kinds_of, section_of
 Flat = dict[str, object]
 """Values by dotted key."""
 
-ENTRY_KEY = re.compile(r"(\w+(?:\.\w+)*)\.(\d{1,4})\.(\w+)")
-"""A setting of one entry of a list of sections: ``stages.0.lr``."""
+ENTRY_KEY = re.compile(r"(\w+(?:\.\w+)*?)\.(\d{1,4})\.(.+)")
+"""A setting of one entry of a list of sections, ``stages.0.lr``, or within it,
+``stages.0.mixture.web``."""
 
 
 @cache
@@ -68,12 +69,12 @@ def mapping_of(key: str) -> str | None:
     return next(filter(is_free_form, parents(key)), None)
 
 
-def entry_of(key: str) -> tuple[str, int, str] | None:
-    """The list of sections, number and name that ``stages.0.lr`` stands for; else ``None``."""
+def entry_of(key: str) -> tuple[str, int, list[str]] | None:
+    """The list of sections, number and path that ``stages.0.lr`` stands for; else ``None``."""
     match = ENTRY_KEY.fullmatch(key)
     if match is None or entries_of(field_types().get(match[1])) is None:
         return None
-    return match[1], int(match[2]), match[3]
+    return match[1], int(match[2]), match[3].split(".")
 
 
 def is_text(kind: Any) -> bool:
@@ -88,11 +89,13 @@ def entries_of(kind: Any) -> type | None:
 
 
 def flatten(values: Mapping[Any, object], section: str = "") -> Flat:
-    """Nested mappings as dotted keys. Free-form mappings and empty sections stay values."""
+    """Nested mappings as dotted keys. Free-form mappings, settings of an entry of a list and empty
+    sections stay values."""
     flat: Flat = {}
     for name, value in values.items():
         key = joined(section, str(name))
-        if isinstance(value, Mapping) and value and not is_free_form(key):
+        is_value = is_free_form(key) or entry_of(key) is not None
+        if isinstance(value, Mapping) and value and not is_value:
             flat |= flatten(value, key)
         else:
             flat[key] = value

@@ -52,6 +52,13 @@ class StageConfig(Section):
     mlm_probability: float | None = None
     """Share of the tokens that are predicted."""
 
+    mixture: dict[str, float] = field(default_factory=dict)
+    """Weights of the sources of ``dataset.mixture``, which sum to 1; a source that is left out has
+    none. Empty: the weights there."""
+
+    mixture_temperature: float | None = None
+    """Instead of ``dataset.mixture_temperature``."""
+
     min_length: int | None = None
     """Shortest document in tokens that is kept."""
 
@@ -65,6 +72,7 @@ class StageConfig(Section):
         problems += within(f"{place}.final_lr_ratio", self.final_lr_ratio, 0, 1)
         problems += above(f"{place}.rope_theta", self.rope_theta, 0)
         problems += within(f"{place}.mlm_probability", self.mlm_probability, 0, 1)
+        problems += at_least(f"{place}.mixture_temperature", self.mixture_temperature, 0)
         if self.decay is not None:
             problems += one_of(f"{place}.decay", self.decay, STAGE_DECAYS)
             problems += require(
@@ -86,6 +94,12 @@ def with_stage(config: "Config", stage: StageConfig) -> "Config":
         collator = replace(collator, max_length=None)
     if stage.min_length is not None:
         dataset = replace(dataset, min_length=stage.min_length, filter_by_length=True)
+    if stage.mixture:
+        entries = dataset.mixture.items()
+        weighted = {name: {**one, "weight": stage.mixture.get(name, 0.0)} for name, one in entries}
+        dataset = replace(dataset, mixture=weighted)
+    if stage.mixture_temperature is not None:
+        dataset = replace(dataset, mixture_temperature=stage.mixture_temperature)
     if stage.mlm_probability is not None:
         collator = replace(collator, mlm_probability=stage.mlm_probability, mlm_schedule={})
     if stage.per_device_train_batch_size is not None:

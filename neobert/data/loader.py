@@ -1,9 +1,10 @@
 """The training batches of indexed data, by their number, in loader processes if there are any.
 
-Row number ``g`` of the run is a row of the store by :class:`~neobert.data.order.Order`; which
-numbers a micro-batch takes is defined by :class:`~neobert.data.steps.Steps`. So a batch is a
-function of (data, settings, seed, step): it depends neither on the number of
-workers, nor on the number of ranks at equal rows per step, nor on how often the run was stopped.
+Row number ``g`` of the run is a row of the store by :class:`~neobert.data.order.Order`, in a
+mixture a row of the source by :class:`~neobert.data.mixture.SourceOrder`; which numbers a
+micro-batch takes is defined by :class:`~neobert.data.steps.Steps`. So a batch is a function of
+(data, settings, seed, step): it depends neither on the number of workers, nor on the number of
+ranks at equal rows per step, nor on how often the run was stopped.
 """
 
 import math
@@ -19,49 +20,96 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from neobert.batch import IGNORE, MaskedBatch
+from neobert.data.mixture import SourceOrder
 from neobert.data.order import Order
 from neobert.data.processes import end_with_parent
 from neobert.data.steps import Share, Steps
-from neobert.data.token_rows import Row, TokenRows
+from neobert.data.token_rows import Row, RowMaker, TokenRows
 
 Item = TypeVar("Item")
 Batch_co = TypeVar("Batch_co", covariant=True)
 Result = TypeVar("Result")
 
 
-class MicroBatches(Dataset[MaskedBatch]):
-    """Micro-batches of a run by their number; what loader processes compute."""
+@runtime_checkable
+class RowSequence(Protocol):
+    """The rows of a run by their number, before masking."""
 
-    def __init__(self, rows: TokenRows, order: Order, steps: Steps) -> None:
-        self.rows, self.order, self.steps = rows, order, steps
+    @property
+    def num_rows(self) -> int:
+        """Rows of the data, in an epoch."""
 
-    def __getitem__(self, number: int) -> MaskedBatch:
-        step, maker = number // self.steps.share.accumulation, self.rows.maker
-        numbers = self.steps.numbers(number)
-        return maker.batch([maker.mask(self.row(one), one, step) for one in numbers])
+    @property
+    def rows_per_epoch(self) -> int:
+        """Row numbers of an epoch, empty ones included."""
 
     def row(self, number: int) -> Row:
-        """The row with this number in the run, before masking."""
+        """The row with this number in the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderedRows:
+    """The rows of one plan in every epoch, each time in another order."""
+
+    rows: TokenRows
+    order: Order
+
+    @property
+    def num_rows(self) -> int:
+        return self.order.num_rows
+
+    @property
+    def rows_per_epoch(self) -> int:
+        return self.order.rows_per_epoch
+
+    def row(self, number: int) -> Row:
+        """The row with this number in the run."""
         return self.rows.lay_out(self.order.row(number))
 
 
-class CroppedMicroBatches(MicroBatches):
-    """Micro-batches whose documents are cropped again in each epoch, by a plan of its own."""
+class CroppedRows:
+    """Rows whose documents are cropped again in each epoch, by a plan of its own."""
 
-    def __init__(self, epochs: Sequence[TokenRows], seed: int, steps: Steps) -> None:
+    def __init__(self, epochs: Sequence[TokenRows], seed: int, rows_per_step: int) -> None:
         """``epochs``: the rows of each epoch that the run reaches."""
         counts = [rows.plan.num_rows for rows in epochs]
-        super().__init__(epochs[0], Order(counts[0], seed, steps.share.rows_per_step), steps)
-        self.epochs, self.seed = epochs, seed
+        self.epochs, self.seed, self.rows_per_step = epochs, seed, rows_per_step
+        self.num_rows = self.rows_per_epoch = counts[0]
         self._ends = list(accumulate(counts))
 
     def row(self, number: int) -> Row:
+        """The row with this number in the run."""
         epoch = bisect_right(self._ends, number)
         rows = self.epochs[epoch]
         count = rows.plan.num_rows
         place = number - self._ends[epoch] + count
-        order = Order(count, self.seed, self.steps.share.rows_per_step)
+        order = Order(count, self.seed, self.rows_per_step)
         return rows.lay_out(order.row(epoch * count + place))
+
+
+class MixedRows:
+    """The rows of several sources, each in its own order and with its own epochs."""
+
+    def __init__(self, sources: Sequence[RowSequence], order: SourceOrder) -> None:
+        self.sources, self.order = sources, order
+        self.num_rows = self.rows_per_epoch = sum(rows.num_rows for rows in sources)
+
+    def row(self, number: int) -> Row:
+        """The row with this number in the run."""
+        source, ordinal = self.order.row(number)
+        return self.sources[source].row(ordinal)
+
+
+class MicroBatches(Dataset[MaskedBatch]):
+    """Micro-batches of a run by their number; what loader processes compute."""
+
+    def __init__(self, rows: RowSequence, maker: RowMaker, steps: Steps) -> None:
+        self.rows, self.maker, self.steps = rows, maker, steps
+
+    def __getitem__(self, number: int) -> MaskedBatch:
+        step, maker = number // self.steps.share.accumulation, self.maker
+        numbers = self.steps.numbers(number)
+        return maker.batch([maker.mask(self.rows.row(one), one, step) for one in numbers])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +150,8 @@ class StepLoader:
 
     def state_dict(self) -> dict[str, int]:
         """Where the run is in its data."""
-        order = self.batches.order
-        epoch = {"num_rows": order.num_rows, "rows_per_epoch": order.rows_per_epoch}
+        rows = self.batches.rows
+        epoch = {"num_rows": rows.num_rows, "rows_per_epoch": rows.rows_per_epoch}
         return {**self.batches.steps.state(self._done), **epoch}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
@@ -116,12 +164,12 @@ class StepLoader:
 
     def _renumbered(self, state: dict[str, int]) -> dict[str, int]:
         """With another batch, epochs that are filled up have another number of empty rows."""
-        order = self.batches.order
-        if state["num_rows"] != order.num_rows:
+        rows = self.batches.rows
+        if state["num_rows"] != rows.num_rows:
             return state  # rows are made otherwise: the same place in a new order
         epoch, place = divmod(state["next_row"], state["rows_per_epoch"])
-        first = epoch * order.rows_per_epoch
-        return {**state, "next_row": first + min(place, order.num_rows)}
+        first = epoch * rows.rows_per_epoch
+        return {**state, "next_row": first + min(place, rows.num_rows)}
 
 
 class CountedLoader(Generic[Item]):

@@ -11,12 +11,17 @@ number of processes divides the number of readers, each runs readers that no oth
 document is read, tokenised and packed once. The place of a run is the number of its next row, and
 for each reader the cursor at the start of its window: a resumed run reads one window per reader
 again, under any number of ranks and workers, and continues with the very next row.
+
+In a mixture each stream has readers of its own, and row ``j`` of a stream is the next row of its
+reader ``j mod readers``. The sources of a rank's rows follow no such rotation, so each rank runs
+all readers; its workers share them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from math import gcd
+from itertools import accumulate
+from math import gcd, inf
 
 import torch.distributed as dist
 from torch.utils.data import IterableDataset, get_worker_info
@@ -25,6 +30,7 @@ from neobert.batch import MaskedBatch
 from neobert.config.checks import ConfigError
 from neobert.console import get_logger
 from neobert.data.loader import Workers, build_stream_loader, one_ahead, targets_over_ranks
+from neobert.data.mixture import SourceOrder
 from neobert.data.steps import Steps
 from neobert.data.stream_readers import Reader, ReaderState, StreamRows
 from neobert.data.stream_source import ReaderGroup, StreamPlace, in_order, readers_of
@@ -54,9 +60,16 @@ class Failure:
 class StreamBatches(IterableDataset):  # type: ignore[type-arg]
     """A rank's micro-batches from ``first`` on; each worker gives its part of every one."""
 
-    def __init__(self, stream: StreamRows, steps: Steps) -> None:
-        self.stream, self.steps = stream, steps
-        self.heads = stream.source.heads()
+    def __init__(
+        self, streams: Sequence[StreamRows], steps: Steps, order: SourceOrder | None = None
+    ) -> None:
+        """``order`` says which stream each row is from; it may be left out where there is one."""
+        self.streams, self.steps = streams, steps
+        self.order = order or SourceOrder.of_one()
+        self.heads = [stream.source.heads() for stream in streams]
+        self.first_readers = list(accumulate((one.readers for one in streams), initial=0))
+        """Number of the first reader of each stream among the readers of all."""
+
         self.states: dict[int, ReaderState] = {}
         """Where the readers continue; those that are missing have not begun."""
 
@@ -77,63 +90,103 @@ class StreamBatches(IterableDataset):  # type: ignore[type-arg]
     def join(self, parts: Iterable[StreamPart]) -> MaskedBatch:
         """The micro-batch of all its parts."""
         rows = sorted((row for part in parts for row in part.rows), key=lambda row: row[0])
-        return self.stream.maker.batch([row for _, row in rows])
+        return self.streams[0].maker.batch([row for _, row in rows])
 
     def workers(self, requested: int) -> int:
         """Loader processes, at most ``requested``, such that none runs a reader of another."""
-        ranks, readers = self.steps.share.ranks, self.stream.readers
+        if len(self.streams) > 1:
+            return min(requested, self.first_readers[-1])
+        ranks, readers = self.steps.share.ranks, self.streams[0].readers
         alone = gcd(ranks, readers)
         counts = range(requested, 0, -1)
         return next((n for n in counts if gcd(ranks * n, readers) == alone * n), 0)
 
+    def reader_of(self, number: int) -> tuple[int, int]:
+        """The reader, among those of all streams, of a row of the run, and which of its rows it
+        is."""
+        source, ordinal = self.order.row(number)
+        index, reader = divmod(ordinal, self.streams[source].readers)
+        return self.first_readers[source] + reader, index
+
     def _parts(self, worker: int, workers: int) -> Iterator[StreamPart]:
-        ranks, accumulation = self.steps.share.ranks, self.steps.share.accumulation
-        maker, micro_batch = self.stream.maker, self.first
+        accumulation, micro_batch = self.steps.share.accumulation, self.first
+        maker = self.streams[0].maker
         pool = ThreadPoolExecutor(1, "stream")
         try:
             readers = self._start(pool, worker, workers)
             while True:
-                numbers = self.steps.numbers(micro_batch)
-                mine = [number for number in numbers if number // ranks % workers == worker]
                 part = StreamPart([], {})
-                for number in mine:
-                    index, reader = divmod(number, self.stream.readers)
-                    row, part.states[reader] = readers[reader].row(index)
-                    step = micro_batch // accumulation
-                    part.rows.append((number, maker.mask(row, number, step)))
+                for number in self.steps.numbers(micro_batch):
+                    reader, index = self.reader_of(number)
+                    if self._worker_of(number, reader, workers) == worker:
+                        row, part.states[reader] = readers[reader].row(index)
+                        step = micro_batch // accumulation
+                        part.rows.append((number, maker.mask(row, number, step)))
                 yield part
                 micro_batch += 1
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
+    def _worker_of(self, number: int, reader: int, workers: int) -> int:
+        """The loader process of this rank that makes a row."""
+        if len(self.streams) > 1:
+            return reader % workers
+        return number // self.steps.share.ranks % workers
+
     def _start(self, pool: ThreadPoolExecutor, worker: int, workers: int) -> dict[int, Reader]:
-        """The readers of this process, in the order in which they are needed."""
-        share, count = self.steps.share, self.stream.readers
+        """The readers of this process. The windows of those that are needed first are made
+        first."""
         first = self.steps.numbers(self.first).start
-        process = first % share.ranks + share.ranks * worker
-        mine = readers_of(process, share.ranks * workers, count)
-        groups = self.stream.source.num_groups(count)
-        states = {reader: self.states.get(reader, ReaderState()) for reader in mine}
+        parts, counts = self.order.parts(first), self.order.counts(first)
+        readers: dict[int, Reader] = {}
+        needed: dict[int, float] = {}
+        for source, stream in enumerate(self.streams):
+            mine = self._readers_of(source, first, worker, workers)
+            for number, reader in self._open(source, mine, pool).items():
+                readers[self.first_readers[source] + number] = reader
+                rows = (number - counts[source]) % stream.readers
+                late = rows / parts[source] if parts[source] else inf
+                needed[self.first_readers[source] + number] = late
+        for number in sorted(needed, key=needed.__getitem__):
+            readers[number].start(self.states.get(number, ReaderState()))
+        return readers
+
+    def _readers_of(self, source: int, first: int, worker: int, workers: int) -> Iterable[int]:
+        """The readers of a stream that this process runs, from row ``first`` of the run on."""
+        share, count = self.steps.share, self.streams[source].readers
+        if len(self.streams) == 1:
+            return readers_of(
+                first % share.ranks + share.ranks * worker, share.ranks * workers, count
+            )
+        before = self.first_readers[source]
+        return [number for number in range(count) if (before + number) % workers == worker]
+
+    def _open(
+        self, source: int, numbers: Iterable[int], pool: ThreadPoolExecutor
+    ) -> dict[int, Reader]:
+        stream, before = self.streams[source], self.first_readers[source]
+        groups = stream.source.num_groups(stream.readers)
         waiting: dict[int, dict[int, StreamPlace]] = {}
-        for reader, state in states.items():
-            waiting.setdefault(reader % groups, {})[reader // groups] = state.place
+        for number in numbers:
+            place = self.states.get(before + number, ReaderState()).place
+            waiting.setdefault(number % groups, {})[number // groups] = place
         by_number = {
             group: ReaderGroup(
-                self.stream.source,
+                stream.source,
                 number=group,
                 groups=groups,
-                readers=count // groups,
-                heads=self.heads,
-                window=self.stream.window,
+                readers=stream.readers // groups,
+                heads=self.heads[source],
+                window=stream.window,
                 waiting=places,
             )
             for group, places in waiting.items()
         }
-        readers = {}
-        for reader in sorted(mine, key=lambda one: (one - first) % count):
-            readers[reader] = Reader(self.stream, reader, by_number[reader % groups], pool)
-            readers[reader].start(states[reader])
-        return readers
+        return {
+            place * groups + group: Reader(stream, place * groups + group, by_number[group], pool)
+            for group, places in waiting.items()
+            for place in places
+        }
 
 
 class StreamLoader:
@@ -146,17 +199,19 @@ class StreamLoader:
             log.info(
                 "dataset.num_workers: %d, so that each runs stream readers of its own (%d over %d "
                 "ranks)",
-                *(number, batches.stream.readers, batches.steps.share.ranks),
+                *(number, batches.first_readers[-1], batches.steps.share.ranks),
             )
         self.workers = replace(workers, number=number)
-        self._states: dict[int, ReaderState] = {}
+        self.states: dict[int, ReaderState] = {}
+        """Where the readers continue that have begun."""
+
         self._done = 0
 
     def __len__(self) -> int:
         return self.total_steps * self.batches.steps.share.accumulation
 
     def __iter__(self) -> Iterator[MaskedBatch]:
-        self.batches.states, self.batches.first = dict(self._states), self._done
+        self.batches.states, self.batches.first = dict(self.states), self._done
         accumulation = self.batches.steps.share.accumulation
         items = iter(build_stream_loader(self.batches, self.workers))
         left = range((len(self) - self._done) // accumulation)
@@ -167,7 +222,7 @@ class StreamLoader:
             for batch, parts in step:
                 self._done += 1
                 for part in parts:
-                    self._states |= part.states
+                    self.states |= part.states
                 yield replace(batch, num_targets_in_step=total)
 
     def _draw(self, items: Iterator[StreamPart | Failure]) -> tuple[MaskedBatch, list[StreamPart]]:
@@ -182,10 +237,12 @@ class StreamLoader:
     def state_dict(self) -> dict[str, object]:
         """Where the run is in its stream: its next row, and the windows of the readers of all
         ranks. Every rank calls this."""
+        place = self.batches.steps.state(self._done)
         return {
-            "place": self.batches.steps.state(self._done),
+            "place": place,
             "readers": {number: asdict(state) for number, state in self._of_all_ranks().items()},
-            "key": self.batches.stream.key,
+            "key": self._key,
+            "counts": self.batches.order.counts(place["next_row"]),
         }
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
@@ -201,17 +258,15 @@ class StreamLoader:
         assert isinstance(saved_key, dict)
         assert isinstance(readers, dict)
         self.batches.steps, self._done = self.batches.steps.resumed(place)
-        self._states = {number: ReaderState.of(state) for number, state in readers.items()}
-        key = self.batches.stream.key
-        if saved_key["source"] != key["source"]:
+        self.states = {number: ReaderState.of(state) for number, state in readers.items()}
+        counts = self.batches.order.counts(place["next_row"])
+        if saved_key["source"] != self._key["source"]:
             log.warning("the stream is another one than before: it starts at its beginning")
-            self._renumber([StreamPlace()])
-        elif saved_key["rows"] != key["rows"]:
+            self._renumber([[StreamPlace()] for _ in self.batches.streams])
+        elif saved_key["rows"] != self._key["rows"] or state_dict.get("counts", counts) != counts:
             log.warning("rows are made otherwise than before: some documents are seen again")
-            stream, begun = self.batches.stream, self._states
-            groups = stream.source.num_groups(stream.readers)
-            places = [begun.get(one, ReaderState()).place for one in range(stream.readers)]
-            self._renumber([min(places[group::groups], key=in_order) for group in range(groups)])
+            begun, sources = self.states, range(len(self.batches.streams))
+            self._renumber([self._last_places(source, begun) for source in sources])
 
     def start_after(self, state_dict: dict[str, object]) -> None:
         """Begin the first step with the row that follows another loader's place."""
@@ -219,22 +274,41 @@ class StreamLoader:
         assert isinstance(place, dict)
         self.load_state_dict({**state_dict, "place": {**place, "micro_batches": 0}})
 
-    def _renumber(self, places: Sequence[StreamPlace]) -> None:
-        """Let the readers of each group begin at its place, with the next rows of the run."""
+    @property
+    def _key(self) -> dict[str, str]:
+        keys = [stream.key for stream in self.batches.streams]
+        return {part: " ".join(key[part] for key in keys) for part in ("source", "rows")}
+
+    def _last_places(self, source: int, begun: Mapping[int, ReaderState]) -> list[StreamPlace]:
+        """For each group of a stream's readers, the start of the window of the last of them."""
+        stream, first = self.batches.streams[source], self.batches.first_readers[source]
+        groups = stream.source.num_groups(stream.readers)
+        numbers = range(first, first + stream.readers)
+        places = [begun.get(number, ReaderState()).place for number in numbers]
+        return [min(places[group::groups], key=in_order) for group in range(groups)]
+
+    def _renumber(self, places: Sequence[Sequence[StreamPlace]]) -> None:
+        """Let the readers of each group of each stream begin at its place, with the next rows of
+        the run."""
         step = self._done // self.batches.steps.share.accumulation
-        first, count = self.batches.steps.first_row(step), self.batches.stream.readers
-        self._states = {
-            reader: ReaderState(places[reader % len(places)], rows=-(-(first - reader) // count))
-            for reader in range(count)
+        counts = self.batches.order.counts(self.batches.steps.first_row(step))
+        self.states = {
+            before + reader: ReaderState(
+                of_groups[reader % len(of_groups)], rows=-(-(rows - reader) // stream.readers)
+            )
+            for stream, before, rows, of_groups in zip(
+                self.batches.streams, self.batches.first_readers, counts, places, strict=False
+            )
+            for reader in range(stream.readers)
         }
 
     def _of_all_ranks(self) -> dict[int, ReaderState]:
         """The windows that the readers are in. A reader that several ranks run is in several: the
         last one, which is not behind the run's next row either."""
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-            return self._states
+            return self.states
         everywhere: list[dict[int, ReaderState]] = [{}] * dist.get_world_size()
-        dist.all_gather_object(everywhere, self._states)
+        dist.all_gather_object(everywhere, self.states)
         found: dict[int, ReaderState] = {}
         for states in everywhere:
             for reader, state in states.items():

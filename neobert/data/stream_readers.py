@@ -74,6 +74,11 @@ class StreamRows:
     order."""
 
     readers: int = 1
+    max_epochs: float | None = None
+    """How often the stream may be read; ``None``: any number of times."""
+
+    setting: str = "dataset"
+    """Dotted key of its settings, for messages."""
 
     @property
     def window(self) -> int:
@@ -104,12 +109,23 @@ class StreamRows:
         place, seed = start.place, self.maker.masking.seed
         return generator(seed, reader, place.epoch, place.window).permutation(count)
 
+    def check_epochs(self, epoch: int) -> None:
+        """Raise ``ConfigError`` if a row of this epoch (from 0) is one too many."""
+        if self.max_epochs is not None and epoch >= self.max_epochs:
+            raise ConfigError(
+                f"{self.setting}.max_epochs={self.max_epochs:g}: the run has read all of "
+                f"{self.documents.name} {epoch} times; resume from the last checkpoint with a "
+                f"higher value, or lower {self.setting}.weight or trainer.max_steps in a new run"
+            )
+
     def nothing_in(self, reader: int) -> ConfigError:
         """The error where a reader has gone through its part and found no row."""
         name, shortest = self.documents.name, self.maker.packing.shortest
         longer = f" of {shortest} tokens or more (dataset.min_length)" if shortest else ""
         if self.readers == 1:
-            return ConfigError(f"dataset: the stream {name} has no document to train on{longer}")
+            return ConfigError(
+                f"{self.setting}: the stream {name} has no document to train on{longer}"
+            )
         return ConfigError(
             f"dataset.stream_readers={self.readers}: the part of reader {reader} of the stream "
             f"{name} has no document to train on{longer}; set it lower"
@@ -138,6 +154,7 @@ class Reader:
             self._window = self._next.result()
             self._next = self.pool.submit(self._make, self._window.after)
         window = self._window
+        self.stream.check_epochs(window.start.place.epoch)
         place = index - window.start.rows
         return window.rows.lay_out(int(window.order[place])), window.start
 

@@ -26,6 +26,7 @@ from neobert.losses.mlm import masked_lm_loss
 from neobert.model.heads import MaskedLM
 from neobert.model.weight_files import WEIGHTS, read_weights
 from neobert.tasks.pretraining.data import PretrainingDataModule
+from neobert.tasks.pretraining.evaluation_sets import evaluation_metrics
 from neobert.training.checkpoint import MODULE_PREFIX, save_weights
 from neobert.training.start import Pretrained, open_weights
 
@@ -33,6 +34,9 @@ log = get_logger("neobert.tools.average")
 
 COPIED = ("config.yaml", "config.json", "tokenizer", "tokenizer_info.json")
 """What the mean has in common with its first part."""
+
+RECORDED = {"evaluation_loss": "eval/loss", "bits_per_byte": "eval/bits_per_byte"}
+"""Key of ``average.json`` -> metric of each part and of the mean."""
 
 
 def average(parts: Sequence[Pretrained], shares: Sequence[float]) -> dict[str, Tensor]:
@@ -121,42 +125,55 @@ def evaluation_data(part: Pretrained) -> PretrainingDataModule | None:
 
 
 @torch.inference_mode()
-def evaluation_loss(model: MaskedLM, data: PretrainingDataModule) -> float:
-    """Cross-entropy per target in nats, in fp32, over all of the evaluation set."""
-    total, targets = 0.0, 0
+def evaluate_model(model: MaskedLM, data: PretrainingDataModule) -> dict[str, float]:
+    """Metrics at ``datacollator.mlm_probability``, in fp32, over all of the evaluation set."""
     loaders = data.val_dataloader()
-    first = loaders[0] if isinstance(loaders, list) else loaders
-    for batch in first:
-        hidden = model.hidden(batch.inputs)
-        weight, bias = model.decoder_weight, model.decoder.bias
-        loss = masked_lm_loss(hidden, weight, batch.positions, batch.labels, bias)
-        total, targets = total + float(loss.sum), targets + int(loss.count)
-    return total / max(1, targets)
+    every = loaders if isinstance(loaders, list) else [loaders]
+    sets, sums = [], []
+    for one, loader in zip(data.evaluations, every, strict=True):
+        if one.rate is not None:
+            continue
+        total, targets = 0.0, 0
+        for batch in loader:
+            hidden = model.hidden(batch.inputs)
+            weight, bias = model.decoder_weight, model.decoder.bias
+            loss = masked_lm_loss(hidden, weight, batch.positions, batch.labels, bias)
+            total, targets = total + float(loss.sum), targets + int(loss.count)
+        sets.append(one)
+        sums.append((total, 0.0, targets, 0.0))
+    return evaluation_metrics(sets, sums)
 
 
-def compare(parts: Sequence[Pretrained], folder: Path) -> dict[str, float]:
-    """Evaluation loss of each part and of the mean in ``folder``, by path; empty if unknown."""
+def compare(parts: Sequence[Pretrained], folder: Path) -> dict[str, dict[str, float]]:
+    """Metrics of each part and of the mean in ``folder``, by path; empty if unknown."""
     data = evaluation_data(parts[0])
     if data is None:
         return {}
-    losses = {}
-    for part in (*parts, Pretrained(folder)):
-        losses[str(part.folder)] = evaluation_loss(part.masked_lm().eval(), data)
-    return losses
+    return {
+        str(part.folder): evaluate_model(part.masked_lm().eval(), data)
+        for part in (*parts, Pretrained(folder))
+    }
 
 
-def show(losses: dict[str, float], shares: Sequence[float]) -> None:
+def show(metrics: dict[str, dict[str, float]], shares: Sequence[float]) -> None:
     """A table of the parts and their mean, and whether the mean is the best of them."""
-    table = Table("", "share", "evaluation loss (nats)")
+    table = Table("", "share", "evaluation loss (nats)", "bits per byte")
     table.columns[0].overflow = "fold"
-    *parts, (mean, loss) = losses.items()
-    for (path, part_loss), share in zip(parts, shares, strict=True):
-        table.add_row(path, f"{share:.3f}", f"{part_loss:.4f}")
-    table.add_row(f"mean: {mean}", "", f"{loss:.4f}")
+    *parts, mean = metrics
+    names = [*parts, f"mean: {mean}"]
+    for name, path, share in zip(names, metrics, [*shares, None], strict=True):
+        bits = metrics[path].get("eval/bits_per_byte")
+        table.add_row(
+            name,
+            "" if share is None else f"{share:.3f}",
+            f"{metrics[path]['eval/loss']:.4f}",
+            "" if bits is None else f"{bits:.4f}",
+        )
     Console().print(table)
-    best = min(parts, key=lambda item: item[1])
-    if loss > best[1]:
-        log.warning("the mean is worse than %s by %.4f nats", best[0], loss - best[1])
+    best = min(parts, key=lambda path: metrics[path]["eval/loss"])
+    worse = metrics[mean]["eval/loss"] - metrics[best]["eval/loss"]
+    if worse > 0:
+        log.warning("the mean is worse than %s by %.4f nats", best, worse)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -189,14 +206,17 @@ def main(argv: list[str] | None = None) -> int:
         parts = [open_weights(place, key="checkpoints") for place in options.checkpoints]
         shares = shares_of(options.weights, len(parts))
         record = write_average(parts, shares, options.output)
-        losses = {} if options.no_evaluation else compare(parts, options.output)
+        metrics = {} if options.no_evaluation else compare(parts, options.output)
     except ConfigError as error:
         for problem in error.problems:
             log.error("error: %s", problem)
         return 2
-    if losses:
-        write_json({**record, "evaluation_loss": losses}, options.output / "average.json")
-        show(losses, shares)
+    if metrics:
+        for key, name in RECORDED.items():
+            values = {path: one[name] for path, one in metrics.items() if name in one}
+            record |= {key: values} if values else {}
+        write_json(record, options.output / "average.json")
+        show(metrics, shares)
     log.info("%s", options.output)
     return 0
 

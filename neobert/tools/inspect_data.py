@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import textwrap
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -18,8 +19,10 @@ from neobert.batch import IGNORE, MaskedBatch
 from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
 from neobert.console import get_logger, show_messages
-from neobert.data.stages import stage_at
-from neobert.data.stream import StreamBatches
+from neobert.data.loader import Workers
+from neobert.data.stages import Stage, stage_at
+from neobert.data.steps import Steps
+from neobert.data.stream import StreamLoader
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.failures import run_program
 from neobert.tasks.pretraining.data import PretrainingDataModule
@@ -72,6 +75,8 @@ def inspect(options: argparse.Namespace, words: list[str]) -> Iterator[str]:
     if not 0 <= options.rank < data.share.ranks:
         raise ConfigError(f"--rank {options.rank}: the run has {data.share.ranks} (from 0 on)")
     stage = stage_at(data.stages, options.step)
+    first = (options.step - stage.first_step) * stage.accumulation
+    steps = steps_of_rank(data, stage, options.rank)
     for part, batch in enumerate(batches_of_step(data, options.step)[options.rank]):
         yield ""
         yield (
@@ -79,7 +84,8 @@ def inspect(options: argparse.Namespace, words: list[str]) -> Iterator[str]:
             f"rank {options.rank} of {data.share.ranks}"
             + (f", stage {stage.name}" if len(data.stages) > 1 else "")
         )
-        yield from batch_lines(batch, data.tokenizer, options.rows)
+        sources = data.sources_of(stage, steps.numbers(first + part))
+        yield from batch_lines(batch, data.tokenizer, options.rows, sources)
 
 
 def fingerprint_lines(fingerprint: dict[str, object]) -> Iterator[str]:
@@ -93,13 +99,25 @@ def fingerprint_lines(fingerprint: dict[str, object]) -> Iterator[str]:
 
 def batches_of_step(data: PretrainingDataModule, step: int) -> list[list[MaskedBatch]]:
     """The micro-batches of a step, by rank, with the targets of the whole step counted."""
-    ranks = [_micro_batches(data, rank, step) for rank in range(data.share.ranks)]
-    total = sum(batch.num_targets for batches in ranks for batch in batches)
-    return [[replace(batch, num_targets_in_step=total) for batch in batches] for batches in ranks]
+    stage = stage_at(data.stages, step)
+    first = (step - stage.first_step) * stage.accumulation
+    numbers = range(first, first + stage.accumulation)
+    ranks = [steps_of_rank(data, stage, rank) for rank in range(data.share.ranks)]
+    made = (_of_stream if data.is_stream else _of_rows)(data, stage, ranks, numbers)
+    total = sum(batch.num_targets for batches in made for batch in batches)
+    return [[replace(batch, num_targets_in_step=total) for batch in batches] for batches in made]
 
 
-def batch_lines(batch: MaskedBatch, info: TokenizerInfo, rows: int) -> Iterator[str]:
-    """A micro-batch as text; ``rows`` of it in full."""
+def steps_of_rank(data: PretrainingDataModule, stage: Stage, rank: int) -> Steps:
+    """Which rows the micro-batches of a rank take in a stage."""
+    steps = data.stage_steps(stage)
+    return replace(steps, share=replace(steps.share, rank=rank))
+
+
+def batch_lines(
+    batch: MaskedBatch, info: TokenizerInfo, rows: int, sources: Sequence[str]
+) -> Iterator[str]:
+    """A micro-batch as text; ``rows`` of it in full. ``sources``: of each row, in a mixture."""
     inputs = batch.inputs
     length = inputs.row_length
     places = len(inputs.input_ids)
@@ -111,6 +129,8 @@ def batch_lines(batch: MaskedBatch, info: TokenizerInfo, rows: int) -> Iterator[
         f"{batch.num_targets_in_step:,} in the step"
     )
     yield f"  SHA-256 {batch_digest(batch)}"
+    if sources:
+        yield f"  sources: {', '.join(sources)}"
     bounds = inputs.cu_seqlens.tolist()
     shown = min(rows * length, places) if length else bounds[min(rows, len(bounds) - 1)]
     number = -1
@@ -144,24 +164,45 @@ def _text_lines(batch: MaskedBatch, info: TokenizerInfo, first: int, last: int) 
     return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent)
 
 
-def _micro_batches(data: PretrainingDataModule, rank: int, step: int) -> list[MaskedBatch]:
-    stage = stage_at(data.stages, step)
-    planned = data.stage_steps(stage)
-    steps = replace(planned, share=replace(planned.share, rank=rank))
-    first = (step - stage.first_step) * stage.accumulation
-    numbers = range(first, first + stage.accumulation)
-    if data.source.stream is None:
-        batches = data.micro_batches(stage)
+def _of_rows(
+    data: PretrainingDataModule, stage: Stage, ranks: list[Steps], numbers: range
+) -> list[list[MaskedBatch]]:
+    batches, made = data.micro_batches(stage), []
+    for steps in ranks:
         batches.steps = steps
-        return [batches[number] for number in numbers]
-    if stage.first_step:
-        raise ConfigError(
-            f"--step {step}: is in stage {stage.name}, where a stream continues from what the "
-            "stages before have read; only the first stage of a stream can be shown"
-        )
-    stream = StreamBatches(data.stream_rows(stage), steps)
-    stream.first = numbers.start  # reads on from the beginning: a stream has no index
-    return list(islice(stream.micro_batches(), len(numbers)))
+        made.append([batches[number] for number in numbers])
+    return made
+
+
+def _of_stream(
+    data: PretrainingDataModule, stage: Stage, ranks: list[Steps], numbers: range
+) -> list[list[MaskedBatch]]:
+    """Reads on from the beginning of the run: a stream has no index."""
+    loader = _stream_at(data, stage)
+    batches, made = loader.batches, []
+    batches.states, batches.first = loader.states, numbers.start
+    for steps in ranks:
+        batches.steps = replace(steps, offset=loader.batches.steps.offset)
+        made.append(list(islice(batches.micro_batches(), len(numbers))))
+    return made
+
+
+def _stream_at(data: PretrainingDataModule, stage: Stage) -> StreamLoader:
+    """The loader of a stage, at its first step, over the rows of all ranks."""
+    place: dict[str, object] | None = None
+    for one in data.stages:
+        batches = data.stream_batches(one)
+        share = batches.steps.share
+        whole = replace(share, batch_size=share.batch_size * share.ranks, rank=0, ranks=1)
+        batches.steps = replace(batches.steps, share=whole)
+        loader = StreamLoader(batches, one.steps, Workers())
+        if place is not None:
+            loader.start_after(place)
+        if one.first_step == stage.first_step:
+            break
+        deque(loader, maxlen=0)
+        place = loader.state_dict()
+    return loader
 
 
 if __name__ == "__main__":

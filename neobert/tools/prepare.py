@@ -54,17 +54,19 @@ def _prepare_documents(config: Config) -> Iterator[str]:
 
     data = PretrainingDataModule(config)
     data.setup("fit")
-    if data.source.stream is not None:
+    if data.is_stream:
         raise ConfigError(
             "dataset.streaming=true: a stream is tokenised while it is read; set "
             "dataset.streaming=false, or dataset.pre_tokenize=true"
         )
-    for name, store in (("training", data.train_store), ("evaluation", data.eval_store)):
-        if store.folder is not None:
-            yield (
-                f"{name}: {store.info.documents:,} documents, {store.info.tokens:,} tokens in "
-                f"{store.folder}"
-            )
+    for source in data.sources:
+        of = f"{source.name}, " if source.name else ""
+        for name, store in (("training", source.train_store), ("evaluation", source.eval_store)):
+            if store.folder is not None:
+                yield (
+                    f"{of}{name}: {store.info.documents:,} documents, {store.info.tokens:,} tokens "
+                    f"in {store.folder}"
+                )
 
 
 def _prepare_pairs(config: Config) -> Iterator[str]:

@@ -3,7 +3,8 @@
 ``python -m neobert.tools.pseudo_perplexity MODEL texts.txt --output scores.csv``
 
 Of a text of n tokens, special ones not counted, n copies are made, each with one token masked; the
-model gives the surprise (nats) at that token. Pseudo-perplexity is the exponential of their mean.
+model gives the surprise (nats) at that token. Pseudo-perplexity is the exponential of their mean;
+bits per byte, their sum over (bytes of the text · ln 2), compare models of other vocabularies.
 One line is one text (of a jsonl, json, csv, tsv or parquet file, one row). The CSV has a row per
 text, written when the text is done; a rerun resumes after the last row. A summary by length and a
 plot are made at the end.
@@ -31,7 +32,7 @@ from neobert.data.rows import iter_texts
 from neobert.failures import run_program
 from neobert.files import sha256, user_path
 from neobert.model.heads import MaskedLM
-from neobert.text_tokenizer import TextTokenizer
+from neobert.text_tokenizer import TextTokenizer, utf8_bytes
 from neobert.tools.arguments import (
     SHORTEST,
     add_model,
@@ -43,7 +44,7 @@ from neobert.tools.arguments import (
 
 log = get_logger("neobert.tools.pseudo_perplexity")
 
-COLUMNS = ("text", "tokens", "nats", "pseudo_perplexity")
+COLUMNS = ("text", "tokens", "bytes", "nats", "pseudo_perplexity", "bits_per_byte")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,14 @@ class Score:
     nats: float
     """Sum of their surprises."""
 
+    bytes: int = 0
+    """UTF-8 bytes of the text; of one that was cut off, its share by tokens."""
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Comparable between vocabularies; 0 for a text without bytes."""
+        return self.nats / (self.bytes * math.log(2)) if self.bytes else 0.0
+
     @property
     def pseudo_perplexity(self) -> float:
         """``exp(nats / tokens)``; 1 for a text without tokens."""
@@ -72,6 +81,7 @@ class _Open:
     text: int
     tokens: int
     left: int
+    bytes: int
     nats: float = 0.0
 
 
@@ -102,9 +112,9 @@ class Scorer:
         batch: list[tuple[_Open, list[int], int]] = []
         room = self.tokens_per_batch
         for number, text in texts:
-            (ids,) = self.text.documents([text], self.max_length)
+            ids, size = self._encode(text)
             places = [place for place, token in enumerate(ids) if token not in self.special]
-            unfinished.append(_Open(number, len(places), len(places)))
+            unfinished.append(_Open(number, len(places), len(places), size))
             for place in places:
                 if batch and room < len(ids):
                     self._run(batch)
@@ -115,6 +125,15 @@ class Scorer:
         if batch:
             self._run(batch)
         yield from _finished(unfinished)
+
+    def _encode(self, text: str) -> tuple[list[int], int]:
+        """A text as ids, at most ``max_length``, and the bytes that they stand for."""
+        (ids,) = self.text.documents([text], self.max_length)
+        size = utf8_bytes(text)
+        if len(ids) == self.max_length:
+            (whole,) = self.text.documents([text])
+            size = round(size * len(ids) / len(whole))
+        return ids, size
 
     def _run(self, batch: list[tuple[_Open, list[int], int]]) -> None:
         """Mask, predict, and give each text the surprise of its copies."""
@@ -142,7 +161,7 @@ class Scorer:
 def _finished(unfinished: deque[_Open]) -> Iterator[Score]:
     while unfinished and not unfinished[0].left:
         done = unfinished.popleft()
-        yield Score(done.text, done.tokens, done.nats)
+        yield Score(done.text, done.tokens, done.nats, done.bytes)
 
 
 def score_file(
@@ -161,8 +180,9 @@ def score_file(
             writer.writerow(COLUMNS)
         numbered = ((n, text) for n, text in enumerate(texts) if n >= done)
         for score in scorer.scores(numbered):
-            row = (score.text, score.tokens, repr(score.nats), f"{score.pseudo_perplexity:.6g}")
-            writer.writerow(row)
+            sizes = score.text, score.tokens, score.bytes, repr(score.nats)
+            rates = f"{score.pseudo_perplexity:.6g}", f"{score.bits_per_byte:.6g}"
+            writer.writerow((*sizes, *rates))
             file.flush()
 
 
@@ -201,7 +221,7 @@ def read_scores(path: Path) -> list[Score]:
     """The rows of a CSV that :func:`score_file` wrote."""
     with path.open(newline="") as file:
         return [
-            Score(int(row["text"]), int(row["tokens"]), float(row["nats"]))
+            Score(int(row["text"]), int(row["tokens"]), float(row["nats"]), int(row["bytes"]))
             for row in csv.DictReader(file)
         ]
 
@@ -221,7 +241,7 @@ def batches_by_length(scores: list[Score]) -> list[tuple[str, int, Score]]:
 def total(scores: list[Score]) -> Score:
     """All texts as one: the mean is over tokens, so long ones weigh more."""
     tokens, nats = sum(score.tokens for score in scores), sum(score.nats for score in scores)
-    return Score(-1, tokens, nats)
+    return Score(-1, tokens, nats, sum(score.bytes for score in scores))
 
 
 def plot_scores(scores: list[Score], picture: Path) -> None:
@@ -277,6 +297,7 @@ def main(argv: list[str] | None = None) -> int:
             "model": "-".join(digest[:16] for digest in weights.sha256.split("-")),
             "texts": _texts_identity(options.texts, options.text_column),
             "max_length": scorer.max_length,
+            "columns": list(COLUMNS),
         }
         texts = iter_texts(options.texts, "texts", options.text_column)
         score_file(scorer, texts, options.output, identity)
@@ -295,9 +316,13 @@ def _texts_identity(file: Path, column: str | None) -> str:
 def report_scores(scores: list[Score], picture: Path) -> None:
     """A line per bucket of lengths, one for all, and the picture."""
     for name, count, bucket in batches_by_length(scores):
-        log.info("%9s tokens: %6d texts, %.4g", name, count, bucket.pseudo_perplexity)
+        rates = bucket.pseudo_perplexity, bucket.bits_per_byte
+        log.info("%9s tokens: %6d texts, %.4g, %.4g bits per byte", name, count, *rates)
     whole = total(scores)
-    log.info("all: %d texts, %d tokens, %.4g", len(scores), whole.tokens, whole.pseudo_perplexity)
+    rates = whole.pseudo_perplexity, whole.bits_per_byte
+    log.info(
+        "all: %d texts, %d tokens, %.4g, %.4g bits per byte", len(scores), whole.tokens, *rates
+    )
     if whole.tokens:  # else there is nothing on a logarithmic axis
         plot_scores(scores, picture)
 

@@ -15,6 +15,7 @@ from neobert.config.checks import ConfigError
 from neobert.data.curriculum import MaskRate
 from neobert.data.loader import Workers
 from neobert.data.masking import Masking
+from neobert.data.mixture import SourceOrder
 from neobert.data.packing import Packing
 from neobert.data.sources import Documents
 from neobert.data.steps import Share, Steps
@@ -64,8 +65,15 @@ def with_packing(stream: StreamRows, **changes: object) -> StreamRows:
     return replace(stream, maker=replace(stream.maker, packing=packing))
 
 
-def loader(rows: StreamRows, share: Share, workers: int = 0, **steps: object) -> StreamLoader:
-    return StreamLoader(StreamBatches(rows, Steps(share, **steps)), TOTAL_STEPS, Workers(workers))
+def loader(
+    rows: StreamRows | list[StreamRows], share: Share, workers: int = 0, **steps: object
+) -> StreamLoader:
+    streams = rows if isinstance(rows, list) else [rows]
+    order = SourceOrder.of([(0, (0.6, 0.3, 0.1)), (170, (0.2, 0.0, 0.8))])
+    batches = StreamBatches(
+        streams, Steps(share, **steps), order if isinstance(rows, list) else None
+    )
+    return StreamLoader(batches, TOTAL_STEPS, Workers(workers))
 
 
 def digests(batches: StreamLoader) -> list[str]:
@@ -77,7 +85,11 @@ def rows_of(batches: list[MaskedBatch]) -> list[list[int]]:
 
 
 def run(
-    stream: StreamRows, ranks: int, workers: int, steps: int, state: dict[str, object] | None
+    stream: StreamRows | list[StreamRows],
+    ranks: int,
+    workers: int,
+    steps: int,
+    state: dict[str, object] | None,
 ) -> tuple[list[list[int]], dict[str, object]]:
     """The rows of ``steps`` steps of 24 rows from ``state`` on, in the order of their numbers, and
     the state after them: what ranks that met would have saved."""
@@ -112,6 +124,39 @@ def test_a_run_continues_under_other_numbers_of_ranks_and_workers(stream_rows: S
     state = None
     for ranks, workers, steps in [(1, 0, 2), (2, 2, 3), (4, 0, 4), (1, 4, 3), (3, 0, 1), (2, 0, 2)]:
         rows, state = run(stream_rows, ranks, workers, steps, state)
+        found += rows
+    assert found == undisturbed
+
+
+@pytest.fixture
+def mixture(tmp_path: Path, info: TokenizerInfo, texts: list[str]) -> list[StreamRows]:
+    """Three streams, of 8, 4 and 2 readers."""
+    streams = []
+    for number, readers in enumerate((8, 4, 2)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        stream = make_stream(folder, info, texts[40 * number : 40 * number + 40], 1 + number)
+        documents = replace(stream.documents, key={"mine": number})
+        streams.append(replace(stream, documents=documents, readers=readers))
+    return streams
+
+
+@pytest.mark.proves("dataset.mixture")
+@pytest.mark.parametrize(("ranks", "workers"), [(2, 0), (3, 0), (1, 3), (2, 2)])
+def test_a_mixture_is_the_same_for_every_number_of_ranks_and_workers(
+    mixture: list[StreamRows], ranks: int, workers: int
+) -> None:
+    assert run(mixture, ranks, workers, 9, None)[0] == run(mixture, 1, 0, 9, None)[0]
+
+
+def test_a_mixture_continues_under_other_numbers_of_ranks_and_workers(
+    mixture: list[StreamRows],
+) -> None:
+    undisturbed, _ = run(mixture, 1, 0, 14, None)
+    found: list[list[int]] = []
+    state = None
+    for ranks, workers, steps in [(1, 0, 3), (2, 0, 4), (1, 2, 3), (4, 0, 4)]:
+        rows, state = run(mixture, ranks, workers, steps, state)
         found += rows
     assert found == undisturbed
 
@@ -240,8 +285,8 @@ def test_rows_made_otherwise_go_on_at_the_start_of_the_window(
         after.load_state_dict(before.state_dict())
     assert "made otherwise" in caplog.text
     assert next(iter(after)).inputs.input_ids.shape == (128,)
-    begun = {in_order(state.place) for state in before._states.values()}
-    assert {in_order(state.place) for state in after._states.values()} <= begun
+    begun = {in_order(state.place) for state in before.states.values()}
+    assert {in_order(state.place) for state in after.states.values()} <= begun
 
 
 def test_the_data_of_a_skipped_span_is_left_out(stream_rows: StreamRows) -> None:
@@ -299,12 +344,12 @@ def test_what_is_held_out_is_in_no_row_however_the_stream_is_dealt(
     kept = list(StreamSource(whole.source.dataset, "text"))[first:stop]
     part = replace(whole, source=whole.source.part(first, stop))
     assert list(part.source) == kept
-    batches = StreamBatches(part, Steps(Share(4, 1)))
+    batches = StreamBatches([part], Steps(Share(4, 1)))
     assert part.source.num_groups(8) == groups  # readers without a whole file share
     for reader in range(8):
         waiting = {reader // groups: StreamPlace()}
         group = ReaderGroup(
-            part.source, reader % groups, groups, 8 // groups, batches.heads, 5, waiting
+            part.source, reader % groups, groups, 8 // groups, batches.heads[0], 5, waiting
         )
         while waiting[reader // groups].epoch == 0:
             trained[reader].update(group.next_window(reader // groups)[0])

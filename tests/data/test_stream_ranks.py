@@ -53,7 +53,7 @@ def train(folder: Path, ranks: int, rank: int, workers: int, steps: int, killed:
     meeting = dist.FileStore(str(folder / f"meeting-{ranks}-{workers}"), ranks)
     dist.init_process_group("gloo", store=meeting, rank=rank, world_size=ranks)
     share = Share(ROWS_PER_STEP // ranks, 1, rank, ranks)
-    loader = StreamLoader(StreamBatches(stream_of(folder), Steps(share)), 1000, Workers(workers))
+    loader = StreamLoader(StreamBatches([stream_of(folder)], Steps(share)), 1000, Workers(workers))
     saved = folder / "saved.pt"
     if saved.exists():
         loader.load_state_dict(torch.load(saved, weights_only=True))

@@ -72,7 +72,7 @@ def test_a_run_finds_the_tokens_that_were_prepared(
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.npy")}
     data = PretrainingDataModule(compose_config(texts))
     data.setup("fit")
-    assert data.train_store.info.documents == 59
+    assert data.sources[0].train_store.info.documents == 59
     assert before
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.npy")}
 

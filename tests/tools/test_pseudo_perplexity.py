@@ -56,6 +56,19 @@ def test_scores_are_those_of_the_definition(model_folder, tokens_per_batch) -> N
         assert score.nats == pytest.approx(expected.nats, abs=1e-4)
     assert scores[1].pseudo_perplexity == pytest.approx(math.exp(scores[1].nats / 2))
     assert scores[2].pseudo_perplexity == 1
+    assert scores[1].bits_per_byte == pytest.approx(scores[1].nats / math.log(2) / len("a river"))
+    assert scores[2].bits_per_byte == 0
+
+
+def test_a_text_that_is_cut_off_counts_the_bytes_of_what_is_left(model_folder) -> None:
+    tokenizer = saved_tokenizer(model_folder)
+    scorer = Scorer(neobert.load(model_folder), tokenizer, max_length=4)
+    text = "sea " * 8
+    (score,) = scorer.scores([(0, text)])
+    assert (score.tokens, score.bytes) == (
+        2,
+        round(len(text) * 4 / len(tokenizer(text)["input_ids"])),
+    )
 
 
 def test_an_interrupted_file_is_gone_on_with(model_folder, texts, tmp_path, capsys) -> None:

@@ -1,8 +1,9 @@
 """The data of pretraining: from settings to masked micro-batches, addressable by their step."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from functools import cached_property, partial
-from pathlib import Path
+from itertools import accumulate
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -11,25 +12,24 @@ from neobert.batch import MaskedBatch
 from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
-from neobert.data.cache import cache_folder, key_of, publish
-from neobert.data.curriculum import Crop, MaskRate
+from neobert.data.curriculum import MaskRate
 from neobert.data.loader import (
-    CroppedMicroBatches,
+    CroppedRows,
     MicroBatches,
+    MixedRows,
+    OrderedRows,
     RowBatches,
+    RowSequence,
     StepLoader,
     Workers,
     build_loader,
 )
 from neobert.data.masking import Masking, build_masking
+from neobert.data.mixture import SourceOrder
 from neobert.data.order import VERSION as ORDER_VERSION
 from neobert.data.order import Order
 from neobert.data.packing import Packing, RowPlan
-from neobert.data.pretokenized import check_tokenizer, pre_tokenized
-from neobert.data.processes import num_processes
 from neobert.data.reader_count import check_readers, num_readers, report_shared_files
-from neobert.data.shards import token_store
-from neobert.data.sources import STREAM_SAMPLE, Documents, Source, open_source
 from neobert.data.staged import StagedLoader, StageLoader
 from neobert.data.stages import Stage, resolve_stages
 from neobert.data.steps import Steps
@@ -37,9 +37,16 @@ from neobert.data.stream import StreamBatches, StreamLoader
 from neobert.data.stream_readers import StreamRows
 from neobert.data.token_rows import RowMaker, TokenRows
 from neobert.data.token_store import TokenStore
-from neobert.data.tokenizer import TokenizerInfo, load_tokenizer
-from neobert.files import user_path
-from neobert.tasks.pretraining.data_report import describe_plan
+from neobert.tasks.pretraining.data_report import describe_mixture, epoch_problems
+from neobert.tasks.pretraining.evaluation_sets import MaskedEvaluation
+from neobert.tasks.pretraining.source_data import (
+    SourceData,
+    packing_of,
+    row_plan,
+    shares_of_sources,
+    unigram_loss,
+)
+from neobert.tasks.pretraining.source_reader import SourceReader
 from neobert.training.data import RunDataModule
 from neobert.training.resume import ROWS_PER_STEP
 
@@ -48,10 +55,7 @@ log = get_logger(__name__)
 EVALUATION_SEED = 0x5EED
 """Masks of evaluation never depend on the run's seed."""
 
-PLAN_VERSION = 3
 EXAMPLE_ROWS = 64
-VOCABULARY_SAMPLE = 500_000
-"""Documents that a vocabulary is trained on at most."""
 
 
 class PretrainingDataModule(RunDataModule):
@@ -59,91 +63,62 @@ class PretrainingDataModule(RunDataModule):
 
     def read(self) -> None:
         """Load or make tokenizer, token stores and row plans."""
-        settings = self.config.dataset
-        cache = cache_folder(settings.cache_dir)
-        source = open_source(settings, cache, self.config.seed)
-        self.tokenizer = self._tokenizer(source, cache)
-        if settings.path and source.train.tokenized:
-            check_tokenizer(user_path(settings.path), self.tokenizer)
-        self._check_lengths()
-        source = self._within_budget(source)
-        if settings.pre_tokenize and not source.train.tokenized:
-            output = settings.pre_tokenize_output
-            source = pre_tokenized(source, self.tokenizer, cache, output, self._processes)
-        self.source = source
-        self._make_training_rows(cache)
-        held_out = source.evaluation
-        if held_out is None:
-            self.eval_store = TokenStore.empty()
-        else:
-            named = replace(held_out, name=f"{held_out.name} (evaluation)")
-            self.eval_store = self._store(named, cache)
-        self.eval_plan = self._plan(self.eval_store, self.packing)
-
-    def _tokenizer(self, source: Source, cache: Path) -> TokenizerInfo:
-        documents = source.train.head(VOCABULARY_SAMPLE)
-        if documents.tokenized and self.config.tokenizer.train_vocab_size is not None:
-            raise ConfigError(
-                f"tokenizer.train_vocab_size: {documents.name} holds ids, not text; name the "
-                "tokenizer they were made with (tokenizer.path=…, train_vocab_size=null)"
-            )
-        info = load_tokenizer(self.config.tokenizer, documents.texts, documents.key, cache)
-        known, longest = info.tokenizer.model_max_length, self.config.dataset.max_seq_length
-        if known < longest:
-            log.warning(
-                "tokenizer.max_length=%d is shorter than dataset.max_seq_length=%d, to which it is "
-                "raised in the saved tokenizer",
-                *(known, longest),
-            )
-            info.tokenizer.model_max_length = longest
-        return info
-
-    def _make_training_rows(self, cache: Path) -> None:
-        source, stream = self.source, self.source.stream
-        documents = source.train.head(None if stream is None else STREAM_SAMPLE)
-        self.train_store = self._store(documents, cache)
-        first = self.packing_of(self.config, train=True)
-        self.train_plan = self._plan(self.train_store, first)
-        streams = stream is not None
-        log.info("%s", describe_plan(self.train_plan, self.train_store, self.packing, streams))
-        is_all = not streams or self.train_store.info.documents < STREAM_SAMPLE
-        if self.train_plan.num_rows == 0 and is_all:
-            shortest = self.packing.shortest
-            longer = f" of {shortest} tokens or more (dataset.min_length)" if shortest else ""
-            raise ConfigError(f"dataset: {documents.name} has no document to train on{longer}")
-        if stream is not None:
-            seen, kept = self.train_store.info.documents, self.train_plan.info.documents
-            check_readers(self.config.dataset, seen, kept, self.share.ranks)
-            readers = self.stream_readers
-            report_shared_files(readers, stream.num_groups(readers), self.share.ranks)
+        reader = SourceReader(self.config)
+        self.sources = reader.read()
+        self.tokenizer = reader.tokenizer
+        names = ", ".join(one.source.train.name for one in self.sources)
+        if self.is_stream:
+            ranks = self.share.ranks if len(self.sources) == 1 else 1
+            for one in self.sources:
+                seen, kept = one.train_store.info.documents, one.train_plan.info.documents
+                check_readers(self.config.dataset, seen, kept, ranks)
+                stream, readers = one.source.stream, self._readers_of(one)
+                assert stream is not None
+                report_shared_files(readers, stream.num_groups(readers), ranks)
+            if ranks < self.share.ranks:
+                log.warning(
+                    "dataset.mixture of streams: each of the %d processes reads and tokenises all "
+                    "documents; dataset.pre_tokenize=true does so once",
+                    self.share.ranks,
+                )
         elif self.config.dataset.stream_readers is not None:
             log.warning(
                 "dataset.stream_readers=%d has no effect: %s is not a stream (dataset.streaming)",
-                *(self.config.dataset.stream_readers, documents.name),
+                *(self.config.dataset.stream_readers, names),
             )
+        if self.config.dataset.mixture:
+            self._check_epochs()
 
-    def _check_lengths(self) -> None:
-        wrapping, length = self.tokenizer.wrapping, self.config.row_length()
-        if length <= wrapping:
-            raise ConfigError(f"dataset.max_seq_length={length}: leaves no room for text")
+    def _check_epochs(self) -> None:
+        """Log how often the run reads each source.
 
-    def _within_budget(self, source: Source) -> Source:
-        """Evaluate on ``dataset.eval_samples`` documents at most; a stream has to be told."""
-        if source.evaluation is None:
-            return source
-        budget = self.config.dataset.eval_samples
-        if source.stream is not None and budget is None:
-            batches = self.config.trainer.eval_max_batches
-            if batches is None:
-                raise ConfigError(
-                    "a streamed evaluation split needs an explicit budget: set "
-                    "dataset.eval_samples or trainer.eval_max_batches"
-                )
-            budget = batches * self.config.trainer.per_device_eval_batch_size
-        held_out = source.evaluation.head(budget)
-        if source.stream is not None:
-            held_out = held_out.known_by_text()
-        return replace(source, evaluation=held_out)
+        Raises ``ConfigError`` for each that would be read more often than its ``max_epochs``.
+        """
+        kinds = {one.data_settings: one for one in self.stages}
+        rows = [0] * len(self.sources)
+        epochs: list[float | None] = [0.0] * len(self.sources)
+        for stage in kinds.values() if not self.is_stream else self.stages[:1]:
+            packing = self.packing_of(stage.config, train=True)
+            for number, count in enumerate(self.rows_of_sources(stage)):
+                source, before = self.sources[number], epochs[number]
+                rows[number] += count
+                epochs[number] = None
+                if source.is_whole and before is not None:
+                    plan = self._plan(source.train_store, packing)
+                    epochs[number] = before + count / max(1, plan.num_rows)
+        log.info("%s", describe_mixture(self.sources, rows, epochs))
+        problems = epoch_problems(self.sources, epochs, self.config.trainer.max_steps)
+        if problems:
+            raise ConfigError(*problems)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the training documents are streams, which have no index."""
+        return self.sources[0].source.stream is not None
+
+    def shares(self, config: Config) -> tuple[float, ...]:
+        """The share of each source in the rows under the settings of a stage."""
+        return shares_of_sources(config.dataset, self.sources)
 
     @property
     def vocab_size(self) -> int:
@@ -161,21 +136,7 @@ class PretrainingDataModule(RunDataModule):
 
     def packing_of(self, config: Config, train: bool = False) -> Packing:
         """How documents become rows under the settings of a stage."""
-        length, dataset, wrapping = config.row_length(), config.dataset, self.tokenizer.wrapping
-        longest, crop = min(length, dataset.max_seq_length), None
-        if train and dataset.crop_min_length is not None:
-            most = longest - wrapping
-            crop = Crop(dataset.crop_min_length, most, dataset.crop_share, config.seed)
-        return Packing(
-            row_length=length,
-            longest=longest,
-            wrapping=wrapping,
-            packed=config.datacollator.pack_sequences,
-            truncate=config.tokenizer.truncation,
-            shortest=dataset.min_length if dataset.filter_by_length else 0,
-            multiple=config.datacollator.pad_to_multiple_of or 1,
-            crop=crop,
-        )
+        return packing_of(config, self.tokenizer.wrapping, train)
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -185,46 +146,39 @@ class PretrainingDataModule(RunDataModule):
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in which every row is seen once; a stream's whole run is one epoch."""
-        if self.source.stream is not None:
+        if self.is_stream:
             return max(1, self.config.trainer.max_steps)
-        rows, rows_per_step = self.train_plan.num_rows, self.share.rows_per_step
-        fills_up = self.packing.packed and not self.config.trainer.enforce_full_packed_batches
+        rows = sum(one.train_plan.num_rows for one in self.sources)
+        rows_per_step, fills_up = self.share.rows_per_step, not self._whole_steps
         return max(1, -(-rows // rows_per_step) if fills_up else rows // rows_per_step)
 
     @property
     def total_steps(self) -> int:
         """``trainer.max_steps``, else ``trainer.num_train_epochs`` in steps."""
-        if self.source.stream is not None and self.config.trainer.max_steps <= 0:
+        if self.is_stream and self.config.trainer.max_steps <= 0:
             raise ConfigError("trainer.max_steps must be above 0: a stream has no epochs")
         return super().total_steps
 
     @property
     def has_validation(self) -> bool:
-        return self.config.trainer.eval_strategy != "no" and self.eval_plan.num_rows > 0
+        return self.config.trainer.eval_strategy != "no" and bool(self.evaluations)
 
     @property
     def unigram_loss(self) -> float:
-        """Nats per token of the evaluation text under the word frequencies of the training text;
-        of the training text itself where nothing is held out."""
-        words = ~self.tokenizer.is_special[: len(self.train_store.counts)]
-        seen = (self.train_store.counts + 1.0) * words
-        met = self.train_store.counts * words
-        if self.eval_store.info.tokens:
-            met = self.eval_store.counts * words
-        probability = seen / seen.sum()
-        used = met > 0
-        return float(-(met[used] * np.log(probability[used])).sum() / max(1, met.sum()))
+        """Nats per token of the evaluation text under the word frequencies of the training text."""
+        words = ~self.tokenizer.is_special[: len(self.sources[0].train_store.counts)]
+        return unigram_loss(self.sources, self.shares(self.config), words)
 
     def fingerprint(self) -> dict[str, object]:
         """What a resumed run must share, by setting."""
-        config, stream = self.config, self.source.stream is not None
-        settings, tokens = config.dataset, self.train_store.info.digest
+        config, stream = self.config, self.is_stream
+        settings, texts = config.dataset, {one.name: one.digest for one in self.sources}
         return {
-            # The text of a stream is known by its name and its first documents.
-            "dataset": [self.source.train.key, tokens] if stream else tokens,
+            "dataset": texts if settings.mixture else texts[""],
+            "dataset.mixture": self.shares(config) if settings.mixture else None,
             "dataset.order_version": ORDER_VERSION,
             "dataset.shuffle_buffer_size": settings.shuffle_buffer_size if stream else None,
-            "dataset.stream_readers": self.stream_readers if stream else None,
+            "dataset.stream_readers": self._readers() if stream else None,
             "tokenizer": self.tokenizer.fingerprint,
             "seed": config.seed,
             "dataset.max_seq_length": settings.max_seq_length,
@@ -246,19 +200,17 @@ class PretrainingDataModule(RunDataModule):
         stages = self.stages
         if len(stages) == 1:
             return self.stage_loader(stages[0])
-        streams = self.source.stream is not None
         return StagedLoader(
             [
-                StageLoader(stage.micro_batches, partial(self.stage_loader, stage), streams)
+                StageLoader(stage.micro_batches, partial(self.stage_loader, stage), self.is_stream)
                 for stage in stages
             ]
         )
 
     def stage_loader(self, stage: Stage) -> StepLoader | StreamLoader:
         """The training batches of a stage."""
-        if self.source.stream is not None:
-            batches = StreamBatches(self.stream_rows(stage), self.stage_steps(stage))
-            return StreamLoader(batches, stage.steps, self._workers())
+        if self.is_stream:
+            return StreamLoader(self.stream_batches(stage), stage.steps, self._workers())
         return StepLoader(self.micro_batches(stage), stage.steps, self._workers())
 
     def stage_steps(self, stage: Stage) -> Steps:
@@ -273,94 +225,159 @@ class PretrainingDataModule(RunDataModule):
             accumulation=trainer.gradient_accumulation_steps,
         )
         skipped = tuple(_span(one) for one in self.config.dataset.skip_steps)
-        return Steps(share, skipped, offset=self._rows_before(stage))
+        stages = self._stages_in_order(stage)
+        offset = next(row for one, row in stages if one.first_step == stage.first_step)
+        return Steps(share, skipped, offset)
+
+    def source_order(self, stage: Stage) -> SourceOrder:
+        """The source of each row, by the row numbers of a stage."""
+        stages = self._stages_in_order(stage)
+        return SourceOrder.of((row, self.shares(one.config)) for one, row in stages)
+
+    def sources_of(self, stage: Stage, numbers: Iterable[int]) -> list[str]:
+        """The names of the sources of rows of a stage; none without a mixture."""
+        if not self.config.dataset.mixture:
+            return []
+        order = self.source_order(stage)
+        return [self.sources[order.row(number)[0]].name for number in numbers]
+
+    def _stages_in_order(self, stage: Stage) -> list[tuple[Stage, int]]:
+        """The stages that continue each other's rows, among them ``stage``, and the number of the
+        first row of each. A stream continues in every stage."""
+        same = [one for one in self.stages if one.data_settings == stage.data_settings]
+        stages = self.stages if self.is_stream else same
+        counts = (one.steps * one.rows_per_step(self.share.ranks) for one in stages)
+        return list(zip(stages, accumulate(counts, initial=0), strict=False))
+
+    def rows_of_sources(self, stage: Stage) -> list[int]:
+        """Rows that the run takes of each source, made like those of a stage."""
+        stages = self._stages_in_order(stage)
+        last, first = stages[-1]
+        skipped = sum(len(_span(one)) for one in self.config.dataset.skip_steps)
+        steps = last.steps + skipped
+        return self.source_order(stage).counts(first + steps * last.rows_per_step(self.share.ranks))
 
     def micro_batches(self, stage: Stage | None = None) -> MicroBatches:
         """The training batches of indexed data, by their number in the stage (the first)."""
         stage = stage or self.stages[0]
         steps, packing = self.stage_steps(stage), self.packing_of(stage.config, train=True)
         maker = RowMaker(self.tokenizer, self.masking(stage), packing)
-        if packing.crop is not None:
-            rows = steps.offset + stage.steps * steps.share.rows_per_step
-            plans = self._plans_of_epochs(packing, rows)
-            epochs = [TokenRows(self.train_store, plan, maker) for plan in plans]
-            return CroppedMicroBatches(epochs, self.config.seed, steps)
-        plan = self._plan(self.train_store, packing)
-        whole = self.config.trainer.enforce_full_packed_batches or not packing.packed
-        order = Order(plan.num_rows, self.config.seed, steps.share.rows_per_step, whole)
-        return MicroBatches(TokenRows(self.train_store, plan, maker), order, steps)
+        rows: list[RowSequence] = [
+            self._rows(one, maker, count, steps.share.rows_per_step)
+            for one, count in zip(self.sources, self.rows_of_sources(stage), strict=True)
+        ]
+        mixed = MixedRows(rows, self.source_order(stage)) if len(rows) > 1 else rows[0]
+        return MicroBatches(mixed, maker, steps)
 
-    def _rows_before(self, stage: Stage) -> int:
-        """Rows that earlier stages take of this one's data."""
-        return sum(
-            one.steps * one.rows_per_step(self.share.ranks)
-            for one in self.stages
-            if one.first_step < stage.first_step and one.data_settings == stage.data_settings
-        )
+    def _rows(
+        self, source: SourceData, maker: RowMaker, count: int, rows_per_step: int
+    ) -> RowSequence:
+        """The rows of a source, ``count`` of which the run takes."""
+        store, seed = source.train_store, self.config.seed
+        if maker.packing.crop is not None:
+            plans = self._plans_of_epochs(store, maker.packing, count)
+            return CroppedRows(
+                [TokenRows(store, plan, maker) for plan in plans], seed, rows_per_step
+            )
+        plan = self._plan(store, maker.packing)
+        order = Order(plan.num_rows, seed, rows_per_step, self._whole_steps)
+        return OrderedRows(TokenRows(store, plan, maker), order)
 
-    def _plans_of_epochs(self, packing: Packing, rows: int) -> list[RowPlan]:
-        plans: list[RowPlan] = []
+    @property
+    def _whole_steps(self) -> bool:
+        """Whether steps run on into the next epoch."""
+        whole = self.config.trainer.enforce_full_packed_batches or not self.packing.packed
+        return whole or len(self.sources) > 1
+
+    def _plans_of_epochs(self, store: TokenStore, packing: Packing, rows: int) -> list[RowPlan]:
+        plans = [self._plan(store, packing)]
         while sum(plan.num_rows for plan in plans) < rows:
-            plans.append(self._plan(self.train_store, packing, epoch=len(plans)))
+            plans.append(self._plan(store, packing, epoch=len(plans)))
         return plans
 
     def val_dataloader(self) -> "DataLoader[MaskedBatch] | list[DataLoader[MaskedBatch]]":
         """This rank's evaluation batches: every row once over all ranks, masks always the same.
 
-        A loader for each rate where ``datacollator.eval_mlm_probabilities`` names more.
+        A loader for each of ``evaluations``.
         """
         if not self.has_validation:
             return []
-        loaders = [self._evaluation_loader(rate) for rate in self.evaluation_rates]
+        loaders = [self._evaluation_loader(one) for one in self.evaluations]
         return loaders if len(loaders) > 1 else loaders[0]
 
-    @property
-    def evaluation_rates(self) -> list[float]:
-        """``datacollator.mlm_probability``, and the further rates to evaluate at."""
-        settings = self.config.datacollator
-        return [settings.mlm_probability, *settings.eval_mlm_probabilities]
+    @cached_property
+    def evaluations(self) -> tuple[MaskedEvaluation, ...]:
+        """The evaluation text of each source at ``datacollator.mlm_probability`` and at
+        ``eval_mlm_probabilities``."""
+        rates = [None, *self.config.datacollator.eval_mlm_probabilities]
+        held_out = [
+            (one, share)
+            for one, share in zip(self.sources, self.shares(self.config), strict=True)
+            if one.eval_plan.num_rows
+        ]
+        is_weighted = any(share for _, share in held_out)
+        return tuple(
+            MaskedEvaluation(one.name, rate, one.tokens_per_byte, share if is_weighted else 1.0)
+            for one, share in held_out
+            for rate in rates
+        )
 
-    def _evaluation_loader(self, rate: float) -> "DataLoader[MaskedBatch]":
+    def _evaluation_loader(self, evaluated: MaskedEvaluation) -> "DataLoader[MaskedBatch]":
         workers = self._workers()
         size = self.config.trainer.per_device_eval_batch_size
         budget = self.config.trainer.eval_max_batches
-        batches = RowBatches(self._evaluation_rows(rate), size, budget)
+        source = next(one for one in self.sources if one.name == evaluated.name)
+        batches = RowBatches(self._evaluation_rows(source, evaluated.rate), size, budget)
         one_process = replace(workers, number=min(1, workers.number))
         return build_loader(batches, batches.numbers(self.share), one_process)
 
     def example_batches(self) -> list[MaskedBatch]:
         """Some evaluation text for the report; none where nothing is held out."""
-        rows = self._evaluation_rows()
-        if rows.plan.num_rows == 0:
-            return []
-        spread = np.linspace(0, rows.plan.num_rows, EXAMPLE_ROWS, endpoint=False, dtype=int)
-        return [rows.batch([row], [row]) for row in dict.fromkeys(spread.tolist())]
+        sets = [one for one in self.sources if one.eval_plan.num_rows]
+        batches: list[MaskedBatch] = []
+        for source in sets:
+            rows = self._evaluation_rows(source)
+            count = EXAMPLE_ROWS // len(sets)
+            spread = np.linspace(0, rows.plan.num_rows, count, endpoint=False, dtype=int)
+            batches += [rows.batch([row], [row]) for row in dict.fromkeys(spread.tolist())]
+        return batches
 
-    def stream_rows(self, stage: Stage | None = None) -> StreamRows:
-        """The rows of the training stream in a stage (the first)."""
-        stream, stage = self.source.stream, stage or self.stages[0]
+    def stream_batches(self, stage: Stage | None = None) -> StreamBatches:
+        """The training batches of streams, from the first of the stage (the first) on."""
+        stage = stage or self.stages[0]
+        streams = [self._stream_rows(one, stage) for one in self.sources]
+        return StreamBatches(streams, self.stage_steps(stage), self.source_order(stage))
+
+    def _stream_rows(self, source: SourceData, stage: Stage) -> StreamRows:
+        stream, settings = source.source.stream, source.settings
         assert stream is not None
         packing = self.packing_of(stage.config, train=True)
         return StreamRows(
             source=stream,
-            documents=self.source.train,
+            documents=source.source.train,
             maker=RowMaker(self.tokenizer, self.masking(stage), packing),
             shuffled=self.config.dataset.shuffle_buffer_size,
-            readers=self.stream_readers,
+            readers=self._readers_of(source),
+            max_epochs=settings.max_epochs,
+            setting=settings.key,
         )
 
-    @property
-    def stream_readers(self) -> int:
-        """Readers of the training stream."""
-        kept = self.train_plan.info.documents
-        return num_readers(self.config.dataset, self.train_store.info.documents, kept)
+    def _readers_of(self, source: SourceData) -> int:
+        """Readers of a training stream."""
+        kept = source.train_plan.info.documents
+        return num_readers(self.config.dataset, source.train_store.info.documents, kept)
 
-    def _evaluation_rows(self, rate: float | None = None) -> TokenRows:
+    def _readers(self) -> object:
+        """Readers of the training streams: of one their number, of several by name."""
+        readers = {one.name: self._readers_of(one) for one in self.sources}
+        return readers if self.config.dataset.mixture else readers[""]
+
+    def _evaluation_rows(self, source: SourceData, rate: float | None = None) -> TokenRows:
         masking = self.masking(None)
         if rate is not None:
             masking = replace(masking, rate=MaskRate.constant(rate))
         maker = RowMaker(self.tokenizer, masking, self.packing)
-        return TokenRows(self.eval_store, self.eval_plan, maker)
+        return TokenRows(source.eval_store, source.eval_plan, maker)
 
     def masking(self, stage: Stage | None) -> Masking:
         """How tokens are chosen and replaced in a stage; ``None``: in evaluation, which is always
@@ -370,23 +387,8 @@ class PretrainingDataModule(RunDataModule):
         settings, seed = stage.config.datacollator, self.config.seed
         return build_masking(settings, self.tokenizer, seed, self.total_steps, stage.first_step)
 
-    def _store(self, documents: Documents, cache: Path) -> TokenStore:
-        return token_store(cache, documents, self.tokenizer, self._processes)
-
     def _plan(self, store: TokenStore, packing: Packing, epoch: int = 0) -> RowPlan:
-        recipe = {"store": store.info.digest, **asdict(packing), "version": PLAN_VERSION}
-        folder = self._cache / "rows" / key_of({**recipe, "epoch": epoch})
-        processes = self._processes
-        publish(folder, lambda to: packing.write_plan(store.offsets, to, processes, epoch=epoch))
-        return RowPlan.load(folder)
-
-    @property
-    def _cache(self) -> Path:
-        return cache_folder(self.config.dataset.cache_dir)
-
-    @property
-    def _processes(self) -> int:
-        return num_processes(self.config.dataset.num_proc)
+        return row_plan(store, packing, self.config.dataset, epoch)
 
     def _workers(self) -> Workers:
         return self.workers(self.config.dataset.num_workers, "dataset.num_workers")

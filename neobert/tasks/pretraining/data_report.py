@@ -1,16 +1,23 @@
 """What a run says about its rows before it starts: how full they are, and what was left out."""
 
-from neobert.data.packing import Packing, RowPlan
-from neobert.data.token_store import TokenStore
+from collections.abc import Sequence
+from math import ceil
+from typing import TypeAlias
+
+from neobert.config.mixture import MixtureSource
+from neobert.data.packing import Packing
+from neobert.data.sources import Documents
+from neobert.tasks.pretraining.source_data import SourceData
+
+Epochs: TypeAlias = Sequence[float | None]
+"""How often a run reads each source; ``None``: unknown, of a stream."""
 
 
-def describe_plan(plan: RowPlan, store: TokenStore, packing: Packing, sample: bool) -> str:
-    """One line, and one more for each setting that costs text.
-
-    ``sample``: the store holds only the first documents of a stream.
-    """
-    info = store.info
-    of = "the stream's first " if sample else ""
+def describe_plan(data: SourceData, packing: Packing) -> str:
+    """One line, and one more for each setting that costs text."""
+    plan, info = data.train_plan, data.train_store.info
+    of = f"{data.name}: " if data.name else ""
+    of += "the stream's first " if data.source.stream is not None else ""
     full = f", {plan.fill:.1%} full" if packing.packed else ""
     kind = "rows" if packing.packed else "pieces"
     lines = [
@@ -30,3 +37,36 @@ def describe_plan(plan: RowPlan, store: TokenStore, packing: Packing, sample: bo
             f"documents, those of {packing.shortest} tokens or more"
         )
     return "\n".join(lines)
+
+
+def nothing_in(settings: MixtureSource, documents: Documents, packing: Packing) -> str:
+    """What is wrong where a source has no row."""
+    longer = f" of {packing.shortest} tokens or more (dataset.min_length)"
+    key, is_limited = settings.key, packing.shortest > 0
+    return f"{key}: {documents.name} has no document to train on{longer if is_limited else ''}"
+
+
+def describe_mixture(data: Sequence[SourceData], rows: Sequence[int], epochs: Epochs) -> str:
+    """A line for each source: its share of the run's rows, and how often it is read."""
+    lines = []
+    for one, count, times in zip(data, rows, epochs, strict=True):
+        how_often = "epochs unknown" if times is None else f"{times:.2f} epochs"
+        share = count / max(1, sum(rows))
+        lines.append(f"mixture: {one.name}: {share:.2%} of the rows: {count:,}, {how_often}")
+    return "\n".join(lines)
+
+
+def epoch_problems(data: Sequence[SourceData], epochs: Epochs, max_steps: int) -> list[str]:
+    """The sources that a run would read more often than they may be."""
+    problems = []
+    for one, times in zip(data, epochs, strict=True):
+        limit, key = one.settings.max_epochs, one.settings.key
+        if limit is not None and times is not None and times > limit:
+            weight = one.settings.weight
+            lower = "" if weight is None else f" to about {weight * limit / times:.2g}"
+            problems.append(
+                f"{key}.max_epochs={limit:g}: the run takes {times:.2f} epochs of {one.name}; set "
+                f"it to {ceil(times)}, lower {key}.weight{lower} (in a stage, its mixture), or set "
+                f"trainer.max_steps={int(max_steps * limit / times)}"
+            )
+    return problems

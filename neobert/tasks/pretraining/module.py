@@ -5,7 +5,6 @@ so each micro-batch returns ``sum / targets_in_step · (micro-batches · ranks)`
 sum over all of them divided by the number of their targets.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,11 @@ from neobert.config.optimizer import OptimizerConfig
 from neobert.losses.mlm import MaskedLMLoss, full_logits_loss, masked_lm_loss
 from neobert.model.heads import MaskedLM
 from neobert.optim.schedule import Schedule
+from neobert.tasks.pretraining.evaluation_sets import (
+    MaskedEvaluation,
+    evaluation_metrics,
+    perplexity,
+)
 from neobert.training.logger import log_metrics
 from neobert.training.module import OptimizedModule
 
@@ -26,8 +30,8 @@ class PretrainingSettings:
     masked_logits_only: bool = True
     log_accuracy: bool = False
     log_grad_norm: bool = False
-    more_rates: tuple[float, ...] = ()
-    """Mask rates of further evaluations (``datacollator.eval_mlm_probabilities``)."""
+    evaluations: tuple[MaskedEvaluation, ...] = (MaskedEvaluation(),)
+    """What the evaluation loaders give, one after the other."""
 
 
 class PretrainingModule(OptimizedModule):
@@ -72,8 +76,8 @@ class PretrainingModule(OptimizedModule):
         return metrics | self.gradient_norm()
 
     def on_validation_epoch_start(self) -> None:
-        rates = 1 + len(self.settings.more_rates)
-        self._evaluation = torch.zeros(rates, 4, dtype=torch.float64, device=self.device)
+        sets = len(self.settings.evaluations)
+        self._evaluation = torch.zeros(sets, 4, dtype=torch.float64, device=self.device)
 
     def validation_step(self, batch: MaskedBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         found, sums = self._loss(batch), self._evaluation[dataloader_idx]
@@ -84,17 +88,7 @@ class PretrainingModule(OptimizedModule):
 
     def on_validation_epoch_end(self) -> None:
         sums = self.trainer.strategy.reduce(self._evaluation, reduce_op="sum")
-        metrics: dict[str, float] = {}
-        ends = ["", *(f"@{rate:g}" for rate in self.settings.more_rates)]
-        for end, row in zip(ends, torch.as_tensor(sums).tolist(), strict=True):
-            loss, correct, targets, batches = row
-            metrics |= {
-                f"eval/loss{end}": loss / max(1.0, targets),
-                f"eval/perplexity{end}": perplexity(loss / max(1.0, targets)),
-                f"eval/accuracy{end}": correct / max(1.0, targets),
-            }
-            if not end:
-                metrics["eval/batches"] = batches
+        metrics = evaluation_metrics(self.settings.evaluations, torch.as_tensor(sums).tolist())
         self.log_dict(metrics, logger=False)  # for early stopping and the best model
         log_metrics(self.trainer, metrics)
 
@@ -105,8 +99,3 @@ class PretrainingModule(OptimizedModule):
             return full_logits_loss(hidden, weight, batch.positions, batch.labels, bias)
         kernels = self.model.config.kernel_backend
         return masked_lm_loss(hidden, weight, batch.positions, batch.labels, bias, kernels)
-
-
-def perplexity(loss: float) -> float:
-    """``exp(loss)``, infinite instead of an error where it overflows."""
-    return math.exp(loss) if loss < 700 else math.inf

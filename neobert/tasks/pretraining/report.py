@@ -70,6 +70,9 @@ def show_losses(summary: Mapping[str, object], examples: list[FilledExample], ru
         _cell(after.get("eval/loss"), "{:.3f}"),
         _cell(unigram if isinstance(unigram, float) else None, "{:.3f}"),
     )
+    if "eval/bits_per_byte" in after:
+        bits = [_cell(one.get("eval/bits_per_byte"), "{:.3f}") for one in (before, after)]
+        table.add_row("bits per byte", *bits, "")
     table.add_row(
         "masked tokens right",
         _cell(before.get("eval/accuracy"), "{:.1%}"),

@@ -54,7 +54,7 @@ class PretrainingRun(TaskRun):
             masked_logits_only=self.config.trainer.masked_logits_only_loss,
             log_accuracy=self.config.trainer.log_train_accuracy,
             log_grad_norm=self.config.trainer.log_grad_norm,
-            more_rates=tuple(self.config.datacollator.eval_mlm_probabilities),
+            evaluations=self.data.evaluations,
         )
         return PretrainingModule(model, self.config.optimizer, schedule, settings)
 

@@ -1,5 +1,6 @@
 """What the console shows while a run trains: a bar on a terminal, a line per log step elsewhere."""
 
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -168,8 +169,11 @@ SHOWN = {
     "train/peak_memory_mib": "{:,.0f} MiB",
     "train/grad_norm": "grad norm {:.3f}",
     "eval/loss": "eval loss {:.4f}",
+    "eval/bits_per_byte": "{:.4f} bits per byte",
     "eval/accuracy": "eval accuracy {:.1%}",
 }
+ONLY_IN_FILES = re.compile(r"eval/(batches|perplexity.*|(bits_per_byte|accuracy)[/@].*)")
+"""Metrics that the console leaves out: of the sources of a mixture, it shows the loss."""
 
 
 def _describe(metrics: dict[str, float]) -> str:
@@ -177,6 +181,6 @@ def _describe(metrics: dict[str, float]) -> str:
     others = [
         f"{name.removeprefix('eval/')} {value:.4f}"
         for name, value in metrics.items()
-        if name.startswith("eval/") and name not in (*SHOWN, "eval/perplexity", "eval/batches")
+        if name.startswith("eval/") and name not in SHOWN and not ONLY_IN_FILES.fullmatch(name)
     ]
     return "  ".join(known + others)

@@ -76,7 +76,7 @@ def test_pre_tokenised_data_gives_the_batches_of_the_text(
         "dataset.num_proc=2",
         f"dataset.pre_tokenize_output={tmp_path / 'ids'}",
     )
-    assert ids.source.stream is None
+    assert not ids.is_stream
     assert digests(ids) == digests(plain)
 
 
@@ -116,14 +116,14 @@ def test_a_stage_of_longer_documents_keeps_those_alone(
     with caplog.at_level("INFO", logger="neobert"):
         long = make("dataset.filter_by_length=true", "dataset.min_length=16")
     assert min(len(ids) for ids in documents(long)) >= 16 + 2
-    assert 0 < long.train_plan.num_rows < make().train_plan.num_rows
+    assert 0 < long.sources[0].train_plan.num_rows < make().sources[0].train_plan.num_rows
     assert "dataset.filter_by_length kept" in caplog.text
     with pytest.raises(ConfigError, match=r"no document to train on of 31 tokens or more"):
         make("dataset.filter_by_length=true", "dataset.min_length=31")
 
 
 def documents(data: PretrainingDataModule) -> list[object]:
-    rows = data.micro_batches().rows
+    rows = data.micro_batches().rows.rows
     return [ids for row in range(rows.plan.num_rows) for ids in rows.documents(row)]
 
 
@@ -133,13 +133,14 @@ def test_truncation_costs_tokens_and_says_so(make: Make, caplog: pytest.LogCaptu
         cut = make(*words)
     assert "tokenizer.truncation left out" in caplog.text
     whole = make(*words, "tokenizer.truncation=false")
-    assert whole.train_plan.length.sum() == whole.train_store.info.tokens
-    assert 0 < cut.train_plan.info.cut_tokens < cut.train_store.info.tokens
+    (source,), (short,) = whole.sources, cut.sources
+    assert source.train_plan.length.sum() == source.train_store.info.tokens
+    assert 0 < short.train_plan.info.cut_tokens < short.train_store.info.tokens
 
 
 def test_a_corpus_smaller_than_a_batch_trains_on_row_after_row(make: Make) -> None:
     data = make("trainer.per_device_train_batch_size=400", "trainer.max_steps=2")
-    assert data.train_plan.num_rows < 400
+    assert data.sources[0].train_plan.num_rows < 400
     assert data.steps_per_epoch == 1
     batches = list(data.train_dataloader())
     assert [len(batch.inputs.lengths) for batch in batches] == [400, 400]
@@ -150,9 +151,9 @@ def test_a_stream_needs_a_budget_for_evaluation(make: Make, tiny_corpus: Path) -
     stream = ("dataset.streaming=true", "dataset.eval_split='train[:9]'")
     with pytest.raises(ConfigError, match="explicit budget"):
         make(*stream)
-    assert make(*stream, "dataset.eval_samples=5").eval_store.info.documents == 5
+    assert make(*stream, "dataset.eval_samples=5").sources[0].eval_store.info.documents == 5
     by_batches = make(*stream, "trainer.eval_max_batches=2", "trainer.per_device_eval_batch_size=3")
-    assert by_batches.eval_store.info.documents == 6
+    assert by_batches.sources[0].eval_store.info.documents == 6
 
 
 def test_two_evaluations_see_the_same_masks_whatever_the_seed(make: Make) -> None:
@@ -195,7 +196,8 @@ def test_a_stream_whose_text_changed_is_read_anew_and_known_as_another(
     second = make(*words, path=tmp_path)
     parts = zip(second.fingerprint()["dataset"], first.fingerprint()["dataset"], strict=True)
     assert [after != before for after, before in parts] == [key == "train"] * 2  # name, tokens
-    assert (second.eval_store.info != first.eval_store.info) == (key == "validation")
+    stores = [one.sources[0].eval_store.info for one in (first, second)]
+    assert (stores[0] != stores[1]) == (key == "validation")
 
 
 LAST_STAGE = (
@@ -264,9 +266,9 @@ def test_more_readers_than_documents_or_fewer_than_ranks_are_reported(
         make("dataset.stream_readers=5")
     assert "dataset.stream_readers=5 has no effect" in caplog.text
     stream = ("dataset.streaming=true", "dataset.eval_samples=5")
-    assert make(*stream).stream_readers == 1
+    assert make(*stream).fingerprint()["dataset.stream_readers"] == 1
     data = make(*stream, "dataset.stream_readers=5")
-    assert data.stream_rows().readers == 5
+    assert data.stream_batches().streams[0].readers == 5
     assert data.fingerprint()["dataset.stream_readers"] == 5
     with pytest.raises(ConfigError, match="stream_readers=64: the stream has only"):
         make(*stream, "dataset.stream_readers=64")
@@ -274,9 +276,9 @@ def test_more_readers_than_documents_or_fewer_than_ranks_are_reported(
     with caplog.at_level("WARNING", logger="neobert"):
         make(*stream, "dataset.stream_readers=4")
     assert "3 of them read and tokenise each document; for a new run set" in caplog.text
-    for module in ("tasks.pretraining.data", "data.reader_count"):  # a long stream
+    for module in ("tasks.pretraining.source_reader", "data.reader_count"):  # a long stream
         monkeypatch.setattr(f"neobert.{module}.STREAM_SAMPLE", 10)
-    assert make(*stream).stream_readers == 64
-    assert make(*stream, "dataset.shuffle_buffer_size=0").stream_readers == 1
+    assert make(*stream).fingerprint()["dataset.stream_readers"] == 64
+    assert make(*stream, "dataset.shuffle_buffer_size=0").stream_batches().streams[0].readers == 1
     with pytest.raises(ConfigError, match=r"6 processes .* set dataset.stream_readers=66"):
         make(*stream, "dataset.stream_readers=4")

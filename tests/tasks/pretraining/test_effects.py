@@ -140,9 +140,10 @@ def test_ids_are_written_where_the_key_says(words: list[str], tmp_path: Path) ->
 def test_a_long_document_is_cut_or_split_into_several(words: list[str]) -> None:
     short = [*words, "dataset.max_seq_length=12"]
     cut, split = (data_of([*short, f"tokenizer.truncation={word}"]) for word in ("true", "false"))
-    documents = len(cut.train_store.lengths)
-    assert cut.train_plan.num_rows == documents
-    assert split.train_plan.num_rows > documents
+    (short,), (pieces,) = cut.sources, split.sources
+    documents = len(short.train_store.lengths)
+    assert short.train_plan.num_rows == documents
+    assert pieces.train_plan.num_rows > documents
 
 
 @pytest.mark.proves("datacollator.pad_to_multiple_of")

@@ -1,0 +1,183 @@
+"""``dataset.mixture``: the sources of a pretraining run and their weights.
+
+::
+
+    dataset:
+      mixture:
+        web: {path: data/web, weight: 0.7}
+        wiki: {name: wikimedia/wikipedia, config: 20231101.en, weight: 0.3, max_epochs: 4}
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from neobert.config.checks import above, at_least, require
+from neobert.config.section import type_problems
+
+if TYPE_CHECKING:
+    from neobert.config.dataset import DatasetConfig
+
+TEXT_KEYS = (
+    "name",
+    "config",
+    "path",
+    "text_column",
+    "train_split",
+    "eval_split",
+    "validation_split",
+    "eval_samples",
+    "trust_remote_code",
+)
+"""Keys of ``dataset`` that a source may set; all others are those of the run."""
+
+OWN_KEYS = ("weight", "max_epochs")
+ROUNDING = 1e-6
+KEY_OF_TEXT = re.compile(rf"\bdataset\.(?=(?:{'|'.join(TEXT_KEYS)})\b)")
+NAME = re.compile(r"[A-Za-z_][\w-]*")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MixtureSource:
+    """A source of documents."""
+
+    name: str
+    """Empty for the only source of a run without a mixture."""
+
+    dataset: "DatasetConfig"
+    """The ``dataset`` section as it applies to this source."""
+
+    weight: float | None = None
+    """``None``: by its size."""
+
+    max_epochs: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Dotted key of its settings."""
+        return f"dataset.mixture.{self.name}" if self.name else "dataset"
+
+
+def mixture_sources(dataset: "DatasetConfig") -> list[MixtureSource]:
+    """The sources of a run, in the order of ``dataset.mixture``; one if it is empty."""
+    if not dataset.mixture:
+        return [MixtureSource("", dataset)]
+    return [
+        MixtureSource(
+            str(name),
+            _section_of(dataset, entry),
+            *(None if entry.get(key) is None else float(entry[key]) for key in OWN_KEYS),
+        )
+        for name, entry in dataset.mixture.items()
+    ]
+
+
+def mixture_problems(dataset: "DatasetConfig") -> list[str]:
+    """What is wrong with the mixture; empty if nothing is."""
+    problems = at_least("dataset.mixture_temperature", dataset.mixture_temperature, 0)
+    temperature = dataset.mixture_temperature
+    problems += require(
+        temperature is None or bool(dataset.mixture),
+        f"dataset.mixture_temperature={temperature}: needs dataset.mixture",
+    )
+    for name, entry in dataset.mixture.items():
+        problems += _entry_problems(dataset, str(name), entry)
+    return problems + _weight_problems(dataset.mixture)
+
+
+def stage_mixture_problems(
+    dataset: "DatasetConfig", weights: Mapping[str, object], place: str
+) -> list[str]:
+    """What is wrong with the weights of a stage, whose key is ``place``."""
+    key = f"{place}.mixture"
+    if weights and not dataset.mixture:
+        return [f"{key}: needs dataset.mixture, whose sources it weights"]
+    known = ", ".join(map(str, dataset.mixture))
+    problems = [
+        f"{key}.{name}: is not a source of dataset.mixture, which has {known}"
+        for name in weights
+        if name not in dataset.mixture
+    ]
+    for name, weight in weights.items():
+        problems += _number_problems(f"{key}.{name}", weight, at_least)
+    if problems or not weights:
+        return problems
+    return sum_problems(key, list(weights.values()))  # type: ignore[arg-type]
+
+
+def of_source(problem: str, key: str) -> str:
+    """A problem with ``dataset.*`` as one with the settings of the source at ``key``."""
+    changed = KEY_OF_TEXT.sub(f"{key}.", problem)
+    return changed if key in changed else f"{key}: {changed}"
+
+
+def sum_problems(key: str, weights: list[float]) -> list[str]:
+    """A problem unless the weights sum to 1."""
+    total = sum(weights)
+    shares = ", ".join(f"{weight / total:.6g}" for weight in weights) if total > 0 else ""
+    hint = f"; in these proportions they are {shares}" if shares else ""
+    return require(
+        abs(total - 1) <= ROUNDING, f"{key}: the weights sum to {total:g}, not to 1{hint}"
+    )
+
+
+def _weight_problems(mixture: Mapping[str, object]) -> list[str]:
+    """What is wrong with the weights together, once each is right by itself."""
+    weights = {
+        name: entry.get("weight") for name, entry in mixture.items() if isinstance(entry, dict)
+    }
+    without = [str(name) for name, weight in weights.items() if weight is None]
+    numbers = [weight for weight in weights.values() if weight is not None]
+    if not numbers or any(_number_problems("", weight, at_least) for weight in numbers):
+        return []
+    if without:
+        return [
+            f"dataset.mixture: {', '.join(without)} without a weight, the other sources with one; "
+            "set all weights, or none for shares by size"
+        ]
+    return sum_problems("dataset.mixture", numbers)
+
+
+def _section_of(dataset: "DatasetConfig", entry: Mapping[str, Any]) -> "DatasetConfig":
+    """The ``dataset`` section of a source, which inherits what it does not set."""
+    values = {key: value for key, value in entry.items() if key in TEXT_KEYS}
+    own = {"path": "", "config": None, **values}
+    return replace(dataset, mixture={}, mixture_temperature=None, **own)
+
+
+def _entry_problems(dataset: "DatasetConfig", name: str, entry: object) -> list[str]:
+    key = f"dataset.mixture.{name}"
+    problems = require(
+        NAME.fullmatch(name) is not None,
+        f"dataset.mixture: {name!r} cannot name a source; use letters, digits, - and _",
+    )
+    if not isinstance(entry, dict):
+        return [*problems, f"{key}={entry!r}: must be a mapping such as {{path: …, weight: 0.7}}"]
+    for unknown in (one for one in entry if one not in (*TEXT_KEYS, *OWN_KEYS)):
+        near = get_close_matches(str(unknown), (*TEXT_KEYS, *OWN_KEYS), n=1)
+        hint = f"; did you mean {key}.{near[0]}?" if near else ""
+        rest = "" if near else f"; a source has {', '.join((*OWN_KEYS, *TEXT_KEYS))}"
+        problems.append(f"unknown key {key}.{unknown}{hint}{rest}")
+    problems += require(
+        bool(entry.get("path") or entry.get("name")), f"{key}: needs {key}.path or {key}.name"
+    )
+    problems += _number_problems(f"{key}.weight", entry.get("weight"), at_least)
+    problems += _number_problems(f"{key}.max_epochs", entry.get("max_epochs"), above)
+    section = _section_of(dataset, entry)
+    mistyped = type_problems(section)
+    problems += [of_source(line, key) for line in mistyped]
+    if not mistyped:
+        known = replace(dataset, mixture={}, mixture_temperature=None).problems()
+        problems += [of_source(line, key) for line in section.problems() if line not in known]
+    return problems
+
+
+def _number_problems(
+    key: str, value: object, check: Callable[[str, float | None, float], list[str]]
+) -> list[str]:
+    """A problem unless ``value`` is null or a number that ``check`` accepts beside 0."""
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return check(key, value, 0)
+    return [f"{key}={value!r}: must be number or null"]

@@ -1,0 +1,161 @@
+"""Which source each row of a run comes from, as a pure function of the row's number.
+
+At every row the number of rows of each source is within one of its share, by the rule of Tijdeman
+("The chairman assignment problem", Discrete Mathematics 32, 1980). Each source counts its rows by
+itself: where the weights change, every source continues with its next row.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from math import lcm
+
+import numpy as np
+from numpy.typing import NDArray
+
+FINEST_SHARE = 100_000
+"""Weights of a mixture are multiples of 1 / this; the order of sources repeats after so many rows
+at the most."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mixture:
+    """The order of the sources under constant weights. It repeats after ``sum(parts)`` rows, so a
+    row's source needs no replay."""
+
+    parts: tuple[int, ...]
+    """Integer weights: rows of each source in a period."""
+
+    sources: NDArray[np.int16]
+    """Source of each row of a period."""
+
+    ordinals: NDArray[np.int64]
+    """Rows of the same source before it in the period."""
+
+    @classmethod
+    def of(cls, weights: tuple[float, ...]) -> "Mixture":
+        """The mixture of these weights, which sum to 1 (up to rounding to 1e-5)."""
+        return _mixture(integer_parts(weights))
+
+    def row(self, number: int) -> tuple[int, int]:
+        """Source of row ``number``, and how many rows of that source precede it."""
+        period, place = divmod(number, len(self.sources))
+        source = int(self.sources[place])
+        return source, period * self.parts[source] + int(self.ordinals[place])
+
+    def counts(self, rows: int) -> list[int]:
+        """Rows of each source among the first ``rows``."""
+        periods, rest = divmod(rows, len(self.sources))
+        begun = np.bincount(self.sources[:rest], minlength=len(self.parts))
+        return [periods * part + int(more) for part, more in zip(self.parts, begun, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureSpan:
+    """The rows of a run from ``first`` on, under the same weights."""
+
+    first: int
+    mixture: Mixture
+    before: tuple[int, ...]
+    """Rows of each source before ``first``."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOrder:
+    """Source of each row of a run, and its number among the rows of that source."""
+
+    spans: tuple[MixtureSpan, ...]
+
+    @classmethod
+    def of(cls, changes: Iterable[tuple[int, tuple[float, ...]]]) -> "SourceOrder":
+        """The order under (first row, weights), ascending, from row 0 on."""
+        order = cls(())
+        for first, weights in changes:
+            mixture = Mixture.of(weights)
+            if order.spans and order.spans[-1].mixture.parts == mixture.parts:
+                continue
+            before = order.counts(first) if order.spans else [0] * len(weights)
+            order = cls((*order.spans, MixtureSpan(first, mixture, tuple(before))))
+        return order
+
+    @classmethod
+    def of_one(cls) -> "SourceOrder":
+        """The order of a run with one source."""
+        return cls.of([(0, (1.0,))])
+
+    def row(self, number: int) -> tuple[int, int]:
+        """Source of row ``number`` of the run, and how many rows of that source precede it."""
+        span = self._span(number)
+        source, ordinal = span.mixture.row(number - span.first)
+        return source, span.before[source] + ordinal
+
+    def counts(self, number: int) -> list[int]:
+        """Rows of each source before row ``number`` of the run."""
+        span = self._span(number)
+        counts = span.mixture.counts(number - span.first)
+        return [before + count for before, count in zip(span.before, counts, strict=True)]
+
+    def parts(self, number: int) -> tuple[int, ...]:
+        """Integer weights of the sources at row ``number`` of the run."""
+        return self._span(number).mixture.parts
+
+    def _span(self, number: int) -> MixtureSpan:
+        return self.spans[bisect_right(self.spans, number, key=lambda span: span.first) - 1]
+
+
+def tempered(sizes: tuple[float, ...], temperature: float) -> tuple[float, ...]:
+    """Weights proportional to ``size ** temperature``: 1 keeps the sizes' shares, 0 equalises. A
+    size of 0 has the weight 0."""
+    powers = [size**temperature if size else 0.0 for size in sizes]
+    return tuple(power / sum(powers) for power in powers)
+
+
+def integer_parts(weights: tuple[float, ...]) -> tuple[int, ...]:
+    """Integers in the proportion of ``weights``, with the smallest sum.
+
+    Weights that are no multiples of 1 / ``FINEST_SHARE`` are rounded to such (largest remainder).
+    """
+    exact = [Fraction(repr(float(weight))) for weight in weights]
+    total = sum(exact)
+    shares = [weight / total for weight in exact]
+    period = lcm(*(share.denominator for share in shares))
+    if period > FINEST_SHARE:
+        period = FINEST_SHARE
+        floors = [int(share * period) for share in shares]
+        by_remainder = sorted(
+            range(len(shares)), key=lambda i: shares[i] * period - floors[i], reverse=True
+        )
+        for i in by_remainder[: period - sum(floors)]:
+            floors[i] += 1
+        return tuple(floors)
+    return tuple(int(share * period) for share in shares)
+
+
+@lru_cache(maxsize=32)
+def _mixture(parts: tuple[int, ...]) -> Mixture:
+    sources = _sequence(parts)
+    ordinals = np.zeros(len(sources), np.int64)
+    for source in range(len(parts)):
+        rows = np.flatnonzero(sources == source)
+        ordinals[rows] = np.arange(len(rows))
+    return Mixture(parts, sources, ordinals)
+
+
+def _sequence(parts: tuple[int, ...]) -> NDArray[np.int16]:
+    """Sources of a period. Among those that are due, the one whose deadline is next."""
+    period, count = sum(parts), len(parts)
+    if count == 1:
+        return np.zeros(period, np.int16)
+    slack = 2 * count - 2
+    sequence = np.zeros(period, np.int16)
+    behind = [0] * count  # part · rows so far - period · rows of the source, before this row
+    for place in range(period):
+        behind = [lag + part for lag, part in zip(behind, parts, strict=True)]
+        due = [i for i in range(count) if behind[i] * slack >= period]
+        limit = period * (slack - 1) / slack
+        chosen = min(due, key=lambda i: (limit - behind[i]) / parts[i])
+        sequence[place] = chosen
+        behind[chosen] -= period
+    return sequence
