@@ -97,13 +97,15 @@ def plot_sweep(jobs: Sequence[Job], path: Path) -> None:
     figure = Figure(figsize=(4 * len(columns), 3.2), layout="constrained")
     for number, (key, values) in enumerate(columns.items(), start=1):
         axes = figure.add_subplot(1, len(columns), number)
-        numbers = _numbers(values)
-        places = numbers or [sorted(set(values)).index(value) for value in values]
+        numbers, names = _numbers(values), sorted(set(values))
+        places = numbers or [names.index(value) for value in values]
         axes.plot(places, [job.objective or 0.0 for job in done], "o")
         if numbers is None:
-            axes.set_xticks(range(len(set(values))), sorted(set(values)))
+            axes.set_xticks(range(len(names)), [name or "not set" for name in names])
         elif min(numbers) > 0 and max(numbers) >= 20 * min(numbers):
             axes.set_xscale("log")
+        else:
+            axes.locator_params(axis="x", nbins=4)
         axes.set_xlabel(key)
         axes.set_ylabel("objective")
     save_figure(figure, path)
