@@ -838,8 +838,8 @@ class NeoBERTWithClassifier(NeoBERTWithNewHead):
         if average:
             total = (hidden * keep[..., None]).sum(1)
             return total / keep.sum(1, keepdim=True).clamp(min=1).to(hidden.dtype)
-        first = keep.int().argmax(-1)
-        return hidden[torch.arange(len(hidden), device=hidden.device), first]
+        first = keep.int().argmax(-1)[:, None, None]
+        return hidden.gather(1, first.expand(-1, 1, hidden.shape[-1]))[:, 0]
 
 
 class NeoBERTForSequenceClassification(NeoBERTWithClassifier):
