@@ -206,7 +206,7 @@ class TrainerConfig(Section):
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
-        found = []
+        problems = []
         for key in (
             "per_device_train_batch_size",
             "per_device_eval_batch_size",
@@ -216,7 +216,7 @@ class TrainerConfig(Section):
             "num_nodes",
             "rank_timeout",
         ):
-            found += at_least(f"trainer.{key}", getattr(self, key), 1)
+            problems += at_least(f"trainer.{key}", getattr(self, key), 1)
         for key in (
             "save_total_limit",
             "early_stopping",
@@ -224,7 +224,7 @@ class TrainerConfig(Section):
             "dataloader_num_workers",
             "overfit_steps",
         ):
-            found += at_least(f"trainer.{key}", getattr(self, key), 0)
+            problems += at_least(f"trainer.{key}", getattr(self, key), 0)
         for key in (
             "global_batch_size",
             "batch_warmup_tokens",
@@ -233,53 +233,53 @@ class TrainerConfig(Section):
             "train_batch_size",
             "eval_batch_size",
         ):
-            found += at_least(f"trainer.{key}", getattr(self, key), 1)
-        found += at_least("trainer.gradient_clipping", self.gradient_clipping, 0)
-        found += above("trainer.ema_decay", self.ema_decay, 0)
-        found += within("trainer.ema_decay", self.ema_decay, 0, 0.999999)
-        found += one_of("trainer.mixed_precision", self.mixed_precision, PRECISIONS)
-        found += one_of("trainer.eval_strategy", self.eval_strategy, EVAL_STRATEGIES)
-        found += one_of("trainer.save_strategy", self.save_strategy, SAVE_STRATEGIES)
-        found += one_of(
+            problems += at_least(f"trainer.{key}", getattr(self, key), 1)
+        problems += at_least("trainer.gradient_clipping", self.gradient_clipping, 0)
+        problems += above("trainer.ema_decay", self.ema_decay, 0)
+        problems += within("trainer.ema_decay", self.ema_decay, 0, 0.999999)
+        problems += one_of("trainer.mixed_precision", self.mixed_precision, PRECISIONS)
+        problems += one_of("trainer.eval_strategy", self.eval_strategy, EVAL_STRATEGIES)
+        problems += one_of("trainer.save_strategy", self.save_strategy, SAVE_STRATEGIES)
+        problems += one_of(
             "trainer.torch_compile_backend", self.torch_compile_backend, COMPILE_BACKENDS
         )
-        found += one_of("trainer.strategy", self.strategy, STRATEGIES)
+        problems += one_of("trainer.strategy", self.strategy, STRATEGIES)
         if self.profiler is not None:
-            found += one_of("trainer.profiler", self.profiler, PROFILERS)
+            problems += one_of("trainer.profiler", self.profiler, PROFILERS)
         for name in self.report_to:
-            found += one_of("trainer.report_to", name, REPORTERS)
-        found += require(
+            problems += one_of("trainer.report_to", name, REPORTERS)
+        problems += require(
             not self.load_best_model_at_end or (self.save_model and self.save_strategy != "no"),
             f"trainer.load_best_model_at_end=true needs saved checkpoints, but save_strategy="
             f"{self.save_strategy} and save_model={self.save_model}: save_strategy=best will do",
         )
-        return found + self._interval_problems() + self._device_problems()
+        return problems + self._interval_problems() + self._device_problems()
 
     def _interval_problems(self) -> list[str]:
-        found = []
+        problems = []
         if self.save_strategy == "steps" and self.save_model:
-            found += at_least("trainer.save_steps", self.save_steps, 1)
+            problems += at_least("trainer.save_steps", self.save_steps, 1)
         if self.eval_strategy == "steps":
-            found += at_least("trainer.eval_steps", self.eval_steps, 1)
-        found += require(
+            problems += at_least("trainer.eval_steps", self.eval_steps, 1)
+        problems += require(
             bool(self.output_dir.strip()), "trainer.output_dir: must name a folder, it is empty"
         )
-        asked = {
+        needs_evaluations = {
             "early_stopping": self.early_stopping > 0,
             "save_strategy=best": self.save_strategy == "best" and self.save_model,
             "load_best_model_at_end": self.load_best_model_at_end,
         }
         if self.eval_strategy == "no":
-            for name in (one for one, wanted in asked.items() if wanted):
-                found.append(f"trainer.{name} needs evaluations, but trainer.eval_strategy=no")
-        return found
+            for name in (key for key, is_set in needs_evaluations.items() if is_set):
+                problems.append(f"trainer.{name} needs evaluations, but trainer.eval_strategy=no")
+        return problems
 
     def _device_problems(self) -> list[str]:
         good = self.devices == "auto" or (isinstance(self.devices, int) and self.devices >= 1)
-        found = require(
+        problems = require(
             good, f"trainer.devices={self.devices}: must be auto or a number of at least 1"
         )
         alone = self.strategy != "single" or (self.devices in ("auto", 1) and self.num_nodes == 1)
-        return found + require(
+        return problems + require(
             alone, f"trainer.strategy=single runs one process: trainer.devices={self.devices}"
         )

@@ -79,19 +79,19 @@ def _subset(config: DatasetConfig) -> Path:
     return path / config.config
 
 
-def _of_files(found: DataFiles, config: DatasetConfig) -> OpenedData:
-    kinds = {format_of(file.path) for file in found.files}
+def _of_files(data: DataFiles, config: DatasetConfig) -> OpenedData:
+    kinds = {format_of(file.path) for file in data.files}
     if len(kinds) != 1:
-        suffixes = sorted({"".join(file.path.suffixes) for file in found.files})
+        suffixes = sorted({"".join(file.path.suffixes) for file in data.files})
         raise ConfigError(
-            f"dataset.path={found.origin}: holds {', '.join(suffixes)}; one of "
+            f"dataset.path={data.origin}: holds {', '.join(suffixes)}; one of "
             f"{', '.join(sorted(FORMATS))} is needed, one kind in a folder"
         )
     requested = [name.partition("[")[0] for name in (config.train_split, config.eval_split) if name]
-    splits = found.by_split(requested)
+    splits = data.by_split(requested)
     used = {"train", *requested, *[name for name in EVALUATION_SPLITS if name in splits][:1]}
-    if len(found.files) > 1:
-        log_splits(found.origin, splits, unused=set(splits) - used)
+    if len(data.files) > 1:
+        log_splits(data.origin, splits, unused=set(splits) - used)
     train = next(iter(splits.values()))
     columns = next(filter(None, (row_columns(file, "dataset.path") for file in train)), [])
 
@@ -102,15 +102,15 @@ def _of_files(found: DataFiles, config: DatasetConfig) -> OpenedData:
         readers = config.stream_readers or DEFAULT_READERS
         return {name: _file_stream(part, readers) for name, part in indexed.items()}
 
-    files = [file.path for file in found.files]
-    return OpenedData(found.origin, columns, parts, plain_error, files)
+    files = [file.path for file in data.files]
+    return OpenedData(data.origin, columns, parts, plain_error, files)
 
 
 def _file_stream(values: FileValues, readers: int) -> StreamSource:
     """The same values as a stream, each file a shard; parts of files where ``readers`` would have
     to share them."""
     source = _part_stream(
-        [FilePart(one, one.stat().st_size) for one in values.files], values.column
+        [FilePart(file, file.stat().st_size) for file in values.files], values.column
     )
     if source.num_groups(readers) == readers:
         return source

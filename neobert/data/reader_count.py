@@ -14,11 +14,12 @@ FEW_DOCUMENTS = 32
 """Documents of a short stream for each of its readers."""
 
 
-def num_readers(settings: DatasetConfig, documents: int, kept: int) -> int:
+def num_readers(settings: DatasetConfig, documents: int, trained_on: int) -> int:
     """``dataset.stream_readers``; by default 64, fewer for a stream of few documents, and one for a
     stream in its order.
 
-    ``documents`` of the stream were looked at (``STREAM_SAMPLE`` at most), ``kept`` are trained on.
+    ``documents``: how many of the stream were counted (``STREAM_SAMPLE`` at most); ``trained_on``:
+    those that are not held out.
     """
     if settings.stream_readers is not None:
         return settings.stream_readers
@@ -26,19 +27,20 @@ def num_readers(settings: DatasetConfig, documents: int, kept: int) -> int:
         return 1
     if documents >= STREAM_SAMPLE:
         return DEFAULT_READERS
-    return min(DEFAULT_READERS, 1 << max(0, (kept // FEW_DOCUMENTS).bit_length() - 1))
+    return min(DEFAULT_READERS, 1 << max(0, (trained_on // FEW_DOCUMENTS).bit_length() - 1))
 
 
-def check_readers(settings: DatasetConfig, documents: int, kept: int, ranks: int) -> None:
+def check_readers(settings: DatasetConfig, documents: int, trained_on: int, ranks: int) -> None:
     """Report what ``ranks`` processes cannot do with the readers of the stream.
 
     Raises ``ConfigError`` with the number to set.
     """
-    readers = num_readers(settings, documents, kept)
+    readers = num_readers(settings, documents, trained_on)
     key = f"dataset.stream_readers={readers}"
-    if documents < STREAM_SAMPLE and kept < readers:
+    if documents < STREAM_SAMPLE and trained_on < readers:
         raise ConfigError(
-            f"{key}: the stream has only {kept} documents to train on; set it to {kept} at most"
+            f"{key}: the stream has only {trained_on} documents to train on; set it to "
+            f"{trained_on} at most"
         )
     least = math.ceil(DEFAULT_READERS / ranks) * ranks
     is_shuffled = settings.shuffle_buffer_size > 0

@@ -93,10 +93,10 @@ class LinesOfSpan:
 
     def lines_before(self) -> int:
         """Lines of the file before the span; reads them, for a message."""
-        left, lines = self.start, 0
+        remaining, lines = self.start, 0
         with self.file.open("rb") as file:
-            while left > 0 and (read := file.read(min(left, 2**20))):
-                left -= len(read)
+            while remaining > 0 and (read := file.read(min(remaining, 2**20))):
+                remaining -= len(read)
                 lines += read.count(b"\n")
         return lines
 
@@ -313,8 +313,9 @@ def _questions(article: Row) -> Iterator[Row]:
     """The questions of an article of SQuAD's own JSON, with their context; else the row itself."""
     paragraphs = cast(list[dict[str, Any]], article["paragraphs"])
     if not all(
-        isinstance(one, dict) and _are_rows(one.get("qas", [{}]) or [{}]) for one in paragraphs
-    ) or not any("qas" in one for one in paragraphs):
+        isinstance(paragraph, dict) and _are_rows(paragraph.get("qas", [{}]) or [{}])
+        for paragraph in paragraphs
+    ) or not any("qas" in paragraph for paragraph in paragraphs):
         yield article
         return
     for paragraph in paragraphs:

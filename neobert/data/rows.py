@@ -180,7 +180,7 @@ def read_table(
                 filled.append(None)
     if not count and files:
         values = {name: [] for name in row_columns(files[0], setting)}
-    return pa.table({name: _array(name, some, files, setting) for name, some in values.items()})
+    return pa.table({name: _array(name, column, files, setting) for name, column in values.items()})
 
 
 def row_columns(file: Path, setting: str) -> list[str]:
@@ -199,20 +199,22 @@ def row_columns(file: Path, setting: str) -> list[str]:
                 return list(next(json_rows(place.lines_of(source), _is_json(file)), {}))
 
 
-def text_column(columns: Collection[str], wanted: str | None, setting: str, origin: str) -> str:
-    """Column of the text: ``wanted``, else the first of :data:`TEXT_COLUMNS` that exists.
+def text_column(columns: Collection[str], requested: str | None, setting: str, origin: str) -> str:
+    """Column of the text: ``requested``, else the first of :data:`TEXT_COLUMNS` that exists.
 
-    ``wanted`` may lead into a column (``doc.text``). Raises ``ConfigError``.
+    ``requested`` may lead into a column (``doc.text``). Raises ``ConfigError``.
     """
-    if wanted is not None:
-        if wanted not in columns and root_column(wanted) not in columns:
-            raise ConfigError(f"{setting}={wanted}: {origin} has the columns {', '.join(columns)}")
-        return wanted
-    found = next((name for name in TEXT_COLUMNS if name in columns), None)
-    if found is None:
+    if requested is not None:
+        if requested not in columns and root_column(requested) not in columns:
+            raise ConfigError(
+                f"{setting}={requested}: {origin} has the columns {', '.join(columns)}"
+            )
+        return requested
+    column = next((name for name in TEXT_COLUMNS if name in columns), None)
+    if column is None:
         has = f"none of {', '.join(TEXT_COLUMNS)}; its columns are {', '.join(columns)}"
         raise ConfigError(f"{setting}: {origin} has {has if columns else 'no row with a column'}")
-    return found
+    return column
 
 
 def root_column(path: str) -> str:
@@ -310,12 +312,12 @@ def _numbered_rows(
             case _:
                 rows = separated_rows(text, str(kind), columns)
         for row in rows:
-            kept = row
+            read = row
             if columns is not None:
-                kept = {name: value for name, value in row.items() if name in columns}
+                read = {name: value for name, value in row.items() if name in columns}
             if text.has_surrogates and kind == "json":
-                check_surrogates(kept)
-            yield text.number, kept
+                check_surrogates(read)
+            yield text.number, read
 
 
 def _is_json(file: Path) -> bool:
@@ -360,10 +362,10 @@ def _parquet_rows(
 ) -> Iterator[Row]:
     file = pq.ParquetFile(source)
     names = file.schema_arrow.names
-    kept = names if columns is None else [name for name in names if name in columns]
+    read = names if columns is None else [name for name in names if name in columns]
     groups = list(range(file.num_row_groups) if span is None else span)
-    for batch in file.iter_batches(ROWS_AT_A_TIME, groups, columns=kept):
-        yield from batch.to_pylist() if kept else ({} for _ in range(batch.num_rows))
+    for batch in file.iter_batches(ROWS_AT_A_TIME, groups, columns=read):
+        yield from batch.to_pylist() if read else ({} for _ in range(batch.num_rows))
 
 
 def _is_plain_parquet(file: Path) -> bool:
@@ -374,8 +376,8 @@ def _parquet_table(file: Path, setting: str, columns: Collection[str] | None) ->
     with _faults(file, setting), _opened(file) as source:
         opened = pq.ParquetFile(source)
         names = opened.schema_arrow.names
-        kept = names if columns is None else [name for name in names if name in columns]
-        return opened.read(columns=kept)
+        read = names if columns is None else [name for name in names if name in columns]
+        return opened.read(columns=read)
 
 
 def _array(name: str, values: list[object], files: list[Path], setting: str) -> pa.Array:

@@ -79,8 +79,8 @@ class HoldOut:
         """For ``count`` documents, at least 2, exactly the fraction; ``None``: for many."""
         if count is None:
             return cls(seed, round(fraction * 2**64))
-        held = min(max(1, round(fraction * count)), count - 1)
-        return cls(seed, int(np.partition(_hashes(seed, 0, count), held)[held]))
+        num_held = min(max(1, round(fraction * count)), count - 1)
+        return cls(seed, int(np.partition(_hashes(seed, 0, count), num_held)[num_held]))
 
     def holds(self, first: int, count: int) -> NDArray[np.bool_]:
         """Whether each of ``count`` documents from number ``first`` on is held out."""
@@ -128,7 +128,7 @@ def _evaluation(
         if named_split(parts, config.eval_split.partition("[")[0]) == used:
             _warn_of_overlap(parts[str(used)], train_name, config.eval_split)
         return evaluation
-    name = next((one for one in EVALUATION_SPLITS if one in parts and one != used), None)
+    name = next((split for split in EVALUATION_SPLITS if split in parts and split != used), None)
     if name is None:
         return None
     if config.validation_split is not None:
@@ -141,7 +141,7 @@ def _warn_of_overlap(part: Data, train: str, evaluation: str) -> None:
         _slice_range(part, train, "train_split"),
         _slice_range(part, evaluation, "eval_split"),
     ]
-    if max(one.start for one in ranges) < min(one.stop for one in ranges):
+    if max(span.start for span in ranges) < min(span.stop for span in ranges):
         log.warning(
             "dataset.eval_split=%s is trained on too: dataset.train_split can leave it out, such "
             "as dataset.train_split='train[5%%:]' dataset.eval_split='train[:5%%]'",
@@ -160,29 +160,29 @@ def hold_out(data: Dataset | FileValues, fraction: float, origin: str, seed: int
     return HoldOut.of(fraction, seed, None if count > COUNTED else count)
 
 
-def sliced(part: AnyData, wanted: str, key: str) -> AnyData:
+def sliced(part: AnyData, split: str, key: str) -> AnyData:
     """``part`` as the slice in a split's name says: ``train[1000:]``, ``train[:5%]``."""
-    if "[" not in wanted:
+    if "[" not in split:
         return part
-    chosen = _slice_range(part, wanted, key)
+    chosen = _slice_range(part, split, key)
     return _span(part, chosen.start, None if chosen.stop == ENDLESS else chosen.stop)
 
 
-def _slice_range(part: Data, wanted: str, key: str) -> range:
+def _slice_range(part: Data, split: str, key: str) -> range:
     """The document numbers of a slice; up to :data:`ENDLESS` where the end is not known."""
-    if "[" not in wanted:
+    if "[" not in split:
         return range(ENDLESS)
-    edges = SLICE.match(wanted)
+    edges = SLICE.match(split)
     if edges is None:
         raise ConfigError(
-            f"dataset.{key}={wanted}: is no slice; write train[:1000], train[1000:2000] or "
+            f"dataset.{key}={split}: is no slice; write train[:1000], train[1000:2000] or "
             "train[:10%]"
         )
     counts_back = "-" in edges["start"] + edges["stop"]
     if edges["p1"] or edges["p2"] or counts_back:
         if isinstance(part, StreamSource):
             what = "counting from the end" if counts_back else "percent slicing"
-            raise ConfigError(f"dataset.{key}={wanted}: {what} needs a length, a stream has none")
+            raise ConfigError(f"dataset.{key}={split}: {what} needs a length, a stream has none")
         length = _count(part)
     else:
         length = ENDLESS if isinstance(part, StreamSource) else _count(part, _last(edges) + 1)
@@ -190,7 +190,7 @@ def _slice_range(part: Data, wanted: str, key: str) -> range:
     stop = _edge(edges["stop"], edges["p2"], length)
     chosen = range(length)[start:stop]
     if not chosen:
-        raise ConfigError(f"dataset.{key}={wanted}: is empty, there are {length} documents")
+        raise ConfigError(f"dataset.{key}={split}: is empty, there are {length} documents")
     return range(chosen.start, ENDLESS if stop is None else chosen.stop)
 
 
@@ -222,19 +222,19 @@ def _head_split(train: Data, samples: int, origin: str) -> SplitData:
     return SplitData(_span(train, samples, None), _span(train, 0, samples))
 
 
-def _split(parts: Mapping[str, Data], wanted: str, key: str, origin: str) -> Data:
+def _split(parts: Mapping[str, Data], split: str, key: str, origin: str) -> Data:
     """A split by its name, sliced if the name says so."""
-    name = named_split(parts, wanted.partition("[")[0])
+    name = named_split(parts, split.partition("[")[0])
     if name is None:
-        there = ", ".join(parts)
-        raise ConfigError(f"dataset.{key}={wanted}: {origin} has the splits {there}")
-    return sliced(parts[name], wanted, key)
+        existing = ", ".join(parts)
+        raise ConfigError(f"dataset.{key}={split}: {origin} has the splits {existing}")
+    return sliced(parts[name], split, key)
 
 
-def named_split(parts: Mapping[str, object], wanted: str) -> str | None:
-    """The split called ``wanted``, else one by another of its names: ``dev`` is ``validation``."""
-    same = [name for name in parts if canonical_split(name) == canonical_split(wanted)]
-    return wanted if wanted in parts else next(iter(same), None)
+def named_split(parts: Mapping[str, object], split: str) -> str | None:
+    """The split called ``split``, else one by another of its names: ``dev`` is ``validation``."""
+    same = [name for name in parts if canonical_split(name) == canonical_split(split)]
+    return split if split in parts else next(iter(same), None)
 
 
 def _edge(number: str, percent: str, length: int) -> int | None:

@@ -82,7 +82,7 @@ class TrainingDocuments(Dataset[Batch], Generic[Document, Batch]):
         return self.data.batch(self._documents(Steps(self.share).numbers(number)), step)
 
     def _documents(self, numbers: Sequence[int]) -> list[Document]:
-        rows = [row for one in numbers if (row := self.order.row(one)) != EMPTY]
+        rows = [row for number in numbers if (row := self.order.row(number)) != EMPTY]
         return [self.data.train[row] for row in rows]
 
 

@@ -61,17 +61,17 @@ def resume_point(settings: TrainerConfig) -> Path | None:
     if (run / "checkpoints").is_dir() and getattr(rank_zero_only, "rank", 0) == 0:
         claim(run)
         remove_leftovers(run / "checkpoints")
-    found = _on_this_node(settings, f"{run} {selector}", lambda: _checkpoint(run, selector))
-    if found is not None and not found.name.isdigit():
+    checkpoint = _on_this_node(settings, f"{run} {selector}", lambda: _checkpoint(run, selector))
+    if checkpoint is not None and not checkpoint.name.isdigit():
         raise ConfigError(
             f"trainer.resume_from_checkpoint={selector}: a checkpoint's folder must be called "
-            f"by its step, as the run wrote it; rename {found} back"
+            f"by its step, as the run wrote it; rename {checkpoint} back"
         )
-    if found is None:
+    if checkpoint is None:
         log.warning("%s has no checkpoint to resume from yet: a new run starts", run)
     else:
-        log.info("resuming from %s; what the run once started from is not read again", found)
-    return found
+        log.info("resuming from %s; what the run once started from is not read again", checkpoint)
+    return checkpoint
 
 
 def branch_point(settings: TrainerConfig) -> Path | None:
@@ -107,8 +107,8 @@ def _on_this_node(
         return find()
 
     def answer() -> str | None:
-        found = find()
-        return None if found is None else str(found)
+        checkpoint = find()
+        return None if checkpoint is None else str(checkpoint)
 
     shared = once_per_node(f"{Path.cwd()} {question}", answer)
     return None if shared is None else Path(shared)
@@ -140,20 +140,21 @@ def check_same_run(
     and mask rate.
     """
     saved = read_fingerprint(checkpoint)
-    here = json.loads(json.dumps(fingerprint))
-    changed = [key for key in sorted({*saved, *here}) if saved.get(key) != here.get(key)]
+    requested = json.loads(json.dumps(fingerprint))
+    changed = [key for key in sorted({*saved, *requested}) if saved.get(key) != requested.get(key)]
     step, before = int(checkpoint.name), accepted
-    if _begun(saved.get(SKIPPED), step) == _begun(here.get(SKIPPED), step):
+    if _begun(saved.get(SKIPPED), step) == _begun(requested.get(SKIPPED), step):
         accepted = [*accepted, SKIPPED]
     if is_branch:
         accepted = [*accepted, *(key for key in changed if key.startswith(FREE_IN_A_BRANCH))]
     refused = [key for key in changed if key not in accepted and "all" not in accepted]
     for key in sorted(set(changed) - set(refused)):
-        log.warning("%s changed on resume, as accepted: %s", key, _change(saved, here, key))
+        log.warning("%s changed on resume, as accepted: %s", key, _change(saved, requested, key))
     if refused:
         raise ConfigError(
             *[
-                f"{key}{_meaning(key)} differs from the checkpoint's ({_change(saved, here, key)})"
+                f"{key}{_meaning(key)} differs from the checkpoint's "
+                f"({_change(saved, requested, key)})"
                 for key in refused
             ],
             "the run would not continue as the same one; set the old values, or accept the new "
@@ -214,8 +215,8 @@ def _begun(spans: object, step: int) -> list[str]:
     return begun
 
 
-def _change(saved: Mapping[str, object], here: Mapping[str, object], key: str) -> str:
-    return f"{saved.get(key)!r} -> {here.get(key)!r}"
+def _change(saved: Mapping[str, object], requested: Mapping[str, object], key: str) -> str:
+    return f"{saved.get(key)!r} -> {requested.get(key)!r}"
 
 
 def resume_command() -> str:

@@ -234,8 +234,8 @@ def prepare_run(
     callbacks = [*task.callbacks(step or 0), *configured(task.config, "callbacks")]
     folder = open_run_folder(task.requested, resuming=resume is not None and not is_branch)
     module = build_module(task, plan.total_steps, strategy)
-    config, named = task.config, module.model.named_parameters()
-    log.info("%s", owners_table(owners(config.optimizer, named, decays=not config.model.ngpt)))
+    config, parameters = task.config, module.model.named_parameters()
+    log.info("%s", owners_table(owners(config.optimizer, parameters, decays=not config.model.ngpt)))
     card = ModelCard(task.tokenizer, task.tokenizer_info, fingerprint, _encoders(module))
     callbacks += extras.callbacks
     parts = build_trainer(config, folder, plan, card, strategy, callbacks)

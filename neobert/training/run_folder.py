@@ -117,6 +117,6 @@ def _move_run(path: Path) -> Path:
     old = free_name(path.resolve())
     old.mkdir()
     for pattern in reversed(PATTERNS):  # the marks last: cut short, it still is a run
-        for one in path.glob(pattern):
-            one.rename(old / one.name)
+        for entry in path.glob(pattern):
+            entry.rename(old / entry.name)
     return old

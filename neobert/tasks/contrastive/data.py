@@ -63,8 +63,8 @@ class ContrastiveDataModule(RunDataModule):
         self.sources: list[PairRows] = []
         self.evaluation = EvaluationSet()
         self.held_out: dict[str, NDArray[np.int64]] = {}  # rows of the tables, by source
-        for one in self.prepared:
-            self._open(one)
+        for source in self.prepared:
+            self._open(source)
         if config.contrastive.eval_sts is not None:
             self.evaluation.add_sts(config.contrastive.eval_sts, recipe)
         self.corpus = open_corpus(config, self.tokenizer)
@@ -119,7 +119,10 @@ class ContrastiveDataModule(RunDataModule):
         """What a resumed run must share, by setting."""
         config, settings = self.config, self.config.contrastive
         return {
-            **{f"contrastive.sources.{one.name}": one.manifest["sha256"] for one in self.prepared},
+            **{
+                f"contrastive.sources.{source.name}": source.manifest["sha256"]
+                for source in self.prepared
+            },
             "tokenizer": self.tokenizer.fingerprint,
             "seed": config.seed,
             "dataset.alpha": config.dataset.alpha,

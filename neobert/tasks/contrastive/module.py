@@ -77,14 +77,14 @@ class ContrastiveModule(OptimizedModule):
     ) -> dict[str, object]:
         match batch:
             case PairBatch():
-                found, tokens = self._pairs(batch), batch.texts.packed.num_tokens
+                pair_loss, tokens = self._pairs(batch), batch.texts.packed.num_tokens
                 sums: dict[str, Tensor | float] = {
-                    "loss": found.mean.detach() * batch.num_pairs,
-                    "correct": found.correct,
+                    "loss": pair_loss.mean.detach() * batch.num_pairs,
+                    "correct": pair_loss.correct,
                     "pairs": batch.num_pairs,
                     f"{batch.source}_batches": 1,
                 }
-                loss = found.mean
+                loss = pair_loss.mean
             case TwiceBatch():
                 loss, tokens = self._twice(batch).mean, 2 * batch.texts.packed.num_tokens
                 sums = {"pretraining_loss": loss.detach(), "pretraining_batches": 1}
@@ -116,8 +116,8 @@ class ContrastiveModule(OptimizedModule):
         self._vectors = torch.zeros(shape, device=self.device)
 
     def validation_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
-        found = encode_texts(self.encoder, batch.texts, self.settings.pooling)
-        self._vectors[batch.places] = found
+        vectors = encode_texts(self.encoder, batch.texts, self.settings.pooling)
+        self._vectors[batch.places] = vectors
 
     def on_validation_epoch_end(self) -> None:
         # Each rank has filled in its own rows; the others are zero.
@@ -170,7 +170,7 @@ class ContrastiveModule(OptimizedModule):
         model = self.model
         assert isinstance(model, MaskedLM)
         hidden = model.hidden(batch.inputs)  # (T, E)
-        found = masked_lm_loss(
+        masked_loss = masked_lm_loss(
             hidden,
             model.decoder_weight,
             batch.positions,
@@ -178,15 +178,17 @@ class ContrastiveModule(OptimizedModule):
             model.decoder.bias,
             model.config.kernel_backend,
         )
-        return found.sum / max(1, batch.num_targets)
+        return masked_loss.sum / max(1, batch.num_targets)
 
     def _untouched(self) -> Tensor | float:
         """0 times the decoder's own weights: data parallelism wants a gradient for each."""
         if not isinstance(self.model, MaskedLM) or self.trainer.world_size == 1:
             return 0.0
         inside = {id(parameter) for parameter in self.encoder.parameters()}
-        own = [one for one in self.model.parameters() if id(one) not in inside]
-        return 0.0 * sum((one.sum() for one in own), start=torch.zeros((), device=self.device))
+        own = [parameter for parameter in self.model.parameters() if id(parameter) not in inside]
+        return 0.0 * sum(
+            (parameter.sum() for parameter in own), start=torch.zeros((), device=self.device)
+        )
 
 
 def encoder_of(model: Encoder | MaskedLM) -> Encoder:

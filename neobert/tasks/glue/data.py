@@ -177,7 +177,7 @@ class TrainingBatches(Dataset[LabelledBatch]):
         return self.layout.batch(self.examples, rows, self._count(step))
 
     def _rows(self, numbers: Sequence[int]) -> list[int]:
-        return [row for one in numbers if (row := self.order.row(one)) != EMPTY]
+        return [row for number in numbers if (row := self.order.row(number)) != EMPTY]
 
     def _count(self, numbers: range) -> int:
         """Examples among these row numbers, which lie in one epoch."""

@@ -154,7 +154,7 @@ class Throughput(Callback):
     def summary(self) -> dict[str, object]:
         """For ``summary.json``: over everything trained by this process."""
         seconds = max(self._all_seconds, 1e-9)
-        found: dict[str, object] = {
+        figures: dict[str, object] = {
             "flops_per_token": self._all_flops / max(self._all_tokens, 1.0),
             "tflops_per_sec": self._all_flops / seconds / 1e12,
             "data_wait": self._all_waited / seconds,
@@ -162,10 +162,10 @@ class Throughput(Callback):
             "peak_memory_mib": round(self._peak_memory, 1),
         }
         if self.peak is not None:
-            found["mfu"] = self._all_flops / seconds / self.peak.flops
-            found["peak_tflops_per_sec"] = self.peak.flops / 1e12
-            found["peak_source"] = self.peak.source
-        return found
+            figures["mfu"] = self._all_flops / seconds / self.peak.flops
+            figures["peak_tflops_per_sec"] = self.peak.flops / 1e12
+            figures["peak_source"] = self.peak.source
+        return figures
 
     def _count(self, module: nn.Module, inputs: tuple[PackedBatch]) -> None:
         recomputes = torch._C._current_graph_task_id() != -1  # within a backward pass: GradCache
