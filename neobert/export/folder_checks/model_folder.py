@@ -63,10 +63,8 @@ class ModelFolder:
         auto_map = self.config.get("auto_map") or {}
         classes = {}
         for auto in AUTO_CLASSES:
-            classes = getattr(transformers, auto)._model_mapping.get(type(settings), ())
-            names = {
-                cls.__name__ for cls in (classes if isinstance(classes, tuple) else (classes,))
-            }
+            mapped = getattr(transformers, auto)._model_mapping.get(type(settings), ())
+            names = {cls.__name__ for cls in (mapped if isinstance(mapped, tuple) else (mapped,))}
             if auto in auto_map:
                 names = {auto_map[auto].rpartition(".")[2]}
             if names:
