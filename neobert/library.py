@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from neobert.config.compose import compose_config
+from neobert.config.overrides import quote
 from neobert.config.ready import folder_problems, start_problems
 from neobert.config.root import Config
 from neobert.config.section import type_problems
@@ -126,7 +127,7 @@ def evaluate(
     file = folder / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"{folder} is not the folder of a run: it has no config.yaml")
-    config = compose([f"config_path={_quoted(file)}", *overrides])
+    config = compose([f"config_path={quote(str(file))}", *overrides])
     if config.task == "mteb":
         config = replace(config, mteb_model=str(folder), pretrained_checkpoint=str(checkpoint))
         summary = train_config(config).summary
@@ -189,9 +190,3 @@ def _show_messages(debug: bool) -> None:
     """Show log lines, unless the program has set up the logger ``neobert`` itself."""
     if all(handler.name == ROOT for handler in get_logger(ROOT).handlers):
         show_messages(debug)
-
-
-def _quoted(path: Path) -> str:
-    from neobert.config.overrides import quote
-
-    return quote(str(path))
