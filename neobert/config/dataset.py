@@ -121,38 +121,38 @@ class DatasetConfig(Section):
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
-        found = at_least("dataset.num_workers", self.num_workers, 0)
-        found += at_least("dataset.prefetch_factor", self.prefetch_factor, 1)
-        found += at_least("dataset.max_seq_length", self.max_seq_length, 3)
-        found += at_least("dataset.min_length", self.min_length, 0)
-        found += at_least("dataset.eval_samples", self.eval_samples, 1)
-        found += within("dataset.stream_readers", self.stream_readers, 1, 4096)
-        found += above("dataset.alpha", self.alpha, 0)
-        found += at_least("dataset.crop_min_length", self.crop_min_length, 1)
-        found += within("dataset.crop_share", self.crop_share, 0, 1)
+        problems = at_least("dataset.num_workers", self.num_workers, 0)
+        problems += at_least("dataset.prefetch_factor", self.prefetch_factor, 1)
+        problems += at_least("dataset.max_seq_length", self.max_seq_length, 3)
+        problems += at_least("dataset.min_length", self.min_length, 0)
+        problems += at_least("dataset.eval_samples", self.eval_samples, 1)
+        problems += within("dataset.stream_readers", self.stream_readers, 1, 4096)
+        problems += above("dataset.alpha", self.alpha, 0)
+        problems += at_least("dataset.crop_min_length", self.crop_min_length, 1)
+        problems += within("dataset.crop_share", self.crop_share, 0, 1)
         longest = self.crop_min_length is None or self.crop_min_length <= self.max_seq_length - 2
-        found += require(
+        problems += require(
             longest,
             f"dataset.crop_min_length={self.crop_min_length} is longer than documents of "
             f"dataset.max_seq_length={self.max_seq_length} with their start and end token",
         )
-        found += within("dataset.pretraining_prob", self.pretraining_prob, 0, 1)
+        problems += within("dataset.pretraining_prob", self.pretraining_prob, 0, 1)
         split = self.validation_split
-        found += require(
+        problems += require(
             split is None or 0 < split < 1,
             f"dataset.validation_split={split}: must be between 0 and 1, both excluded",
         )
-        found += mixture_problems(self)
+        problems += mixture_problems(self)
         spans = [problem for span in self.skip_steps for problem in _span_problems(span)]
-        return found + (spans or _overlap_problems(self.skip_steps))
+        return problems + (spans or _overlap_problems(self.skip_steps))
 
 
 def _overlap_problems(spans: list[str]) -> list[str]:
     ordered = sorted(spans, key=lambda span: int(span.partition("-")[0]))
     return [
-        f"dataset.skip_steps: {one} and {next_one} overlap; write one span"
-        for one, next_one in pairwise(ordered)
-        if int(next_one.partition("-")[0]) <= int(one.partition("-")[2])
+        f"dataset.skip_steps: {span} and {next_span} overlap; write one span"
+        for span, next_span in pairwise(ordered)
+        if int(next_span.partition("-")[0]) <= int(span.partition("-")[2])
     ]
 
 

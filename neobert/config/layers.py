@@ -334,7 +334,7 @@ def _expand_home(config: Config) -> None:
         owner = getattr(config, section[0]) if section else config
         setattr(owner, name, _expanded(getattr(owner, name)))
     for entries in (config.contrastive.sources, config.mteb_local, config.dataset.mixture):
-        for entry in (one for one in entries.values() if isinstance(one, dict)):
+        for entry in (value for value in entries.values() if isinstance(value, dict)):
             entry.update({"path": _expanded(entry["path"])} if "path" in entry else {})
 
 

@@ -155,7 +155,7 @@ def _entry_problems(dataset: "DatasetConfig", name: str, entry: object) -> list[
     )
     if not isinstance(entry, dict):
         return [*problems, f"{key}={entry!r}: must be a mapping such as {{path: …, weight: 0.7}}"]
-    for unknown in (one for one in entry if one not in (*TEXT_KEYS, *OWN_KEYS)):
+    for unknown in (setting for setting in entry if setting not in (*TEXT_KEYS, *OWN_KEYS)):
         near = get_close_matches(str(unknown), (*TEXT_KEYS, *OWN_KEYS), n=1)
         hint = f"; did you mean {key}.{near[0]}?" if near else ""
         rest = "" if near else f"; a source has {', '.join((*OWN_KEYS, *TEXT_KEYS))}"

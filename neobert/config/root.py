@@ -125,25 +125,25 @@ class Config(Section):
 
     def problems(self) -> list[str]:
         """Everything that is wrong, section by section and across them; empty if nothing is."""
-        found = one_of("task", self.task, TASKS)
-        found += one_of("mteb_pooling", self.mteb_pooling, MTEB_POOLINGS)
-        found += at_least("mteb_batch_size", self.mteb_batch_size, 1)
-        found += at_least("mteb_max_length", self.mteb_max_length, 3)
-        found += require(bool(self.mteb_task_type.strip()), "mteb_task_type: must name a task")
-        found += read_local_tasks(self.mteb_local)[1]
-        found += [
+        problems = one_of("task", self.task, TASKS)
+        problems += one_of("mteb_pooling", self.mteb_pooling, MTEB_POOLINGS)
+        problems += at_least("mteb_batch_size", self.mteb_batch_size, 1)
+        problems += at_least("mteb_max_length", self.mteb_max_length, 3)
+        problems += require(bool(self.mteb_task_type.strip()), "mteb_task_type: must name a task")
+        problems += read_local_tasks(self.mteb_local)[1]
+        problems += [
             f"{key}.{name}: must have a _target_, such as my_package.{example}"
             for key, example in (("callbacks", "MyCallback"), ("loggers", "MyLogger"))
             for name, entry in getattr(self, key).items()
             if not (isinstance(entry, dict) and isinstance(entry.get("_target_"), str))
         ]
-        found += require(
+        problems += require(
             0 <= self.seed <= LARGEST_SEED, f"seed={self.seed}: must be from 0 to {LARGEST_SEED}"
         )
         for section in vars(self).values():
-            found += section.problems() if isinstance(section, Section) else []
-        found += self._stages() + self._mixture() + self._lengths()
-        return found + self._combinations() + self._best_model()
+            problems += section.problems() if isinstance(section, Section) else []
+        problems += self._stages() + self._mixture() + self._lengths()
+        return problems + self._combinations() + self._best_model()
 
     def _stages(self) -> list[str]:
         if not self.stages and not self.trainer.batch_warmup_tokens:
@@ -170,7 +170,7 @@ class Config(Section):
             problems += stage_mixture_problems(self.dataset, stage.mixture, place)
             own_keys = replace(stage, mixture={}, mixture_temperature=None)  # checked above
             changed = with_stage(self, own_keys).problems()
-            problems += [f"{place}: {one}" for one in changed if one not in known]
+            problems += [f"{place}: {problem}" for problem in changed if problem not in known]
         return problems
 
     def _without_stages(self) -> "Config":
@@ -186,18 +186,18 @@ class Config(Section):
         if self.task not in ("pretraining", "contrastive"):
             return []
         longest = self.model.max_position_embeddings
-        found = require(
+        problems = require(
             self.dataset.max_seq_length <= longest,
             f"dataset.max_seq_length={self.dataset.max_seq_length} is longer than "
             f"model.max_position_embeddings={longest}: raise the one or lower the other",
         )
         if self.dataset.filter_by_length and self.tokenizer.truncation:
-            found += require(
+            problems += require(
                 self.dataset.min_length <= self.dataset.max_seq_length,
                 f"dataset.min_length={self.dataset.min_length} is longer than "
                 f"dataset.max_seq_length={self.dataset.max_seq_length}: nothing would be left",
             )
-        return found
+        return problems
 
     def _mixture(self) -> list[str]:
         if not self.dataset.mixture:
@@ -212,41 +212,43 @@ class Config(Section):
         )
 
     def _combinations(self) -> list[str]:
-        found = []
+        problems = []
         if self.datacollator.pack_sequences:
-            found += require(
+            problems += require(
                 self.datacollator.pad_to_multiple_of is None,
                 "datacollator.pad_to_multiple_of has no effect on packed rows, whose length is "
                 "fixed: set it to null, or datacollator.pack_sequences=false",
             )
         if self.task == "contrastive" and self.contrastive.loss_type == "simcse":
-            found += require(
+            problems += require(
                 self.trainer.mixed_precision != "fp16",
                 "trainer.mixed_precision=fp16 overflows the contrastive logits: use bf16 or no",
             )
         if self.model.ngpt:
-            found += require(
+            problems += require(
                 self.model.rope,
                 "model.ngpt=true needs model.rope=true: it has no learned positions",
             )
-            found += require(
+            problems += require(
                 self.trainer.ema_decay is None,
                 "trainer.ema_decay with model.ngpt=true: averages of weights on the unit sphere "
                 "are not on it; set it to null",
             )
-        return found
+        return problems
 
     def _best_model(self) -> list[str]:
         metric = self.trainer.metric_for_best_model
         if metric is None:
             return []
         name = metric.removeprefix("eval/").removeprefix("eval_")
-        found, metrics = [], PRETRAINING_METRICS
+        problems, metrics = [], PRETRAINING_METRICS
         if self.task == "pretraining":
-            sources = [f"{one}/{source}" for source in self.dataset.mixture for one in metrics]
-            found = one_of("trainer.metric_for_best_model", name, [*metrics, *sources])
+            sources = [
+                f"{logged}/{source}" for source in self.dataset.mixture for logged in metrics
+            ]
+            problems = one_of("trainer.metric_for_best_model", name, [*metrics, *sources])
         falls = name.partition("/")[0] in ("loss", "perplexity", "bits_per_byte")
-        return found + require(
+        return problems + require(
             not (falls and self.trainer.greater_is_better),
             f"trainer.metric_for_best_model={metric} is better when smaller: set "
             "trainer.greater_is_better=false",

@@ -96,7 +96,9 @@ def with_stage(config: "Config", stage: StageConfig) -> "Config":
         dataset = replace(dataset, min_length=stage.min_length, filter_by_length=True)
     if stage.mixture:
         entries = dataset.mixture.items()
-        weighted = {name: {**one, "weight": stage.mixture.get(name, 0.0)} for name, one in entries}
+        weighted = {
+            name: {**entry, "weight": stage.mixture.get(name, 0.0)} for name, entry in entries
+        }
         dataset = replace(dataset, mixture=weighted)
     if stage.mixture_temperature is not None:
         dataset = replace(dataset, mixture_temperature=stage.mixture_temperature)

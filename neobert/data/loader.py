@@ -109,7 +109,7 @@ class MicroBatches(Dataset[MaskedBatch]):
     def __getitem__(self, number: int) -> MaskedBatch:
         step, maker = number // self.steps.share.accumulation, self.maker
         numbers = self.steps.numbers(number)
-        return maker.batch([maker.mask(self.rows.row(one), one, step) for one in numbers])
+        return maker.batch([maker.mask(self.rows.row(row), row, step) for row in numbers])
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,8 +335,8 @@ def sum_over_ranks(counts: Sequence[int]) -> Callable[[], list[int]]:
 
     def sums() -> list[int]:
         work.wait()
-        found: list[int] = totals.tolist()
-        return found
+        summed: list[int] = totals.tolist()
+        return summed
 
     return sums
 

@@ -67,7 +67,7 @@ class StreamBatches(IterableDataset):  # type: ignore[type-arg]
         self.streams, self.steps = streams, steps
         self.order = order or SourceOrder.of_one()
         self.heads = [stream.source.heads() for stream in streams]
-        self.first_readers = list(accumulate((one.readers for one in streams), initial=0))
+        self.first_readers = list(accumulate((stream.readers for stream in streams), initial=0))
         """Number of the first reader of each stream among the readers of all."""
 
         self.states: dict[int, ReaderState] = {}
@@ -214,8 +214,8 @@ class StreamLoader:
         self.batches.states, self.batches.first = dict(self.states), self._done
         accumulation = self.batches.steps.share.accumulation
         items = iter(build_stream_loader(self.batches, self.workers))
-        left = range((len(self) - self._done) // accumulation)
-        steps = ([self._draw(items) for _ in range(accumulation)] for _ in left)
+        steps_left = range((len(self) - self._done) // accumulation)
+        steps = ([self._draw(items) for _ in range(accumulation)] for _ in steps_left)
         for step, (total,) in one_ahead(
             steps, lambda drawn: targets_over_ranks([batch for batch, _ in drawn])
         ):
@@ -309,9 +309,9 @@ class StreamLoader:
             return self.states
         everywhere: list[dict[int, ReaderState]] = [{}] * dist.get_world_size()
         dist.all_gather_object(everywhere, self.states)
-        found: dict[int, ReaderState] = {}
+        newest: dict[int, ReaderState] = {}
         for states in everywhere:
             for reader, state in states.items():
-                if reader not in found or state.rows > found[reader].rows:
-                    found[reader] = state
-        return found
+                if reader not in newest or state.rows > newest[reader].rows:
+                    newest[reader] = state
+        return newest

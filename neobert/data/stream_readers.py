@@ -91,8 +91,8 @@ class StreamRows:
     def key(self) -> dict[str, str]:
         """What a place in the stream depends on: its text, and how rows are made of it."""
         dealt = [self.readers, self.source.num_groups(self.readers)]
-        made = [asdict(self.maker.packing), self.shuffled, self.maker.tokenizer.fingerprint]
-        return {"source": key_of([self.documents.key, *dealt]), "rows": key_of(made)}
+        making = [asdict(self.maker.packing), self.shuffled, self.maker.tokenizer.fingerprint]
+        return {"source": key_of([self.documents.key, *dealt]), "rows": key_of(making)}
 
     def rows_of(self, values: list[object], reader: int, start: ReaderState) -> TokenRows:
         """The rows of a window's documents."""

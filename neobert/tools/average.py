@@ -130,8 +130,8 @@ def evaluate_model(model: MaskedLM, data: PretrainingDataModule) -> dict[str, fl
     loaders = data.val_dataloader()
     every = loaders if isinstance(loaders, list) else [loaders]
     sets, sums = [], []
-    for one, loader in zip(data.evaluations, every, strict=True):
-        if one.rate is not None:
+    for evaluation, loader in zip(data.evaluations, every, strict=True):
+        if evaluation.rate is not None:
             continue
         total, targets = 0.0, 0
         for batch in loader:
@@ -139,7 +139,7 @@ def evaluate_model(model: MaskedLM, data: PretrainingDataModule) -> dict[str, fl
             weight, bias = model.decoder_weight, model.decoder.bias
             loss = masked_lm_loss(hidden, weight, batch.positions, batch.labels, bias)
             total, targets = total + float(loss.sum), targets + int(loss.count)
-        sets.append(one)
+        sets.append(evaluation)
         sums.append((total, 0.0, targets, 0.0))
     return evaluation_metrics(sets, sums)
 
@@ -213,7 +213,11 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if metrics:
         for key, name in RECORDED.items():
-            values = {path: one[name] for path, one in metrics.items() if name in one}
+            values = {
+                path: values_of_path[name]
+                for path, values_of_path in metrics.items()
+                if name in values_of_path
+            }
             record |= {key: values} if values else {}
         write_json(record, options.output / "average.json")
         show(metrics, shares)

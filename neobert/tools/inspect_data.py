@@ -103,9 +103,11 @@ def batches_of_step(data: PretrainingDataModule, step: int) -> list[list[MaskedB
     first = (step - stage.first_step) * stage.accumulation
     numbers = range(first, first + stage.accumulation)
     ranks = [steps_of_rank(data, stage, rank) for rank in range(data.share.ranks)]
-    made = (_of_stream if data.is_stream else _of_rows)(data, stage, ranks, numbers)
-    total = sum(batch.num_targets for batches in made for batch in batches)
-    return [[replace(batch, num_targets_in_step=total) for batch in batches] for batches in made]
+    of_ranks = (_of_stream if data.is_stream else _of_rows)(data, stage, ranks, numbers)
+    total = sum(batch.num_targets for batches in of_ranks for batch in batches)
+    return [
+        [replace(batch, num_targets_in_step=total) for batch in batches] for batches in of_ranks
+    ]
 
 
 def steps_of_rank(data: PretrainingDataModule, stage: Stage, rank: int) -> Steps:
@@ -167,11 +169,11 @@ def _text_lines(batch: MaskedBatch, info: TokenizerInfo, first: int, last: int) 
 def _of_rows(
     data: PretrainingDataModule, stage: Stage, ranks: list[Steps], numbers: range
 ) -> list[list[MaskedBatch]]:
-    batches, made = data.micro_batches(stage), []
+    batches, of_ranks = data.micro_batches(stage), []
     for steps in ranks:
         batches.steps = steps
-        made.append([batches[number] for number in numbers])
-    return made
+        of_ranks.append([batches[number] for number in numbers])
+    return of_ranks
 
 
 def _of_stream(
@@ -179,26 +181,26 @@ def _of_stream(
 ) -> list[list[MaskedBatch]]:
     """Reads on from the beginning of the run: a stream has no index."""
     loader = _stream_at(data, stage)
-    batches, made = loader.batches, []
+    batches, of_ranks = loader.batches, []
     batches.states, batches.first = loader.states, numbers.start
     for steps in ranks:
         batches.steps = replace(steps, offset=loader.batches.steps.offset)
-        made.append(list(islice(batches.micro_batches(), len(numbers))))
-    return made
+        of_ranks.append(list(islice(batches.micro_batches(), len(numbers))))
+    return of_ranks
 
 
 def _stream_at(data: PretrainingDataModule, stage: Stage) -> StreamLoader:
     """The loader of a stage, at its first step, over the rows of all ranks."""
     place: dict[str, object] | None = None
-    for one in data.stages:
-        batches = data.stream_batches(one)
+    for earlier in data.stages:
+        batches = data.stream_batches(earlier)
         share = batches.steps.share
         whole = replace(share, batch_size=share.batch_size * share.ranks, rank=0, ranks=1)
         batches.steps = replace(batches.steps, share=whole)
-        loader = StreamLoader(batches, one.steps, Workers())
+        loader = StreamLoader(batches, earlier.steps, Workers())
         if place is not None:
             loader.start_after(place)
-        if one.first_step == stage.first_step:
+        if earlier.first_step == stage.first_step:
             break
         deque(loader, maxlen=0)
         place = loader.state_dict()

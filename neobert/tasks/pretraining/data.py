@@ -66,13 +66,16 @@ class PretrainingDataModule(RunDataModule):
         reader = SourceReader(self.config)
         self.sources = reader.read()
         self.tokenizer = reader.tokenizer
-        names = ", ".join(one.source.train.name for one in self.sources)
+        names = ", ".join(source.source.train.name for source in self.sources)
         if self.is_stream:
             ranks = self.share.ranks if len(self.sources) == 1 else 1
-            for one in self.sources:
-                seen, kept = one.train_store.info.documents, one.train_plan.info.documents
-                check_readers(self.config.dataset, seen, kept, ranks)
-                stream, readers = one.source.stream, self._readers_of(one)
+            for source in self.sources:
+                seen, trained_on = (
+                    source.train_store.info.documents,
+                    source.train_plan.info.documents,
+                )
+                check_readers(self.config.dataset, seen, trained_on, ranks)
+                stream, readers = source.source.stream, self._readers_of(source)
                 assert stream is not None
                 report_shared_files(readers, stream.num_groups(readers), ranks)
             if ranks < self.share.ranks:
@@ -94,7 +97,7 @@ class PretrainingDataModule(RunDataModule):
 
         Raises ``ConfigError`` for each that would be read more often than its ``max_epochs``.
         """
-        kinds = {one.data_settings: one for one in self.stages}
+        kinds = {stage.data_settings: stage for stage in self.stages}
         rows = [0] * len(self.sources)
         epochs: list[float | None] = [0.0] * len(self.sources)
         for stage in kinds.values() if not self.is_stream else self.stages[:1]:
@@ -148,7 +151,7 @@ class PretrainingDataModule(RunDataModule):
         """Optimizer steps in which every row is seen once; a stream's whole run is one epoch."""
         if self.is_stream:
             return max(1, self.config.trainer.max_steps)
-        rows = sum(one.train_plan.num_rows for one in self.sources)
+        rows = sum(source.train_plan.num_rows for source in self.sources)
         rows_per_step, fills_up = self.share.rows_per_step, not self._whole_steps
         return max(1, -(-rows // rows_per_step) if fills_up else rows // rows_per_step)
 
@@ -172,7 +175,7 @@ class PretrainingDataModule(RunDataModule):
     def fingerprint(self) -> dict[str, object]:
         """What a resumed run must share, by setting."""
         config, stream = self.config, self.is_stream
-        settings, texts = config.dataset, {one.name: one.digest for one in self.sources}
+        settings, texts = config.dataset, {source.name: source.digest for source in self.sources}
         return {
             "dataset": texts if settings.mixture else texts[""],
             "dataset.mixture": self.shares(config) if settings.mixture else None,
@@ -224,15 +227,15 @@ class PretrainingDataModule(RunDataModule):
             batch_size=trainer.per_device_train_batch_size,
             accumulation=trainer.gradient_accumulation_steps,
         )
-        skipped = tuple(_span(one) for one in self.config.dataset.skip_steps)
+        skipped = tuple(_span(span) for span in self.config.dataset.skip_steps)
         stages = self._stages_in_order(stage)
-        offset = next(row for one, row in stages if one.first_step == stage.first_step)
+        offset = next(row for earlier, row in stages if earlier.first_step == stage.first_step)
         return Steps(share, skipped, offset)
 
     def source_order(self, stage: Stage) -> SourceOrder:
         """The source of each row, by the row numbers of a stage."""
         stages = self._stages_in_order(stage)
-        return SourceOrder.of((row, self.shares(one.config)) for one, row in stages)
+        return SourceOrder.of((row, self.shares(ordered.config)) for ordered, row in stages)
 
     def sources_of(self, stage: Stage, numbers: Iterable[int]) -> list[str]:
         """The names of the sources of rows of a stage; none without a mixture."""
@@ -244,16 +247,16 @@ class PretrainingDataModule(RunDataModule):
     def _stages_in_order(self, stage: Stage) -> list[tuple[Stage, int]]:
         """The stages that continue each other's rows, among them ``stage``, and the number of the
         first row of each. A stream continues in every stage."""
-        same = [one for one in self.stages if one.data_settings == stage.data_settings]
+        same = [other for other in self.stages if other.data_settings == stage.data_settings]
         stages = self.stages if self.is_stream else same
-        counts = (one.steps * one.rows_per_step(self.share.ranks) for one in stages)
+        counts = (other.steps * other.rows_per_step(self.share.ranks) for other in stages)
         return list(zip(stages, accumulate(counts, initial=0), strict=False))
 
     def rows_of_sources(self, stage: Stage) -> list[int]:
         """Rows that the run takes of each source, made like those of a stage."""
         stages = self._stages_in_order(stage)
         last, first = stages[-1]
-        skipped = sum(len(_span(one)) for one in self.config.dataset.skip_steps)
+        skipped = sum(len(_span(span)) for span in self.config.dataset.skip_steps)
         steps = last.steps + skipped
         return self.source_order(stage).counts(first + steps * last.rows_per_step(self.share.ranks))
 
@@ -263,8 +266,8 @@ class PretrainingDataModule(RunDataModule):
         steps, packing = self.stage_steps(stage), self.packing_of(stage.config, train=True)
         maker = RowMaker(self.tokenizer, self.masking(stage), packing)
         rows: list[RowSequence] = [
-            self._rows(one, maker, count, steps.share.rows_per_step)
-            for one, count in zip(self.sources, self.rows_of_sources(stage), strict=True)
+            self._rows(source, maker, count, steps.share.rows_per_step)
+            for source, count in zip(self.sources, self.rows_of_sources(stage), strict=True)
         ]
         mixed = MixedRows(rows, self.source_order(stage)) if len(rows) > 1 else rows[0]
         return MicroBatches(mixed, maker, steps)
@@ -302,7 +305,7 @@ class PretrainingDataModule(RunDataModule):
         """
         if not self.has_validation:
             return []
-        loaders = [self._evaluation_loader(one) for one in self.evaluations]
+        loaders = [self._evaluation_loader(evaluation) for evaluation in self.evaluations]
         return loaders if len(loaders) > 1 else loaders[0]
 
     @cached_property
@@ -311,14 +314,16 @@ class PretrainingDataModule(RunDataModule):
         ``eval_mlm_probabilities``."""
         rates = [None, *self.config.datacollator.eval_mlm_probabilities]
         held_out = [
-            (one, share)
-            for one, share in zip(self.sources, self.shares(self.config), strict=True)
-            if one.eval_plan.num_rows
+            (source, share)
+            for source, share in zip(self.sources, self.shares(self.config), strict=True)
+            if source.eval_plan.num_rows
         ]
         is_weighted = any(share for _, share in held_out)
         return tuple(
-            MaskedEvaluation(one.name, rate, one.tokens_per_byte, share if is_weighted else 1.0)
-            for one, share in held_out
+            MaskedEvaluation(
+                source.name, rate, source.tokens_per_byte, share if is_weighted else 1.0
+            )
+            for source, share in held_out
             for rate in rates
         )
 
@@ -326,14 +331,14 @@ class PretrainingDataModule(RunDataModule):
         workers = self._workers()
         size = self.config.trainer.per_device_eval_batch_size
         budget = self.config.trainer.eval_max_batches
-        source = next(one for one in self.sources if one.name == evaluated.name)
+        source = next(candidate for candidate in self.sources if candidate.name == evaluated.name)
         batches = RowBatches(self._evaluation_rows(source, evaluated.rate), size, budget)
         one_process = replace(workers, number=min(1, workers.number))
         return build_loader(batches, batches.numbers(self.share), one_process)
 
     def example_batches(self) -> list[MaskedBatch]:
         """Some evaluation text for the report; none where nothing is held out."""
-        sets = [one for one in self.sources if one.eval_plan.num_rows]
+        sets = [source for source in self.sources if source.eval_plan.num_rows]
         batches: list[MaskedBatch] = []
         for source in sets:
             rows = self._evaluation_rows(source)
@@ -345,7 +350,7 @@ class PretrainingDataModule(RunDataModule):
     def stream_batches(self, stage: Stage | None = None) -> StreamBatches:
         """The training batches of streams, from the first of the stage (the first) on."""
         stage = stage or self.stages[0]
-        streams = [self._stream_rows(one, stage) for one in self.sources]
+        streams = [self._stream_rows(source, stage) for source in self.sources]
         return StreamBatches(streams, self.stage_steps(stage), self.source_order(stage))
 
     def _stream_rows(self, source: SourceData, stage: Stage) -> StreamRows:
@@ -364,12 +369,12 @@ class PretrainingDataModule(RunDataModule):
 
     def _readers_of(self, source: SourceData) -> int:
         """Readers of a training stream."""
-        kept = source.train_plan.info.documents
-        return num_readers(self.config.dataset, source.train_store.info.documents, kept)
+        trained_on = source.train_plan.info.documents
+        return num_readers(self.config.dataset, source.train_store.info.documents, trained_on)
 
     def _readers(self) -> object:
         """Readers of the training streams: of one their number, of several by name."""
-        readers = {one.name: self._readers_of(one) for one in self.sources}
+        readers = {source.name: self._readers_of(source) for source in self.sources}
         return readers if self.config.dataset.mixture else readers[""]
 
     def _evaluation_rows(self, source: SourceData, rate: float | None = None) -> TokenRows:

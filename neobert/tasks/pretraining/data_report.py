@@ -49,24 +49,24 @@ def nothing_in(settings: MixtureSource, documents: Documents, packing: Packing) 
 def describe_mixture(data: Sequence[SourceData], rows: Sequence[int], epochs: Epochs) -> str:
     """A line for each source: its share of the run's rows, and how often it is read."""
     lines = []
-    for one, count, times in zip(data, rows, epochs, strict=True):
+    for source, count, times in zip(data, rows, epochs, strict=True):
         how_often = "epochs unknown" if times is None else f"{times:.2f} epochs"
         share = count / max(1, sum(rows))
-        lines.append(f"mixture: {one.name}: {share:.2%} of the rows: {count:,}, {how_often}")
+        lines.append(f"mixture: {source.name}: {share:.2%} of the rows: {count:,}, {how_often}")
     return "\n".join(lines)
 
 
 def epoch_problems(data: Sequence[SourceData], epochs: Epochs, max_steps: int) -> list[str]:
     """The sources that a run would read more often than they may be."""
     problems = []
-    for one, times in zip(data, epochs, strict=True):
-        limit, key = one.settings.max_epochs, one.settings.key
+    for source, times in zip(data, epochs, strict=True):
+        limit, key = source.settings.max_epochs, source.settings.key
         if limit is not None and times is not None and times > limit:
-            weight = one.settings.weight
+            weight = source.settings.weight
             lower = "" if weight is None else f" to about {weight * limit / times:.2g}"
             problems.append(
-                f"{key}.max_epochs={limit:g}: the run takes {times:.2f} epochs of {one.name}; set "
-                f"it to {ceil(times)}, lower {key}.weight{lower} (in a stage, its mixture), or set "
-                f"trainer.max_steps={int(max_steps * limit / times)}"
+                f"{key}.max_epochs={limit:g}: the run takes {times:.2f} epochs of {source.name}; "
+                f"set it to {ceil(times)}, lower {key}.weight{lower} (in a stage, its mixture), or "
+                f"set trainer.max_steps={int(max_steps * limit / times)}"
             )
     return problems

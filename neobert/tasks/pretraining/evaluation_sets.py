@@ -48,15 +48,19 @@ def evaluation_metrics(
     ``sums``: of each set the loss in nats, the correct predictions, the targets and the batches.
     """
     metrics: dict[str, float] = {}
-    for one, (loss, correct, targets, _) in zip(sets, sums, strict=True):
+    for evaluation, (loss, correct, targets, _) in zip(sets, sums, strict=True):
         mean = loss / max(1.0, targets)
-        metrics |= _named(one.suffix, mean, correct / max(1.0, targets), one.tokens_per_byte)
-    for rate in dict.fromkeys(one.rate for one in sets):
-        same = [one for one in sets if one.rate == rate]
-        if any(one.name for one in same):
+        metrics |= _named(
+            evaluation.suffix, mean, correct / max(1.0, targets), evaluation.tokens_per_byte
+        )
+    for rate in dict.fromkeys(evaluation.rate for evaluation in sets):
+        same = [evaluation for evaluation in sets if evaluation.rate == rate]
+        if any(evaluation.name for evaluation in same):
             metrics |= _weighted_means(same, metrics)
     metrics["eval/batches"] = sum(
-        batches for one, (*_, batches) in zip(sets, sums, strict=True) if one.rate is None
+        batches
+        for evaluation, (*_, batches) in zip(sets, sums, strict=True)
+        if evaluation.rate is None
     )
     return metrics
 
@@ -73,13 +77,16 @@ def _named(
 def _weighted_means(
     sets: Sequence[MaskedEvaluation], metrics: dict[str, float]
 ) -> dict[str, float]:
-    total = sum(one.weight for one in sets)
+    total = sum(evaluation.weight for evaluation in sets)
     end = sets[0].rate_suffix
     means: dict[str, float] = {}
     for metric in ("eval/loss", "eval/bits_per_byte", "eval/accuracy"):
-        names = [f"{metric}{one.suffix}" for one in sets]
+        names = [f"{metric}{evaluation.suffix}" for evaluation in sets]
         if all(name in metrics for name in names):
-            weighted = [one.weight * metrics[name] for one, name in zip(sets, names, strict=True)]
+            weighted = [
+                evaluation.weight * metrics[name]
+                for evaluation, name in zip(sets, names, strict=True)
+            ]
             means[f"{metric}{end}"] = sum(weighted) / total
     return {**means, f"eval/perplexity{end}": perplexity(means[f"eval/loss{end}"])}
 

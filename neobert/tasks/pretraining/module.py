@@ -54,17 +54,17 @@ class PretrainingModule(OptimizedModule):
         self._evaluation = torch.zeros(1, 4, dtype=torch.float64)
 
     def training_step(self, batch: MaskedBatch, batch_idx: int) -> dict[str, object]:
-        found = self._loss(batch)
+        result = self._loss(batch)
         # The Trainer's, since stages of a run may have other numbers of micro-batches.
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        loss = found.sum * (parts / max(1, batch.num_targets_in_step))
+        loss = result.sum * (parts / max(1, batch.num_targets_in_step))
         sums = {
-            "loss": found.sum.detach(),
+            "loss": result.sum.detach(),
             "targets": batch.num_targets,
             "tokens": batch.inputs.num_tokens,
         }
         if self.settings.log_accuracy:
-            sums["correct"] = found.correct.detach()
+            sums["correct"] = result.correct.detach()
         return {"loss": loss, "sums": sums}
 
     def train_metrics(self, sums: dict[str, float]) -> dict[str, float]:
@@ -80,9 +80,9 @@ class PretrainingModule(OptimizedModule):
         self._evaluation = torch.zeros(sets, 4, dtype=torch.float64, device=self.device)
 
     def validation_step(self, batch: MaskedBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        found, sums = self._loss(batch), self._evaluation[dataloader_idx]
-        sums[0] += found.sum
-        sums[1] += found.correct
+        result, sums = self._loss(batch), self._evaluation[dataloader_idx]
+        sums[0] += result.sum
+        sums[1] += result.correct
         sums[2] += batch.num_targets
         sums[3] += 1
 

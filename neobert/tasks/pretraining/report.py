@@ -71,7 +71,7 @@ def show_losses(summary: Mapping[str, object], examples: list[FilledExample], ru
         _cell(unigram if isinstance(unigram, float) else None, "{:.3f}"),
     )
     if "eval/bits_per_byte" in after:
-        bits = [_cell(one.get("eval/bits_per_byte"), "{:.3f}") for one in (before, after)]
+        bits = [_cell(metrics.get("eval/bits_per_byte"), "{:.3f}") for metrics in (before, after)]
         table.add_row("bits per byte", *bits, "")
     table.add_row(
         "masked tokens right",
@@ -85,7 +85,9 @@ def show_losses(summary: Mapping[str, object], examples: list[FilledExample], ru
         f"{summary['tokens_per_sec']:,.0f} tokens/s"
     )
     for example in examples:
-        words = ", ".join(f"{one.token} {one.probability:.0%}" for one in example.candidates)
+        words = ", ".join(
+            f"{candidate.token} {candidate.probability:.0%}" for candidate in example.candidates
+        )
         for line in (f"  {example.sentence}", f"    → {words}   (was: {example.answer})"):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -115,8 +117,8 @@ def _word_to_mask(document: list[int], tokenizer: TokenizerInfo) -> int | None:
 
 
 def _numbers(summary: Mapping[str, object], key: str) -> dict[str, float]:
-    found = summary.get(key)
-    return found if isinstance(found, dict) else {}
+    numbers = summary.get(key)
+    return numbers if isinstance(numbers, dict) else {}
 
 
 def _cell(value: float | None, form: str) -> str:

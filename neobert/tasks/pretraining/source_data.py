@@ -67,12 +67,14 @@ def each_source(
     """``make`` of each source. Raises ``ConfigError`` with the problems of all of them."""
     results: dict[MixtureSource, Result] = {}
     problems: list[str] = []
-    for settings, given in sources.items():
+    for settings, value in sources.items():
         try:
-            results[settings] = make(settings, given)
+            results[settings] = make(settings, value)
         except ConfigError as error:
             mixed = bool(settings.name)
-            lines = [of_source(one, settings.key) if mixed else one for one in error.problems]
+            lines = [
+                of_source(problem, settings.key) if mixed else problem for problem in error.problems
+            ]
             problems += lines
     if problems:
         raise ConfigError(*problems)
@@ -82,13 +84,13 @@ def each_source(
 def open_sources(dataset: DatasetConfig, cache: Path, seed: int) -> dict[MixtureSource, Source]:
     """The documents of each source that the ``dataset`` section names."""
     sources = dict.fromkeys(mixture_sources(dataset))
-    return each_source(sources, lambda one, _: open_source(one.dataset, cache, seed))
+    return each_source(sources, lambda settings, _: open_source(settings.dataset, cache, seed))
 
 
 def check_alike(sources: Mapping[MixtureSource, Source]) -> None:
     """Raise ``ConfigError`` if some sources are streams and others are not."""
-    streams = [one.name for one, source in sources.items() if source.stream is not None]
-    indexed = [one.name for one, source in sources.items() if source.stream is None]
+    streams = [settings.name for settings, source in sources.items() if source.stream is not None]
+    indexed = [settings.name for settings, source in sources.items() if source.stream is None]
     if streams and indexed:
         raise ConfigError(
             f"dataset.mixture: {', '.join(streams)} would be streamed, {', '.join(indexed)} cannot "
@@ -101,13 +103,13 @@ def shares_of_sources(dataset: DatasetConfig, sources: Sequence[SourceData]) -> 
 
     Raises ``ConfigError`` where streams, whose sizes are unknown, have no weights.
     """
-    weights = [one.weight for one in mixture_sources(dataset)]
-    if dataset.mixture and None in weights and any(one.source.stream for one in sources):
-        names = ", ".join(f"dataset.mixture.{one.name}.weight" for one in sources)
+    weights = [settings.weight for settings in mixture_sources(dataset)]
+    if dataset.mixture and None in weights and any(source.source.stream for source in sources):
+        names = ", ".join(f"dataset.mixture.{source.name}.weight" for source in sources)
         raise ConfigError(f"dataset.mixture: the size of a stream is unknown; set {names}")
     sizes = [
-        float(one.train_store.info.tokens if weight is None else weight)
-        for one, weight in zip(sources, weights, strict=True)
+        float(source.train_store.info.tokens if weight is None else weight)
+        for source, weight in zip(sources, weights, strict=True)
     ]
     temperature = dataset.mixture_temperature
     return tempered(tuple(sizes), 1.0 if temperature is None else temperature)
@@ -140,11 +142,11 @@ def unigram_loss(sources: Sequence[SourceData], shares: Sequence[float], words: 
     """
     probability = np.zeros(len(words))
     met = np.zeros(len(words))
-    is_held_out = any(one.eval_store.info.tokens for one in sources)
-    for one, share in zip(sources, shares, strict=True):
-        seen = (one.train_store.counts + 1.0) * words
+    is_held_out = any(source.eval_store.info.tokens for source in sources)
+    for source, share in zip(sources, shares, strict=True):
+        seen = (source.train_store.counts + 1.0) * words
         probability += share * (seen / seen.sum())
-        store = one.eval_store if is_held_out else one.train_store
+        store = source.eval_store if is_held_out else source.train_store
         if store.info.tokens:
             counts = store.counts * words
             met += share * (counts / max(1, counts.sum()))

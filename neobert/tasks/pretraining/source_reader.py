@@ -53,10 +53,13 @@ class SourceReader:
         texts = each_source(opened, self._within_budget)
         ready = each_source(texts, self._pre_tokenized)
         check_alike(ready)
-        made = each_source(
-            ready, lambda one, source: self._source_data(one, source, texts[one].evaluation)
+        sources = each_source(
+            ready,
+            lambda settings, source: self._source_data(
+                settings, source, texts[settings].evaluation
+            ),
         )
-        return list(made.values())
+        return list(sources.values())
 
     def _pre_tokenized(self, settings: MixtureSource, source: Source) -> Source:
         """A source as ids, where that is set."""
@@ -102,7 +105,9 @@ class SourceReader:
         size = VOCABULARY_SAMPLE // len(parts)
         samples = [documents.head(size) for documents in parts]
         vocabulary = self.config.tokenizer.train_vocab_size
-        if vocabulary is not None and (ids := [one.name for one in samples if one.tokenized]):
+        if vocabulary is not None and (
+            ids := [sample.name for sample in samples if sample.tokenized]
+        ):
             raise ConfigError(
                 f"tokenizer.train_vocab_size: {', '.join(ids)} holds ids, not text; name the "
                 "tokenizer they were made with (tokenizer.path=…, train_vocab_size=null)"
@@ -111,7 +116,9 @@ class SourceReader:
         def texts() -> Iterator[str]:
             return chain.from_iterable(documents.texts() for documents in samples)
 
-        key = samples[0].key if len(samples) == 1 else {"sources": [one.key for one in samples]}
+        key = (
+            samples[0].key if len(samples) == 1 else {"sources": [sample.key for sample in samples]}
+        )
         info = load_tokenizer(self.config.tokenizer, texts, key, self._cache)
         known, longest = info.tokenizer.model_max_length, self.config.dataset.max_seq_length
         if known < longest:
