@@ -74,7 +74,9 @@ def with_tags_of_train(
     report_bad_rows(problems, "tokens", config.bad_rows, COLUMNS)
     known_rows = [row for row in range(len(rows.tags)) if row not in unknown]
     return TaggedRows(
-        *([part[row] for row in known_rows] for part in (rows.words, rows.tags, rows.numbers))
+        [rows.words[row] for row in known_rows],
+        [rows.tags[row] for row in known_rows],
+        [rows.numbers[row] for row in known_rows],
     )
 
 
