@@ -86,6 +86,20 @@ def encoder_start(
     return EncoderStart("random", info.tokenizer, model, record={"kind": "random"})
 
 
+def of_length(model: ModelConfig, key: str, length: int) -> ModelConfig:
+    """``model`` for documents of ``length`` tokens, the value of ``key``.
+
+    Exported tokenizers truncate at the positions that it states. Raises ``ConfigError`` where it
+    has learned fewer.
+    """
+    longest = model.max_position_embeddings
+    if not model.rope and length > longest:
+        raise ConfigError(
+            f"{key}={length} is longer than the {longest} positions that the weights have learned"
+        )
+    return replace(model, max_position_embeddings=max(longest, length))
+
+
 def _of_weights(config: Config, kind: str, weights: Pretrained) -> EncoderStart:
     folder = str(weights.folder.resolve())
     return EncoderStart(

@@ -18,7 +18,7 @@ from neobert.config.root import Config
 from neobert.model.heads import TokenClassifier
 from neobert.training.data import RunDataModule
 from neobert.training.documents import DocumentDataModule
-from neobert.training.encoder_start import EncoderStart, encoder_start
+from neobert.training.encoder_start import EncoderStart, encoder_start, of_length
 from neobert.training.fit import load_best
 from neobert.training.hub_model import HubHead, load_hub_model
 from neobert.training.logger import log_metrics
@@ -79,8 +79,12 @@ class FineTuningRun(TaskRun):
         self._requested, self.after = config, dict[str, float]()
         settings = getattr(config, self.section)
         key = f"{self.section}.allow_random_weights"
-        self.start = encoder_start(config, resume, key, settings.allow_random_weights)
-        self.config = replace(config, model=self.start.model)
+        start = encoder_start(config, resume, key, settings.allow_random_weights)
+        if start.kind != "hub":
+            length = (f"{self.section}.max_seq_length", settings.max_seq_length)
+            start = replace(start, model=of_length(start.model, *length))
+        self.start = start
+        self.config = replace(config, model=start.model)
         self.data = self.build_data(self.start)
 
     @abstractmethod

@@ -15,6 +15,7 @@ from neobert.tasks.glue.module import GlueModule, GlueSettings, Predictions, gat
 from neobert.tasks.glue.predictions import write_examples, write_submission
 from neobert.tasks.glue.run_report import scores_by_step, show_scores, warn_of_labels
 from neobert.tasks.glue.starting_weights import ClassifierStart, find_start
+from neobert.training.encoder_start import of_length
 from neobert.training.fine_tuning import model_label, tried_settings, with_run_name
 from neobert.training.fit import load_best
 from neobert.training.hub_model import load_hub_tokenizer, takes_types
@@ -157,4 +158,7 @@ def _with_derived(config: Config, start: ClassifierStart, data: GlueDataModule) 
     label = model_label(config, start.model, start.record)
     with_name = with_run_name(config, label, config.glue.task_name)
     glue = replace(config.glue, num_labels=data.num_labels)
-    return replace(with_name, model=start.model, glue=glue)
+    model = start.model
+    if start.kind != "hub":
+        model = of_length(model, "glue.max_seq_length", glue.max_seq_length)
+    return replace(with_name, model=model, glue=glue)

@@ -76,6 +76,20 @@ def test_without_weights_it_is_refused_unless_random_ones_are_allowed(
     assert json.loads((run / "summary.json").read_text())["weights"] == {"kind": "random"}
 
 
+def test_exported_tokenizers_allow_the_length_of_the_run(
+    tag: Train, encoder_folder: Path, tmp_path: Path
+) -> None:
+    saving = ("trainer.save_strategy=steps", "trainer.save_steps=1")
+    run = tag("tokens.max_seq_length=100", "trainer.max_steps=1", *saving)
+    assert export([str(run), "--output", str(tmp_path / "exported")]) == 0
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
+    assert tokenizer.model_max_length == 100  # the encoder's own is 64
+    learned = ("model.rope=false", "model.max_position_embeddings=16")
+    random = ("tokens.allow_random_weights=true", f"tokenizer.path={encoder_folder}")
+    with pytest.raises(ConfigError, match="max_seq_length=32 is longer than the 16 positions"):
+        tag("model.init_from=null", *random, *learned)
+
+
 def test_a_model_of_transformers_is_fine_tuned(
     tag: Train, encoder_folder: Path, tmp_path: Path
 ) -> None:
