@@ -15,6 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from neobert.config.model import ModelConfig
 from neobert.config.root import Config
+from neobert.config.trainer import TrainerConfig
+from neobert.errors import ConfigError
 from neobert.model.heads import TokenClassifier
 from neobert.training.data import RunDataModule
 from neobert.training.documents import DocumentDataModule
@@ -66,6 +68,15 @@ def with_run_name(config: Config, model: str, task: str) -> Config:
     return replace(config, wandb=replace(wandb, name=name, tags=list(dict.fromkeys(tags))))
 
 
+def check_best_metric(settings: TrainerConfig, names: Sequence[str]) -> None:
+    """Refuse a ``trainer.metric_for_best_model`` that is not among the logged metrics ``names``."""
+    metric = settings.metric_for_best_model
+    if (metric or "score").removeprefix("eval/").removeprefix("eval_") not in names:
+        raise ConfigError(
+            f"trainer.metric_for_best_model={metric}: the task has {', '.join(names)}"
+        )
+
+
 class FineTuningRun(TaskRun):
     """An encoder with a new head, trained and evaluated on splits of documents."""
 
@@ -91,6 +102,11 @@ class FineTuningRun(TaskRun):
     def build_data(self, start: EncoderStart) -> DocumentDataModule[Any, Any]:
         """The data, tokenised with the tokenizer of the weights."""
 
+    @property
+    @abstractmethod
+    def metric_names(self) -> list[str]:
+        """Metrics of an evaluation, without ``eval/``."""
+
     @abstractmethod
     def evaluate(self, split: str, predictions: Sequence[Any]) -> dict[str, float]:
         """``eval/*`` of a split from what ``predict_step`` returned on all ranks."""
@@ -115,6 +131,7 @@ class FineTuningRun(TaskRun):
         return Path(dataset.path).stem if dataset.path else Path(dataset.name).name
 
     def check(self) -> None:
+        check_best_metric(self.config.trainer, self.metric_names)
         self.config = with_run_name(self.config, self.label, self.task_name)
 
     @property

@@ -21,9 +21,9 @@ from torchmetrics.functional.classification import (
     multilabel_precision_recall_curve,
 )
 
-from neobert.config.checks import ConfigError
 from neobert.config.trainer import TrainerConfig
 from neobert.tasks.glue.tasks import GlueTask
+from neobert.training.fine_tuning import check_best_metric
 
 Metric = Callable[[Tensor, Tensor, int], Tensor]
 """Predictions (N,), labels (N,), number of classes → a scalar."""
@@ -135,13 +135,7 @@ def logged_names(task: GlueTask) -> list[str]:
 
 def check_metric(settings: TrainerConfig, task: GlueTask) -> None:
     """Refuse a ``trainer.metric_for_best_model`` that the task does not log."""
-    metric = settings.metric_for_best_model
-    name = (metric or "score").removeprefix("eval/").removeprefix("eval_")
-    names = logged_names(task)
-    if name not in names:
-        raise ConfigError(
-            f"trainer.metric_for_best_model={metric}: the task has {', '.join(names)}"
-        )
+    check_best_metric(settings, logged_names(task))
 
 
 def _correlation(

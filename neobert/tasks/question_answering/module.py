@@ -86,9 +86,9 @@ class AnswerModule(FineTuningModule):
         self, predictions: Sequence[list[WindowSpans]], split: QuestionSplit, tune: bool
     ) -> dict[str, float]:
         """``eval/*``: exact match, F1, loss, the score. ``tune``: the threshold, too, if it is not
-        set and ``split`` has unanswerable questions. Nothing for a split without answers.
+        set and ``split`` has unanswerable questions. Else nothing for a split without answers.
         """
-        if not split.is_labelled:
+        if not (tune or split.is_labelled):
             return {}
         answers, gold = self.answers(predictions, split), split.gold
         losses = [window.loss for part in predictions for window in part]

@@ -7,6 +7,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from neobert.files import write_json
 from neobert.optim.schedule import Schedule
+from neobert.tasks.question_answering.answer_metrics import squad_scores
 from neobert.tasks.question_answering.data import AnswerDataModule
 from neobert.tasks.question_answering.module import AnswerModule
 from neobert.tasks.question_answering.spans import WindowSpans, files_of
@@ -32,6 +33,11 @@ class AnswerRun(FineTuningRun):
         model, num_heads = self.model_with_head(auto, 2, head=HEAD)
         self.module = AnswerModule(model, num_heads, schedule, self.data)
         return self.module
+
+    @property
+    def metric_names(self) -> list[str]:
+        gold = self.data.splits["validation"].gold
+        return ["loss", "score", *squad_scores(dict.fromkeys(gold, ""), gold)]
 
     def evaluate(self, split: str, predictions: Sequence[list[WindowSpans]]) -> dict[str, float]:
         return self.module.evaluate(predictions, self.data.splits[split], split == "validation")

@@ -7,6 +7,7 @@ from transformers import AutoModelForTokenClassification
 
 from neobert.optim.schedule import Schedule
 from neobert.tasks.token_classification.data import TokenDataModule
+from neobert.tasks.token_classification.entities import entity_scores, has_entities
 from neobert.tasks.token_classification.module import TokenModule, WordTags
 from neobert.tasks.token_classification.tags import write_tags
 from neobert.training.encoder_start import EncoderStart
@@ -32,6 +33,13 @@ class TokenRun(FineTuningRun):
         model, num_heads = self.model_with_head(auto, len(tags), tags)
         self.module = TokenModule(model, num_heads, schedule, self.data)
         return self.module
+
+    @property
+    def metric_names(self) -> list[str]:
+        tags, labels = self.data.tags, self.data.splits["validation"].labels
+        gold = [[tags[label] for label in row] for row in labels]
+        scores = entity_scores(gold, gold) if has_entities(tags) else {}
+        return ["accuracy", "loss", "score", *scores]
 
     def evaluate(self, split: str, predictions: Sequence[WordTags]) -> dict[str, float]:
         return self.module.evaluate(predictions, self.data.splits[split])

@@ -78,6 +78,15 @@ def test_questions_without_answers(answer: Answered, tmp_path: Path) -> None:
     assert all(read(never, "predictions").values())
 
 
+def test_an_evaluation_set_may_have_no_answer_at_all(answer: Answered, tmp_path: Path) -> None:
+    never = questions(4, 1, unanswerable=1)
+    folder = write_splits(tmp_path / "v2", train=questions(9, 0), validation=never)
+    words = [f"dataset.path={folder}", "trainer.max_steps=1"]
+    assert summary(answer(*words))["after"]["eval/f1_unanswerable"] == 1
+    with pytest.raises(ConfigError, match="metric_for_best_model=accuracy: the task has loss"):
+        answer(*words, "trainer.metric_for_best_model=accuracy")
+
+
 def test_a_stopped_run_ends_with_the_same_weights(answer: Answered) -> None:
     saving = ("trainer.eval_strategy=epoch", "trainer.save_strategy=epoch")
     saving = (*saving, "trainer.save_total_limit=0")

@@ -90,6 +90,11 @@ def test_exported_tokenizers_allow_the_length_of_the_run(
         tag("model.init_from=null", *random, *learned)
 
 
+def test_a_metric_that_is_not_logged_is_refused_before_training(tag: Train) -> None:
+    with pytest.raises(ConfigError, match="metric_for_best_model=f1_X: the task has accuracy, "):
+        tag("trainer.metric_for_best_model=f1_X")
+
+
 def test_a_model_of_transformers_is_fine_tuned(
     tag: Train, encoder_folder: Path, tmp_path: Path
 ) -> None:
