@@ -237,7 +237,7 @@ def run_and_sample(command: Sequence[str]) -> tuple[float, float]:
     process = subprocess.Popen([sys.executable, "-m", *command], start_new_session=True)
     while process.poll() is None:
         peak = max(peak, memory_of_session(process.pid))
-        time.sleep(0.05)
+        time.sleep(0.2)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     after = os.times()
