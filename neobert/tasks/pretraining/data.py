@@ -70,10 +70,8 @@ class PretrainingDataModule(RunDataModule):
         if self.is_stream:
             ranks = self.share.ranks if len(self.sources) == 1 else 1
             for source in self.sources:
-                seen, trained_on = (
-                    source.train_store.info.documents,
-                    source.train_plan.info.documents,
-                )
+                seen = source.train_store.info.documents
+                trained_on = source.train_plan.info.documents
                 check_readers(self.config.dataset, seen, trained_on, ranks)
                 stream, readers = source.source.stream, self._readers_of(source)
                 assert stream is not None
@@ -313,11 +311,8 @@ class PretrainingDataModule(RunDataModule):
         """The evaluation text of each source at ``datacollator.mlm_probability`` and at
         ``eval_mlm_probabilities``."""
         rates = [None, *self.config.datacollator.eval_mlm_probabilities]
-        held_out = [
-            (source, share)
-            for source, share in zip(self.sources, self.shares(self.config), strict=True)
-            if source.eval_plan.num_rows
-        ]
+        shared = zip(self.sources, self.shares(self.config), strict=True)
+        held_out = [(source, share) for source, share in shared if source.eval_plan.num_rows]
         is_weighted = any(share for _, share in held_out)
         return tuple(
             MaskedEvaluation(
