@@ -23,7 +23,7 @@ from neobert.batch import IGNORE, MaskedBatch
 from neobert.data.mixture import SourceOrder
 from neobert.data.order import Order
 from neobert.data.processes import end_with_parent
-from neobert.data.steps import Share, Steps
+from neobert.data.steps import Share, Steps, of_whole_run
 from neobert.data.token_rows import Row, RowMaker, TokenRows
 
 Item = TypeVar("Item")
@@ -155,7 +155,7 @@ class StepLoader:
         return {**self.batches.steps.state(self._done), **epoch}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        state = self._renumbered(state_dict)
+        state = self._renumbered(of_whole_run(state_dict))
         self.batches.steps, self._done = self.batches.steps.resumed(state)
 
     def start_after(self, state_dict: dict[str, int]) -> None:

@@ -6,6 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from neobert.batch import MaskedBatch
 from neobert.data.loader import TrainingLoader
+from neobert.data.stages import Stage
+from neobert.data.steps import of_whole_run, steps_done
 
 
 @runtime_checkable
@@ -18,9 +20,9 @@ class StageBatches(TrainingLoader[MaskedBatch], Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StageLoader:
-    """A stage's batches: how many, and how their loader is made once they are needed."""
+    """A stage, and how its loader is made once it is needed."""
 
-    micro_batches: int
+    stage: Stage
     make: Callable[[], StageBatches]
 
     continues: bool = False
@@ -30,7 +32,7 @@ class StageLoader:
 class StagedLoader:
     """The loaders of all stages as one; for Lightning one epoch.
 
-    Its state is the number of the stage and the state of its loader.
+    Its state is the number and first step of the stage and the state of its loader.
     """
 
     def __init__(self, stages: Sequence[StageLoader]) -> None:
@@ -41,7 +43,7 @@ class StagedLoader:
         """The place at which the stage before ended."""
 
     def __len__(self) -> int:
-        return sum(stage.micro_batches for stage in self.stages)
+        return sum(one.stage.micro_batches for one in self.stages)
 
     def __iter__(self) -> Iterator[MaskedBatch]:
         while True:
@@ -55,12 +57,24 @@ class StagedLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run is in its data. Every rank calls this."""
-        return {"stage": self._number, "place": self._current().state_dict()}
+        first_step = self.stages[self._number].stage.first_step
+        place = self._current().state_dict()
+        return {"stage": self._number, "first_step": first_step, "place": place}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue in the stage and at the place of ``state_dict``."""
-        self._number, self._loader, self._before = state_dict["stage"], None, None
-        self._current().load_state_dict(state_dict["place"])
+        """Continue with the very next row, in the stage of ``state_dict`` or, where that was of a
+        run with other stages or none (a branch), in the stage of its step."""
+        number = state_dict.get("stage", -1)
+        stage = self.stages[number].stage if 0 <= number < len(self.stages) else None
+        whole = of_whole_run(state_dict)
+        step = steps_done(whole)
+        first = state_dict.get("first_step")
+        if stage is None or first not in (None, stage.first_step) or step > stage.end_step:
+            later = (n for n, one in enumerate(self.stages) if step < one.stage.end_step)
+            number = next(later, len(self.stages) - 1)
+        self._number, self._loader, self._before = number, None, None
+        place = of_whole_run(state_dict, self.stages[number].stage.first_step)
+        self._current().load_state_dict(state_dict["place"] if first is None and stage else place)
 
     def _current(self) -> StageBatches:
         if self._loader is None:

@@ -7,6 +7,7 @@ same rows for every number of ranks at equal G, and a run's place in its data is
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +79,19 @@ class Steps:
         """The row number after those of the first ``done`` steps; a span may be skipped there."""
         last = self.data_step(done - 1)
         return self.offset + (last + 1) * self.share.rows_per_step
+
+
+def steps_done(state: Mapping[str, Any]) -> int:
+    """Optimizer steps that a loader's state counts."""
+    place = state.get("place", state)
+    return int(place["micro_batches"] // place["accumulation"])
+
+
+def of_whole_run(state: Mapping[str, Any], first_step: int = 0) -> dict[str, Any]:
+    """The state of a loader, which counts steps from its own first one, as one that counts from
+    ``first_step`` of the run."""
+    inner = state["place"] if "stage" in state else state
+    place = inner.get("place", inner)  # of a stream it is beside its readers
+    shift = state.get("first_step", 0) - first_step
+    counted = {**place, "micro_batches": place["micro_batches"] + shift * place["accumulation"]}
+    return {**inner, "place": counted} if "place" in inner else counted

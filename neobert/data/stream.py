@@ -31,7 +31,7 @@ from neobert.config.checks import ConfigError
 from neobert.console import get_logger
 from neobert.data.loader import Workers, build_stream_loader, one_ahead, targets_over_ranks
 from neobert.data.mixture import SourceOrder
-from neobert.data.steps import Steps
+from neobert.data.steps import Steps, of_whole_run
 from neobert.data.stream_readers import Reader, ReaderState, StreamRows
 from neobert.data.stream_source import ReaderGroup, StreamPlace, in_order, readers_of
 from neobert.data.token_rows import MaskedRow
@@ -252,6 +252,7 @@ class StreamLoader:
         start of the window that the last reader of a group is in; if the stream is another one, at
         its beginning.
         """
+        state_dict = of_whole_run(state_dict)
         place, saved_key = state_dict["place"], state_dict["key"]
         readers = state_dict.get("readers", {})
         assert isinstance(place, dict)

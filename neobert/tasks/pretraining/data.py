@@ -201,12 +201,8 @@ class PretrainingDataModule(RunDataModule):
         stages = self.stages
         if len(stages) == 1:
             return self.stage_loader(stages[0])
-        return StagedLoader(
-            [
-                StageLoader(stage.micro_batches, partial(self.stage_loader, stage), self.is_stream)
-                for stage in stages
-            ]
-        )
+        make, continues = self.stage_loader, self.is_stream
+        return StagedLoader([StageLoader(one, partial(make, one), continues) for one in stages])
 
     def stage_loader(self, stage: Stage) -> StepLoader | StreamLoader:
         """The training batches of a stage."""

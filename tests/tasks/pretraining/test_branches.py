@@ -101,3 +101,30 @@ def test_a_branch_with_other_data_is_refused(
 def test_a_branch_into_its_trunk_is_refused(trunk: Path, tiny_run_module) -> None:
     with pytest.raises(ConfigError, match="a branch needs a folder of its own"):
         tiny_run_module(*TRUNK, *DECAY, f"trainer.branch_from={trunk}", folder="trunk")
+
+
+STAGES = "stages=[{until: 4}, {per_device_train_batch_size: 4, mlm_probability: 0.4}]"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((), (STAGES,)), ((STAGES,), ("stages=[]",)), ((STAGES,), (STAGES.replace("4}", "3}", 1),))],
+    ids=["stages added", "stages removed", "another border"],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_branch_with_other_stages_continues_with_the_very_next_row(
+    tiny_run_module, tmp_path: Path, before: tuple[str, ...], after: tuple[str, ...], stream: bool
+) -> None:
+    kind = ("dataset.streaming=true", "dataset.eval_samples=5") if stream else ()
+    masks = ("datacollator.mlm_probability=0.2",)
+    name = f"{len(before)}{len(after[0])}{stream}"
+    run = tiny_run_module(*TRUNK, *kind, *masks, *before, folder=f"trunk-{name}")
+    start = f"trainer.branch_from={run / 'checkpoints/6'}"
+    branch = tiny_run_module(*TRUNK, *kind, *masks, *after, start, folder=f"branch-{name}")
+    whole = tiny_run_module(*TRUNK, *kind, *masks, *after, folder=f"whole-{name}")
+    rest, expected = (
+        [line for line in (one / "batches-0.csv").read_text().splitlines() if line[:1] in "67"]
+        for one in (branch, whole)
+    )
+    assert rest == expected
+    assert len(rest) == 2
