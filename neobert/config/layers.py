@@ -201,21 +201,15 @@ def _put(merged: Merged, key: str, value: object, layer: Layer) -> None:
         path = key.removeprefix(f"{mapping}.").split(".")
         key, value = mapping, _with(merged.values.get(mapping), path, value)
     if (entry := entry_of(key)) is not None:
-        name, number, field = entry
+        name, number, path = entry
         entries = merged.values.get(name)
         if isinstance(entries, list) and isinstance(dict(enumerate(entries)).get(number), dict):
-            changed = {**entries[number], field: value}
+            changed = _with(entries[number], path, value)
             key, value = name, [*entries[:number], changed, *entries[number + 1 :]]
     if key in sections():
         _forget(merged, [inner for inner in merged.values if inner.startswith(f"{key}.")])
     _forget(merged, [parent for parent in parents(key) if parent in merged.values])
     merged.values[key], merged.layers[key] = value, layer
-
-
-def _has_entry(merged: Merged, entry: tuple[str, int, list[str]]) -> bool:
-    key, number, _ = entry
-    entries = merged.values.get(key)
-    return isinstance(entries, list) and number < len(entries) and isinstance(entries[number], dict)
 
 
 def _with(values: object, path: Sequence[str], value: object) -> dict[str, object]:

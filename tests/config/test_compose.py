@@ -176,7 +176,10 @@ def test_a_word_that_cannot_be_read_is_shown_as_it_can_be(word: str, hint: str) 
     ("words", "problem"),
     [
         (["seed=5000000000"], "seed=5000000000"),
-        (["trainer.metric_for_best_model=f1"], "must be one of loss, perplexity, accuracy"),
+        (
+            ["trainer.metric_for_best_model=f1"],
+            "must be one of loss, perplexity, bits_per_byte, accuracy",
+        ),
         (["trainer.metric_for_best_model=eval_loss"], "trainer.greater_is_better=false"),
         (["trainer.eval_strategy=no", "trainer.early_stopping=1"], "trainer.early_stopping"),
         (["trainer.eval_strategy=no", "trainer.save_strategy=best"], "trainer.save_strategy"),
