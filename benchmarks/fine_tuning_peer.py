@@ -104,10 +104,7 @@ class AnswerExamples:
         for row in rows:
             encoding = self._windows(row, length)
             for number in range(len(encoding["input_ids"])):
-                example = {
-                    key: encoding[key][number]
-                    for key in ("input_ids", "token_type_ids", "attention_mask")
-                }
+                example = {key: encoding[key][number] for key in self.tokenizer.model_input_names}
                 start, end = self._answer(row, encoding, number)
                 found.append({**example, "start_positions": start, "end_positions": end})
         return found
