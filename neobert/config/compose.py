@@ -38,7 +38,7 @@ from neobert.config.group_files import (
     options,
     settings_files,
 )
-from neobert.config.layers import Layer, Merged, build, merge, typed
+from neobert.config.layers import Layer, Merged, build, expanded, merge, typed
 from neobert.config.overrides import COMMAND_LINE, Request, hydra_arguments, read_overrides
 from neobert.config.ready import start_problems
 from neobert.config.root import Config
@@ -247,6 +247,14 @@ class SettingsLoader(ConfigLoaderImpl):
         if self._sweep is not None:
             settings.trainer.output_dir = "${hydra:runtime.output_dir}"
             return []
+        # Hydra makes the folder before the run begins, and would make one that is called ~.
+        hydra = settings.hydra
+        for section, key in (
+            (settings.trainer, "output_dir"),
+            (hydra.run, "dir"),
+            (hydra.sweep, "dir"),
+        ):
+            section[key] = expanded(section._get_node(key)._value())
         for section in (settings.hydra.run, settings.hydra.sweep):
             if section._get_node("dir")._value() in HYDRAS_FOLDERS:
                 section.dir = OUTPUT_DIR

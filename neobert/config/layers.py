@@ -326,12 +326,13 @@ def _expand_home(config: Config) -> None:
     for key in PATHS:
         *section, name = key.split(".")
         owner = getattr(config, section[0]) if section else config
-        setattr(owner, name, _expanded(getattr(owner, name)))
+        setattr(owner, name, expanded(getattr(owner, name)))
     for entries in (config.contrastive.sources, config.mteb_local, config.dataset.mixture):
         for entry in (value for value in entries.values() if isinstance(value, dict)):
-            entry.update({"path": _expanded(entry["path"])} if "path" in entry else {})
+            entry.update({"path": expanded(entry["path"])} if "path" in entry else {})
 
 
-def _expanded(value: Any) -> Any:
+def expanded(value: Any) -> Any:
+    """A text with the home directory for ``~`` at its beginning; other values as they are."""
     # os.path leaves ~somebody alone where there is no such user; pathlib raises.
     return os.path.expanduser(value) if isinstance(value, str) else value  # noqa: PTH111

@@ -4,8 +4,10 @@ import logging
 from pathlib import Path
 
 import pytest
+from hydra._internal.utils import create_config_search_path
+from hydra.types import RunMode
 
-from neobert.config.compose import compose_config
+from neobert.config.compose import PRIMARY, SettingsLoader, compose_config, conf_dir
 from neobert.config.familiar import FAMILIAR
 from neobert.config.layers import PATHS
 from neobert.config.schema import field_types, is_text, nearest
@@ -303,3 +305,16 @@ def test_one_value_in_two_spellings_is_no_conflict(tmp_path: Path) -> None:
     )
     config = compose_config([f"config_path={tmp_path}/c.yaml"])
     assert (config.seed, config.optimizer.lr) == (7, 1e-4)
+
+
+@pytest.mark.parametrize("key", ["trainer.output_dir", "hydra.run.dir", "hydra.sweep.dir"])
+def test_hydra_makes_no_folder_that_is_called_like_the_home_directory(
+    key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    loader = SettingsLoader(create_config_search_path(str(conf_dir())))
+    mode = RunMode.MULTIRUN if key == "hydra.sweep.dir" else RunMode.RUN
+    settings = loader.load_configuration(PRIMARY, [f"{key}='~/x'"], mode)
+    section = settings.hydra.sweep if mode == RunMode.MULTIRUN else settings.hydra.run
+    assert section.dir == str(tmp_path / "x")
+    assert loader.config.trainer.output_dir == str(tmp_path / "x")
