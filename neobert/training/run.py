@@ -207,6 +207,7 @@ def train(kind: type[TaskRun], config: Config, extras: Extras | None = None) -> 
         write_json(summary, run.folder.summary_file)
         plot_losses(run.folder.metrics_file, run.folder.plot_file, task.loss_levels())
         task.report(run, summary)
+    trainer.strategy.barrier()  # every rank finds the files of the run
     return after.get(task.objective(run))
 
 
