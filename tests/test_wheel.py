@@ -1,8 +1,6 @@
 """The wheel works away from the checkout: it carries ``conf/``."""
 
-import json
 import os
-import re
 import subprocess
 import sys
 import zipfile
@@ -76,41 +74,3 @@ def test_it_composes_and_trains_from_any_directory(installed: Path, tmp_path: Pa
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "output" / "checkpoints" / "2" / "model.safetensors").is_file()
-
-
-@pytest.mark.slow
-def test_the_section_on_your_own_configuration_works_in_an_empty_folder(
-    installed: Path, tmp_path: Path
-) -> None:
-    page = (ROOT / "docs/training.md").read_text()
-    section = page.partition("## Your own configuration")[2].partition("\n## ")[0]
-    blocks = re.findall(r"^```(bash|python)\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    bash = "".join(text for language, text in blocks if language == "bash")
-    (python,) = (text for language, text in blocks if language == "python")
-    assert "max_steps: 100" in bash
-    assert "hydra.launcher.n_jobs=2" in bash
-    folder = tmp_path / "empty"
-    folder.mkdir()
-    script = (
-        f"set -e\n{bash.replace('max_steps: 100', 'max_steps: 2')}\npython - <<'PY'\n{python}PY\n"
-    )
-    done = subprocess.run(
-        ["/bin/bash", "-c", script],
-        cwd=folder,
-        env={
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(installed),
-            "NEOBERT_CACHE": str(tmp_path / "cache"),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    jobs = json.loads((folder / "output/sweep/sweep.json").read_text())
-    assert [job["code"] for job in jobs] == [0, 0, 0, 0]
-    objectives = [float(line.split()[1]) for line in done.stdout.splitlines()[-2:]]
-    assert objectives == pytest.approx(
-        [job["objective"] for job in jobs if "seed=0" in job["overrides"]], rel=1e-3
-    )
