@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ class Reads(TorchDispatchMode):
 
 
 class Watch(Callback):
-    """Watches everything between the starts of two micro-batches."""
+    """Watches everything between the starts of two micro-batches; on a GPU, waiting is an error."""
 
     def __init__(self) -> None:
         self.reads = Reads()
@@ -46,13 +47,20 @@ class Watch(Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         if batch_idx == FIRST:
             self.reads.__enter__()
+            self._on_wait(trainer, "error")
         elif batch_idx == LAST:
+            self._on_wait(trainer, "default")
             self.reads.__exit__(None, None, None)
         self.steps = batch_idx
 
+    def _on_wait(self, trainer, mode: str) -> None:
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.set_sync_debug_mode(mode)
 
-@pytest.fixture
-def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
+
+@contextmanager
+def watching() -> Iterator[Watch]:
+    """Watches the runs within the block."""
     watch = Watch()
     build = subject.build_trainer
 
@@ -61,6 +69,13 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
         parts.trainer.callbacks.insert(0, watch)
         return parts
 
-    monkeypatch.setattr(subject, "build_trainer", watched)
-    yield watch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subject, "build_trainer", watched)
+        yield watch
     assert watch.steps >= LAST
+
+
+@pytest.fixture
+def watch() -> Iterator[Watch]:
+    with watching() as watch:
+        yield watch

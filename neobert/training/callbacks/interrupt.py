@@ -41,6 +41,9 @@ class Interrupt(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._process = os.getpid()
+        if trainer.world_size > 1:
+            # Lightning asks the first rank before each micro-batch, and waits for the device.
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         # After Lightning has set its own handlers, which would broadcast from within a handler.
         for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._note)

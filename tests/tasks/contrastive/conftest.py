@@ -55,12 +55,10 @@ def small_config(**changes: object):
     return ModelConfig(**{**shape, **changes})
 
 
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_model(folder: Path) -> Path:
     """A masked language model in the published layout, of random weights."""
     from neobert.model.heads import MaskedLM
 
-    folder = tmp_path_factory.mktemp("start") / "model"
     torch.manual_seed(0)
     config = small_config()
     model = MaskedLM(config, vocab_size=128, pad_token_id=0)
@@ -75,6 +73,11 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         json.dumps({"model_type": "neobert", "pad_token_id": 0, **asdict(config)})
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("start") / "model")
 
 
 def pairs(count: int = 512) -> list[dict[str, object]]:
