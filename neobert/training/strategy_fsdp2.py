@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from neobert.model.self_attention import SelfAttention
 from neobert.training.ranks import own_launcher
 
-STEPS = ("training_step", "validation_step", "test_step")
+STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 """Methods through which the model is run: weights are gathered before and released after."""
 
 Plain = dict[str, object]
