@@ -401,7 +401,7 @@ def test_documented_commands_run_one_after_the_other_scaled_down(
     assert (tmp_path / "my-encoder" / "model.safetensors").is_file()
     assert (tmp_path / "scores.csv").is_file()
     assert (tmp_path / "vectors.npy").is_file()
-    assert list((tmp_path / "output/quickstart/evaluations").iterdir())
+    assert list(tmp_path.glob("output/quickstart*/evaluations/*"))  # a later run set it aside
     assert (tmp_path / "my-tagger" / "model.safetensors").is_file()
     report = (tmp_path / "output/fine_tuning.md").read_text()
     assert all(f"| {name} |" in report for name in ("conll", "squad", "emotions"))
