@@ -130,7 +130,10 @@ def measure(recipes: Mapping[str, Recipe], seeds: Sequence[int], output: Path | 
     runs: dict[str, dict[str, float]] = dict(stored.get("runs", {}))
     settings = dict(stored.get("recipes", {}))
     for name, recipe in recipes.items():
-        settings[name] = {key: str(value) for key, value in asdict(recipe).items()}
+        settings[name] = {
+            key: value.name if isinstance(value, Path) else str(value)
+            for key, value in asdict(recipe).items()
+        }
     for seed in seeds:
         for name, recipe in recipes.items():
             for program in PROGRAMS:

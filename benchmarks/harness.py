@@ -6,6 +6,7 @@ Variants take turns, so that a busy machine is as busy for each; ratios are take
 import argparse
 import csv
 import json
+import re
 import subprocess
 import sys
 import time
@@ -117,6 +118,11 @@ def command(
     return parser
 
 
+def without_folders(command: str) -> str:
+    """``command`` with absolute paths cut to their names: a committed page names no machine."""
+    return re.sub(r"(?<=[\s='\"])/(?:[^\s/'\"]+/)*", "", command)
+
+
 def save(
     output: Path | None,
     figures: Mapping[str, object],
@@ -128,7 +134,8 @@ def save(
     if output is None:
         return
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_json({**figures, "origin": origin(command_line())}, output.with_suffix(".json"))
+    command = without_folders(command_line())
+    write_json({**figures, "origin": origin(command)}, output.with_suffix(".json"))
     if page is not None:
         write_atomically(output.with_suffix(".md"), page)
     if plot is not None:

@@ -94,7 +94,7 @@ def test_the_code_of_the_page_runs(page: str, tmp_path: Path) -> None:
 
 def test_importing_the_package_loads_neither_torch_nor_hydra() -> None:
     code = "import sys, neobert; sys.exit(bool({'torch', 'hydra', 'lightning'} & {*sys.modules}))"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_every_name_of_the_package_exists() -> None:

@@ -15,7 +15,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog="neobert sweep-report",
         description="Print a table of the jobs of a sweep, also of one that was killed or still "
-        "runs, and write DIR/sweep.json, sweep.csv and sweep.png anew.",
+        "runs, and rewrite DIR/sweep.json, sweep.csv and sweep.png.",
     )
     arguments.add_argument("folder", type=Path, metavar="DIR", help="the folder of a sweep")
     return arguments

@@ -30,6 +30,7 @@ def test_both_programs_learn_and_finished_runs_are_kept(tmp_path: Path) -> None:
         f"{name} {program} 0" for name in ("wnut17", "xquad_en") for program in ("ours", "trainer")
     }
     assert set(figures["recipes"]) == {"wnut17", "xquad_en"}
+    assert str(tmp_path) not in output.read_text()
     assert all(run["tokens_per_sec"] > 0 for run in figures["runs"].values())
     before = output.stat().st_mtime_ns
     assert main([*words, f"--model={model}", f"--output={output}"]) == 0

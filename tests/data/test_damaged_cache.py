@@ -112,4 +112,5 @@ def test_a_program_that_keeps_the_error_of_a_loader_process_ends() -> None:
         "except ConfigError as error:\n    kept = error\n"
     )
     root = Path(__file__).resolve().parents[2]
-    subprocess.run([sys.executable, "-c", script], cwd=root, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], check=False, cwd=root, timeout=120)
+    assert done.returncode == 0
