@@ -118,9 +118,9 @@ def command(
     return parser
 
 
-def without_folders(command: str) -> str:
+def without_folders(command: Sequence[str]) -> list[str]:
     """``command`` with absolute paths cut to their names: a committed page names no machine."""
-    return re.sub(r"(?<=[\s='\"])/(?:[^\s/'\"]+/)*", "", command)
+    return [re.sub(r"(^|=)/(?:[^/]+/)*", r"\1", word) for word in command]
 
 
 def save(
