@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
-from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.config.store import load_config_file
 from neobert.console import get_logger, show_messages
+from neobert.errors import ConfigError
 from neobert.optim.schedule import resolve_schedule
 from neobert.tasks.contrastive.data import ContrastiveDataModule
 from neobert.tasks.contrastive.examples import read_examples

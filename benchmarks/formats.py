@@ -27,10 +27,10 @@ from torch import Tensor
 from torchmetrics.functional import spearman_corrcoef
 
 from benchmarks import harness
-from neobert.config.checks import ConfigError
 from neobert.console import show_messages
 from neobert.data.corpora import read_corpus
 from neobert.data.wordpiece import train_wordpiece
+from neobert.errors import ConfigError
 from neobert.export.modeling_neobert import NeoBERT, NeoBERTConfig
 from neobert.export.onnx_files import FP32, INT8, Quantizer, Traced, run_session
 from neobert.export.write import export

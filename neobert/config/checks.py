@@ -2,10 +2,6 @@
 
 from collections.abc import Collection
 
-from neobert.errors import ConfigError
-
-__all__ = ["ConfigError", "above", "at_least", "one_of", "require", "within"]
-
 
 def require(claim: bool, problem: str) -> list[str]:
     """``problem`` unless the claim holds."""

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from neobert.config.checks import ConfigError
+from neobert.errors import ConfigError
 
 HELD_OUT = 20
 """One unit (country, play, review) in so many is for validation."""

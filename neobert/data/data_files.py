@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from neobert.config.checks import ConfigError
 from neobert.console import get_logger
 from neobert.data.rows import FORMATS, OPENERS, format_of
+from neobert.errors import ConfigError
 from neobert.files import user_path
 
 log = get_logger(__name__)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import datasets
 from datasets import Dataset
 
-from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
+from neobert.errors import ConfigError
 from neobert.files import first_line
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from neobert.config.checks import ConfigError
 from neobert.config.datacollator import DataCollatorConfig
 from neobert.data.curriculum import MaskRate, mask_rate
 from neobert.data.mask_units import MaskUnits, choose_units, continues_word
 from neobert.data.tokenizer import TokenizerInfo
+from neobert.errors import ConfigError
 
 Ids = NDArray[np.int64]
 

@@ -18,10 +18,10 @@ from datasets import (
 )
 from datasets.builder import ArrowBasedBuilder
 
-from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.data.cache import key_of
 from neobert.data.digests import file_digests
+from neobert.errors import ConfigError
 from neobert.files import reading
 
 ABSTRACT = (DatasetBuilder, GeneratorBasedBuilder, ArrowBasedBuilder)

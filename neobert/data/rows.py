@@ -25,7 +25,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neobert.config.checks import ConfigError
 from neobert.data.records import (
     ByteLines,
     FaultError,
@@ -39,6 +38,7 @@ from neobert.data.records import (
     tagged_rows,
     text_rows,
 )
+from neobert.errors import ConfigError
 
 FORMATS = {
     ".parquet": "parquet",

@@ -16,7 +16,6 @@ from pathlib import Path
 import datasets
 from datasets import Dataset
 
-from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.console import get_logger
 from neobert.data.cache import key_of
@@ -33,6 +32,7 @@ from neobert.data.rows import (
 )
 from neobert.data.splits import Data, FileValues, HoldOut, split_data
 from neobert.data.stream_source import StreamSource
+from neobert.errors import ConfigError
 
 log = get_logger(__name__)
 

@@ -12,12 +12,12 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.console import get_logger
 from neobert.data.data_files import canonical_split
 from neobert.data.rows import TOKEN_COLUMN, iter_values
 from neobert.data.stream_source import StreamSource
+from neobert.errors import ConfigError
 
 log = get_logger(__name__)
 

@@ -27,7 +27,6 @@ import torch.distributed as dist
 from torch.utils.data import IterableDataset, get_worker_info
 
 from neobert.batch import MaskedBatch
-from neobert.config.checks import ConfigError
 from neobert.console import get_logger
 from neobert.data.loader import Workers, build_stream_loader, one_ahead, targets_over_ranks
 from neobert.data.mixture import SourceOrder
@@ -35,6 +34,7 @@ from neobert.data.steps import Steps, of_whole_run
 from neobert.data.stream_readers import Reader, ReaderState, StreamRows
 from neobert.data.stream_source import ReaderGroup, StreamPlace, in_order, readers_of
 from neobert.data.token_rows import MaskedRow
+from neobert.errors import ConfigError
 
 log = get_logger(__name__)
 

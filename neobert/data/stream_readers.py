@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from neobert.config.checks import ConfigError
 from neobert.data.cache import key_of
 from neobert.data.order import generator
 from neobert.data.sources import Documents
@@ -19,6 +18,7 @@ from neobert.data.stream_source import Cursor, ReaderGroup, StreamPlace, StreamS
 from neobert.data.token_rows import Row, RowMaker, TokenRows
 from neobert.data.token_store import StoreInfo, TokenStore
 from neobert.data.tokenize import tokens_of
+from neobert.errors import ConfigError
 from neobert.text_tokenizer import Encoded
 
 UNSHUFFLED_WINDOW = 2048

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.console import get_logger
 from neobert.data.cache import key_of
@@ -32,6 +31,7 @@ from neobert.data.rows import (
     value_at,
 )
 from neobert.data.splits import HoldOut, named_split, sliced
+from neobert.errors import ConfigError
 from neobert.files import user_path
 
 log = get_logger(__name__)

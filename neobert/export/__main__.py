@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments.error("--output DIR is missing")
     show_messages()
     # Imported late: --help and a wrong command line are answered at once.
-    from neobert.config.checks import ConfigError
+    from neobert.errors import ConfigError
     from neobert.export.check import ExportError, check_folder
     from neobert.export.write import export
 

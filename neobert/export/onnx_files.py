@@ -18,9 +18,9 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from neobert.config.checks import ConfigError
 from neobert.console import get_logger
 from neobert.data.corpora import read_corpus
+from neobert.errors import ConfigError
 from neobert.export import modeling_neobert
 from neobert.export.convert import ARCHITECTURES
 from neobert.export.native import CoreClass

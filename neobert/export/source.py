@@ -8,10 +8,10 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerFast
 
-from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.config.store import load_config_file
 from neobert.console import get_logger
+from neobert.errors import ConfigError
 from neobert.model.encoder import Encoder
 from neobert.model.formats import FORMATS
 from neobert.model.heads import MaskedLM, SequenceClassifier, TokenClassifier

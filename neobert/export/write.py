@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-from neobert.config.checks import ConfigError
 from neobert.config.store import save_config
 from neobert.console import get_logger
+from neobert.errors import ConfigError
 from neobert.export import modeling_neobert
 from neobert.export.card import model_card
 from neobert.export.check import Finding, run_checks

@@ -16,7 +16,6 @@ from hashlib import sha256
 from itertools import islice, pairwise
 
 from neobert.batch import IGNORE, MaskedBatch
-from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
 from neobert.console import get_logger, show_messages
 from neobert.data.loader import Workers
@@ -24,6 +23,7 @@ from neobert.data.stages import Stage, stage_at
 from neobert.data.steps import Steps
 from neobert.data.stream import StreamLoader
 from neobert.data.tokenizer import TokenizerInfo
+from neobert.errors import ConfigError
 from neobert.failures import run_program
 from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.tools.arguments import number_from

@@ -18,8 +18,8 @@ from mteb.benchmarks import Benchmark
 from mteb.get_tasks import TASK_LIST
 from mteb.results import BenchmarkResults, ModelResult, TaskResult
 
-from neobert.config.checks import ConfigError
 from neobert.console import get_logger, show_messages
+from neobert.errors import ConfigError
 from neobert.failures import run_program
 from neobert.files import read_text, reading, user_path
 from neobert.tasks.mteb.evaluate import main_score

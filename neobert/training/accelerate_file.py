@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.config.yaml_file import read_settings
 from neobert.console import get_logger
+from neobert.errors import ConfigError
 
 log = get_logger(__name__)
 

@@ -7,7 +7,7 @@ processes do not hold it.
 import os
 from pathlib import Path
 
-from neobert.config.checks import ConfigError
+from neobert.errors import ConfigError
 
 try:
     import fcntl

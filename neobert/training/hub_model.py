@@ -14,9 +14,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
+from neobert.errors import ConfigError
 
 log = get_logger(__name__)
 

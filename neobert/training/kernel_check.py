@@ -2,8 +2,8 @@
 
 import torch
 
-from neobert.config.checks import ConfigError
 from neobert.config.root import Config
+from neobert.errors import ConfigError
 from neobert.ops.kernels import KernelError, liger_runs
 from neobert.training.strategy import runs_on_cuda
 

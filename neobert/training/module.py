@@ -7,8 +7,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from neobert.config.checks import ConfigError
 from neobert.config.optimizer import OptimizerConfig
+from neobert.errors import ConfigError
 from neobert.optim.build import build_optimizer
 from neobert.optim.schedule import Schedule, build_scheduler
 from neobert.training.optimization import clip_gradients

@@ -9,9 +9,9 @@ from typing import cast
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from neobert.config.checks import ConfigError
 from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
+from neobert.errors import ConfigError
 from neobert.files import read_json, reading
 from neobert.model.weight_files import NoWeightsError
 from neobert.training.checkpoint import FINGERPRINT, remove_leftovers

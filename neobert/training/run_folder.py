@@ -10,10 +10,10 @@ from pathlib import Path
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.config.store import save_config
 from neobert.console import get_logger
+from neobert.errors import ConfigError
 from neobert.files import free_name
 from neobert.training.claim import claim
 

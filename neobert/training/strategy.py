@@ -16,10 +16,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
-from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
+from neobert.errors import ConfigError
 from neobert.training.ranks import own_launcher
 from neobert.training.strategy_checks import (
     deepspeed_problems,

@@ -3,9 +3,10 @@
 import importlib.util
 from pathlib import Path
 
-from neobert.config.checks import ConfigError, require
+from neobert.config.checks import require
 from neobert.config.root import Config
 from neobert.config.trainer import TrainerConfig
+from neobert.errors import ConfigError
 from neobert.files import read_json, reading
 
 SET_ELSEWHERE = {

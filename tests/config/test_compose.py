@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config, options
 from neobert.config.store import load_config_file, save_config
+from neobert.errors import ConfigError
 
 
 def problems_of(*words: str) -> list[str]:

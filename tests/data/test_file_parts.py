@@ -10,13 +10,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.data import file_parts
 from neobert.data.file_parts import FilePart, split_files
 from neobert.data.loading import open_data
 from neobert.data.splits import documents_of
 from neobert.data.stream_source import StreamSource
+from neobert.errors import ConfigError
 
 DOCUMENTS = [f"{number} " + "naïve ✓ " * (number * 7 % 13) for number in range(400)]
 

@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.data.pretokenized import check_tokenizer, pre_tokenized
 from neobert.data.sources import Source, open_source
 from neobert.data.tokenize import tokens_of
 from neobert.data.tokenizer import TokenizerInfo, describe_tokenizer
 from neobert.data.wordpiece import train_wordpiece
+from neobert.errors import ConfigError
 
 
 @pytest.fixture

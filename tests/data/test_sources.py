@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, DatasetDict
 
-from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.data.sources import Source, open_source
+from neobert.errors import ConfigError
 
 
 def opened(path: object, cache: Path, **settings: object) -> Source:

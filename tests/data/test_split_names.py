@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from neobert.config.checks import ConfigError
 from neobert.data.data_files import DataFiles, find_files
 from neobert.data.rows import FORMATS
+from neobert.errors import ConfigError
 
 EVERY = set(FORMATS.values())
 

@@ -11,7 +11,6 @@ import pytest
 from datasets import load_dataset
 
 from neobert.batch import MaskedBatch
-from neobert.config.checks import ConfigError
 from neobert.data.curriculum import MaskRate
 from neobert.data.loader import Workers
 from neobert.data.masking import Masking
@@ -25,6 +24,7 @@ from neobert.data.stream_source import ReaderGroup, StreamPlace, StreamSource, i
 from neobert.data.token_rows import RowMaker
 from neobert.data.tokenize import tokens_of
 from neobert.data.tokenizer import TokenizerInfo
+from neobert.errors import ConfigError
 from neobert.text_tokenizer import Encoded
 from neobert.training.callbacks.batch_digest import batch_digest
 

@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 from datasets import load_dataset
 
-from neobert.config.checks import ConfigError
 from neobert.data.curriculum import MaskRate
 from neobert.data.loader import Workers
 from neobert.data.masking import Masking
@@ -25,6 +24,7 @@ from neobert.data.stream_source import StreamSource
 from neobert.data.token_rows import RowMaker
 from neobert.data.tokenizer import TokenizerInfo, describe_tokenizer
 from neobert.data.wordpiece import train_wordpiece
+from neobert.errors import ConfigError
 
 ROWS_PER_STEP = 16
 PRELOADED = ["neobert.data.stream", "neobert.data.wordpiece"]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, DatasetDict
 
-from neobert.config.checks import ConfigError
 from neobert.config.dataset import DatasetConfig
 from neobert.data.task_splits import Splits, open_splits
+from neobert.errors import ConfigError
 from neobert.tasks.glue.labels import label_splits
 from neobert.tasks.glue.packaged import packaged_folder
 from neobert.tasks.glue.tasks import TASKS, GlueTask

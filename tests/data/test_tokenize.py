@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neobert.config.checks import ConfigError
 from neobert.data.shards import token_store
 from neobert.data.sources import Documents
 from neobert.data.tokenize import DocumentEncoder, checked_ids
 from neobert.data.tokenizer import TokenizerInfo
+from neobert.errors import ConfigError
 
 
 def documents(values: Iterable[object], tokenized: bool = False) -> Documents:

@@ -12,11 +12,11 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from neobert.config.checks import ConfigError
 from neobert.config.tokenizer import TokenizerConfig
 from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.data.tokenizer import TokenizerInfo, load_tokenizer
 from neobert.data.wordpiece import train_wordpiece
+from neobert.errors import ConfigError
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import neobert
-from neobert.config.checks import ConfigError
 from neobert.config.store import load_config_file
+from neobert.errors import ConfigError
 from neobert.export.__main__ import main
 from neobert.export.check import ExportError, check_code, run_checks
 from neobert.export.folder_checks.verify import CHECKS

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
+from neobert.errors import ConfigError
 from neobert.optim.build import (
     build_optimizer,
     doubts_about,

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
+from neobert.errors import ConfigError
 from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.tools.inspect_data import inspect, read_command
 from neobert.training.callbacks.batch_digest import batch_digest

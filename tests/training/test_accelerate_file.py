@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.config.trainer import TrainerConfig
+from neobert.errors import ConfigError
 from neobert.training.accelerate_file import with_accelerate_file
 
 DEEPSPEED = {

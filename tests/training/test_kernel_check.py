@@ -1,7 +1,7 @@
 import pytest
 
-from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
+from neobert.errors import ConfigError
 from neobert.ops import kernels
 from neobert.training.kernel_check import check_kernels
 

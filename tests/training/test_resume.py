@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from neobert.config.checks import ConfigError
 from neobert.config.trainer import TrainerConfig
+from neobert.errors import ConfigError
 from neobert.training.checkpoint import FolderCheckpointIO
 from neobert.training.resume import check_same_run, realign, resume_point
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.config.trainer import TrainerConfig
+from neobert.errors import ConfigError
 from neobert.training.run_folder import open_run_folder
 
 

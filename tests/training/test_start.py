@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from neobert.config.checks import ConfigError
 from neobert.config.trainer import TrainerConfig
+from neobert.errors import ConfigError
 from neobert.model.weight_files import WEIGHTS
 from neobert.training.checkpoint import FolderCheckpointIO
 from neobert.training.resume import resume_point

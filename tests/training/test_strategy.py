@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config, options
 from neobert.config.deepspeed import DeepSpeedConfig
 from neobert.config.model import ModelConfig
@@ -15,6 +14,7 @@ from neobert.config.optimizer import MuonConfig, OptimizerConfig
 from neobert.config.root import Config
 from neobert.config.stages import StageConfig
 from neobert.config.trainer import TrainerConfig
+from neobert.errors import ConfigError
 from neobert.training import strategy_checks
 from neobert.training.strategy import build_strategy, resolve_strategy, with_shared_batch
 from neobert.training.strategy_deepspeed import ZeRO

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import overload
 
-from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.data.cache import cache_folder
 from neobert.data.corpora import is_packaged
@@ -13,6 +12,7 @@ from neobert.data.shards import token_store
 from neobert.data.sources import open_source
 from neobert.data.token_store import TokenStore
 from neobert.data.tokenizer import TokenizerInfo
+from neobert.errors import ConfigError
 from neobert.files import user_path
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from neobert.batch import TensorBatch
-from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import opening
@@ -20,6 +19,7 @@ from neobert.data.loader import CountedLoader, Workers, one_ahead, sum_over_rank
 from neobert.data.masking import build_masking
 from neobert.data.steps import Share
 from neobert.data.tokenizer import TokenizerInfo
+from neobert.errors import ConfigError
 from neobert.tasks.contrastive.batches import PairBatch, Texts
 from neobert.tasks.contrastive.corpus import open_corpus
 from neobert.tasks.contrastive.pair_encoder import HELD_OUT, TRAIN

@@ -12,7 +12,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from neobert.config.checks import ConfigError
 from neobert.console import get_logger
 from neobert.data.data_files import DataFiles, find_files, log_splits
 from neobert.data.digests import file_digests
@@ -29,6 +28,7 @@ from neobert.data.rows import (
     row_columns,
     values_at,
 )
+from neobert.errors import ConfigError
 from neobert.files import first_line, user_path
 from neobert.tasks.contrastive.packaged_pairs import Example
 from neobert.tasks.contrastive.pair_sources import PairSource

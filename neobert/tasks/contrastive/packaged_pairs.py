@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from neobert.config.checks import ConfigError
 from neobert.data.corpora import corpus_folder, factbook_fields, is_held_out
+from neobert.errors import ConfigError
 
 SHORTEST = 8
 """Words of a Factbook text that says something; shorter ones are mostly numbers."""

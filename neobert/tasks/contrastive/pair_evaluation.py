@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchmetrics.functional import spearman_corrcoef
 
-from neobert.config.checks import ConfigError
 from neobert.data.data_files import find_files
 from neobert.data.rows import TABLES, read_table, row_columns
+from neobert.errors import ConfigError
 from neobert.tasks.contrastive.prepared_pairs import Recipe
 
 SENTENCES = ("sentence1", "sentence2")

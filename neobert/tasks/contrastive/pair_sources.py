@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 
-from neobert.config.checks import ConfigError
 from neobert.config.contrastive import ContrastiveConfig
+from neobert.errors import ConfigError
 from neobert.tasks.contrastive.packaged_pairs import Example, factbook_pairs, wordnet_pairs
 
 EVERYTHING = ("", "all", "refinedweb")

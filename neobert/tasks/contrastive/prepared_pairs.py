@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder, key_of, opening, publish
 from neobert.data.processes import in_processes, num_processes
 from neobert.data.tokenizer import TokenizerInfo
+from neobert.errors import ConfigError
 from neobert.files import sha256, user_path
 from neobert.tasks.contrastive.examples import identity, read_examples
 from neobert.tasks.contrastive.packaged_pairs import Example

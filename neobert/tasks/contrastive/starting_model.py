@@ -3,12 +3,12 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from neobert.config.checks import ConfigError
 from neobert.config.model import with_shape_of
 from neobert.config.root import Config
 from neobert.config.tokenizer import TokenizerConfig
 from neobert.console import get_logger
 from neobert.data.tokenizer import TokenizerInfo, load_tokenizer
+from neobert.errors import ConfigError
 from neobert.model.encoder import Encoder
 from neobert.model.heads import MaskedLM
 from neobert.training.start import Pretrained, open_weights, tokenizer_info

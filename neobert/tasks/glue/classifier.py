@@ -6,9 +6,9 @@ from pathlib import Path
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from neobert.config.checks import ConfigError
 from neobert.config.glue import GlueConfig
 from neobert.config.root import Config
+from neobert.errors import ConfigError
 from neobert.model.encoder import Encoder
 from neobert.model.heads import ClassifierSettings, SequenceClassifier
 from neobert.tasks.glue.starting_weights import ClassifierStart

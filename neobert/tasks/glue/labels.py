@@ -8,8 +8,8 @@ import numpy as np
 from datasets import ClassLabel, Dataset, List
 from numpy.typing import NDArray
 
-from neobert.config.checks import ConfigError
 from neobert.data.task_splits import Splits
+from neobert.errors import ConfigError
 from neobert.tasks.glue.tasks import DROPPED, GlueTask
 
 MOST_CLASSES = 10_000

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
 from neobert.config.model import ModelConfig, fields_of, with_shape_of
 from neobert.config.ready import GLUE_WITHOUT_WEIGHTS
@@ -17,6 +16,7 @@ from neobert.config.root import Config
 from neobert.config.tokenizer import TokenizerConfig
 from neobert.console import get_logger
 from neobert.data.tokenizer import load_tokenizer
+from neobert.errors import ConfigError
 from neobert.files import user_path
 from neobert.model.pretrained import INFORMATION
 from neobert.model.weight_files import read_json_object

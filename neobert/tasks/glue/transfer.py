@@ -6,9 +6,9 @@ Start of RTE, MRPC, STS-B from an MNLI model: Liu et al. 2019 (RoBERTa, arXiv 19
 from dataclasses import dataclass
 from pathlib import Path
 
-from neobert.config.checks import ConfigError
 from neobert.config.overrides import pasteable
 from neobert.config.root import Config
+from neobert.errors import ConfigError
 from neobert.files import read_summary, user_path
 from neobert.model.weight_files import has_weights
 from neobert.training.manifest import numbered

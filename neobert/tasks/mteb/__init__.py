@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from neobert.config.checks import ConfigError
+from neobert.errors import ConfigError
 
 for package in ("mteb", "sentence_transformers"):
     if find_spec(package) is None:

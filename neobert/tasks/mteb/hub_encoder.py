@@ -18,9 +18,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import is_sentence_transformer_model
 from transformers.utils.logging import disable_progress_bar
 
-from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
+from neobert.errors import ConfigError
 from neobert.tasks.mteb.packed_encoder import ORGANISATION, revision_of
 
 log = get_logger(__name__)

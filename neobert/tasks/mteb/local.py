@@ -21,8 +21,8 @@ from mteb.abstasks import (
     AbsTaskSTS,
 )
 
-from neobert.config.checks import ConfigError
 from neobert.config.mteb import COLUMNS, LocalTask
+from neobert.errors import ConfigError
 from neobert.tasks.mteb.local_rows import Columns, Retrieval, read_retrieval, read_rows
 
 Splits = Mapping[str, Columns]

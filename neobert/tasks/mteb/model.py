@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
+from neobert.errors import ConfigError
 from neobert.files import user_path
 from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.model.encoder import Encoder

@@ -11,8 +11,8 @@ from mteb.abstasks.task_metadata import TaskType
 from mteb.benchmarks import Benchmark
 from mteb.get_tasks import TASK_LIST
 
-from neobert.config.checks import ConfigError
 from neobert.config.mteb import LocalTask
+from neobert.errors import ConfigError
 from neobert.tasks.mteb.factbook import factbook_tasks
 from neobert.tasks.mteb.local import local_task
 

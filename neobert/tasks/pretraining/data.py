@@ -9,7 +9,6 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from neobert.batch import MaskedBatch
-from neobert.config.checks import ConfigError
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.curriculum import MaskRate
@@ -37,6 +36,7 @@ from neobert.data.stream import StreamBatches, StreamLoader
 from neobert.data.stream_readers import StreamRows
 from neobert.data.token_rows import RowMaker, TokenRows
 from neobert.data.token_store import TokenStore
+from neobert.errors import ConfigError
 from neobert.tasks.pretraining.data_report import describe_mixture, epoch_problems
 from neobert.tasks.pretraining.evaluation_sets import MaskedEvaluation
 from neobert.tasks.pretraining.source_data import (

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from neobert.config.checks import ConfigError
 from neobert.config.model import ModelConfig, fields_of
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.tokenizer import TokenizerInfo
+from neobert.errors import ConfigError
 from neobert.model.heads import MaskedLM
 from neobert.training.start import Pretrained, open_weights
 

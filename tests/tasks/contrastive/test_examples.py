@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from neobert.config.checks import ConfigError
+from neobert.errors import ConfigError
 from neobert.tasks.contrastive.examples import read_examples, texts_at
 from neobert.tasks.contrastive.packaged_pairs import Example, factbook_pairs
 from neobert.tasks.contrastive.pair_sources import TABLE, own_source

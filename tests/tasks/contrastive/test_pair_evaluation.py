@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
 
-from neobert.config.checks import ConfigError
+from neobert.errors import ConfigError
 from neobert.tasks.contrastive.pair_evaluation import EvaluationSet
 from neobert.tasks.contrastive.prepared_pairs import Recipe
 

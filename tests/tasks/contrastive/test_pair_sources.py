@@ -2,8 +2,8 @@
 
 import pytest
 
-from neobert.config.checks import ConfigError
 from neobert.config.contrastive import ContrastiveConfig
+from neobert.errors import ConfigError
 from neobert.tasks.contrastive.pair_sources import TABLE, own_source, select_sources
 
 PAIRS = {"path": "pairs.jsonl", "query": "question", "positive": "answer"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from neobert.config.checks import ConfigError
+from neobert.errors import ConfigError
 from neobert.tasks.contrastive import prepared_pairs
 from neobert.tasks.contrastive.prepared_pairs import PAIRS, Recipe, prepare_sources, recipe_of
 from tests.tasks.contrastive.conftest import write_jsonl

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from neobert.config.checks import ConfigError
+from neobert.errors import ConfigError
 from neobert.tasks import run
 from neobert.training.start import open_weights
 from tests.tasks.conftest import Watch

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from neobert.config.checks import ConfigError
+from neobert.errors import ConfigError
 from neobert.model.encoder import Encoder
 from neobert.model.heads import MaskedLM
 from neobert.tasks.contrastive.starting_model import open_start

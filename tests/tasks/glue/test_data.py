@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from neobert.config.checks import ConfigError
 from neobert.data.loader import CountedLoader, Workers
 from neobert.data.order import Order
 from neobert.data.steps import Share
+from neobert.errors import ConfigError
 from neobert.tasks.glue.data import ExampleBatches, GlueDataModule, TrainingBatches
 from neobert.tasks.glue.labelled_batch import BatchLayout, Examples, LabelledBatch
 from tests.tasks.glue.conftest import Settings, sentences, write_rows

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from neobert.config.checks import ConfigError
+from neobert.errors import ConfigError
 from neobert.tasks import run
 from neobert.tasks.glue.classifier import hub_head
 from neobert.tasks.glue.tasks import TASKS

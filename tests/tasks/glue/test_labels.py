@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from neobert.config.checks import ConfigError
 from neobert.data.task_splits import Splits
+from neobert.errors import ConfigError
 from neobert.tasks.glue.labels import label_splits
 from neobert.tasks.glue.tasks import TASKS, GlueTask
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from neobert.config.checks import ConfigError
 from neobert.config.trainer import TrainerConfig
+from neobert.errors import ConfigError
 from neobert.tasks.glue.metrics import METRICS, check_metric, compute, official_score
 from neobert.tasks.glue.tasks import TASKS
 

@@ -11,9 +11,9 @@ import torch
 import transformers
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from neobert.config.checks import ConfigError
 from neobert.config.glue import GlueConfig
 from neobert.data.task_splits import Splits
+from neobert.errors import ConfigError
 from neobert.export.__main__ import main as export
 from neobert.losses.classification import multi_label_loss
 from neobert.tasks import run

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from neobert.config.checks import ConfigError
 from neobert.config.glue import TASK_NAMES
 from neobert.data.corpora import is_held_out
+from neobert.errors import ConfigError
 from neobert.tasks.glue.packaged import SOURCES, packaged_folder
 from neobert.tasks.glue.tasks import TASKS
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from neobert.config.checks import ConfigError
+from neobert.errors import ConfigError
 from neobert.tasks import run
 from neobert.training.callbacks.interrupt import Interrupt
 from neobert.training.metrics_file import read_metrics

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from neobert.batch import PackedBatch
-from neobert.config.checks import ConfigError
+from neobert.errors import ConfigError
 from neobert.model.heads import SequenceClassifier
 from neobert.tasks.glue.classifier import build_classifier
 from neobert.tasks.glue.starting_weights import find_start

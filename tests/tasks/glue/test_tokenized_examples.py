@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset, load_from_disk
 from transformers import PreTrainedTokenizerFast
 
-from neobert.config.checks import ConfigError
+from neobert.errors import ConfigError
 from neobert.tasks.glue import tokenized_examples as module
 from neobert.tasks.glue.labels import Labelled
 from neobert.tasks.glue.pair_tokenizer import PairTokenizer

@@ -10,9 +10,9 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from neobert.config.checks import ConfigError
 from neobert.config.mteb import LocalTask, read_local_tasks
 from neobert.config.root import Config
+from neobert.errors import ConfigError
 from neobert.tasks.mteb.local import local_task
 
 PAIRS = {"sentence1": ["a", "b", "c"], "sentence2": ["d", "e", "f"], "score": [1.0, 2.0, 0.5]}

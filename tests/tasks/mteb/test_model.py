@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from neobert.config.checks import ConfigError
 from neobert.config.contrastive import ContrastiveConfig
+from neobert.errors import ConfigError
 from neobert.tasks.mteb.model import load_evaluated
 
 TEXTS = ["the river", "capital city of the north", "exports"]

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from neobert.config.checks import ConfigError
+from neobert.errors import ConfigError
 from neobert.tasks.mteb.select import check_prompts, select_tasks
 
 

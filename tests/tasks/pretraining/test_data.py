@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
 from neobert.cores import available_cores
+from neobert.errors import ConfigError
 from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.training.callbacks.batch_digest import batch_digest
 

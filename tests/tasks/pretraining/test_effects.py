@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from neobert.batch import MaskedBatch
-from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
 from neobert.data.token_store import SHARD
+from neobert.errors import ConfigError
 from neobert.tasks import run as run_task
 from neobert.tasks.pretraining.module import PretrainingModule
 from neobert.training.callbacks.checkpointer import save_plan

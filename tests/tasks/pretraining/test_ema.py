@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 import neobert
-from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
+from neobert.errors import ConfigError
 from neobert.files import read_json
 from neobert.training.strategy import resolve_strategy
 

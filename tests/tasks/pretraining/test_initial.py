@@ -11,8 +11,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import neobert
-from neobert.config.checks import ConfigError
 from neobert.data.saved_tokenizer import saved_tokenizer
+from neobert.errors import ConfigError
 
 from .conftest import TinyRun
 

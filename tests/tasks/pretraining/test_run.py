@@ -11,10 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from neobert.config.checks import ConfigError
 from neobert.config.compose import compose_config
 from neobert.config.store import load_config_file
-from neobert.errors import RunError
+from neobert.errors import ConfigError, RunError
 from neobert.training.callbacks.checkpointer import Checkpointer
 from neobert.training.manifest import write_manifest
 
