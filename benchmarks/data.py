@@ -163,34 +163,49 @@ def measure_preparing(folder: Path, documents: int) -> Figures:
 
 
 def measure_resume(folder: Path, documents: int) -> Figures:
-    """Seconds until the first batch of a resumed run whose tokens are cached, imports apart."""
-    source = folder / f"documents-{documents}"
+    """Preparing ids that are given, and seconds until the first batch of a resumed run whose tokens
+    are cached, imports apart."""
+    source, cache = folder / f"documents-{documents}", folder / f"resumed-{documents}"
     if not source.exists():
         write_ids(source, documents)
-    tokenizer = real_data(folder, "factbook", 512).tokenizer.tokenizer
-    tokenizer.save_pretrained(folder / "tokenizer")
+        real_data(folder, "factbook", 512).tokenizer.tokenizer.save_pretrained(folder / "tokenizer")
+        # Once more where making the ids has left nothing in memory.
+        size = f"--folder={folder}", f"--documents={documents}"
+        return harness.in_fresh_process("data", "--here", "resume", *size)
+    shutil.rmtree(cache, ignore_errors=True)
     words = [
         f"dataset.path={source}",
         "dataset.streaming=false",
-        f"dataset.cache_dir={folder}",
+        f"dataset.cache_dir={cache}",
+        "dataset.num_proc=1",
         f"tokenizer.path={folder / 'tokenizer'}",
         "tokenizer.train_vocab_size=null",
         "datacollator.pack_sequences=true",
         "dataset.num_workers=0",
     ]
-    PretrainingDataModule(compose_config(words)).setup("fit")  # fills the cache
-    times, cpu_times = [], []
-    for _ in range(3):
-        wall, cpu = time.perf_counter(), time.process_time()
-        data = PretrainingDataModule(compose_config(words))
-        data.setup("fit")
-        loader = data.train_dataloader()
-        assert isinstance(loader, StepLoader)
-        loader.load_state_dict(Steps(data.share).state(3000))
-        next(iter(loader))
-        times.append(time.perf_counter() - wall)
-        cpu_times.append(time.process_time() - cpu)
-    return {"seconds": round(min(times), 2), "cpu_seconds": round(min(cpu_times), 2)}
+    cpu = time.process_time()
+    with AnonymousMemory() as memory:
+        PretrainingDataModule(compose_config(words)).setup("fit")
+    cpu = time.process_time() - cpu
+    warm = [first_batch_after(words, 3000) for _ in range(3)]
+    return {
+        "preparation of ids, cpu_us_per_document": round(cpu / documents * 1e6, 1),
+        "preparation of ids, added_mib": round(memory.added, 1),
+        "seconds": round(min(wall for wall, _ in warm), 2),
+        "cpu_seconds": round(min(cpu for _, cpu in warm), 2),
+    }
+
+
+def first_batch_after(words: list[str], steps: int) -> tuple[float, float]:
+    """Seconds of clock and processor from the settings of a resumed run to its first batch."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    data = PretrainingDataModule(compose_config(words))
+    data.setup("fit")
+    loader = data.train_dataloader()
+    assert isinstance(loader, StepLoader)
+    loader.load_state_dict({**loader.state_dict(), **Steps(data.share).state(steps)})
+    next(iter(loader))
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def measure_memory(folder: Path, tokens: int) -> Figures:

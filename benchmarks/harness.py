@@ -128,9 +128,15 @@ def save(
     figures: Mapping[str, object],
     page: str | None = None,
     plot: Callable[[], Figure] | None = None,
+    *,
+    quiet: bool = False,
 ) -> None:
-    """Log the figures; write them, with versions and command, to ``output`` (.json, .md, .svg)."""
-    log.info("%s", page or json.dumps(figures, indent=2))
+    """Log the figures unless ``quiet``, and write them to ``output`` (.json, .md, .svg).
+
+    The JSON has versions and command beside them.
+    """
+    if not quiet:
+        log.info("%s", page or json.dumps(figures, indent=2))
     if output is None:
         return
     output.parent.mkdir(parents=True, exist_ok=True)

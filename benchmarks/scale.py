@@ -3,19 +3,23 @@
 Writes ``docs/benchmarks/scale.md``: streams by the number of ranks, order and plan by the number of
 documents, preparation, hold-out, ``metrics.csv``, checkpoints, memory of loss and attention, labels
 of GLUE and finished jobs of a sweep. Each measurement is a process of its own; times are of the
-processor, except the shares of waiting, which are of the clock, in turns.
+processor, except the shares of waiting, which are of the clock, in turns. The page is written after
+every process; ``--only`` adds to the figures that it has.
 """
 
 import argparse
 import json
 import random
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
+from subprocess import CalledProcessError
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -24,7 +28,7 @@ from benchmarks import harness
 from benchmarks.data import AnonymousMemory, write_lines
 from neobert.config.compose import compose_config
 from neobert.config.dataset import DatasetConfig
-from neobert.console import show_messages
+from neobert.console import get_logger, show_messages
 from neobert.data.sources import Source, open_source
 from neobert.data.task_splits import Splits
 from neobert.files import write_json
@@ -39,56 +43,106 @@ from neobert.training.checkpoint import FolderCheckpointIO
 from neobert.training.checkpoint_thread import ThreadedCheckpointIO
 from neobert.training.manifest import damages
 from neobert.training.metrics_file import MetricsFile
+from neobert.training.summary import git_commit
+
+log = get_logger("neobert.benchmarks")
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "scale.json"
 Figures = dict[str, float]
 
 
-def main() -> None:
-    """Run the measurements that are chosen and write their figures."""
+def main() -> int:
+    """Run the measurements that are chosen; write their figures after each."""
     parser = harness.command("scale", __doc__, rounds=2, output=PAGE)
     parser.add_argument("--only", choices=[*OTHERS, *MEASUREMENTS], action="append")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/neobert-bench-data"))
-    parser.add_argument("--documents", type=int, nargs="+", default=[10**5, 10**6, 10**7])
+    parser.add_argument("--documents", type=int, nargs="+", default=SIZES)
     parser.add_argument("--here", choices=MEASUREMENTS, help="in this process, no new one")
     options = parser.parse_args()
     show_messages()
     if options.here:
-        harness.answer(MEASUREMENTS[options.here](options))
-        return
-    figures: dict[str, object] = {}
-    if options.only and options.output.exists():
-        figures = json.loads(options.output.read_text())
-        figures.pop("origin", None)
-    for name in options.only or [*OTHERS, *MEASUREMENTS]:
-        figures[name] = measured(name, options)
-    harness.save(options.output, figures, page(figures))
+        return harness.answer(MEASUREMENTS[options.here](options))
+    parts = [part for name in options.only or TITLES for part in parts_of(name, options)]
+    return run_parts(parts, options.output)
 
 
-def measured(name: str, options: argparse.Namespace) -> dict[str, object]:
-    """One measurement, each part of it in a process of its own."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one process measures."""
+
+    name: str
+    """Of the measurement."""
+
+    size: str
+    """Key of its figures among those of the measurement; empty where it is all of it."""
+
+    command: list[str]
+    """Module and arguments."""
+
+    @property
+    def title(self) -> str:
+        return ", ".join(filter(None, (self.name, self.size)))
+
+
+def parts_of(name: str, options: argparse.Namespace) -> list[Part]:
+    """The processes of a measurement."""
     folder = f"--folder={options.folder}"
     if name not in OTHERS:
         rounds = f"--rounds={options.rounds}"
-        return harness.in_fresh_process("scale", "--here", name, folder, rounds)
-    (module, *words), sizes = OTHERS[name]
-    if not sizes:
-        return harness.in_fresh_process(module, *words, folder)
-    return {
-        f"{count:,} documents": harness.in_fresh_process(
-            module, *words, folder, f"--documents={count}"
-        )
-        for count in options.documents[:sizes]
-    }
+        return [Part(name, "", ["scale", "--here", name, folder, rounds])]
+    command, largest = OTHERS[name]
+    if not largest:
+        return [Part(name, "", [*command, folder])]
+    return [
+        Part(name, documents(count), [*command, folder, f"--documents={count}"])
+        for count in options.documents
+        if count <= largest
+    ]
 
+
+def documents(count: int) -> str:
+    """The key of the figures of so many documents."""
+    return f"{count:,} documents"
+
+
+def run_parts(parts: Sequence[Part], output: Path | None) -> int:
+    """Measure each part and add it to the figures of earlier commands; the exit code."""
+    figures: dict[str, Any] = {}
+    if output is not None and output.with_suffix(".json").exists():
+        figures = json.loads(output.with_suffix(".json").read_text())
+        figures.pop("origin", None)
+    failed: list[str] = []
+    for number, part in enumerate(parts, start=1):
+        started = time.perf_counter()
+        try:
+            found = harness.in_fresh_process(*part.command)
+        except (CalledProcessError, IndexError, ValueError):
+            log.exception("%s failed; what it measured before is kept", part.title)
+            failed.append(part.title)
+            continue
+        figures[part.name] = (
+            {**figures.get(part.name, {}), part.size: found} if part.size else found
+        )
+        seconds = round(time.perf_counter() - started)
+        figures.setdefault(RUNS, {})[part.title] = {"seconds": seconds, "commit": git_commit()}
+        log.info("%d of %d: %s: %d s: %s", number, len(parts), part.title, seconds, found)
+        harness.save(output, figures, page(figures), quiet=True)
+    if failed:
+        log.error("failed: %s", "; ".join(failed))
+    return int(bool(failed))
+
+
+SIZES = [10**5, 10**6, 10**7]
+RUNS = "runs"
+"""Key of how long each part took, and of the commit that it measured."""
 
 OTHERS = {
     "streams": (("stream", "--here", "ranks", "--copies", "2"), 0),
-    "order and plan": (("stream", "--here", "scale"), 3),
-    "warm start": (("data", "--here", "resume"), 3),
-    "preparation": (("data", "--here", "prepare"), 1),
+    "order and plan": (("stream", "--here", "scale"), 10**7),
+    "warm start": (("data", "--here", "resume"), 10**7),
+    "preparation": (("data", "--here", "prepare"), 10**6),
 }
-"""Measurements of other benchmarks, and for how many of ``--documents``, if that counts."""
+"""Measurements of other benchmarks, and the most documents of theirs; 0 if that counts not."""
 
 
 def measure_hold_out(options: argparse.Namespace) -> Figures:
@@ -276,7 +330,7 @@ TITLES = {
 }
 
 
-def page(figures: dict[str, object]) -> str:
+def page(figures: Mapping[str, Any]) -> str:
     """The figures as tables."""
     parts = [
         "# How cost grows with the size of a job",
@@ -285,10 +339,27 @@ def page(figures: dict[str, object]) -> str:
         "job is in [distributed.md](../distributed.md#how-large-a-job).",
     ]
     for name, title in TITLES.items():
-        values = flat(figures[name]) if name in figures else {"not measured": ""}
-        rows = "\n".join(f"| {key} | {value} |" for key, value in values.items())
+        rows = "\n".join(f"| {key} | {value} |" for key, value in rows_of(name, figures).items())
         parts.append(f"## {title}\n\n| | |\n|---|--:|\n{rows}")
+    runs = figures.get(RUNS, {})
+    if runs:
+        commits = ", ".join(sorted({run["commit"] for run in runs.values()}))
+        seconds = sum(run["seconds"] for run in runs.values())
+        parts.append(
+            f"{len(runs)} processes, one after the other, took {seconds:,} s; commit {commits}."
+        )
     return "\n\n".join(parts) + "\n"
+
+
+def rows_of(name: str, figures: Mapping[str, Any]) -> dict[str, object]:
+    """The rows of a measurement; those that it lacks are not measured."""
+    found = figures.get(name, {})
+    largest = OTHERS[name][1] if name in OTHERS else 0
+    sizes = {documents(count): "not measured" for count in SIZES if count <= largest}
+    rows: dict[str, object] = {}
+    for size in sorted({**sizes, **found}, key=[*sizes, *found].index):
+        rows |= flat({size: found.get(size, "not measured")})
+    return rows or {"all": "not measured"}
 
 
 def flat(values: object, before: str = "") -> dict[str, object]:
@@ -302,4 +373,4 @@ def flat(values: object, before: str = "") -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
