@@ -16,7 +16,7 @@ class TokenizerConfig(Section):
     """Hub id."""
 
     path: str | None = None
-    """Local folder with a ``tokenizer.json``; wins over ``name``."""
+    """Local folder with a ``tokenizer.json``, a checkpoint, or a run; wins over ``name``."""
 
     max_length: int = 512
     """Longest input in tokens; ``model_max_length`` of the saved tokenizer."""

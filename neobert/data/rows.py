@@ -123,12 +123,14 @@ def iter_values(
     columns = {path, root_column(path)}
     for file in files:
         has_rows = is_found = False
-        for number, row in enumerate(iter_rows([file], setting, columns, span)):
-            values = values_at(row, path)
+        for number, fields in enumerate(iter_rows([file], setting, columns, span)):
+            values = values_at(fields, path)
             has_rows, is_found = True, is_found or bool(values)
             value = values[0] if values else None
             if text_key is not None and not isinstance(value, str | None):
-                raise not_text(f"{setting}: {file}: row {number}", value, text_key)
+                before = iter_rows([file], setting, (), range(span.start if span else 0))
+                where = f"{setting}: {file}: row {number + sum(1 for _ in before)}"
+                raise not_text(where, value, text_key)
             yield value
         if has_rows and not is_found and span is None:
             raise lacks_columns(setting, file, [path], row_columns(file, setting))
@@ -137,8 +139,7 @@ def iter_values(
 def iter_texts(file: Path, setting: str, column: str | None = None) -> Iterator[str]:
     """The texts of a file: the lines of one whose name states no table, else a column.
 
-    Null is an empty text. ``setting`` is the argument that names the file. Raises ``ConfigError``,
-    for a column that does not exist at once.
+    Null is an empty text. ``setting`` names the file; a missing column is a ``ConfigError``.
     """
     if format_of(file) not in TABLES:
         return (str(row["text"]) for row in _lines_of(file, setting))

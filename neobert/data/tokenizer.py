@@ -176,7 +176,7 @@ def _special_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
 def _load(config: TokenizerConfig, name: str) -> PreTrainedTokenizerFast:
     key = "tokenizer.path" if config.path else "tokenizer.name"
     if config.path:
-        name = str(_tokenizer_folder(config.path))
+        name = str(tokenizer_folder(config.path))
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             name,
@@ -201,8 +201,11 @@ def _load(config: TokenizerConfig, name: str) -> PreTrainedTokenizerFast:
     return _require_fast(tokenizer, f"{key}={name}")
 
 
-def _tokenizer_folder(path: str) -> Path:
-    """The folder that ``tokenizer.path`` names, if its files can be used."""
+def tokenizer_folder(path: str) -> Path:
+    """The folder of the tokenizer that ``tokenizer.path`` names, if its files can be used.
+
+    That of a checkpoint is in its ``tokenizer/``; a run has those of its checkpoints.
+    """
     folder = user_path(path)
     if folder.is_file():
         raise ConfigError(
@@ -212,6 +215,11 @@ def _tokenizer_folder(path: str) -> Path:
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
         raise ConfigError(f"tokenizer.path={path} {state}")
+    if not (folder / FILE).is_file():
+        inner = [file.parent for file in folder.glob(f"checkpoints/*/tokenizer/{FILE}")]
+        inner.sort(key=lambda place: (len(place.parent.name), place.parent.name))
+        inner += [folder / "tokenizer"] if (folder / "tokenizer" / FILE).is_file() else []
+        folder = inner[-1] if inner else folder
     try:
         check_tokenizer_files(folder)
     except ValueError as error:

@@ -16,6 +16,7 @@ from transformers import (
 
 from neobert.config.root import Config
 from neobert.console import get_logger
+from neobert.data.tokenizer import tokenizer_folder
 from neobert.errors import ConfigError
 
 log = get_logger(__name__)
@@ -27,7 +28,8 @@ NEW = ("pooler", "classifier", "score", "head", "qa_outputs", "position_ids")
 
 def load_hub_tokenizer(config: Config) -> PreTrainedTokenizerFast:
     """The tokenizer of ``model.name``; ``tokenizer.path`` wins. A mask token is not needed."""
-    name = config.tokenizer.path or str(config.model.name)
+    path = config.tokenizer.path
+    name = str(tokenizer_folder(path) if path else config.model.name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **_origin(config))
     except Exception as error:  # each kind of tokenizer has its own

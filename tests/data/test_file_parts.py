@@ -133,3 +133,17 @@ def test_a_damaged_line_is_reported_with_its_file(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"300 ', '300 "'))
     with pytest.raises(ConfigError, match=r"corpus\.jsonl, line 301: not valid"):
         list(stream_of(tmp_path, stream_readers=8))
+
+
+def test_a_row_that_is_no_text_is_counted_from_the_start_of_its_file(tmp_path: Path) -> None:
+    file = write(tmp_path, ".jsonl", DOCUMENTS)
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:390], "", lines[390], json.dumps({"text": 7})]))
+    *_, last = [part.span for part in split_files([file], 8) if part.span is not None]
+    assert 0 < file.read_bytes()[: last.start].count(b"\n") < 390
+    with pytest.raises(ConfigError, match=r"jsonl: row 391 is not a string but int"):
+        list(documents_of([file], "text", last))
+    numbers = tmp_path / "numbers.parquet"
+    parquet.write_table(pa.table({"text": list(range(40))}), numbers, row_group_size=4)
+    with pytest.raises(ConfigError, match=r"parquet: row 20 is not a string but int"):
+        list(documents_of([numbers], "text", range(5, 7)))

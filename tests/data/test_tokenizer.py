@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from neobert.config.tokenizer import TokenizerConfig
 from neobert.data.saved_tokenizer import saved_tokenizer
-from neobert.data.tokenizer import TokenizerInfo, load_tokenizer
+from neobert.data.tokenizer import TokenizerInfo, load_tokenizer, tokenizer_folder
 from neobert.data.wordpiece import train_wordpiece
 from neobert.errors import ConfigError
 
@@ -303,6 +303,20 @@ def test_a_bad_file_beside_it_is_one_line_with_that_file(
 def test_a_file_instead_of_its_folder_is_told_with_the_folder(folder: Path) -> None:
     with pytest.raises(ConfigError, match=rf"tokenizer\.path={folder}$"):
         load_tokenizer(TokenizerConfig(path=str(folder / "tokenizer.json")))
+
+
+def test_a_checkpoint_or_a_run_gives_its_tokenizer(
+    info: TokenizerInfo, folder: Path, tmp_path: Path
+) -> None:
+    for step in (900, 1000):
+        (tmp_path / f"run/checkpoints/{step}").mkdir(parents=True)
+    newest = tmp_path / "run/checkpoints/1000"
+    shutil.copytree(folder, newest / "tokenizer")
+    for path in (newest, tmp_path / "run"):
+        assert load_tokenizer(TokenizerConfig(path=str(path))).fingerprint == info.fingerprint
+        assert tokenizer_folder(str(path)) == newest / "tokenizer"
+    shutil.copytree(folder, tmp_path / "run/checkpoints/900/tokenizer")
+    assert tokenizer_folder(str(tmp_path / "run")) == newest / "tokenizer"
 
 
 def test_a_home_folder_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,19 +49,23 @@ def label_splits(task: GlueTask, splits: Splits) -> LabelledSplits:
     """Check columns and labels of all splits. Raises ``ConfigError`` with all that is wrong."""
     parts = {"train": splits.train}
     parts |= {f"validation{end}": part for end, part in splits.validation.items()}
+    where = {name: splits.where(name) for name in (*parts, *splits.test)}
     problems = [
         problem
         for name, part in {**parts, **splits.test}.items()
-        for problem in _column_problems(task, name, part, needs_label=name in parts)
+        for problem in _column_problems(task, where[name], part, needs_label=name in parts)
     ]
-    _raise(problems, splits.origin)
+    _raise(problems)
     if not task.labels and not task.regression:
         task = replace(task, labels=class_names(task, parts.values()))
-    labelled = {name: _labelled(task, name, part, problems) for name, part in parts.items()}
-    _raise(problems, splits.origin)
+    labelled = {}
+    for name, part in parts.items():
+        labelled[name], problem = _labelled(task, name, part)
+        problems += [f"{where[name]}: {problem}"] if problem else []
+    _raise(problems)
     train = labelled.pop("train")
     problems = _class_problems(task, train, list(labelled.values()))
-    _raise(problems, splits.origin)
+    _raise([f"{splits.origin}: {problem}" for problem in problems])
     return LabelledSplits(
         task=task,
         train=train,
@@ -121,71 +125,70 @@ def _of_one_label(part: Dataset, task: GlueTask) -> object:
     return feature.feature if isinstance(feature, List) else feature
 
 
-def _column_problems(task: GlueTask, name: str, part: Dataset, needs_label: bool) -> list[str]:
+def _column_problems(task: GlueTask, where: str, part: Dataset, needs_label: bool) -> list[str]:
     labels = task.label_columns or (task.label_column,)
     columns = [*task.texts, *(labels if needs_label else ())]
     missing = [column for column in columns if column not in part.column_names]
     if missing:
         return [
-            f"{name} has no column {', '.join(missing)}; its columns are "
+            f"{where} has no column {', '.join(missing)}; its columns are "
             f"{', '.join(part.column_names)}"
         ]
     if len(part) == 0:
-        return [f"{name} is empty"]
+        return [f"{where} is empty"]
     problems = []
     for column in task.texts:
         values = column_values(part, column)
         bad = [row for row, text in enumerate(values) if not isinstance(text, str)]
         if bad:
-            problems.append(f"{name}: {column} is not a string in {_rows(bad)}")
-    return problems + (_form_problems(task, name, part) if needs_label else [])
+            problems.append(f"{where}: {column} is not a string in {_rows(bad)}")
+    return problems + (_form_problems(task, where, part) if needs_label else [])
 
 
-def _form_problems(task: GlueTask, name: str, part: Dataset) -> list[str]:
+def _form_problems(task: GlueTask, where: str, part: Dataset) -> list[str]:
     """Lists where one label a text is needed, or the other way round."""
     feature, column = part.features[task.label_column], task.label_column
     first = f"({str(next(iter(column_values(part.take(1), column))))[:40]})"
     if not task.multi_label and isinstance(feature, list | dict | List):
         return [
-            f"{name}: {column} holds lists or objects {first}; one label per text is needed, a "
+            f"{where}: {column} holds lists or objects {first}; one label per text is needed, a "
             "name or a number; glue.multi_label=true learns lists of labels"
         ]
     if task.multi_label and not task.label_columns and not isinstance(feature, List):
         return [
-            f"{name}: {column} does not hold lists {first}; glue.multi_label=true needs a list of "
+            f"{where}: {column} does not hold lists {first}; glue.multi_label=true needs a list of "
             "names or numbers per text, or glue.label_columns with a column of 0 and 1 per label"
         ]
     return []
 
 
-def _labelled(task: GlueTask, name: str, part: Dataset, problems: list[str]) -> Labelled:
+def _labelled(task: GlueTask, name: str, part: Dataset) -> tuple[Labelled, str | None]:
+    """A split with its labels as numbers, and what is wrong with them."""
     if task.multi_label:
         hot = _multi_hot(task, part)
-        _say_illegal(
-            task, name, label_lists(task, part), np.all(np.isfinite(hot), axis=1), problems
-        )
-        return Labelled(name, part, hot)
+        rows, values, legal = range(len(part)), label_lists(task, part), np.isfinite(hot).all(1)
+        return Labelled(name, part, hot), _illegal(task, rows, values, legal)
     values = column_values(part, task.label_column)
+    rows = range(len(values))
     if task.relabel:
         values = [task.relabel.get(value, value) for value in values]
         rows = [row for row, value in enumerate(values) if value != DROPPED]
         part, values = part.select(rows), [values[row] for row in rows]
     numbers = _numbers(task, part, values)
-    _say_illegal(task, name, values, _is_legal(task, numbers), problems)
-    return Labelled(name, part, numbers)
+    problem = _illegal(task, rows, values, _is_legal(task, numbers))
+    return Labelled(name, part, numbers), problem
 
 
-def _say_illegal(
-    task: GlueTask,
-    name: str,
-    values: Sequence[object],
-    legal: NDArray[np.bool_],
-    problems: list[str],
-) -> None:
+def _illegal(
+    task: GlueTask, rows: Sequence[int], values: Sequence[object], legal: NDArray[np.bool_]
+) -> str | None:
+    """What is wrong with ``values``, the labels of ``rows``."""
     bad = np.flatnonzero(~legal).tolist()
-    if bad:
-        shown = ", ".join(repr(values[row]) for row in bad[:SHOWN])
-        problems.append(f"{name}: labels must be {_legal(task)}, but {_rows(bad)} have {shown}")
+    if not bad:
+        return None
+    shown = ", ".join(repr(values[place]) for place in bad[:SHOWN])
+    have = f"{_rows([rows[place] for place in bad])} ha{'ve' if len(bad) > 1 else 's'}"
+    return f"labels must be {_legal(task)}, but {have} {shown}"
 
 
 def _multi_hot(task: GlueTask, part: Dataset) -> NDArray[np.float64]:
@@ -306,6 +309,6 @@ def _rows(rows: list[int]) -> str:
     return f"row{'s' if len(rows) > 1 else ''} {shown}{', …' if len(rows) > SHOWN else ''}"
 
 
-def _raise(problems: list[str], origin: str) -> None:
+def _raise(problems: list[str]) -> None:
     if problems:
-        raise ConfigError(*[f"{origin}: {problem}" for problem in problems])
+        raise ConfigError(*problems)

@@ -7,7 +7,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from neobert.data.task_splits import Splits
 from neobert.errors import ConfigError
 from neobert.tasks.glue.labels import label_splits
-from neobert.tasks.glue.tasks import TASKS, GlueTask
+from neobert.tasks.glue.tasks import DROPPED, TASKS, GlueTask
 
 OWN = GlueTask(texts=("text",))
 NUMBERS = GlueTask(texts=("text",), regression=True, metrics=("pearson",))
@@ -92,20 +92,20 @@ WRONG = [
     (OWN, part([0, 1]).rename_column("text", "body"), part([0]), "columns are body, label"),
     (OWN, part([0, 1], text=None), part([0]), "train: text is not a string in rows 0, 1"),
     (OWN, part([0, 1], text=3), part([0]), "text is not a string"),
-    (OWN, part([0, 1, -1]), part([0]), "row 2 have -1"),
-    (OWN, part([0.0, 1.0, float("nan")]), part([0.0]), "row 2 have nan"),
-    (OWN, part([0.0, 0.5, 1.0]), part([0.0]), "row 1 have 0.5"),
-    (OWN, part(["a", "b", None]), part(["a"]), "row 2 have None"),
+    (OWN, part([0, 1, -1]), part([0]), "row 2 has -1"),
+    (OWN, part([0.0, 1.0, float("nan")]), part([0.0]), "row 2 has nan"),
+    (OWN, part([0.0, 0.5, 1.0]), part([0.0]), "row 1 has 0.5"),
+    (OWN, part(["a", "b", None]), part(["a"]), "row 2 has None"),
     (OWN, part([None, None]), part([None]), "labels must be one of names or whole numbers"),
     (OWN, part([0, 2]), part([2]), "of 1 of the 3 classes (1); a slice"),
     (OWN, part(["a", "b"]), part(["c"]), "(c), which validation has: mend the labels there"),
     (OWN, part([0, 0]), part([0]), "train has one class only"),
     (OWN, part([1, 2, 3]), part([4]), "of the 4 classes (4), which validation has"),
-    (OWN, part([1, 2]), part([1.5]), "labels must be one of 1, 2, but row 0 have 1.5"),
+    (OWN, part([1, 2]), part([1.5]), "labels must be one of 1, 2, but row 0 has 1.5"),
     (OWN, part([[0], [1, 2]]), part([[0]]), "label holds lists or objects ([0]); one label"),
     (OWN, part([{"a": 0}, {"a": 1}]), part([{"a": 0}]), "label holds lists or objects"),
-    (NUMBERS, part([1.0, float("nan")]), part([1.0]), "labels must be numbers, but row 1 have nan"),
-    (NUMBERS, part(["a", "1"]), part([1.0]), "row 0 have 'a'"),
+    (NUMBERS, part([1.0, float("nan")]), part([1.0]), "labels must be numbers, but row 1 has nan"),
+    (NUMBERS, part(["a", "1"]), part([1.0]), "row 0 has 'a'"),
 ]
 
 
@@ -116,7 +116,25 @@ def test_wrong_data_is_one_clear_error(
     with pytest.raises(ConfigError) as error:
         label_splits(task, splits(train, validation))
     assert said in str(error.value)
-    assert str(error.value).startswith("here: ")
+    assert str(error.value).startswith(("here: ", "here, "))
+
+
+def test_an_error_names_the_file_and_the_row() -> None:
+    train, validation = part(["a", "b"]), part(["a", "b", None], text=3)
+    files = {"validation": "data/dev.jsonl"}
+    with pytest.raises(ConfigError) as error:
+        label_splits(OWN, Splits("data", train, {"": validation}, {}, files))
+    assert str(error.value) == "data/dev.jsonl: text is not a string in rows 0, 1, 2"
+    validation = part(["a", "b", None])
+    with pytest.raises(ConfigError, match=r"^data/dev.jsonl: labels must be .* row 2 has None$"):
+        label_splits(OWN, Splits("data", train, {"": validation}, {}, files))
+
+
+def test_the_row_of_a_label_counts_rows_that_are_dropped() -> None:
+    task = GlueTask(texts=("text",), labels=("a", "b"), relabel={-1: DROPPED})
+    train = part([0, -1, 1, 7])
+    with pytest.raises(ConfigError, match=r"row 3 has 7"):
+        label_splits(task, splits(train, part([0, 1])))
 
 
 def test_a_label_outside_the_tasks_range_is_told() -> None:
@@ -124,8 +142,8 @@ def test_a_label_outside_the_tasks_range_is_told() -> None:
         texts = ["a"] * len(labels)
         return Dataset.from_dict({"sentence1": texts, "sentence2": texts, "label": labels})
 
-    with pytest.raises(ConfigError, match=r"numbers from 0 to 5, but row 1 have 5.5"):
+    with pytest.raises(ConfigError, match=r"numbers from 0 to 5, but row 1 has 5.5"):
         label_splits(TASKS["stsb"], splits(pairs([1.0, 5.5]), pairs([2.0])))
     words = Dataset.from_dict({"sentence": ["a", "b"], "label": [0, 2]})
-    with pytest.raises(ConfigError, match=r"0 to 1 \(negative, positive\), but row 1 have 2"):
+    with pytest.raises(ConfigError, match=r"0 to 1 \(negative, positive\), but row 1 has 2"):
         label_splits(TASKS["sst2"], splits(words, words))

@@ -79,13 +79,13 @@ def test_a_column_per_label() -> None:
 @pytest.mark.parametrize(
     ("task", "train", "said"),
     [
-        (LISTS, part(label=[["a"], None, ["b"]]), "a list of 0 to 1 (a, b), but row 1 have None"),
+        (LISTS, part(label=[["a"], None, ["b"]]), "a list of 0 to 1 (a, b), but row 1 has None"),
         (LISTS, part(label=["a", "b"]), "label does not hold lists (a); glue.multi_label=true"),
         (LISTS, part(label=[["a"], ["a"]]), "train has one class only"),
         (LISTS, part(label=[[0], [2]]), "no example of 1 of the 3 classes (1)"),
-        (LISTS, part(label=[[0], [-1]]), "row 1 have [-1]"),
+        (LISTS, part(label=[[0], [-1]]), "row 1 has [-1]"),
         (LISTS, part(label=[[], []]), "train has one class only ()"),
-        (COLUMNS, part(a=[0, 2], b=[1, 1]), "0 or 1 in the columns a, b, but row 1 have (2, 1)"),
+        (COLUMNS, part(a=[0, 2], b=[1, 1]), "0 or 1 in the columns a, b, but row 1 has (2, 1)"),
         (COLUMNS, part(a=[0, 1]), "train has no column b"),
         (COLUMNS, part(a=[0, 1], b=[0, 0]), "no example of 1 of the 2 classes (b)"),
     ],
@@ -94,6 +94,15 @@ def test_wrong_labels_are_one_clear_error(task: GlueTask, train: Dataset, said: 
     with pytest.raises(ConfigError) as error:
         label_splits(task, splits(train, train))
     assert said in str(error.value)
+
+
+def test_an_error_names_the_file_and_the_row() -> None:
+    train = part(label=[["a"], ["b"], ["a", "c", None]])
+    files = {"train": "data/train.jsonl"}
+    with pytest.raises(
+        ConfigError, match=r"^data/train.jsonl: .* but row 2 has \['a', 'c', None\]"
+    ):
+        label_splits(LISTS, Splits("data", train, {"": part(label=[["a"]])}, {}, files))
 
 
 @pytest.mark.parametrize(
