@@ -94,7 +94,7 @@ format: setup ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup ## Write docs/configuration.md and docs/parity.md anew
+docs: setup ## Regenerate docs/configuration.md and docs/parity.md
 	$(BIN)/python docs/generate.py
 
 # torch is left out, and triton, which comes with it: which build is right depends on the machine.

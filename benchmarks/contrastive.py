@@ -159,7 +159,7 @@ def _in_a_process(job: Job) -> Measured:
 
 
 def _steps_alone(train: Callable[[int], object], steps: int) -> Measured:
-    """Time of ``steps`` steps after ``WARM_UP`` others, told by PyTorch after each update."""
+    """Time of ``steps`` steps after ``WARM_UP`` others, by PyTorch's clock after each update."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     ends: list[tuple[float, float]] = []

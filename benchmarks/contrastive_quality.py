@@ -138,7 +138,7 @@ def _training(config: Config, steps: int) -> "Training":
 
 def _check(config: Config, output: Path) -> None:
     """Refuse what sentence-transformers has no like of."""
-    needed = {
+    settings = {
         "task": (config.task, "contrastive"),
         "contrastive.loss_type": (config.contrastive.loss_type, "simcse"),
         "optimizer.name": (config.optimizer.name, "adamw"),
@@ -147,9 +147,9 @@ def _check(config: Config, output: Path) -> None:
         "trainer.gradient_accumulation_steps": (config.trainer.gradient_accumulation_steps, 1),
     }
     problems = [
-        f"{key}={value}: a twin needs a run with {wanted}"
-        for key, (value, wanted) in needed.items()
-        if value != wanted
+        f"{key}={value}: a twin needs a run with {needed}"
+        for key, (value, needed) in settings.items()
+        if value != needed
     ]
     if output.is_dir() and any(output.iterdir()):
         problems.append(f"--output {output}: is not empty")

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks import harness
 from neobert.console import show_messages
-from neobert.files import read_json
+from neobert.files import read_json, read_summary
 from neobert.tools.report_files import markdown_table
 
 PROGRAMS = ("ours", "trainer")
@@ -88,7 +88,7 @@ def ours(recipe: Recipe) -> dict[str, float]:
             "trainer.mixed_precision=no",
             f"trainer.output_dir={folder}/run",
         )
-        summary: Any = read_json(Path(folder) / "run/summary.json")
+        summary: Any = read_summary(Path(folder) / "run")
     metric = summary["after"][f"eval/{recipe.metric}"]
     return {"score": 100 * metric, "tokens_per_sec": summary["tokens_per_sec"]}
 

@@ -62,13 +62,13 @@ def main(argv: list[str] | None = None) -> None:
     show_messages()
     parser = argparse.ArgumentParser(prog="benchmarks.optimizer_curves", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--output", type=Path, required=True, help="JSON; the plot lies beside it")
-    asked = parser.parse_args(argv)
-    curves = read_curves(asked.folders)
+    parser.add_argument("--output", type=Path, required=True, help="JSON; the plot is beside it")
+    options = parser.parse_args(argv)
+    curves = read_curves(options.folders)
     if not curves:
-        parser.error(f"no run with config.yaml and metrics.csv below {asked.folders}")
-    write_json([asdict(curve) for curve in curves], asked.output)
-    plot(best_rates(curves), asked.output.with_suffix(".svg"))
+        parser.error(f"no run with config.yaml and metrics.csv below {options.folders}")
+    write_json([asdict(curve) for curve in curves], options.output)
+    plot(best_rates(curves), options.output.with_suffix(".svg"))
     log.info("%s\n%s", rates_table(curves), seeds_table(best_rates(curves)))
 
 

@@ -225,9 +225,9 @@ def measure_all(scratch: Path, setting: Setting, only: re.Pattern[str]) -> Itera
         if only.search(name):
             row = Row(name, OUR_RUNS, size.name)
             yield timed(row, partial(measure_ours, scratch, row, size, settings, setting))
-    wanted = [job for job in peer_jobs(size, setting) if only.search(peer_name(job))]
-    place = write_documents(scratch, CORPUS, VOCABULARY) if wanted else None
-    for job in wanted:
+    jobs = [job for job in peer_jobs(size, setting) if only.search(peer_name(job))]
+    place = write_documents(scratch, CORPUS, VOCABULARY) if jobs else None
+    for job in jobs:
         assert place is not None
         row = Row(peer_name(job), PEER_RUNS, size.name)
         yield timed(row, partial(measure_peer, scratch, row, replace(job, **place)))

@@ -19,7 +19,7 @@ from benchmarks import harness
 from neobert.config.compose import compose_config
 from neobert.console import show_messages
 from neobert.tasks.pretraining.run import PretrainingRun
-from neobert.training.cpu import tune_cpu_if_asked
+from neobert.training.cpu import tune_cpu_if_enabled
 from neobert.training.run import build_module
 from neobert.training.run_folder import open_run_folder
 from neobert.training.strategy import resolve_strategy
@@ -111,7 +111,7 @@ def phases(scratch: Path, steps: int = 12) -> dict[str, float]:
     """Shares of a step's time, by Lightning's profiler; the optimizer's is what remains of it."""
     words = [*QUIET, f"trainer.max_steps={steps}", f"trainer.output_dir={scratch / 'phases'}"]
     config = compose_config(words)
-    tune_cpu_if_asked(config.trainer)
+    tune_cpu_if_enabled(config.trainer)
     seed_everything(config.seed, verbose=False)
     task = PretrainingRun(config, resume=None)
     data = task.data

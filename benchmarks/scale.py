@@ -31,7 +31,7 @@ from neobert.config.dataset import DatasetConfig
 from neobert.console import get_logger, show_messages
 from neobert.data.sources import Source, open_source
 from neobert.data.task_splits import Splits
-from neobert.files import write_json
+from neobert.files import read_summary, write_json
 from neobert.ops.cross_entropy import linear_cross_entropy
 from neobert.ops.document_attention import document_attention
 from neobert.sweep_jobs import RECORD, Job, read_job
@@ -235,7 +235,7 @@ def measure_waiting(options: argparse.Namespace) -> dict[str, object]:
         trainer.ThreadedCheckpointIO = kind  # type: ignore[misc]
         with TemporaryDirectory() as folder:
             run(compose_config([*words, f"trainer.output_dir={folder}/run"]))
-            summary = json.loads(Path(folder, "run", "summary.json").read_text())
+            summary: Any = read_summary(Path(folder, "run"))
             return round(summary["throughput"]["save_wait"], 4)
 
     variants = {

@@ -1,4 +1,4 @@
-"""What a run tells its user: one logger, one line per message, nothing from the libraries.
+"""What a run logs for its user: one logger, one line per message, nothing from the libraries.
 
 Imports neither torch nor Lightning, so that a wrong setting is answered before they load.
 """
@@ -43,7 +43,7 @@ def show_messages(debug: bool = False) -> None:
 
 
 def process_rank() -> int:
-    """Number of this process among those of the run, as its launcher told it; 0 if alone."""
+    """Number of this process among those of the run, as set by its launcher; 0 if alone."""
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
         if name in os.environ:
             return int(os.environ[name])

@@ -195,13 +195,24 @@ def read_json(path: Path, largest: int = LARGEST_TEXT) -> object:
         raise ValueError("it is nested too deep") from error
 
 
+SUMMARY = "summary.json"
+"""File in the folder of a finished run: its results, and how it was run."""
+
+
 def read_summary(folder: Path) -> dict[str, object] | None:
     """``summary.json`` of a run; ``None`` if it has none that can be read, so is not finished."""
     try:
-        summary = read_json(folder / "summary.json")
+        summary = read_json(folder / SUMMARY)
     except (OSError, ValueError):
         return None
     return summary if isinstance(summary, dict) else None
+
+
+def summaries_below(folder: Path) -> Iterator[tuple[Path, dict[str, object]]]:
+    """Every finished run below ``folder``: its folder and its summary."""
+    for path in sorted(folder.glob(f"**/{SUMMARY}")):
+        if (summary := read_summary(path.parent)) is not None:
+            yield path.parent, summary
 
 
 def _give_name(temporary: Path, folder: Path, replace: bool) -> None:

@@ -1,6 +1,5 @@
 """The Python interface: compose, train, evaluate. See docs/python.md."""
 
-import json
 import os
 import threading
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from neobert.config.store import load_config_file
 from neobert.console import ROOT, get_logger, show_messages
 from neobert.errors import ConfigError
 from neobert.failures import ending_on_sigterm
+from neobert.files import SUMMARY, read_summary
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -47,12 +47,11 @@ class Run:
     @property
     def summary(self) -> dict[str, Any]:
         """``summary.json``; of an MTEB evaluation, the newest below ``mteb/``."""
-        files = [self.folder / "summary.json", *self.folder.glob("mteb/*/summary.json")]
-        written = [file for file in files if file.is_file()]
-        if not written:
-            raise ConfigError(f"{self.folder} has no summary.json: the run has not ended yet")
-        newest = max(written, key=lambda file: file.stat().st_mtime_ns)
-        summary: dict[str, Any] = json.loads(newest.read_text(encoding="utf-8"))
+        written = [*self.folder.glob(SUMMARY), *self.folder.glob(f"mteb/*/{SUMMARY}")]
+        newest = max(written, key=lambda file: file.stat().st_mtime_ns, default=None)
+        summary = read_summary(newest.parent) if newest else None
+        if summary is None:
+            raise ConfigError(f"{self.folder} has no {SUMMARY}: the run has not ended yet")
         return summary
 
     @property
@@ -170,7 +169,7 @@ def run_task(config: Config, extras: "Extras | None" = None) -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from neobert.tasks import run
     from neobert.training.accelerate_file import with_accelerate_file
-    from neobert.training.cpu import tune_cpu_if_asked
+    from neobert.training.cpu import tune_cpu_if_enabled
     from neobert.training.extras import check_targets
     from neobert.training.kernel_check import check_kernels
     from neobert.training.strategy import resolve_strategy
@@ -180,7 +179,7 @@ def run_task(config: Config, extras: "Extras | None" = None) -> None:
     check_targets(config)
     if config.task != "mteb":
         resolve_strategy(config)  # refused before any work is done
-    tune_cpu_if_asked(config.trainer)
+    tune_cpu_if_enabled(config.trainer)
     in_main_thread = threading.current_thread() is threading.main_thread()
     with ending_on_sigterm() if in_main_thread else nullcontext():
         run(config, extras)

@@ -107,7 +107,7 @@ class SettingsLoader(ConfigLoaderImpl):
     """Hydra's configuration loader with this program's layers, types and checks."""
 
     config: Config
-    """What the last composition comes to."""
+    """The result of the last composition."""
 
     in_run = False
     """Whether ``${hydra:…}`` is that of a run that has begun; else it is resolved there."""

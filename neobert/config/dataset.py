@@ -33,7 +33,7 @@ class DatasetConfig(Section):
     more; 0: equal shares. ``null``: 1."""
 
     num_workers: int = 16
-    """Loader processes; lowered to the cores that are there, and for a stream to a number that
+    """Loader processes; lowered to the available cores, and for a stream to a number that
     divides its readers."""
 
     pin_memory: bool = False

@@ -20,7 +20,7 @@ NULL, TEXT = "tag:yaml.org,2002:null", "tag:yaml.org,2002:str"
 
 
 def read_settings(path: Path, key: str = "config_path", section: str = "") -> dict[Any, object]:
-    """The values of a YAML file, nested as they are there; ``section``: where they belong.
+    """The values of a YAML file, nested as in the file; ``section``: where they belong.
 
     Raises ``ConfigError`` in the name of ``key`` if the file cannot be read, is no mapping, or is
     larger or deeper than any settings are.

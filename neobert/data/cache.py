@@ -15,7 +15,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from neobert.errors import ConfigError, RunError
-from neobert.files import TEMPORARY, first_line, is_disk_full, publish_folder, root_cause, user_path
+from neobert.files import (
+    REPLACED,
+    TEMPORARY,
+    first_line,
+    is_disk_full,
+    publish_folder,
+    root_cause,
+    user_path,
+)
 
 
 def cache_folder(cache_dir: str | None) -> Path:
@@ -32,13 +40,15 @@ def key_of(recipe: object) -> str:
     return sha256(canonical.encode()).hexdigest()[:24]
 
 
-def publish(folder: Path, make: Callable[[Path], None], wait: bool = True) -> bool:
-    """Have ``folder``: if it is missing, ``make`` it under another name, then rename it.
+def build_cached(
+    folder: Path, build: Callable[[Path], None], wait: bool = True, rebuild: bool = False
+) -> bool:
+    """``build`` a folder of the cache if it is missing, or again with ``rebuild``.
 
-    Whoever comes second waits for the first; without ``wait``, it returns False. An error leaves
-    nothing behind under ``folder``. Errors are those of :func:`writing`.
+    One process builds, the others wait; without ``wait`` they return False. ``folder`` is the old
+    one or the complete new one. Errors are those of :func:`writing`.
     """
-    if folder.is_dir():
+    if folder.is_dir() and not rebuild:
         return True
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -48,8 +58,10 @@ def publish(folder: Path, make: Callable[[Path], None], wait: bool = True) -> bo
         except Timeout:
             return False
         try:
-            if not folder.is_dir():
-                _make(folder, make)
+            if rebuild or not folder.is_dir():
+                _remove_leftovers(folder)
+                with publish_folder(folder, replace=rebuild) as temporary:
+                    build(temporary)
         finally:
             lock.release()
     return True
@@ -91,10 +103,10 @@ def cache_is_full(error: BaseException, folder: Path | str = "the cache") -> Con
     )
 
 
-def _make(folder: Path, make: Callable[[Path], None]) -> None:
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left; the caller holds the lock."""
     start = f"{TEMPORARY}{folder.name}-"
     for leftover in folder.parent.glob(f"{start}*"):
-        if leftover.name.removeprefix(start).isdigit():  # of a killed process; the lock is ours
+        if leftover.name.removeprefix(start).isdigit():
             shutil.rmtree(leftover, ignore_errors=True)
-    with publish_folder(folder) as temporary:
-        make(temporary)
+    shutil.rmtree(folder.with_name(f"{REPLACED}{folder.name}"), ignore_errors=True)

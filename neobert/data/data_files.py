@@ -248,7 +248,7 @@ def _matching(pattern: Path) -> list[DataFile]:
 
 
 def _once(files: list[DataFile]) -> list[DataFile]:
-    """Each file once, whatever links lead to it; held out if one of its names says so."""
+    """Each file once, whatever links lead to it; held out if any of its names is."""
     held_out = {file.path.resolve() for file in files if file.split in HELD_OUT}
     seen: dict[tuple[Path, str], DataFile] = {}
     for file in files:

@@ -34,7 +34,7 @@ class FilePart:
     """Bytes, about."""
 
     span: range | None = None
-    """Row groups of parquet; bytes of others: a line is of the part in which it begins."""
+    """Row groups of parquet, bytes of other files: a line belongs to the part it begins in."""
 
 
 def split_files(files: Sequence[Path], readers: int) -> list[FilePart]:

@@ -23,7 +23,7 @@ from datasets import Dataset, DatasetDict, Features, Sequence, Value, load_from_
 
 from neobert.config.overrides import pasteable
 from neobert.console import get_logger
-from neobert.data.cache import key_of, publish
+from neobert.data.cache import build_cached, key_of
 from neobert.data.digests import file_digests
 from neobert.data.shards import make_store
 from neobert.data.sources import TOKEN_COLUMN, Documents, Source
@@ -57,7 +57,7 @@ def pre_tokenized(
 
     # Kept where a killed run leaves them, so that the next one continues.
     parts = cache / "pre_tokenized" / f"{key_of(recipe)}-parts"
-    publish(folder, make)
+    build_cached(folder, make)
     shutil.rmtree(parts, ignore_errors=True)
     log.info("pre-tokenised: %s", folder)
     return _read(folder, recipe, source, cache)

@@ -157,7 +157,7 @@ def without_end(line: str) -> str:
 def separated_rows(text: Lines, kind: str, columns: Collection[str] | None) -> Iterator[Row]:
     """Rows of csv or tsv by the names in the header, as strings; blank lines are left out.
 
-    None of ``columns`` may be in the header twice: which of the two is meant cannot be told.
+    None of ``columns`` may be in the header twice: which of the two is meant is ambiguous.
     """
     records = separated(text, kind)
     header = next(records, [])

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from neobert.console import get_logger
-from neobert.data.cache import key_of, publish, writing
+from neobert.data.cache import build_cached, key_of, writing
 from neobert.data.processes import end_with_parent, without_main
 from neobert.data.sources import Documents
 from neobert.data.token_store import (
@@ -123,7 +123,7 @@ class Preparation:
                 raise NoDocumentsError
 
         try:
-            publish(shard_folder(self.store, number), make, wait=False)
+            build_cached(shard_folder(self.store, number), make, wait=False)
         except NoDocumentsError:
             return 0
         if reader.row == before:

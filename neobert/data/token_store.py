@@ -167,7 +167,7 @@ def shard_folder(store: Path, number: int) -> Path:
 
 
 def is_complete(store: Path) -> bool:
-    """Whether all of a store is there."""
+    """Whether a store is complete."""
     return (store / "store.json").is_file()
 
 
@@ -198,7 +198,7 @@ def write_shard(folder: Path, batches: Iterable[Encoded], vocab_size: int) -> in
 
 
 def join_shards(store: Path, shards: int, vocab_size: int) -> StoreInfo:
-    """Complete a store all of whose shards are there. Memory: one shard."""
+    """Complete a store all of whose shards exist. Memory: one shard."""
     counts = np.zeros(vocab_size, dtype=np.int64)
     starts, digest = [0], sha256()
     documents = empty = 0

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from neobert.config.overrides import pasteable
 from neobert.config.tokenizer import TokenizerConfig
 from neobert.console import get_logger
-from neobert.data.cache import key_of, opening, publish
+from neobert.data.cache import build_cached, key_of, opening
 from neobert.data.saved_tokenizer import (
     FILE,
     adopt_usual_tokens,
@@ -243,7 +243,7 @@ def _trained(
         log.info("training a WordPiece vocabulary of %d on the corpus", vocab_size)
         train_wordpiece(texts, vocab_size).save_pretrained(target)
 
-    publish(folder, train)
+    build_cached(folder, train)
     with opening(folder):
         check_tokenizer_files(folder)
         return PreTrainedTokenizerFast.from_pretrained(folder)

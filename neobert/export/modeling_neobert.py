@@ -264,7 +264,7 @@ def with_padding(x: Tensor, layout: Layout, shape: torch.Size) -> Tensor:
 def rotary_table(positions: Tensor, head_width: int, theta: float, scaling: dict) -> Tensor:
     """(..., D / 2, 2) cosines and sines that turn the pairs of channels of a head, in fp32.
 
-    Made anew in each forward pass: a buffer would come back as garbage from loading on the meta
+    Recomputed in each forward pass: a buffer would come back as garbage from loading on the meta
     device, be rounded by ``.to(bfloat16)``, and end at the trained length.
     """
     even = torch.arange(0, head_width, 2, dtype=torch.float32, device=positions.device)
@@ -436,7 +436,7 @@ class NeoBERTAttention(GradientCheckpointingLayer):
     def attention(
         self, x: Tensor, rotary: Tensor | None, layout: Layout
     ) -> tuple[Tensor, Tensor | None]:
-        """(..., E) to (..., E), and the weights of attention if ``layout`` asks for them."""
+        """(..., E) to (..., E), and the weights of attention if ``layout`` requests them."""
         heads = self.qkv(x).unflatten(-1, (self.num_heads, 3, -1))
         qk, v = heads[..., :2, :], heads[..., 2, :]  # (..., H, 2, D), (..., H, D)
         if rotary is not None:
@@ -463,7 +463,7 @@ class NeoBERTBlock(NeoBERTAttention):
     def forward(
         self, x: Tensor, rotary: Tensor | None, layout: Layout
     ) -> tuple[Tensor, Tensor | None]:
-        """(..., E) to (..., E), and the weights of attention if ``layout`` asks for them."""
+        """(..., E) to (..., E), and the weights of attention if ``layout`` requests them."""
         out, weights = self.attention(self.attention_norm(x), rotary, layout)
         x = x + F.dropout(out, self.dropout, self.training)
         out = F.dropout(self.ffn(self.ffn_norm(x)), self.dropout, self.training)
@@ -491,7 +491,7 @@ class NeoBERTNormalizedBlock(NeoBERTAttention):
     def forward(
         self, x: Tensor, rotary: Tensor | None, layout: Layout
     ) -> tuple[Tensor, Tensor | None]:
-        """(..., E) to (..., E), and the weights of attention if ``layout`` asks for them."""
+        """(..., E) to (..., E), and the weights of attention if ``layout`` requests them."""
         out, weights = self.attention(x, rotary, layout)
         x = self._towards(x, out, self.attn_alpha)
         scale = self.suv * x.shape[-1] ** 0.5

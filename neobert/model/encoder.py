@@ -124,7 +124,7 @@ class Encoder(nn.Module):
         """Rows of the learned table: 1, 2, … within each document, 0 for pad ids."""
         rows = (batch.position_ids + 1).where(batch.input_ids != self.pad_token_id, 0)
         longest = self.config.max_position_embeddings
-        # Rows of packed documents may be longer than the table (then a GPU has to be asked).
+        # Rows of packed documents may be longer than the table (on a GPU, the check waits).
         if batch.max_seqlen > longest and (length := int(rows.max())) > longest:
             raise ValueError(
                 f"a document of {length} tokens is longer than "

@@ -1,8 +1,8 @@
 """Cross-entropy of a linear layer whose logits never exist all at once.
 
-Rows are taken in chunks; each chunk's gradients are computed while its logits are there, so nothing
-of size K x V is kept for the backward pass. The idea is that of Liger's fused linear cross-entropy
-(arXiv 2410.10989); this is the portable twin, in plain PyTorch.
+Rows are taken in chunks; each chunk's gradients are computed while its logits are in memory, so
+nothing of size K x V is kept for the backward pass. The idea is that of Liger's fused linear
+cross-entropy (arXiv 2410.10989); this is the portable twin, in plain PyTorch.
 
 Letters: K rows, C rows of a chunk, E width, V vocabulary.
 """
@@ -97,7 +97,7 @@ def _over_chunks(
                 d_hidden.append((errors @ words).to(hidden.dtype) * real[:, None])
                 d_weight += errors.T @ (rows * real[:, None])
                 del errors
-            del logs  # else they are there while the next chunk's logits are made
+            del logs  # else both chunks' logits are in memory at once
     return total, correct, torch.cat(d_hidden) if d_hidden else hidden.new_empty(0), d_weight
 
 

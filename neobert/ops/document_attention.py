@@ -277,7 +277,7 @@ def _plan_of(cu_seqlens: Tensor, heads: int, selected: Tensor | None = None) -> 
     return _plan(tuple(cu_seqlens.tolist()), heads, selection)
 
 
-@lru_cache(maxsize=8)  # of the latest batches: every layer asks for it in both passes
+@lru_cache(maxsize=8)  # of the latest batches: every layer uses it in both passes
 def _plan(bounds: tuple[int, ...], heads: int, selected: tuple[bool, ...] | None) -> _Plan:
     starts, lengths = torch.tensor(bounds[:-1]), torch.tensor(bounds).diff()
     planned = lengths > 0 if selected is None else (lengths > 0) & torch.tensor(selected)

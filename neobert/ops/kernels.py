@@ -1,4 +1,4 @@
-"""What this machine can run: hardware and optional packages, asked here and nowhere else.
+"""What this machine can run: hardware and optional packages, queried here and nowhere else.
 
 ``model.attn_backend`` and ``model.kernel_backend`` say what the user wants;
 :func:`resolve_attention` and :func:`liger_runs` resolve them for a device.

@@ -1,6 +1,6 @@
 """Liger's kernels (arXiv 2410.10989) behind the signatures of our portable twins.
 
-Called where :func:`neobert.ops.kernels.liger_runs` says so. Two of their backward passes overwrite
+Called where :func:`neobert.ops.kernels.liger_runs` is true. Two of their backward passes overwrite
 what the forward pass was given (SwiGLU's two inputs, the logits); our callers use neither again.
 
 Letters: F width of the feed-forward layer, K rows, E width, V vocabulary.

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from neobert.console import get_logger, show_messages
 from neobert.failures import run_program
-from neobert.files import read_summary, reading, user_path
+from neobert.files import SUMMARY, reading, summaries_below, user_path
 from neobert.tools.report_files import Scores, bar_chart, markdown_table, write_report_files
 
 log = get_logger("neobert.tools.fine_tuning_report")  # __name__ may be __main__ here
@@ -31,7 +31,7 @@ COLUMNS = ("model", "task", "score", "n", "examples", "lr", "batch", "epochs", "
 
 @dataclass(frozen=True, slots=True)
 class FineTunedRun:
-    """A finished run, as its ``summary.json`` tells it."""
+    """A finished run, as recorded in its ``summary.json``."""
 
     folder: str
     model: str
@@ -72,11 +72,10 @@ class Result:
 def find_runs(folder: Path, tasks: Sequence[str] = TASKS) -> list[FineTunedRun]:
     """All finished runs of ``tasks`` below ``folder`` that have a score."""
     runs = []
-    for path in sorted(folder.glob("**/summary.json")):
-        summary = read_summary(path.parent) or {}
+    for run_folder, summary in summaries_below(folder):
         if summary.get("task") in tasks and isinstance(summary.get("score"), float):
-            with reading(path, "folder"):
-                runs.append(_run(path.parent, summary))
+            with reading(run_folder / SUMMARY, "folder"):
+                runs.append(_run(run_folder, summary))
     return runs
 
 

@@ -210,7 +210,7 @@ def _read_model(meta_file: Path) -> Model:
 
 
 def _means(model: Model, types: Mapping[str, str], benchmark: Benchmark | None) -> dict[str, float]:
-    """By type where all of a type are there; over all, in the benchmark's own way, likewise."""
+    """By type where all of a type exist; over all, in the benchmark's own way, likewise."""
     scores = {name: score for name, score in model.scores.items() if name in types}
     complete = {
         kind

@@ -31,7 +31,7 @@ from neobert.model.flops import Flops, training_flops
 from neobert.model.heads import MaskedLM
 from neobert.optim.build import build_optimizer
 from neobert.tools.arguments import number_from
-from neobert.training.cpu import tune_cpu_if_asked
+from neobert.training.cpu import tune_cpu_if_enabled
 from neobert.training.peak import DATASHEET
 from neobert.training.precision import resolve_precision
 from neobert.training.step_memory import StepMemory, meta_model, step_memory
@@ -269,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(f"--mfu {options.mfu}: must be above 0 and at most 1")
         config = compose_config(words)
         vocab_size = options.vocab_size or default_vocabulary(config)
-        tune_cpu_if_asked(config.trainer)
+        tune_cpu_if_enabled(config.trainer)
         plans = stage_plans(config, vocab_size, options.document_tokens)
         numbers = sum(
             parameter.numel() for parameter in meta_model(config, vocab_size).parameters()

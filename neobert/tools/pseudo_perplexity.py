@@ -30,7 +30,7 @@ from neobert.batch import PackedBatch, bounds_of
 from neobert.console import get_logger, show_messages
 from neobert.data.rows import iter_texts
 from neobert.failures import run_program
-from neobert.files import sha256, user_path
+from neobert.files import sha256, user_path, write_atomically, write_json
 from neobert.model.heads import MaskedLM
 from neobert.text_tokenizer import TextTokenizer, utf8_bytes
 from neobert.tools.arguments import (
@@ -173,7 +173,7 @@ def score_file(
     """
     done = _resume(output, identity)
     if done:
-        log.info("%s has %d texts; going on after them", output, done)
+        log.info("%s has %d texts; continuing after them", output, done)
     with output.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         if not done:
@@ -187,11 +187,11 @@ def score_file(
 
 
 def _resume(output: Path, identity: dict[str, object]) -> int:
-    """Number of texts that ``output`` has; a last line that was cut short is taken off."""
+    """Number of texts that ``output`` has; an incomplete last line is removed."""
     beside = output.with_suffix(".json")
     if not output.is_file():
         _check_unused(output, identity)
-        beside.write_text(json.dumps(identity, indent=2) + "\n")
+        write_json(identity, beside)
         return 0
     known = json.loads(beside.read_text()) if beside.is_file() else {}
     if other := [name for name in identity if known.get(name) != identity[name]]:
@@ -200,7 +200,7 @@ def _resume(output: Path, identity: dict[str, object]) -> int:
             "file with --output, or remove this one"
         )
     complete = output.read_text().rpartition("\n")[0]
-    output.write_text(complete + "\n" if complete else "")
+    write_atomically(output, f"{complete}\n" if complete else "")
     return max(0, len(complete.splitlines()) - 1)
 
 
@@ -214,7 +214,9 @@ def _check_unused(output: Path, identity: dict[str, object]) -> None:
     ours = isinstance(known, dict) and known.keys() == identity.keys()
     existing = picture if picture.exists() else None if ours else beside
     if existing is not None:
-        raise ValueError(f"{existing} is there, but not {output}: name another file with --output")
+        raise ValueError(
+            f"{existing} exists, but {output} does not: name another file with --output"
+        )
 
 
 def read_scores(path: Path) -> list[Score]:

@@ -1,4 +1,4 @@
-"""Checkpoints: folders that are complete when they are there, and checked before they are used.
+"""Checkpoints: folders that are written atomically and verified before use.
 
 ::
 

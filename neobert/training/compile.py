@@ -13,7 +13,7 @@ from neobert.training.strategy import StrategyChoice
 log = get_logger(__name__)
 
 
-def compile_if_asked(encoder: Encoder, settings: TrainerConfig, strategy: StrategyChoice) -> bool:
+def compile_if_enabled(encoder: Encoder, settings: TrainerConfig, strategy: StrategyChoice) -> bool:
     """Compile ``encoder`` if the settings request it and it is supported; return whether it was."""
     if not settings.torch_compile:
         return False

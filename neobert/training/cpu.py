@@ -1,7 +1,7 @@
 """Settings of the process that make training on a CPU faster: memory allocator and threads.
 
 glibc gives every large tensor back to the system and allocates it again in the next step, zeroed
-page by page; told to keep it, a training step runs a fifth to a quarter faster. Has to happen
+page by page; keeping the memory makes a training step a fifth to a quarter faster. Has to happen
 before the first large tensor.
 """
 
@@ -23,7 +23,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 KEPT = {M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**28}
 
 
-def tune_cpu_if_asked(config: TrainerConfig) -> None:
+def tune_cpu_if_enabled(config: TrainerConfig) -> None:
     """``trainer.tune_cpu``, in runs that use no GPU."""
     if config.tune_cpu and not runs_on_cuda(config):
         tune_cpu(1 if config.devices == "auto" else int(config.devices))

@@ -1,7 +1,7 @@
 """The processes of a run on several devices: how they start, and how one that is lost is noticed.
 
 ``trainer.devices=2`` starts the second process from the first (Lightning's launcher, under the same
-command line); under torchrun and SLURM they are there already. Whichever way: a rank that dies or
+command line); under torchrun and SLURM they already run. Whichever way: a rank that dies or
 hangs ends the run within ``trainer.rank_timeout`` with one clear error.
 """
 
@@ -71,7 +71,7 @@ class Launcher(_SubprocessScriptLauncher):
         trainer: Trainer | None = None,
         **kwargs: object,
     ) -> Result:
-        """Start the other ranks, unless they are there already, and run ``function``."""
+        """Start the other ranks, unless they already run, and run ``function``."""
         self.cluster_environment.validate_settings(self.num_processes, self.num_nodes)
         _set_num_threads_if_needed(num_processes=self.num_processes)  # before: children inherit it
         if not self.cluster_environment.creates_processes_externally:

@@ -20,7 +20,7 @@ from neobert.model.encoder import Encoder
 from neobert.ops.kernels import liger_runs
 from neobert.optim.groups import owners, owners_table
 from neobert.optim.schedule import Schedule, resolve_schedule
-from neobert.training.compile import compile_if_asked
+from neobert.training.compile import compile_if_enabled
 from neobert.training.data import RunDataModule
 from neobert.training.extras import Extras, configured
 from neobert.training.fit import evaluation_at, fit, load_best, optimization_fingerprint
@@ -216,7 +216,7 @@ def build_module(task: TaskRun, total_steps: int, strategy: StrategyChoice) -> O
     settings, module = task.config.trainer, task.build_module(task.schedule(total_steps))
     for encoder in _encoders(module):
         encoder.gradient_checkpointing = settings.gradient_checkpointing
-        compile_if_asked(encoder, settings, strategy)
+        compile_if_enabled(encoder, settings, strategy)
     return module
 
 

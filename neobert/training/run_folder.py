@@ -14,7 +14,7 @@ from neobert.config.root import Config
 from neobert.config.store import save_config
 from neobert.console import get_logger
 from neobert.errors import ConfigError
-from neobert.files import free_name
+from neobert.files import SUMMARY, free_name
 from neobert.training.claim import claim
 
 log = get_logger(__name__)
@@ -23,7 +23,7 @@ MARKS = ("config.yaml", "metrics.csv", "checkpoints")
 """A folder that has one of them holds a run."""
 
 OTHERS = (
-    "summary.json",
+    SUMMARY,
     "loss.png",
     "wandb_run_id.txt",
     "tensorboard",
@@ -56,7 +56,7 @@ class RunFolder:
     @property
     def summary_file(self) -> Path:
         """What came out, and with which versions and command."""
-        return self.path / "summary.json"
+        return self.path / SUMMARY
 
     @property
     def plot_file(self) -> Path:

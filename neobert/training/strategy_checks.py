@@ -25,7 +25,7 @@ def single_problems(processes: int) -> list[str]:
     """``trainer.strategy=single``."""
     return require(
         processes == 1,
-        f"trainer.strategy=single runs one process, and {processes} are asked for: set "
+        f"trainer.strategy=single runs one process, but {processes} are requested: set "
         "trainer.devices=1 or trainer.strategy=ddp",
     )
 

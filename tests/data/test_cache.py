@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neobert.data.cache import cache_folder, publish
+from neobert.data.cache import build_cached, cache_folder
 from neobert.errors import RunError
 
 
@@ -32,24 +32,40 @@ def test_a_folder_appears_only_when_complete(tmp_path: Path) -> None:
         raise ValueError("stopped")
 
     with pytest.raises(ValueError, match="stopped"):
-        publish(folder, fail)
+        build_cached(folder, fail)
     assert not folder.exists()
-    publish(folder, lambda target: (target / "whole").write_text("all"))
-    publish(folder, fail)  # is there, so nothing is made
+    build_cached(folder, lambda target: (target / "whole").write_text("all"))
+    build_cached(folder, fail)  # is there, so nothing is made
     assert [file.name for file in folder.iterdir()] == ["whole"]
 
 
-def test_what_a_killed_process_left_is_made_anew(tmp_path: Path) -> None:
+def test_a_rebuilt_folder_replaces_the_old_one_only_when_complete(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    (tmp_path / ".replaced-made").mkdir()  # left by a killed process
+    build_cached(folder, lambda target: (target / "old").write_text("all"))
+
+    def fail(target: Path) -> None:
+        raise ValueError("stopped")
+
+    with pytest.raises(ValueError, match="stopped"):
+        build_cached(folder, fail, rebuild=True)
+    assert [file.name for file in folder.iterdir()] == ["old"]
+    build_cached(folder, lambda target: (target / "new").write_text("all"), rebuild=True)
+    assert [file.name for file in folder.iterdir()] == ["new"]
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == [folder]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".incomplete-made-12").mkdir()
     (tmp_path / ".incomplete-made-12" / "half").write_text("half")
-    publish(tmp_path / "made", lambda target: (target / "whole").write_text("all"))
+    build_cached(tmp_path / "made", lambda target: (target / "whole").write_text("all"))
     assert [file.name for file in (tmp_path / "made").iterdir()] == ["whole"]
 
 
 def test_files_of_others_with_a_like_name_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "made.tmp").mkdir()
     (tmp_path / "made.lock").write_text("mine")
-    publish(tmp_path / "made", lambda target: (target / "whole").write_text("all"))
+    build_cached(tmp_path / "made", lambda target: (target / "whole").write_text("all"))
     assert (tmp_path / "made.tmp").is_dir()
     assert (tmp_path / "made.lock").read_text() == "mine"
 
@@ -67,7 +83,7 @@ def test_what_has_its_name_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
         for name in ("one", "below/two"):
             (target / name).write_text(name)
 
-    publish(tmp_path / "made", make)
+    build_cached(tmp_path / "made", make)
     for name in ("one", "below/two"):
         assert synced[(tmp_path / "made" / name).stat().st_ino] is False  # before it had its name
     assert synced[tmp_path.stat().st_ino] is True
@@ -79,7 +95,7 @@ def test_a_full_disk_is_told_with_the_key_to_change_and_leaves_nothing(tmp_path:
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
         with pytest.raises(RunError, match=r"could not be written.*dataset\.cache_dir"):
-            publish(tmp_path / "made", lambda target: np.save(target / "x.npy", np.zeros(10_000)))
+            build_cached(tmp_path / "made", lambda to: np.save(to / "x.npy", np.zeros(10_000)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, previous)
@@ -89,7 +105,7 @@ def test_a_full_disk_is_told_with_the_key_to_change_and_leaves_nothing(tmp_path:
 TWO_RUNS = """
 import sys, time
 from pathlib import Path
-from neobert.data.cache import publish
+from neobert.data.cache import build_cached
 
 def make(target):
     with open(Path(sys.argv[1]) / "log", "a") as log:
@@ -97,7 +113,7 @@ def make(target):
     time.sleep(0.5)
     (target / "whole").write_text("all")
 
-publish(Path(sys.argv[1]) / "made", make)
+build_cached(Path(sys.argv[1]) / "made", make)
 assert (Path(sys.argv[1]) / "made" / "whole").read_text() == "all"
 """
 

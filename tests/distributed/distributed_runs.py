@@ -35,7 +35,7 @@ from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSetti
 from neobert.training.callbacks.clip_heads import qk_clip_callbacks
 from neobert.training.callbacks.ngpt_weights import ngpt_callbacks
 from neobert.training.checkpoint import FolderCheckpointIO
-from neobert.training.compile import compile_if_asked
+from neobert.training.compile import compile_if_enabled
 from neobert.training.precision import resolve_precision, take_batches_as_they_are
 from neobert.training.strategy import build_strategy, resolve_strategy
 from neobert.training.summary import num_parameters
@@ -135,7 +135,7 @@ def build_module(run: Run) -> Module:
     model = MaskedLM(config.model, VOCABULARY, 0)
     torch._dynamo.reset()
     counters.clear()
-    compile_if_asked(model.model, config.trainer, resolve_strategy(config, on_cuda=False))
+    compile_if_enabled(model.model, config.trainer, resolve_strategy(config, on_cuda=False))
     settings = PretrainingSettings(log_grad_norm=True)
     schedule = resolve_schedule(SchedulerConfig(warmup_steps=2), STEPS)
     module = Module(model, config.optimizer, schedule, settings)

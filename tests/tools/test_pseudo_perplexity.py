@@ -1,4 +1,4 @@
-"""Pseudo-perplexity is that of its definition, and an interrupted file is gone on with."""
+"""Pseudo-perplexity is that of its definition, and an interrupted file is continued."""
 
 import math
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_a_text_that_is_cut_off_counts_the_bytes_of_what_is_left(model_folder) -
     )
 
 
-def test_an_interrupted_file_is_gone_on_with(model_folder, texts, tmp_path, capsys) -> None:
+def test_an_interrupted_file_is_continued(model_folder, texts, tmp_path, capsys) -> None:
     whole, cut = tmp_path / "whole.csv", tmp_path / "cut.csv"
     assert main([str(model_folder), str(texts), "--output", str(whole)]) == 0
     assert main([str(model_folder), str(texts), "--output", str(cut)]) == 0
@@ -79,7 +79,7 @@ def test_an_interrupted_file_is_gone_on_with(model_folder, texts, tmp_path, caps
     cut.write_text("\n".join(lines[:3]) + "\n" + lines[3][:4])  # killed while it wrote
     capsys.readouterr()
     assert main([str(model_folder), str(texts), "--output", str(cut)]) == 0
-    assert "has 2 texts; going on" in capsys.readouterr().err
+    assert "has 2 texts; continuing" in capsys.readouterr().err
     for again, once in zip(read_scores(cut), read_scores(whole), strict=True):
         assert (again.text, again.tokens) == (once.text, once.tokens)
         assert again.nats == pytest.approx(once.nats, abs=1e-4)
@@ -103,7 +103,7 @@ def test_files_of_others_are_not_written_over(
 ) -> None:
     (tmp_path / name).write_text(content)
     assert main([str(model_folder), str(texts), "--output", str(tmp_path / "s.csv")]) == 1
-    assert f"{name} is there" in capsys.readouterr().err
+    assert f"{name} exists" in capsys.readouterr().err
     assert (tmp_path / name).read_text() == content
     assert not (tmp_path / "s.csv").exists()
 

@@ -4,7 +4,7 @@ from neobert.config.model import ModelConfig
 from neobert.config.trainer import TrainerConfig
 from neobert.model.encoder import Encoder
 from neobert.training import compile as subject
-from neobert.training.compile import compile_if_asked
+from neobert.training.compile import compile_if_enabled
 from neobert.training.strategy import StrategyChoice
 
 
@@ -20,7 +20,7 @@ def encoder() -> Encoder:
 @pytest.mark.parametrize("asked", [True, False])
 def test_it_compiles_where_it_is_asked_to(encoder, asked) -> None:
     settings = TrainerConfig(torch_compile=asked, torch_compile_backend="eager")
-    assert compile_if_asked(encoder, settings, StrategyChoice("single", 1)) == asked
+    assert compile_if_enabled(encoder, settings, StrategyChoice("single", 1)) == asked
     assert (encoder.compiled is not None) == asked
 
 
@@ -41,7 +41,7 @@ def test_where_it_cannot_one_line_says_why(  # noqa: PLR0917
     settings = TrainerConfig(torch_compile=True, torch_compile_backend=backend)
     choice = StrategyChoice(strategy, devices=1, on_cuda=on_cuda)
     with caplog.at_level("INFO", "neobert"):
-        compiled = compile_if_asked(encoder, settings, choice)
+        compiled = compile_if_enabled(encoder, settings, choice)
     assert compiled == (words is None)
     (record,) = caplog.records
     assert record.levelname == ("INFO" if compiled else "WARNING")

@@ -70,7 +70,7 @@ def test_processes_that_are_started_share_the_cores(monkeypatch, caplog) -> None
     before = torch.get_num_threads()
     try:
         with caplog.at_level("INFO", "neobert"):
-            cpu.tune_cpu_if_asked(TrainerConfig(devices=2, use_cpu=True))
+            cpu.tune_cpu_if_enabled(TrainerConfig(devices=2, use_cpu=True))
     finally:
         torch.set_num_threads(before)
     assert "CPU: 3 threads" in caplog.text
@@ -81,7 +81,7 @@ def test_processes_that_are_started_share_the_cores(monkeypatch, caplog) -> None
 @pytest.mark.parametrize(("asked", "lines"), [(True, 1), (False, 0)])
 def test_it_can_be_left_out(caplog, asked, lines) -> None:
     with caplog.at_level("INFO", "neobert"):
-        cpu.tune_cpu_if_asked(TrainerConfig(tune_cpu=asked, use_cpu=True))
+        cpu.tune_cpu_if_enabled(TrainerConfig(tune_cpu=asked, use_cpu=True))
     assert len(caplog.records) == lines
 
 

@@ -54,7 +54,7 @@ def check_fill_mask(exported: Exported) -> str:
 
 
 def check_sentences(exported: Exported) -> str:
-    """sentence-transformers, if it is there, gives the vectors of the trainer."""
+    """sentence-transformers, if installed, gives the vectors of the trainer."""
     if not (exported.folder / "modules.json").is_file() or "query" not in exported.reference[0]:
         return "no embedding model"
     try:

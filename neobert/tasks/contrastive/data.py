@@ -82,7 +82,7 @@ class ContrastiveDataModule(RunDataModule):
             raise ConfigError(
                 f"source {prepared.name}: {len(rows)} training pairs and "
                 f"trainer.per_device_train_batch_size={self.share.batch_size} give batches of "
-                f"{together}, in which a pair has nothing to be told from; at least 2 are "
+                f"{together}, in which a pair has no negatives; at least 2 are "
                 "needed"
             )
         self.held_out[prepared.name] = places

@@ -8,9 +8,8 @@ The key is a hash of source, tokenizer and settings, so that none is ever read u
 """
 
 import json
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,7 +18,7 @@ import pyarrow as pa
 
 from neobert.config.root import Config
 from neobert.console import get_logger
-from neobert.data.cache import cache_folder, key_of, opening, publish
+from neobert.data.cache import build_cached, cache_folder, key_of, opening
 from neobert.data.processes import in_processes, num_processes
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.errors import ConfigError
@@ -124,19 +123,8 @@ def _prepare(
         manifest = {"name": source.name, **key, **counts, "sha256": sha256(target / PAIRS)}
         (target / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
 
-    if force and folder.is_dir():
-        _replace(folder, make)
-    publish(folder, make)
+    build_cached(folder, make, rebuild=force)
     return _opened(source.name, folder)
-
-
-def _replace(folder: Path, make: Callable[[Path], None]) -> None:
-    """Take the old tokens away only when the new ones are complete."""
-    fresh, old = folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")
-    publish(fresh, make)
-    folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old)
 
 
 def _opened(name: str, folder: Path) -> Prepared:

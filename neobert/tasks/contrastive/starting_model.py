@@ -105,14 +105,14 @@ def _random(config: Config) -> ContrastiveStart:
     tokenizer = _own_tokenizer(config)
     kind = MaskedLM if needs_decoder(config) else Encoder
     model = kind(config.model, tokenizer.vocab_size, tokenizer.pad_token_id)
-    log.warning("starting from random weights, as contrastive.allow_random_weights says")
+    log.warning("starting from random weights (contrastive.allow_random_weights=true)")
     return ContrastiveStart(model, tokenizer, replace(config, model=model.config), "random weights")
 
 
 def _own_tokenizer(config: Config) -> TokenizerInfo:
     if config.tokenizer.train_vocab_size is not None:
         raise ConfigError(
-            "contrastive.allow_random_weights needs a tokenizer that is there: "
+            "contrastive.allow_random_weights needs an existing tokenizer: "
             "tokenizer.path=FOLDER or tokenizer.name=HUB_ID, with "
             "tokenizer.train_vocab_size=null"
         )

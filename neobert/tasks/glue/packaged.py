@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from neobert.data.cache import key_of, publish
+from neobert.data.cache import build_cached, key_of
 from neobert.data.corpora import CLEANING, is_held_out, package_folder, package_version, plain_text
 
 VERSION = 1
@@ -29,7 +29,7 @@ class PackagedTask:
     """Name on PyPI."""
 
     module: str
-    wanted: str
+    requirement: str
     """The argument of ``pip install``."""
 
     read: Callable[[Path], Rows]
@@ -47,7 +47,9 @@ def packaged_folder(source: str, cache: Path) -> Path:
     Raises ``ConfigError`` that says what to install if its package is missing.
     """
     task = SOURCES[source]
-    package = package_folder(task.module, task.package, task.wanted, f"glue.task_name={source}")
+    package = package_folder(
+        task.module, task.package, task.requirement, f"glue.task_name={source}"
+    )
     recipe = {
         "task": source,
         "package": task.package,
@@ -59,12 +61,12 @@ def packaged_folder(source: str, cache: Path) -> Path:
     def make(target: Path) -> None:
         _write(task.read(package), target)
 
-    publish(folder, make)
+    build_cached(folder, make)
     return folder
 
 
 def _write(rows: Rows, target: Path) -> None:
-    """One file per split; a text is there once, and on one side only."""
+    """One file per split; each text appears once, in one split only."""
     seen: set[bytes] = set()
     with (
         (target / "train.jsonl").open("w", encoding="utf-8") as train,

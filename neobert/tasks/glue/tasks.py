@@ -61,7 +61,7 @@ class GlueTask:
     """Split → what its metrics' names end with."""
 
     test: tuple[str, ...] = ("test",)
-    """Splits to predict, where they are there."""
+    """Splits to predict, where they exist."""
 
     others: tuple[str, ...] = (NUMBER,)
     """Columns that are read where they exist."""

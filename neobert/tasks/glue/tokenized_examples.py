@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from neobert.cores import available_cores
 from neobert.data.arrays import ArrayWriter
-from neobert.data.cache import key_of, opening, publish
+from neobert.data.cache import build_cached, key_of, opening
 from neobert.data.digests import file_digests
 from neobert.data.processes import in_processes
 from neobert.tasks.glue.labelled_batch import Examples
@@ -34,7 +34,7 @@ def tokenize(part: Labelled, tokenizer: PairTokenizer, cache: Path, num_proc: in
     }
     folder = cache / "glue" / key_of(recipe)
     num_proc = min(num_proc, available_cores())
-    publish(folder, lambda target: _write(part, tokenizer, num_proc, target))
+    build_cached(folder, lambda target: _write(part, tokenizer, num_proc, target))
     with opening(folder):
         ids, types = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "types"))
         bounds = np.load(folder / "bounds.npy")

@@ -9,7 +9,7 @@ from pathlib import Path
 from neobert.config.overrides import pasteable
 from neobert.config.root import Config
 from neobert.errors import ConfigError
-from neobert.files import read_summary, user_path
+from neobert.files import summaries_below, user_path
 from neobert.model.weight_files import has_weights
 from neobert.training.manifest import numbered
 
@@ -46,14 +46,13 @@ def source_run(config: Config, source: str) -> SourceRun:
 def finished_runs(place: Path, task: str) -> list[SourceRun]:
     """Runs of ``task`` below ``place`` that ended and kept weights, by the task they recorded."""
     runs = []
-    for path in sorted(place.glob("**/summary.json")):
-        summary = read_summary(path.parent) or {}
+    for folder, summary in summaries_below(place):
         if (summary.get("task"), summary.get("task_name")) != ("glue", task):
             continue
         score, best = summary.get("score"), summary.get("best")
-        checkpoint = _checkpoint(path.parent, best if isinstance(best, dict) else {})
+        checkpoint = _checkpoint(folder, best if isinstance(best, dict) else {})
         if isinstance(score, float) and checkpoint is not None:
-            runs.append(SourceRun(str(path.parent.absolute()), checkpoint, score))
+            runs.append(SourceRun(str(folder.absolute()), checkpoint, score))
     return runs
 
 

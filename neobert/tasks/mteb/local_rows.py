@@ -1,4 +1,4 @@
-"""Rows of local tasks: from files to columns of the names that are wanted."""
+"""Rows of local tasks: from files to the requested columns."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping

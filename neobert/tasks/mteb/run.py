@@ -16,7 +16,7 @@ from neobert.config.root import Config
 from neobert.config.store import save_config
 from neobert.console import get_logger
 from neobert.errors import RunError
-from neobert.files import write_json
+from neobert.files import SUMMARY, write_json
 from neobert.tasks.mteb.evaluate import Outcome, evaluate_tasks
 from neobert.tasks.mteb.model import Evaluated, load_evaluated
 from neobert.tasks.mteb.scores import by_type, missing, overall
@@ -32,7 +32,7 @@ OWN_TASKS = "own_tasks.json"
 def run_mteb(config: Config) -> float:
     """Evaluate; return the mean score over the tasks (the objective of a sweep).
 
-    Raises ``RunError`` at the end if a task failed; the results of the others are there.
+    Raises ``RunError`` at the end if a task failed; the other results are written.
     """
     tasks, benchmark = select_tasks(config.mteb_task_type, read_local_tasks(config.mteb_local)[0])
     check_prompts(config.mteb_prompts, tasks)
@@ -47,7 +47,7 @@ def run_mteb(config: Config) -> float:
     )
     _record_types(outcomes, folder / OWN_TASKS)
     summary = summarize(config, model, outcomes, benchmark)
-    write_json(summary, folder / "summary.json")
+    write_json(summary, folder / SUMMARY)
     _show(outcomes)
     if failed := [outcome for outcome in outcomes if outcome.error]:
         done = len(outcomes) - len(failed)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from neobert.config.dataset import DatasetConfig
 from neobert.config.mixture import MixtureSource, mixture_sources, of_source
 from neobert.config.root import Config
-from neobert.data.cache import cache_folder, key_of, publish
+from neobert.data.cache import build_cached, cache_folder, key_of
 from neobert.data.curriculum import Crop
 from neobert.data.mixture import tempered
 from neobert.data.packing import Packing, RowPlan
@@ -187,5 +187,5 @@ def row_plan(
     recipe = {"store": store.info.digest, **asdict(packing), "version": PLAN_VERSION}
     cache, processes = cache_folder(dataset.cache_dir), num_processes(dataset.num_proc)
     folder = cache / "rows" / key_of({**recipe, "epoch": epoch})
-    publish(folder, lambda to: packing.write_plan(store.offsets, to, processes, epoch=epoch))
+    build_cached(folder, lambda to: packing.write_plan(store.offsets, to, processes, epoch=epoch))
     return RowPlan.load(folder)

@@ -136,7 +136,7 @@ class SourceReader:
             raise ConfigError(f"dataset.max_seq_length={length}: leaves no room for text")
 
     def _within_budget(self, settings: MixtureSource, source: Source) -> Source:
-        """Evaluate on ``dataset.eval_samples`` documents at most; a stream has to be told."""
+        """Evaluate on ``dataset.eval_samples`` documents at most; a stream needs a limit."""
         if source.evaluation is None:
             return source
         budget = settings.dataset.eval_samples

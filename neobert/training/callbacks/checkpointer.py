@@ -43,7 +43,7 @@ class Best:
 
 @dataclass(slots=True)
 class SavePlan:
-    """What ``trainer.save_*`` and the best-model keys come to, in optimizer steps."""
+    """``trainer.save_*`` and the best-model keys, resolved to optimizer steps."""
 
     every: int | None
     """Save every so many steps; ``None``: not by steps."""
@@ -64,7 +64,7 @@ class SavePlan:
 
 
 class Checkpointer(Callback):
-    """Saves ``checkpoints/<step>`` when ``plan`` says so and deletes what need not be kept."""
+    """Saves ``checkpoints/<step>`` according to ``plan`` and deletes what need not be kept."""
 
     def __init__(
         self,

@@ -179,7 +179,7 @@ def test_the_best_model_is_that_of_the_best_evaluation(settings):
         (("dataset.alpha=0",), "dataset.alpha=0.0: must be greater than 0"),
         (
             ("trainer.per_device_train_batch_size=1",),
-            "give batches of 1, in which a pair has nothing to be told from; at least 2",
+            "give batches of 1, in which a pair has no negatives; at least 2",
         ),
         (
             ("dataset.pretraining_prob=0.3", "model.dropout_prob=0"),
