@@ -83,14 +83,14 @@ class Run:
         return export(self.folder, Path(output), **options)
 
 
-def compose(overrides: Sequence[str] = ()) -> Config:
-    """The checked settings of ``neobert train <overrides>``; Hydra's global state stays as it is.
+def compose(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Config:
+    """The checked settings of ``neobert train --config-dir <config_dir> <overrides>``.
 
-    Raises ``ConfigError`` with all problems.
+    Hydra's global state stays as it is. Raises ``ConfigError`` with all problems.
     """
     if isinstance(overrides, str):
         raise ConfigError(f"compose({overrides!r}): must be a list of overrides: [{overrides!r}]")
-    return compose_config(list(overrides))
+    return compose_config(overrides, config_dir)
 
 
 def train_config(

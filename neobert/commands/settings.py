@@ -83,7 +83,7 @@ def check_settings_files(files: Sequence[Path]) -> None:
     problems = []
     for file in files:
         try:
-            compose_config(_overrides_of(file))
+            compose_config(*_composition_of(file))
         except ConfigError as error:
             problems += [
                 line if str(file) in line else f"{file}: {line}" for line in error.problems
@@ -94,14 +94,14 @@ def check_settings_files(files: Sequence[Path]) -> None:
         raise ConfigError(*problems)
 
 
-def _overrides_of(file: Path) -> list[str]:
+def _composition_of(file: Path) -> tuple[list[str], Path | None]:
+    """The overrides that select a file, and the folder of group files that it is in."""
     if not file.is_file():
         raise ConfigError(f"{file}: there is no such file")
     group = file.parent.name
     if group not in group_names() or file.stem in options(group):
-        return [f"config_path={quote(str(file))}"]
-    folder = f"file://{file.resolve().parent.parent}"
-    return [f"hydra.searchpath=[{quote(folder)}]", f"{group}={file.stem}"]
+        return [f"config_path={quote(str(file))}"], None
+    return [f"{group}={file.stem}"], file.absolute().parent.parent
 
 
 def _check_group(group: str) -> None:

@@ -39,7 +39,13 @@ from neobert.config.group_files import (
     settings_files,
 )
 from neobert.config.layers import Layer, Merged, build, expanded, merge, typed
-from neobert.config.overrides import COMMAND_LINE, Request, hydra_arguments, read_overrides
+from neobert.config.overrides import (
+    COMMAND_LINE,
+    Request,
+    config_folder,
+    read_overrides,
+    split_flags,
+)
 from neobert.config.ready import start_problems
 from neobert.config.root import Config
 from neobert.config.schema import Flat, field_types, sections
@@ -65,19 +71,26 @@ SHOWN = 3
 """Settings that a warning lists."""
 
 
-def compose_config(overrides: Sequence[str]) -> Config:
-    """The checked ``Config`` of ``python -m neobert.train <overrides>``.
+def compose_config(arguments: Sequence[str], config_dir: str | Path | None = None) -> Config:
+    """The checked ``Config`` of ``python -m neobert.train <arguments>``.
 
-    Leaves Hydra's global state alone, so it can be called in another Hydra program. Raises
-    ``ConfigError`` with everything that is wrong.
+    ``config_dir``: a folder of group files, as ``--config-dir`` among the arguments. Leaves Hydra's
+    global state alone, so it can be called in another Hydra program. Raises ``ConfigError`` with
+    everything that is wrong.
     """
     setup_globals()
     if version.getbase() is None:
         version.setbase("1.3")
     register_schemas()
-    loader = SettingsLoader(create_config_search_path(str(conf_dir())))
+    flags, overrides = split_flags(arguments)
+    search_path = create_config_search_path(str(conf_dir()))
+    if (folder := config_dir or config_folder(flags)) is not None:
+        if not Path(folder).is_dir():
+            raise ConfigError(f"--config-dir {folder}: there is no such folder")
+        search_path.prepend("command-line", str(Path(folder).absolute()), "schema")
+    loader = SettingsLoader(search_path)
     loader.in_run = True
-    loader.load_configuration(PRIMARY, hydra_arguments(overrides), RunMode.RUN)
+    loader.load_configuration(PRIMARY, overrides, RunMode.RUN)
     return loader.config
 
 

@@ -25,6 +25,7 @@ from neobert.config.schema import (
 )
 from neobert.config.values import as_meant
 from neobert.console import get_logger
+from neobert.errors import ConfigError
 
 log = get_logger(__name__)
 
@@ -59,6 +60,12 @@ class Request:
 
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     """Arguments as Hydra takes them: its flags first, ``--a.b v`` turned into ``a.b=v``, aloud."""
+    flags, overrides = split_flags(arguments)
+    return [*flags, *overrides]
+
+
+def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values, and the overrides; ``--a.b v`` becomes ``a.b=v``."""
     known = get_args_parser()._option_string_actions
     flags: list[str] = []
     overrides: list[str] = []
@@ -75,7 +82,21 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
             overrides.append(_without_dashes(word, waiting))
         else:
             overrides.append(word)
-    return [*flags, *overrides]
+    return flags, overrides
+
+
+def config_folder(flags: Sequence[str]) -> str | None:
+    """The folder of ``--config-dir``; raises ``ConfigError`` for any other flag of Hydra."""
+    folder = None
+    waiting = list(flags)
+    while waiting:
+        flag, equals, value = waiting.pop(0).partition("=")
+        if flag not in ("--config-dir", "-cd"):
+            raise ConfigError(f"{flag}: only python -m neobert.train has this flag")
+        if not equals and not waiting:
+            raise ConfigError(f"{flag}: must name a folder")
+        folder = value if equals else waiting.pop(0)
+    return folder
 
 
 def _without_dashes(word: str, waiting: list[str]) -> str:

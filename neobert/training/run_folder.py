@@ -107,7 +107,7 @@ def _prepare(run: RunFolder, config: Config, resuming: bool) -> None:
         claim(run.path)
     if used and any((run.path / name).exists() for name in MARKS):
         log.warning("%s held an earlier run, which was moved to %s", run.path, _move_run(run.path))
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    run.path.mkdir(parents=True, exist_ok=True)
     claim(run.path)
     save_config(config, run.config_file)
 

@@ -20,6 +20,7 @@ def test_runs_below_the_folder_and_files_of_the_users_stay_where_they_are(tmp_pa
     open_at(tmp_path / "output", seed=1)  # holds no run itself, so far
     assert not (tmp_path / "output.old-1").exists()
     (tmp_path / "output" / "metrics.csv").write_text("first")
+    (tmp_path / "output" / "checkpoints" / "3").mkdir(parents=True)
     predictions = {"predictions_test.tsv", "predictions_test.json", "nbest_validation.json"}
     for name in predictions:
         (tmp_path / "output" / name).write_text("first")

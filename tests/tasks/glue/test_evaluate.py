@@ -21,6 +21,7 @@ def test_an_evaluation_gives_the_numbers_of_the_run(
     assert 0 < metrics["eval/accuracy"] <= 1
     folder = run.folder / "evaluations/6"
     assert json.loads((folder / "evaluation.json").read_text())["metrics"] == metrics
+    assert not (folder / "checkpoints").exists()
     predictions = {path.name for path in folder.glob("predictions*")}
     assert predictions == {path.name for path in run.folder.glob("predictions*")} != set()
 
