@@ -8,9 +8,12 @@ import numpy as np
 from datasets import ClassLabel, Dataset, List
 from numpy.typing import NDArray
 
+from neobert.console import get_logger
 from neobert.data.task_splits import Splits
 from neobert.errors import ConfigError
 from neobert.tasks.glue.tasks import DROPPED, GlueTask
+
+log = get_logger(__name__)
 
 MOST_CLASSES = 10_000
 SHOWN = 5
@@ -25,7 +28,7 @@ class Labelled:
     name: str
     data: Dataset
     labels: NDArray[np.float64]
-    """Shape (rows,), or (rows, classes); NaN where a test split has none."""
+    """Shape (rows,), or (rows, classes); NaN where rows of a test split have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,10 @@ def label_splits(task: GlueTask, splits: Splits) -> LabelledSplits:
         task=task,
         train=train,
         validation={name.removeprefix("validation"): part for name, part in labelled.items()},
-        test={name: _maybe_labelled(task, name, part) for name, part in splits.test.items()},
+        test={
+            name: _maybe_labelled(task, name, part, where[name])
+            for name, part in splits.test.items()
+        },
     )
 
 
@@ -206,20 +212,29 @@ def _multi_hot(task: GlueTask, part: Dataset) -> NDArray[np.float64]:
     return hot
 
 
-def _maybe_labelled(task: GlueTask, name: str, part: Dataset) -> Labelled:
+def _maybe_labelled(task: GlueTask, name: str, part: Dataset, where: str) -> Labelled:
     """A test split: labels where all of them are legal, else none (GLUE's have -1)."""
     shape = (len(part), len(task.labels)) if task.multi_label else (len(part),)
-    unknown = np.full(shape, np.nan)
+    unknown = Labelled(name, part, np.full(shape, np.nan))
     if not {*(task.label_columns or [task.label_column])} <= set(part.column_names):
-        return Labelled(name, part, unknown)
+        return unknown
+    rows = range(len(part))
     if task.multi_label:
-        hot = _multi_hot(task, part)
-        return Labelled(name, part, hot if np.isfinite(hot).all() else unknown)
-    values = column_values(part, task.label_column)
-    if task.relabel:
-        values = [task.relabel.get(value, value) for value in values]
-    numbers = _numbers(task, part, values)
-    return Labelled(name, part, numbers if _is_legal(task, numbers).all() else unknown)
+        labels, values = _multi_hot(task, part), label_lists(task, part)
+        legal = np.isfinite(labels).all(1)
+        problem = _illegal(task, rows, values, legal)
+    else:
+        values = column_values(part, task.label_column)
+        if task.relabel:
+            values = [task.relabel.get(value, value) for value in values]
+        labels = _numbers(task, part, values)
+        legal = _is_legal(task, labels)
+        is_dropped = np.array([bool(task.relabel) and value == DROPPED for value in values])
+        problem = _illegal(task, rows, values, legal | is_dropped)
+        labels = np.where(legal, labels, np.nan)
+    if problem and legal.any():
+        log.warning("%s is predicted, but has no score: %s", where, problem)
+    return unknown if problem else Labelled(name, part, labels)
 
 
 def _numbers(task: GlueTask, part: Dataset, values: Sequence[object]) -> NDArray[np.float64]:

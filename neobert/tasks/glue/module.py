@@ -4,7 +4,7 @@ The loss is exact over the examples of the optimizer step, however they are spli
 and ranks: see :mod:`neobert.tasks.pretraining.module`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
 import torch
@@ -115,11 +115,20 @@ class GlueModule(OptimizedModule):
         if task.multi_label:
             self.thresholds = best_thresholds(parts[0].scores, parts[0].labels)
         for end, part in zip(task.validation.values(), parts, strict=True):
-            part_metrics = compute(task, part.scores, part.labels, self.thresholds)
-            part_metrics["loss"] = float(self._loss(part.scores, part.labels)) / len(part.labels)
-            metrics |= {f"{name}{end}": value for name, value in part_metrics.items()}
+            metrics |= {f"{name}{end}": value for name, value in self._metrics(part).items()}
         metrics["score"] = official_score(task, metrics)
         return {f"eval/{name}": value for name, value in metrics.items()}
+
+    def test_metrics(self, part: Predictions) -> dict[str, float]:
+        """Metrics and score of a test set, with the thresholds of the evaluation data."""
+        metrics = self._metrics(part)
+        task = self.settings.task  # MNLI's score is of two sets
+        own = replace(task, score=tuple(name for name in task.score if name in metrics))
+        return {**metrics, "score": official_score(own, metrics)}
+
+    def _metrics(self, part: Predictions) -> dict[str, float]:
+        metrics = compute(self.settings.task, part.scores, part.labels, self.thresholds)
+        return {**metrics, "loss": float(self._loss(part.scores, part.labels)) / len(part.labels)}
 
     @torch.no_grad()
     def predict_step(

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from neobert.config.root import Config
@@ -89,9 +91,23 @@ class GlueRun(TaskRun):
             if run.final_step == trainer.global_step and run.final_step not in self.scores:
                 log_metrics(trainer, self.after)
                 self.scores[run.final_step] = self.after[SCORE]
+        if test := self._test_metrics(predictions[len(self.data.validation) :]):
+            log_metrics(trainer, test)
+            self.after = self.after | test
         if trainer.is_global_zero:
             self._write(predictions, run.folder.path)
         return self.after
+
+    def _test_metrics(self, predictions: list[Predictions]) -> dict[str, float]:
+        """``eval/*_<split>`` of the test sets that have labels."""
+        metrics: dict[str, float] = {}
+        for (split, examples), part in zip(self.data.test.items(), predictions, strict=True):
+            is_labelled = torch.from_numpy(np.isfinite(examples.labels).reshape(len(examples), -1))
+            if (rows := is_labelled.all(1)).any():
+                labelled = Predictions(part.scores[rows], part.labels[rows], part.rows[rows])
+                of_split = self.module.test_metrics(labelled).items()
+                metrics |= {f"eval/{name}_{split}": value for name, value in of_split}
+        return metrics
 
     def _predict(self, run: TrainedRun) -> list[Predictions]:
         """Predictions of all evaluation sets, then of all test sets."""

@@ -84,6 +84,14 @@ def test_a_test_set_may_have_labels_or_none(labels: list[int], known: bool) -> N
     assert np.isnan(found.test["test"].labels).all() == (not known)
 
 
+def test_a_test_set_with_some_wrong_labels_has_none(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", "neobert")
+    found = label_splits(OWN, splits(part([0, 1]), part([0]), part([1, 7])))
+    assert np.isnan(found.test["test"].labels).all()
+    assert "here, test is predicted, but has no score: labels must be" in caplog.text
+    assert "row 1 has 7" in caplog.text
+
+
 WRONG = [
     # task, train, validation, what is said
     (OWN, part([]), part([0]), "train is empty"),

@@ -178,7 +178,8 @@ def labelled(count: int, seed: int) -> list[dict[str, object]]:
 def test_a_pipeline_gives_the_labels_of_the_run(
     settings: Settings, encoder_folder: Path, tmp_path: Path
 ) -> None:
-    write_splits(tmp_path / "data", train=labelled(240, 0), validation=labelled(20, 1))
+    splits = {"train": labelled(240, 0), "validation": labelled(20, 1), "test": labelled(20, 2)}
+    write_splits(tmp_path / "data", **splits)
     own = ["glue.task_name=own", "glue.text_columns=[text]", "glue.label_column=labels"]
     start = ["glue.multi_label=true", f"glue.pretrained_model_path={encoder_folder}"]
     saving = ["glue.classifier_activation=gelu", "trainer.save_strategy=best"]
@@ -187,6 +188,7 @@ def test_a_pipeline_gives_the_labels_of_the_run(
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert score == summary["after"]["eval/micro_f1"] > 0.9
     assert list(summary["thresholds"]) == ["bad", "film", "good"]
+    assert summary["after"]["eval/score_test"] == summary["after"]["eval/micro_f1_test"] > 0.8
     with (tmp_path / "run/predictions_validation.tsv").open(newline="") as file:
         predictions = list(csv.DictReader(file, delimiter="\t"))
     for format_ in ("native", "neobert"):

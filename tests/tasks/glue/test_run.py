@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import neobert
 from neobert.errors import ConfigError
 from neobert.tasks import run
 from neobert.training.callbacks.interrupt import Interrupt
@@ -159,6 +160,24 @@ def test_evaluation_by_steps_happens_in_every_epoch_at_least(
         words = ["trainer.num_train_epochs=2", f"trainer.eval_steps={every}"]
         run(settings(start, *words, "trainer.eval_strategy=steps"))
         assert list(summary(tmp_path / "run")["scores_by_step"]) == expected
+
+
+def test_a_test_set_with_labels_is_scored(settings: Settings, start: str, sst2: Path) -> None:
+    write_rows(sst2 / "sst2/test.jsonl", sentences(30, seed=6))
+    run(settings(start, "trainer.num_train_epochs=1", "trainer.save_strategy=epoch"))
+    folder = sst2.parent / "run"
+    after = summary(folder)["after"]
+    predicted = [int(row["prediction"]) for row in rows_of(folder / "predictions_test.tsv")]
+    right = [row["label"] == label for row, label in zip(sentences(30, 6), predicted, strict=True)]
+    assert after["eval/accuracy_test"] == after["eval/score_test"] == pytest.approx(sum(right) / 30)
+    assert after["eval/loss_test"] > 0
+    assert summary(folder)["score"] == after["eval/score"]
+    write_rows(sst2 / "sst2/test.jsonl", sentences(10, seed=7))  # scored without training
+    metrics = neobert.evaluate(folder)
+    assert metrics["eval/score"] == pytest.approx(after["eval/score"])
+    assert metrics["eval/loss_test"] != after["eval/loss_test"]
+    whole = neobert.evaluate(folder, ["dataset.eval_split=test"])
+    assert whole["eval/accuracy"] == pytest.approx(metrics["eval/accuracy_test"])
 
 
 @pytest.mark.usefixtures("sst2")
