@@ -47,16 +47,11 @@ def end_with_parent(worker: int | None = None) -> None:
 
 
 def in_processes(
-    function: Callable[[Task], Result],
-    tasks: Iterable[Task],
-    num_proc: int,
-    start: Callable[..., None] = end_with_parent,
-    arguments: tuple[object, ...] = (),
+    function: Callable[[Task], Result], tasks: Iterable[Task], num_proc: int
 ) -> Iterator[Result]:
     """``function`` of each task, in the order of the tasks.
 
-    In ``num_proc`` processes that call ``start(*arguments)`` first, or in this one where there are
-    fewer than ``WORTH_PROCESSES`` tasks; ``start`` is then not called.
+    In ``num_proc`` processes, or in this one where there are fewer than ``WORTH_PROCESSES`` tasks.
     """
     tasks = iter(tasks)
     first = list(islice(tasks, WORTH_PROCESSES)) if num_proc > 1 else []
@@ -65,7 +60,7 @@ def in_processes(
         return
     # Spawned, not forked: a fork of a process with threads can hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_proc, context, start, arguments) as pool:
+    with ProcessPoolExecutor(num_proc, context, end_with_parent) as pool:
         running: deque[Future[Result]] = deque()
         for task in chain(first, tasks):
             with without_main():  # a task may start a process

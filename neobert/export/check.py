@@ -138,12 +138,12 @@ def _names_code(path: Path, folder: Path) -> bool:
     )
 
 
-def run_checks(folder: Path, source: ExportSource, python: str = sys.executable) -> list[Finding]:
+def run_checks(folder: Path, source: ExportSource) -> list[Finding]:
     """All findings about ``folder``, which must do what ``source`` does.
 
     Raises :class:`ExportError` if one is bad.
     """
-    return _good(folder, compare_with_ours(folder, source, python))
+    return _good(folder, compare_with_ours(folder, source, sys.executable))
 
 
 def compare_with_ours(folder: Path, source: ExportSource, python: str) -> list[Finding]:

@@ -30,7 +30,6 @@ from neobert.files import first_line
 log = get_logger(__name__)
 
 FP32, INT8 = "onnx/model.onnx", "onnx/model_qint8_avx512_vnni.onnx"
-CHOICES = ("fp32", "int8")
 INPUTS = ("input_ids", "attention_mask")
 EXAMPLE = torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
 OUTPUTS = ("last_hidden_state", "logits", "start_logits", "end_logits")

@@ -126,14 +126,12 @@ def encoder_from(stored: StoredModel, settings: ModelConfig | None = None) -> En
     return encoder
 
 
-def classifier_from(
-    stored: StoredModel, settings: ModelConfig | None = None, dropout: float = 0.0
-) -> SequenceClassifier:
-    """The encoder and its classifier, with as many labels as the weights have."""
+def classifier_from(stored: StoredModel, settings: ModelConfig | None = None) -> SequenceClassifier:
+    """The encoder and its classifier without dropout, with as many labels as the weights have."""
     if "classifier.weight" not in stored.weights:
         raise PretrainedError(f"{stored.folder} holds no classifier")
     encoder = _encoder(stored, settings)
-    head = replace(_classifier_settings(stored.folder), dropout=dropout)
+    head = replace(_classifier_settings(stored.folder), dropout=0.0)
     with torch.device("meta"):
         model = SequenceClassifier(encoder, len(stored.weights["classifier.weight"]), head)
     _fill(model, stored.weights, stored.folder)

@@ -15,9 +15,7 @@ from neobert.training.summary import command_line, origin
 EVALUATION = "evaluation.json"
 
 
-def evaluate_checkpoint(
-    kind: type[TaskRun], config: Config, checkpoint: Path, extras: Extras | None = None
-) -> dict[str, float]:
+def evaluate_checkpoint(kind: type[TaskRun], config: Config, checkpoint: Path) -> dict[str, float]:
     """The metrics of ``checkpoint`` on the evaluation data of ``config``, in one process.
 
     They are written to ``trainer.output_dir``, with what the task writes (predictions).
@@ -26,7 +24,7 @@ def evaluate_checkpoint(
     task = kind(_as_saved(config, checkpoint), checkpoint)
     task.data.setup("fit")
     task.check()
-    run = prepare_run(task, None, extras or Extras())
+    run = prepare_run(task, None, Extras())
     trainer = run.parts.trainer
     trainer.strategy.connect(run.module)
     run.module.load_state_dict(trainer.strategy.load_checkpoint(checkpoint)["state_dict"])

@@ -126,12 +126,10 @@ class Pretrained:
         with _naming(self.key, self.place):
             return encoder_from(self._stored, settings)
 
-    def classifier(
-        self, settings: ModelConfig | None = None, dropout: float = 0.0
-    ) -> SequenceClassifier:
+    def classifier(self, settings: ModelConfig | None = None) -> SequenceClassifier:
         """The encoder with its classifier."""
         with _naming(self.key, self.place):
-            return classifier_from(self._stored, settings, dropout)
+            return classifier_from(self._stored, settings)
 
     def token_classifier(self, head: str = "classifier") -> TokenClassifier:
         """The encoder with a linear layer for every token, ``classifier`` or ``qa_outputs``."""
