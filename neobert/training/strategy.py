@@ -23,7 +23,6 @@ from neobert.errors import ConfigError
 from neobert.training.ranks import own_launcher
 from neobert.training.strategy_checks import (
     deepspeed_problems,
-    ema_problems,
     precision_problems,
     single_problems,
     why_no_deepspeed,
@@ -142,7 +141,6 @@ def num_devices(devices: int | str, on_cuda: bool) -> int:
 def strategy_problems(config: Config, choice: StrategyChoice, on_cuda: bool) -> list[str]:
     """Why the chosen strategy cannot run; empty if it can. Each with what to do instead."""
     problems = precision_problems(config.trainer, choice.name, on_cuda)
-    problems += ema_problems(config.trainer, choice.name)
     if choice.name == "single":
         problems += single_problems(choice.processes)
     if choice.is_deepspeed:

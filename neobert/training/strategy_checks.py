@@ -44,16 +44,6 @@ def precision_problems(settings: TrainerConfig, name: str, on_cuda: bool) -> lis
     )
 
 
-def ema_problems(settings: TrainerConfig, name: str) -> list[str]:
-    """``trainer.ema_decay``."""
-    return require(
-        settings.ema_decay is None or name in ("single", "ddp"),
-        f"trainer.ema_decay with trainer.strategy={name}: weights are averaged where a process has "
-        "them whole; use trainer.strategy=ddp, or average checkpoints with "
-        "python -m neobert.tools.average",
-    )
-
-
 def deepspeed_problems(config: Config, stage: int) -> list[str]:
     """DeepSpeed at all, and what ZeRO's flat pieces make impossible."""
     reason = why_no_deepspeed()

@@ -8,7 +8,7 @@ resume under another stage, strategy or number of processes.
 import argparse
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TypeVar, cast
 
@@ -25,7 +25,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from neobert.config.deepspeed import DeepSpeedConfig
 from neobert.optim.sharded import Fragment
 from neobert.training.ranks import own_launcher
-from neobert.training.zero_layout import Described, Place, describe_optimizer, find_places, gather
+from neobert.training.zero_layout import (
+    Described,
+    Place,
+    describe_optimizer,
+    find_places,
+    gather,
+    gather_held,
+)
 
 MOVED = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 """Optimizer states that are laid out like the weights."""
@@ -198,6 +205,15 @@ class ZeRO(DeepSpeedStrategy):
                 copies[id(parameter)] = value.detach().cpu().clone()
             whole[name] = copies[id(parameter)]
         return whole
+
+    def weight_shards(self) -> list[Tensor]:
+        """This rank's numbers of each parameter in the optimizer's fp32 weights."""
+        return [place.held(place.master).detach() for place in self._places]
+
+    def write_weight_shards(self, shards: Sequence[Tensor]) -> None:
+        """Set these numbers and every copy of the weights that computes."""
+        for place, shard in zip(self._places, shards, strict=True):
+            _fill(place.fragments(), gather_held(place, shard))
 
     def optimizer_state(  # type: ignore[override]
         self, optimizer: Optimizer | LightningOptimizer

@@ -5,7 +5,7 @@ not know. Checkpoints are those of every other strategy: whole tensors, gathered
 so a run may resume under another strategy or number of processes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import cast
 
@@ -77,6 +77,20 @@ class FSDP2(ModelParallelStrategy):
             if identities[name] not in copies:
                 copies[identities[name]] = gathered(tensor)
         return {name: copies[identities[name]] for name in state}
+
+    def weight_shards(self) -> list[Tensor]:
+        """This rank's rows of each parameter."""
+        for module in self._module.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # an evaluation leaves the root's weights gathered
+        with torch.no_grad():
+            return [cast(DTensor, weight).to_local() for weight in self._module.parameters()]
+
+    @torch.no_grad()
+    def write_weight_shards(self, shards: Sequence[Tensor]) -> None:
+        """Set this rank's rows."""
+        for weight, value in zip(self.weight_shards(), shards, strict=True):
+            weight.copy_(value)
 
     def optimizer_state(  # type: ignore[override]
         self, optimizer: Optimizer | LightningOptimizer

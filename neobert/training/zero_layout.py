@@ -94,10 +94,15 @@ def find_places(wrapped: object, optimizer: Optimizer, before: list[Described]) 
 
 def gather(place: Place, tensor: Tensor) -> Tensor:
     """The whole of what ``tensor``, laid out like the master weights, holds: on every rank."""
+    return gather_held(place, place.held(tensor))
+
+
+def gather_held(place: Place, held: Tensor) -> Tensor:
+    """The whole of which ``held`` are this rank's numbers."""
     if place.part is None:
-        return tensor.detach().float().view(place.shape)
-    whole = torch.zeros(sum(place.part.sizes), dtype=torch.float32, device=tensor.device)
-    whole.narrow(0, place.start, place.part.size).copy_(place.held(tensor))
+        return held.detach().float().view(place.shape)
+    whole = torch.zeros(sum(place.part.sizes), dtype=torch.float32, device=held.device)
+    whole.narrow(0, place.start, place.part.size).copy_(held)
     dist.all_reduce(whole)
     return whole.view(place.shape)
 

@@ -33,6 +33,7 @@ from neobert.optim.muon import MuonClip
 from neobert.optim.schedule import resolve_schedule
 from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSettings
 from neobert.training.callbacks.clip_heads import qk_clip_callbacks
+from neobert.training.callbacks.ema import ema_callbacks
 from neobert.training.callbacks.ngpt_weights import ngpt_callbacks
 from neobert.training.checkpoint import FolderCheckpointIO
 from neobert.training.compile import compile_if_enabled
@@ -68,6 +69,9 @@ class Run:
     )
     deepspeed: Mapping[str, object] = field(default_factory=dict)
     compiled: bool = False
+    ema: float | None = None
+    """Decay of averages; the checkpoint is then saved in the last step, with both weights."""
+
     poisoned_at: int | None = None
     """A step whose gradient is made NaN on the last rank."""
 
@@ -96,6 +100,7 @@ def config_of(run: Run) -> Config:
             mixed_precision=run.precision,
             torch_compile=run.compiled,
             torch_compile_backend="aot_eager",
+            ema_decay=run.ema,
             emulate_bf16=True,
             rank_timeout=60,
         ),
@@ -218,6 +223,25 @@ class Norms(Callback):
             self.found.append(float(pl_module._grad_norm))
 
 
+class Evaluates(Callback):
+    """After every step: the averages become the weights, as for an evaluation, and go again."""
+
+    def __init__(self, averages: list[Callback]) -> None:
+        self.averages = averages
+        self.found: list[dict[str, Tensor]] = []
+
+    def on_train_batch_end(self, trainer, pl_module, *args: object) -> None:
+        for callback in self.averages:
+            callback.on_validation_epoch_start(trainer, pl_module)
+            whole = trainer.strategy.lightning_module_state_dict()
+            self.found = [{name: tensor.clone() for name, tensor in whole.items()}]
+            callback.on_validation_epoch_end(trainer, pl_module)
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        if self.averages:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / str(trainer.global_step))
+
+
 class Loader:
     """Batches of a run from a step on; its place is part of a checkpoint."""
 
@@ -248,6 +272,8 @@ def train(run: Run, folder: Path, resume: Path | None = None) -> dict[str, objec
     ranks = choice.processes
     rank = int(os.environ["LOCAL_RANK"]) if ranks > 1 else 0
     kept, replicas, norms = Kept(), Replicas(), Norms()
+    averages = ema_callbacks(config.trainer)
+    evaluates = Evaluates(averages)
     watches_replicas = run.strategy not in ("fsdp2", "deepspeed_zero3")
     trainer = Trainer(
         accelerator="cpu",
@@ -262,6 +288,8 @@ def train(run: Run, folder: Path, resume: Path | None = None) -> dict[str, objec
             *qk_clip_callbacks(config.optimizer, 1),
             *ngpt_callbacks(config.model),
             norms,
+            *averages,
+            evaluates,
             *([replicas] if watches_replicas else []),
         ],
         plugins=[FolderCheckpointIO(lambda folder: None)],
@@ -277,8 +305,10 @@ def train(run: Run, folder: Path, resume: Path | None = None) -> dict[str, objec
     loader = Loader(micro_batches(run, rank, ranks))
     trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
     checkpoint = folder / str(trainer.global_step)
-    trainer.save_checkpoint(checkpoint)
+    if run.ema is None:
+        trainer.save_checkpoint(checkpoint)
     return {
+        "evaluated": evaluates.found,
         "checkpoint": str(checkpoint),
         "metrics": kept.numbers,
         "same": replicas.same,

@@ -26,6 +26,7 @@ from distributed_runs import (
 
 PAGE = Path(__file__).parents[2] / "docs" / "distributed.md"
 START, END = "<!-- table: written by the tests -->\n", "<!-- end of table -->"
+DECAY = 0.75
 OPTIMIZERS = ("adamw", "adam", "muonclip")
 TORCH = ("ddp", "fsdp2")
 ZERO = tuple(f"deepspeed_zero{stage}" for stage in range(4))
@@ -58,6 +59,19 @@ def cases_of(strategy: str) -> Cases:
     found[f"{strategy} half"] = (Run(strategy, steps=STEPS // 2), None)
     found[f"{strategy} resumed"] = (Run(strategy), f"{strategy} half")
     return found
+
+
+def cases_of_averages(strategy: str) -> Cases:
+    """Averages of the weights in a run; in one that stops half-way and resumes; in bf16."""
+    run, bf16 = Run(strategy, ema=DECAY), Run(strategy, optimizer="adamw", precision="bf16")
+    return {
+        f"{strategy} muonclip": (Run(strategy), None),
+        f"{strategy} adamw bf16": (bf16, None),
+        f"{strategy} ema": (run, None),
+        f"{strategy} ema half": (replace(run, steps=STEPS // 2), None),
+        f"{strategy} ema resumed": (run, f"{strategy} ema half"),
+        f"{strategy} ema bf16": (replace(bf16, ema=DECAY), None),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +122,25 @@ def zero_ranks(tmp_path_factory: pytest.TempPathFactory) -> Together:
     return run_on_two_ranks(folder, cases)
 
 
+@pytest.fixture(scope="module")
+def torch_averages(tmp_path_factory: pytest.TempPathFactory) -> Together:
+    cases = {name: case for kind in TORCH for name, case in cases_of_averages(kind).items()}
+    return run_on_two_ranks(tmp_path_factory.mktemp("torch"), cases)
+
+
+@pytest.fixture(scope="module")
+def zero_averages(tmp_path_factory: pytest.TempPathFactory) -> Together:
+    cases = {name: case for kind in ZERO for name, case in cases_of_averages(kind).items()}
+    return run_on_two_ranks(tmp_path_factory.mktemp("zero"), cases)
+
+
+@pytest.fixture
+def averaged(request: pytest.FixtureRequest, strategy: str) -> Together:
+    """The pair of ranks that has run the cases of ``strategy`` with averages."""
+    kind = "torch_averages" if strategy in TORCH else "zero_averages"
+    return request.getfixturevalue(kind)
+
+
 @pytest.fixture
 def ranks(request: pytest.FixtureRequest, strategy: str) -> Together:
     """The pair of ranks that has run the cases of ``strategy``."""
@@ -140,6 +173,41 @@ def test_clipping_acts_on_the_maximum_over_all_ranks_and_micro_batches(
     for layer in range(2):
         name = f"train/max_attention_logit/layer_{layer}"
         assert here[name] == pytest.approx(one[name], rel=1e-3)
+
+
+def trained(found: Result) -> dict[str, torch.Tensor]:
+    """The weights that the optimizer continues from, beside the averages in a checkpoint."""
+    state = torch.load(Path(str(found["checkpoint"])) / "trainer_state.pt", weights_only=True)
+    return {
+        name.removeprefix("model."): value for name, value in state["current_model_state"].items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ALL)
+def test_each_rank_averages_the_weights_that_it_owns(
+    averaged: Together, alone: Alone, strategy: str
+) -> None:
+    found, one = averaged[f"{strategy} ema"], alone(Run(strategy, ema=DECAY))
+    assert difference(found, one) < FP32
+    averages, plain = weights_of(found), weights_of(averaged[f"{strategy} muonclip"])
+    weights = trained(found)
+    assert all(torch.equal(plain[name], weights[name]) for name in plain), "swapping left a trace"
+    assert not torch.equal(averages["model.encoder.weight"], weights["model.encoder.weight"])
+    (evaluated,) = found["evaluated"]
+    for name, value in averages.items():
+        assert torch.equal(evaluated[f"model.{name}"], value), name
+    bf16, same = trained(averaged[f"{strategy} ema bf16"]), averaged[f"{strategy} adamw bf16"]
+    assert all(torch.equal(bf16[name], value) for name, value in weights_of(same).items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ALL)
+def test_averages_resume_to_the_bit(averaged: Together, strategy: str) -> None:
+    straight, resumed = averaged[f"{strategy} ema"], averaged[f"{strategy} ema resumed"]
+    for read in (weights_of, trained):
+        one, two = read(straight), read(resumed)
+        assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
 @pytest.mark.slow

@@ -7,10 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 import neobert
-from neobert.config.compose import compose_config
 from neobert.errors import ConfigError
 from neobert.files import read_json
-from neobert.training.strategy import resolve_strategy
 
 DECAY = 0.75
 EMA = (f"trainer.ema_decay={DECAY}", "trainer.save_steps=1", "trainer.save_total_limit=0")
@@ -68,9 +66,3 @@ def test_a_resumed_run_continues_weights_and_averages(averaged: Path, tiny_run_m
         assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
     with pytest.raises(ConfigError, match=r"trainer\.ema_decay differs from the checkpoint's"):
         tiny_run_module("trainer.resume_from_checkpoint=2", folder="resumed")
-
-
-def test_sharded_weights_are_refused() -> None:
-    config = compose_config(["trainer.ema_decay=0.99", "trainer.strategy=fsdp2"])
-    with pytest.raises(ConfigError, match=r"use trainer\.strategy=ddp"):
-        resolve_strategy(config)
