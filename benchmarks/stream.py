@@ -1,7 +1,8 @@
 """How the cost of data grows with ranks and rows: ``python -m benchmarks.stream``.
 
 - ``ranks``: seconds of processor that all ranks of a job together take for a million tokens of a
-  stream, text to masked batches, by the number of ranks; the ranks are run one after the other.
+  stream, text to masked batches, by the number of ranks; the ranks are run one after the other, and
+  each ends when the windows that it reads ahead are made.
   ``files``: a stream of 64 files, ``one file``: of one, which is read in parts. ``workers``: how
   many times the tokens per second two loader processes make, by the processor time of the busier
   one.
@@ -17,8 +18,10 @@ import json
 import shutil
 import time
 import tracemalloc
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -33,13 +36,15 @@ from neobert.data.order import Order
 from neobert.data.packing import Packing, RowPlan
 from neobert.data.steps import Share, Steps
 from neobert.data.stream import StreamBatches
-from neobert.data.stream_readers import StreamRows
+from neobert.data.stream_readers import Reader, StreamRows, Window
 from neobert.tasks.pretraining.data import PretrainingDataModule
 
 MEASUREMENTS = ("ranks", "scale")
 RANKS = (1, 2, 4, 8, 64)
 FILES = 64
-ROWS_PER_STEP = 256
+ROWS_PER_STEP = 1024
+"""Over all ranks: 16 for each of 64."""
+
 PACKING = Packing(512, 512, 2, packed=True, truncate=True)
 
 Figures = dict[str, float]
@@ -84,29 +89,67 @@ def measure_ranks(folder: Path, copies: int, files: int) -> Figures:
     """Processor seconds per million tokens by the number of ranks, and the gain of two workers."""
     stream = text_stream(folder, copies, files)
     steps = rows_of_an_epoch(stream) // ROWS_PER_STEP
-    found: Figures = {}
+    found: Figures = {"parts of the files": stream.source.num_groups(stream.readers)}
     for ranks in RANKS:
         shares = [Share(ROWS_PER_STEP // ranks, 1, rank, ranks) for rank in range(ranks)]
-        costs = [cost_of(StreamBatches([stream], Steps(share)), steps) for share in shares]
-        seconds, tokens = (sum(numbers) for numbers in zip(*costs, strict=True))
-        found[f"{ranks} ranks"] = round(seconds / tokens * 1e6, 3)
-    batches = StreamBatches([stream], Steps(Share(ROWS_PER_STEP, 1)))
-    alone, _ = cost_of(batches, steps)
-    two = [cost_of(batches, steps, worker, 2)[0] for worker in range(2)]
-    found["gain of 2 workers"] = round(alone / max(two), 2)
+        costs = [Process(stream, share).cost(steps) for share in shares]
+        found[f"{ranks} ranks"] = per_million_tokens(costs)
+    share = Share(ROWS_PER_STEP, 1)
+    alone = Process(stream, share).cost(steps)
+    two = [Process(stream, share).cost(steps, worker, 2) for worker in range(2)]
+    found["gain of 2 workers"] = round(alone.seconds / max(cost.seconds for cost in two), 2)
     return found
 
 
-def cost_of(
-    batches: StreamBatches, steps: int, worker: int = 0, workers: int = 1
-) -> tuple[float, int]:
-    """Processor seconds and tokens of a process's part of the steps after the first."""
-    parts = batches._parts(worker, workers)
-    next(parts)
-    started, tokens = time.process_time(), 0
-    for part in islice(parts, steps - 1):
-        tokens += batches.join([part]).inputs.num_tokens
-    return time.process_time() - started, tokens
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a process took, and what it made."""
+
+    seconds: float
+    windows: dict[tuple[int, int, int], int]
+    """Tokens of each window: reader, epoch, window."""
+
+
+def per_million_tokens(costs: Sequence[Cost]) -> float:
+    """Seconds of all processes; each window must have been made by one of them."""
+    windows = [window for cost in costs for window in cost.windows]
+    assert len(windows) == len(set(windows)), "two processes made the same window"
+    tokens = sum(sum(cost.windows.values()) for cost in costs)
+    return round(sum(cost.seconds for cost in costs) / tokens * 1e6, 3)
+
+
+class Process(StreamBatches):
+    """A process's part of a stream. Windows that are read ahead count as work and as tokens, so
+    that all numbers of processes make the same windows."""
+
+    def __init__(self, stream: StreamRows, share: Share) -> None:
+        super().__init__([stream], Steps(share))
+        self.readers: dict[int, Reader] = {}
+
+    def cost(self, steps: int, worker: int = 0, workers: int = 1) -> Cost:
+        """Of its part of the first steps, and of the windows that it has begun by then."""
+        windows: dict[tuple[int, int, int], int] = {}
+
+        def keep(window: Window, reader: int) -> None:
+            place = window.start.place
+            windows[reader, place.epoch, place.window] = len(window.rows.store.tokens)
+
+        started = time.process_time()
+        parts = self._parts(worker, workers)
+        for part in islice(parts, steps):
+            self.join([part])
+            for number, reader in self.readers.items():
+                if reader._window is not None:
+                    keep(reader._window, number)
+        for number, reader in self.readers.items():
+            keep(reader._next.result(), number)
+        seconds = time.process_time() - started
+        parts.close()
+        return Cost(seconds, windows)
+
+    def _start(self, pool: ThreadPoolExecutor, worker: int, workers: int) -> dict[int, Reader]:
+        self.readers = super()._start(pool, worker, workers)
+        return self.readers
 
 
 def rows_of_an_epoch(stream: StreamRows) -> int:
@@ -118,7 +161,7 @@ def rows_of_an_epoch(stream: StreamRows) -> int:
 
 def text_stream(folder: Path, copies: int, files: int) -> StreamRows:
     """``copies`` of the Factbook's fields as JSON lines in ``files`` files, read by 64 readers."""
-    texts = folder / f"text-{copies}-{files}"
+    texts = folder / f"even-{copies}-{files}"
     data = real_data(folder, "factbook", 512)
     if not texts.exists():
         texts.mkdir(parents=True)
@@ -127,8 +170,11 @@ def text_stream(folder: Path, copies: int, files: int) -> StreamRows:
             for copy in range(copies)
             for text in data.sources[0].source.train.texts()
         ]
-        for number in range(files):
-            lines = "\n".join(documents[number::files]) + "\n"
+        ends = np.cumsum([len(document.encode()) for document in documents])
+        # As many bytes in each: readers of uneven files share them, and each reads them all.
+        bounds = np.searchsorted(ends, ends[-1] * np.arange(files + 1) / files).tolist()
+        for number, (start, stop) in enumerate(pairwise(bounds)):
+            lines = "\n".join(documents[start : stop if number < files - 1 else None]) + "\n"
             (texts / f"part-{number:02}.jsonl").write_text(lines, encoding="utf-8")
     data.tokenizer.tokenizer.save_pretrained(folder / "tokenizer")
     words = [
