@@ -18,7 +18,8 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.types import RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from neobert.config.compose import PRIMARY, SettingsLoader, conf_dir, register_schemas
+from neobert.config.compose import SettingsLoader, register_schemas
+from neobert.config.group_files import PRIMARY, conf_dir
 from neobert.config.ready import folder_problems
 from neobert.console import get_logger
 from neobert.errors import ConfigError, ExitCode

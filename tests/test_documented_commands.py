@@ -21,7 +21,8 @@ from pathlib import Path
 
 import pytest
 
-from neobert.config.compose import PRIMARY, SettingsLoader, compose_config, conf_dir
+from neobert.config.compose import SettingsLoader, compose_config
+from neobert.config.group_files import PRIMARY, conf_dir
 from neobert.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch.loggers import CSVLogger
 
 import neobert
-from neobert.config.compose import conf_dir
+from neobert.config.group_files import conf_dir
 from neobert.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]

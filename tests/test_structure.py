@@ -4,6 +4,7 @@ import ast
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,42 @@ def public_names() -> dict[str, set[str]]:
 def test_no_two_public_classes_or_functions_share_a_name() -> None:
     shared = {name: files for name, files in public_names().items() if len(files) > 1}
     assert {n: f for n, f in shared.items() if n not in PER_PROGRAM} == {}
+
+
+def module_file(name: str) -> Path:
+    path = ROOT.joinpath(*name.split("."))
+    module = path.with_suffix(".py")
+    return module if module.is_file() else path / "__init__.py"
+
+
+@cache
+def names_in(file: Path) -> set[str]:
+    """Classes, functions and variables that a file defines."""
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    imported = {
+        alias.asname or alias.name
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    return names - imported | {node.name for node in nodes if isinstance(node, kinds)}
+
+
+@pytest.mark.parametrize("folder", ["neobert", "benchmarks", "hydra_plugins", "tests"])
+def test_a_name_is_imported_from_the_module_that_defines_it(folder: str) -> None:
+    elsewhere = [
+        f"{relative(file)}: {node.module}.{alias.name}"
+        for file in sources(folder)
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").partition(".")[0] in ("neobert", "benchmarks")
+        for alias in node.names
+        if not module_file(f"{node.module}.{alias.name}").is_file()
+        and alias.name not in names_in(module_file(str(node.module)))
+    ]
+    assert elsewhere == []
 
 
 def test_no_two_modules_share_a_name() -> None:

@@ -35,7 +35,6 @@ from neobert.config.group_files import (
     group_names,
     layer_of,
     option_of,
-    options,
     settings_files,
 )
 from neobert.config.layers import Layer, Merged, build, expanded, merge, typed
@@ -52,8 +51,6 @@ from neobert.config.schema import Flat, field_types, sections
 from neobert.console import get_logger, process_rank
 from neobert.errors import ConfigError
 from neobert.files import first_line
-
-__all__ = ["compose_config", "conf_dir", "group_names", "options"]
 
 log = get_logger(__name__)
 

@@ -25,8 +25,9 @@ from neobert.config.overrides import pasteable
 from neobert.console import get_logger
 from neobert.data.cache import build_cached, key_of
 from neobert.data.digests import file_digests
+from neobert.data.rows import TOKEN_COLUMN
 from neobert.data.shards import make_store
-from neobert.data.sources import TOKEN_COLUMN, Documents, Source
+from neobert.data.sources import Documents, Source
 from neobert.data.token_store import TokenStore
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.errors import ConfigError

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from neobert.config.compose import compose_config, options
+from neobert.config.compose import compose_config
+from neobert.config.group_files import options
 from neobert.config.store import load_config_file, save_config
 from neobert.errors import ConfigError
 
@@ -291,7 +292,7 @@ def test_the_debug_flag_needs_no_value() -> None:
 
 
 def test_every_group_file_sets_only_known_keys_and_says_what_it_is() -> None:
-    from neobert.config.compose import conf_dir
+    from neobert.config.group_files import conf_dir
 
     for file in conf_dir().rglob("*.yaml"):
         text = file.read_text()

@@ -7,8 +7,9 @@ import pytest
 from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 
-from neobert.config.compose import PRIMARY, SettingsLoader, compose_config, conf_dir
+from neobert.config.compose import SettingsLoader, compose_config
 from neobert.config.familiar import FAMILIAR
+from neobert.config.group_files import PRIMARY, conf_dir
 from neobert.config.layers import PATHS
 from neobert.config.schema import field_types, is_text, nearest
 from neobert.errors import ConfigError

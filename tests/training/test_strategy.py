@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from neobert.config.compose import compose_config, options
+from neobert.config.compose import compose_config
 from neobert.config.deepspeed import DeepSpeedConfig
+from neobert.config.group_files import options
 from neobert.config.model import ModelConfig
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
 from neobert.config.root import Config

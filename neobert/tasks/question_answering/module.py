@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from neobert.batch import PackedBatch
 from neobert.optim.schedule import Schedule
 from neobert.tasks.question_answering.answer_metrics import best_threshold, squad_scores
-from neobert.tasks.question_answering.data import AnswerBatch, AnswerDataModule, QuestionSplit
+from neobert.tasks.question_answering.data import AnswerBatch, AnswerDataModule
 from neobert.tasks.question_answering.spans import (
     Answers,
     WindowSpans,
@@ -20,6 +20,7 @@ from neobert.tasks.question_answering.spans import (
     candidates,
     spans_of,
 )
+from neobert.tasks.question_answering.windows import QuestionSplit
 from neobert.training.fine_tuning_module import FineTuningModule
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from neobert.config.compose import compose_config, conf_dir
+from neobert.config.compose import compose_config
+from neobert.config.group_files import conf_dir
 
 NEOBERT = "arXiv 2502.19587v2, section 4: batch size {16, 32} × learning rate {1, 2, 3}e-5"
 MODERNBERT = "arXiv 2412.13663v2, appendix: GLUE grid"

@@ -6,7 +6,8 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from neobert.config.compose import SettingsLoader, conf_dir
+from neobert.config.compose import SettingsLoader
+from neobert.config.group_files import conf_dir
 from neobert.files import write_json
 from neobert.sweep_jobs import PreparedJob, prepare_job
 

@@ -27,7 +27,8 @@ from neobert.tasks import run as run_task
 from neobert.tasks.pretraining.module import PretrainingModule
 from neobert.training.callbacks.checkpointer import save_plan
 from neobert.training.precision import set_tf32
-from neobert.training.trainer import _precision, runs_on_cuda
+from neobert.training.strategy import runs_on_cuda
+from neobert.training.trainer import _precision
 
 from .conftest import TINY, TinyRun
 from .test_wiring import data_of, module_of

@@ -15,7 +15,8 @@ from neobert.config.optimizer import OptimizerConfig
 from neobert.config.scheduler import SchedulerConfig
 from neobert.model.heads import MaskedLM
 from neobert.optim.schedule import resolve_schedule
-from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSettings, perplexity
+from neobert.tasks.pretraining.evaluation_sets import perplexity
+from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSettings
 
 # Lightning's advice about workers and validation, of no use to a bare Trainer
 pytestmark = pytest.mark.filterwarnings(

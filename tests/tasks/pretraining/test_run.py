@@ -355,7 +355,7 @@ def test_a_terminal_gets_a_bar(tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(("tf32", "precision"), [(True, "high"), (False, "highest")])
 def test_tf32_and_the_cpu_are_as_asked(tf32: bool, precision: str) -> None:
     from neobert.training.precision import set_tf32
-    from neobert.training.trainer import runs_on_cuda
+    from neobert.training.strategy import runs_on_cuda
 
     assert not runs_on_cuda(compose_config(["trainer.use_cpu=true"]).trainer)
     before = torch.get_float32_matmul_precision()
