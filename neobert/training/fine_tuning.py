@@ -15,7 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from neobert.config.model import ModelConfig
 from neobert.config.root import Config
+from neobert.config.store import load_config_file
 from neobert.config.trainer import TrainerConfig
+from neobert.console import get_logger
 from neobert.errors import ConfigError
 from neobert.model.heads import TokenClassifier
 from neobert.training.data import RunDataModule
@@ -27,6 +29,12 @@ from neobert.training.logger import log_metrics
 from neobert.training.ranks import gather_lists
 from neobert.training.run import TaskRun, TrainedRun
 from neobert.training.summary import show_result
+
+
+log = get_logger(__name__)
+
+LARGEST_RATIO_OF_RATES = 50
+"""Of the rates of pretraining and fine-tuning; 30 in the papers of NeoBERT and BERT at most."""
 
 
 def model_label(config: Config, model: ModelConfig, record: Mapping[str, object]) -> str:
@@ -74,6 +82,28 @@ def check_best_metric(settings: TrainerConfig, names: Sequence[str]) -> None:
     if (metric or "score").removeprefix("eval/").removeprefix("eval_") not in names:
         raise ConfigError(
             f"trainer.metric_for_best_model={metric}: the task has {', '.join(names)}"
+        )
+
+
+def warn_of_low_rate(config: Config, record: Mapping[str, object]) -> None:
+    """Warn of a learning rate that is tiny beside the one that the weights were trained with.
+
+    ``record`` says what the run starts from. Large rates, as Muon takes, make large weights, which
+    the usual rates of fine-tuning hardly change.
+    """
+    file, rate = Path(str(record.get("folder"))) / "config.yaml", config.optimizer.lr
+    if "folder" not in record or not file.is_file():
+        return
+    try:
+        trained_with = load_config_file(file).optimizer.lr
+    except ConfigError:  # of another program
+        return
+    if rate < trained_with / LARGEST_RATIO_OF_RATES:
+        log.warning(
+            "optimizer.lr=%g may be too low: the weights were trained with %g (the quickstart's "
+            "encoder, trained with 0.01, is best fine-tuned with 0.003)",
+            rate,
+            trained_with,
         )
 
 
@@ -132,6 +162,7 @@ class FineTuningRun(TaskRun):
 
     def check(self) -> None:
         check_best_metric(self.config.trainer, self.metric_names)
+        warn_of_low_rate(self.config, self.start.record)
         self.config = with_run_name(self.config, self.label, self.task_name)
 
     @property

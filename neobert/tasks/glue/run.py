@@ -18,7 +18,12 @@ from neobert.tasks.glue.predictions import write_examples, write_submission
 from neobert.tasks.glue.run_report import scores_by_step, show_scores, warn_of_labels
 from neobert.tasks.glue.starting_weights import ClassifierStart, find_start
 from neobert.training.encoder_start import of_length
-from neobert.training.fine_tuning import model_label, tried_settings, with_run_name
+from neobert.training.fine_tuning import (
+    model_label,
+    tried_settings,
+    warn_of_low_rate,
+    with_run_name,
+)
 from neobert.training.fit import load_best
 from neobert.training.hub_model import load_hub_tokenizer, takes_types
 from neobert.training.logger import log_metrics, pretraining_metadata
@@ -62,6 +67,7 @@ class GlueRun(TaskRun):
     def check(self) -> None:
         warn_of_labels(self.config.glue, self.data.num_labels)
         check_metric(self.config.trainer, self.data.task)
+        warn_of_low_rate(self.config, self.start.record)
         self.config = _with_derived(self.config, self.start, self.data)
 
     def schedule(self, total_steps: int) -> Schedule:

@@ -39,6 +39,27 @@ def test_it_learns_and_reports(tag: Train, rows_folder: Path) -> None:
     assert len(predictions(run, "test")) == 20
 
 
+def test_the_default_keeps_a_checkpoint_to_export(tag: Train) -> None:
+    run = tag("trainer.num_train_epochs=3", "trainer.eval_strategy=no")
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    assert int(checkpoint.name) == json.loads((run / "summary.json").read_text())["steps"]
+
+
+def test_a_rate_far_below_that_of_the_weights_is_a_warning(
+    tag: Train, encoder_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = shutil.copytree(encoder_folder, tmp_path / "source")
+    caplog.set_level("WARNING", "neobert")
+    for trained_with in (1e-3, 1e-2):
+        (source / "config.yaml").write_text(f"optimizer: {{lr: {trained_with}}}\n")
+        rate = ("optimizer.lr=5e-5", "trainer.max_steps=1", "trainer.eval_strategy=no")
+        tag(f"model.init_from={source}", *rate, folder=f"run-{trained_with}")
+    (warning,) = [line for line in caplog.messages if "too low" in line]
+    assert warning.startswith(
+        "optimizer.lr=5e-05 may be too low: the weights were trained with 0.01"
+    )
+
+
 def test_parts_of_speech_have_accuracy_as_their_score(tag: Train, tmp_path: Path) -> None:
     folder = tmp_path / "pos"
     folder.mkdir()
