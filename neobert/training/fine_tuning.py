@@ -30,7 +30,6 @@ from neobert.training.ranks import gather_lists
 from neobert.training.run import TaskRun, TrainedRun
 from neobert.training.summary import show_result
 
-
 log = get_logger(__name__)
 
 LARGEST_RATIO_OF_RATES = 50
