@@ -172,10 +172,11 @@ def _labelled(task: GlueTask, name: str, part: Dataset) -> tuple[Labelled, str |
     """A split with its labels as numbers, and what is wrong with them."""
     if task.multi_label:
         hot = _multi_hot(task, part)
-        rows, values, legal = range(len(part)), label_lists(task, part), np.isfinite(hot).all(1)
-        return Labelled(name, part, hot), _illegal(task, rows, values, legal)
+        complete = np.all(np.isfinite(hot), axis=1)
+        problem = _illegal(task, range(len(part)), label_lists(task, part), complete)
+        return Labelled(name, part, hot), problem
     values = column_values(part, task.label_column)
-    rows = range(len(values))
+    rows: Sequence[int] = range(len(values))
     if task.relabel:
         values = [task.relabel.get(value, value) for value in values]
         rows = [row for row, value in enumerate(values) if value != DROPPED]
@@ -220,9 +221,9 @@ def _maybe_labelled(task: GlueTask, name: str, part: Dataset, where: str) -> Lab
         return unknown
     rows = range(len(part))
     if task.multi_label:
-        labels, values = _multi_hot(task, part), label_lists(task, part)
-        legal = np.isfinite(labels).all(1)
-        problem = _illegal(task, rows, values, legal)
+        labels = _multi_hot(task, part)
+        legal = np.all(np.isfinite(labels), axis=1)
+        problem = _illegal(task, rows, label_lists(task, part), legal)
     else:
         values = column_values(part, task.label_column)
         if task.relabel:
