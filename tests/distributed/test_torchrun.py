@@ -2,6 +2,7 @@
 with fewer when one is lost."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -142,3 +143,45 @@ def test_a_run_goes_on_with_the_agents_that_are_left(
     assert codes == [0, 0]
     other = alone(settings, tmp_path, *batch)
     assert difference(run / "checkpoints/100", other / "checkpoints/100") < ROUNDING
+
+
+def batches(run: Path, rank: int, first: int, last: int) -> list[str]:
+    """Digests of what a rank was fed in these steps."""
+    lines = (run / f"batches-{rank}.csv").read_text().splitlines()
+    return lines[first : last + 1]  # after a header, a line for each step from 1 on
+
+
+def test_ranks_that_come_and_go_are_fed_the_same_and_equal_weights_resume_to_the_bit(
+    tmp_path: Path, settings: tuple[str, ...]
+) -> None:
+    words = ("trainer.global_batch_size=8", "trainer.max_steps=12", "trainer.save_steps=2")
+    kept = ("trainer.save_total_limit=0", "trainer.log_batch_digests=true")
+
+    def train(name: str, ranks: int, before: str = "", step: int = 0) -> Path:
+        """A run, or what another one becomes from a step on with so many ranks."""
+        run = tmp_path / name
+        if before:
+            shutil.copytree(tmp_path / before, run)
+        resume = f"trainer.resume_from_checkpoint={step or 'null'}"
+        more = (*words, *kept, f"trainer.devices={ranks}", f"trainer.output_dir={run}", resume)
+        strategy = "trainer.strategy=ddp" if ranks > 1 else "trainer.strategy=single"
+        command = [sys.executable, "-m", "neobert.train", *settings, *more, strategy]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        return run
+
+    two, one = train("two", 2), train("one", 1)
+    fewer = train("fewer", 1, "two", 4)
+    again = train("again", 2, "fewer", 8)
+    resumed = train("resumed", 2, "again", 10)
+
+    assert batches(fewer, 0, 5, 12) == batches(one, 0, 5, 12)
+    for rank in (0, 1):
+        assert batches(again, rank, 9, 12) == batches(two, rank, 9, 12)
+        assert len(set(batches(two, rank, 1, 12))) == 12
+    for end in (fewer, again):
+        assert difference(end / "checkpoints/12", two / "checkpoints/12") < ROUNDING
+    left, right = (load_file(run / "checkpoints/12/model.safetensors") for run in (again, resumed))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    straight = train("straight", 2, "two", 4)
+    left, right = (load_file(run / "checkpoints/12/model.safetensors") for run in (two, straight))
+    assert all(torch.equal(left[name], right[name]) for name in left)
