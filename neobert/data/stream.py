@@ -17,7 +17,7 @@ reader ``j mod readers``. The sources of a rank's rows follow no such rotation, 
 all readers; its workers share them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
@@ -108,7 +108,7 @@ class StreamBatches(IterableDataset):  # type: ignore[type-arg]
         index, reader = divmod(ordinal, self.streams[source].readers)
         return self.first_readers[source] + reader, index
 
-    def _parts(self, worker: int, workers: int) -> Iterator[StreamPart]:
+    def _parts(self, worker: int, workers: int) -> Generator[StreamPart, None, None]:
         accumulation, micro_batch = self.steps.share.accumulation, self.first
         maker = self.streams[0].maker
         pool = ThreadPoolExecutor(1, "stream")
