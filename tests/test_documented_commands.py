@@ -379,6 +379,7 @@ def execute(words: list[str], folder: Path, log: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # over forty programs
 def test_documented_commands_run_one_after_the_other_scaled_down(
     tmp_path: Path, commands: list[list[str]]
 ) -> None:

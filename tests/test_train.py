@@ -1,6 +1,7 @@
 """The program as a user starts it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,3 +92,36 @@ def test_a_loss_that_is_no_number_ends_a_run_without_a_traceback(tmp_path: Path)
     assert done.returncode == 1
     assert "lower optimizer.lr" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_no_line_is_printed_twice(tmp_path: Path) -> None:
+    """Nor where a run resumes with settings that have changed, and older spellings."""
+    (tmp_path / "texts.jsonl").write_text(
+        "".join(f'{{"text": "one small step, number {number}"}}\n' for number in range(64))
+    )
+    words = [
+        "task=pretraining",
+        "model=neobert_tiny",
+        "dataset=local",
+        "dataset.path=texts.jsonl",
+        "tokenizer.train_vocab_size=100",
+        "trainer.learning_rate=1e-3",
+        "dataset.max_seq_length=32",
+        "trainer.per_device_train_batch_size=4",
+        "trainer.eval_strategy=steps",
+        "trainer.eval_steps=1",
+        "trainer.save_strategy=best",
+        "trainer.load_best_model_at_end=true",
+        "dataset.num_workers=2",
+        "trainer.output_dir=run",
+        "trainer.disable_tqdm=true",
+    ]
+    more = ["trainer.resume_from_checkpoint=latest", "trainer.accept_changes=[all]"]
+    for added in (["trainer.max_steps=2"], ["trainer.max_steps=4", *more]):
+        done = neobert(*words, *added, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        shown = (done.stdout + done.stderr).splitlines()
+        lines = [line.strip() for line in shown if re.search(r"\w", line) and "→" not in line]
+        assert len(lines) > 10
+        assert [line for line in set(lines) if lines.count(line) > 1] == []

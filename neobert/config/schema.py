@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -107,10 +107,16 @@ def nearest(key: str) -> str:
     key = key.lower()
     last = key.rpartition(".")[2]
     by_last = {known.rpartition(".")[2]: known for known in reversed(field_types())}
+    close = get_close_matches(key, field_types(), n=5, cutoff=0.75)
     match = (
         FAMILIAR.get(last)
-        or next(iter(get_close_matches(key, field_types(), n=1, cutoff=0.75)), None)
+        or next((known for known in close if _resembles(last, known.rpartition(".")[2])), None)
         or by_last.get(last)
         or next((by_last[name] for name in get_close_matches(last, by_last, 1, 0.75)), None)
     )
     return f"; did you mean {match}?" if match else ""
+
+
+def _resembles(name: str, known: str) -> bool:
+    """Whether the names of two keys are alike, whatever section they are in."""
+    return SequenceMatcher(None, name, known).ratio() >= 0.6

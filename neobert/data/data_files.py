@@ -159,9 +159,15 @@ def find_files(path: str | Path, setting: str, formats: Collection[str]) -> Data
 
 
 def log_splits(origin: str, splits: dict[str, list[Path]], unused: Collection[str] = ()) -> None:
-    """One line that says which file went where."""
+    """One line that says which file went where, by the files' places below ``origin``."""
+    folder = user_path(origin)
+
+    def place(file: Path) -> str:
+        # As in a/train.jsonl, b/train.jsonl; of a glob or a single file its name is enough.
+        return str(file.relative_to(folder)) if folder in file.parents else file.name
+
     parts = [
-        f"{name}{' (not read)' if name in unused else ''}: {shortened(file.name for file in files)}"
+        f"{name}{' (not read)' if name in unused else ''}: {shortened(map(place, files))}"
         for name, files in splits.items()
     ]
     log.info("%s: %s", origin, "; ".join(parts))

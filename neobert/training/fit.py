@@ -82,8 +82,15 @@ def load_best(parts: Parts, module: LightningModule, folder: RunFolder) -> None:
 
 
 def evaluation_at(folder: RunFolder, step: int) -> dict[str, float]:
-    """The evaluation metrics that ``metrics.csv`` has for ``step``; empty if there are none."""
-    for row in read_metrics(folder.metrics_file):
+    """The evaluation metrics that ``metrics.csv`` has for ``step``.
+
+    Empty if there are none, or if the file can no longer be read: a finished run keeps its summary.
+    """
+    try:
+        rows = read_metrics(folder.metrics_file)
+    except ConfigError:
+        return {}
+    for row in rows:
         if int(row["step"]) == step:
             return {
                 name: float(value)

@@ -113,7 +113,11 @@ class TaskRun(ABC):
             trainer.validate(run.module, datamodule=self.data, verbose=False)
         if self.config.trainer.load_best_model_at_end:
             load_best(run.parts, run.module, run.folder)
-        return evaluation_at(run.folder, run.final_step)
+        metrics = evaluation_at(run.folder, run.final_step)
+        if not metrics and run.final_step == trainer.global_step:  # metrics.csv was lost
+            values = trainer.callback_metrics.items()
+            metrics = {name: float(value) for name, value in values if name.startswith("eval/")}
+        return metrics
 
     def callbacks(self, step: int) -> list[Callback]:
         """Callbacks that only this task has; ``step`` is where the run starts."""

@@ -212,6 +212,12 @@ def test_every_key_that_is_recommended_exists() -> None:
             assert key.partition("=")[0].removesuffix(".*") in {*field_types(), "scheduler"}, other
     assert nearest("train_batch_size") == "; did you mean trainer.per_device_train_batch_size?"
     assert nearest("num_layers") == "; did you mean model.num_hidden_layers?"
+    assert nearest("optimizer.muon_config.enable_clip") == (
+        "; did you mean optimizer.muon_config.enable_clipping?"
+    )
+    # A long section alone is no resemblance.
+    assert nearest("optimizer.muon_config.estimate_lower_bound") == ""
+    assert nearest("optimizer.muon_config.lr_scale") == ""
     assert nearest("trainer.max_stepz") == "; did you mean trainer.max_steps?"
 
 

@@ -131,6 +131,8 @@ def _opened(name: str, folder: Path) -> Prepared:
     with opening(folder):
         manifest = dict(json.loads((folder / MANIFEST).read_text()))
         left_out = {reason: number for reason, number in manifest["left_out"].items() if number}
+        if sha256(folder / PAIRS) != manifest["sha256"]:
+            raise ValueError(f"{PAIRS}: its SHA-256 is not the recorded one")
     log.info(
         "%s: %s pairs%s",
         name,

@@ -1,15 +1,20 @@
 """Pairs on disk: what is left out, what their key depends on, and what is taken as it is."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from datasets import Dataset
 
-from neobert.errors import ConfigError
+from neobert.errors import ConfigError, RunError
 from neobert.tasks.contrastive import prepared_pairs
 from neobert.tasks.contrastive.prepared_pairs import PAIRS, Recipe, prepare_sources, recipe_of
 from tests.tasks.contrastive.conftest import write_jsonl
+
+MARK = b"\xff\xff\xff\xff"
+"""Begins each message of an Arrow stream."""
 
 ROWS = [
     {"q": "the river", "a": "a long river", "n": ["the river", "a long river", "", "city"]},
@@ -147,3 +152,27 @@ def test_an_interrupted_preparation_leaves_nothing_behind(own, info):
     with pytest.raises(ConfigError, match=r"rows\.jsonl, line 5: not valid JSON"):
         prepare_sources(config, Recipe(info, 16))
     assert not [one for one in Path(config.dataset.path).rglob("*") if one.suffix != ".lock"][1:]
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "cut between batches", "flipped", "gone"])
+def test_damaged_pairs_are_one_line_and_are_made_again(own, info, monkeypatch, damage: str):
+    monkeypatch.setattr(prepared_pairs, "BATCH", 1)
+    (made,) = prepare_sources(own(), Recipe(info, 16))
+    file, rows = made.folder / PAIRS, rows_of(made)
+    content = file.read_bytes()
+    batches = [place for place in range(8, len(content), 8) if content[place:].startswith(MARK)]
+    damaged = {
+        "empty": b"",
+        "cut": content[: batches[1] + 16],
+        "cut between batches": content[: batches[1]],
+        "flipped": content[:-40] + bytes([content[-40] ^ 1]) + content[-39:],
+    }
+    if damage == "cut between batches":
+        with pa.ipc.open_stream(damaged[damage]) as stream:
+            assert len(stream.read_all()) == 1, "Arrow itself does not notice"
+    file.unlink() if damage == "gone" else file.write_bytes(damaged[damage])
+    with pytest.raises(RunError, match=r"own/\w+: damaged .*delete it, and the next run makes it"):
+        prepare_sources(own(), Recipe(info, 16))
+    shutil.rmtree(made.folder)
+    (again,) = prepare_sources(own(), Recipe(info, 16))
+    assert rows_of(again) == rows

@@ -71,6 +71,28 @@ def test_a_run_folder_holds_settings_metrics_summary_plot_and_checkpoints(
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("lost", ["moved away", "a folder"])
+def test_a_lost_metrics_file_costs_neither_summary_nor_objective(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    undisturbed = tiny_run(folder="undisturbed")
+    start = Checkpointer.on_train_start
+
+    def lose(self: Checkpointer, *args: object) -> None:
+        start(self, *args)
+        file = tmp_path / "run" / "metrics.csv"
+        file.rename(tmp_path / "elsewhere.csv")
+        if lost == "a folder":
+            file.mkdir()
+
+    monkeypatch.setattr(Checkpointer, "on_train_start", lose)
+    run = tiny_run()
+    assert steps_saved(run) == steps_saved(undisturbed)
+    expected = summary(undisturbed)
+    assert summary(run)["after"] == pytest.approx(expected["after"], rel=1e-6)  # it was float32
+    assert summary(run)["objective"] == pytest.approx(expected["objective"], rel=1e-6)
+
+
 @pytest.mark.proves("seed")
 def test_a_run_is_a_function_of_its_seed(tiny_run: TinyRun) -> None:
     one, same, other = (
