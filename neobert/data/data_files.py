@@ -159,15 +159,11 @@ def find_files(path: str | Path, setting: str, formats: Collection[str]) -> Data
 
 
 def log_splits(origin: str, splits: dict[str, list[Path]], unused: Collection[str] = ()) -> None:
-    """One line that says which file went where, by the files' places below ``origin``."""
-    folder = user_path(origin)
-
-    def place(file: Path) -> str:
-        # As in a/train.jsonl, b/train.jsonl; of a glob or a single file its name is enough.
-        return str(file.relative_to(folder)) if folder in file.parents else file.name
-
+    """One line that says which file went where, by the files' places in the folder of all."""
+    folder = os.path.commonpath([file.parent for files in splits.values() for file in files])
     parts = [
-        f"{name}{' (not read)' if name in unused else ''}: {shortened(map(place, files))}"
+        f"{name}{' (not read)' if name in unused else ''}: "
+        f"{shortened(str(file.relative_to(folder)) for file in files)}"
         for name, files in splits.items()
     ]
     log.info("%s: %s", origin, "; ".join(parts))

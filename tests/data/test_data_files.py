@@ -157,6 +157,20 @@ def test_one_line_says_which_file_went_where(
     )
 
 
+@pytest.mark.parametrize("path", ["data", "data/*/*.txt"])
+def test_files_of_one_name_are_told_apart_by_their_folders(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    for split in ("training", "Held-Out", "test"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        (tmp_path / "data" / split / "a.txt").write_text(f"{split}\n")
+    with caplog.at_level("INFO", logger="neobert"):
+        assert read(tmp_path / path, tmp_path / "cache", streaming=False) == ["training"]
+    (line,) = [record.getMessage() for record in caplog.records]
+    for part in ("train: training/a.txt", "validation: Held-Out/a.txt", "(not read): test/a.txt"):
+        assert part in line
+
+
 def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"dataset\.path=.*nowhere: there is no such"):
         read(tmp_path / "nowhere", tmp_path / "cache")

@@ -164,7 +164,7 @@ def test_the_path_may_be_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "validation.csv: empty"), ("sentence,label\n", "validation is empty")],
+    [("", "validation.csv: empty"), ("sentence,label\n", r"validation\.csv is empty")],
 )
 def test_an_empty_evaluation_file_is_said_to_be_empty(
     tmp_path: Path, content: str, message: str
