@@ -51,6 +51,8 @@ class TaggedSplit:
     words: list[list[str]]
     labels: list[list[int]]
     documents: list[TaggedDocument]
+    is_labelled: bool = True
+    """Else the labels stand for nothing."""
 
 
 class TokenDataModule(DocumentDataModule[TaggedDocument, TokenBatch]):
@@ -78,9 +80,10 @@ class TokenDataModule(DocumentDataModule[TaggedDocument, TokenBatch]):
         self.splits = {}
         for name, read in rows.items():
             part = with_tags_of_train(read, self.tags, where[name], settings)
-            labels = [[self.tags.index(tag) for tag in tags] for tags in part.tags]
+            numbers = {tag: number for number, tag in enumerate(self.tags)}
+            labels = [[numbers.get(tag, 0) for tag in tags] for tags in part.tags]
             documents = tagged_documents(text, part.words, labels, length, settings.label_all)
-            self.splits[name] = TaggedSplit(part.words, labels, documents)
+            self.splits[name] = TaggedSplit(part.words, labels, documents, part.is_labelled)
         self.train = self.splits.pop("train").documents
         sizes = ", ".join(f"{len(part.words):,} of {name}" for name, part in self.splits.items())
         log.info("data: %d training documents, %s; tags %s", len(self.train), sizes, self.tags)

@@ -42,11 +42,11 @@ class TokenRun(FineTuningRun):
         return ["accuracy", "loss", "score", *scores]
 
     def evaluate(self, split: str, predictions: Sequence[WordTags]) -> dict[str, float]:
-        return self.module.evaluate(predictions, self.data.splits[split])
+        part = self.data.splits[split]
+        return self.module.evaluate(predictions, part) if part.is_labelled else {}
 
     def write(self, split: str, predictions: Sequence[WordTags], folder: Path) -> None:
         part = self.data.splits[split]
+        gold = [self.module.gold(part)] if part.is_labelled else []
         predicted = self.module.predicted(predictions, part)
-        write_tags(
-            folder / f"predictions_{split}.tsv", part.words, self.module.gold(part), predicted
-        )
+        write_tags(folder / f"predictions_{split}.tsv", part.words, *gold, predicted)

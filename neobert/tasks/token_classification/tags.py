@@ -24,6 +24,9 @@ class TaggedRows:
     numbers: list[int]
     """Their places in the split as it was read."""
 
+    is_labelled: bool = True
+    """Test data may have no column of tags; ``tags`` are ``O`` then."""
+
 
 def read_tagged_rows(part: Dataset, where: str, config: TokensConfig) -> TaggedRows:
     """Words and names of tags of a split called ``where``.
@@ -32,11 +35,16 @@ def read_tagged_rows(part: Dataset, where: str, config: TokensConfig) -> TaggedR
     """
     columns = (config.words_column, config.tags_column)
     names = _class_names(part, config.tags_column)
-    table = part.select_columns(list(columns)).with_format("arrow")[:]
-    rows, problems = TaggedRows([], [], []), []
-    for number, (words, tags) in enumerate(
-        zip(*(table[name].to_pylist() for name in columns), strict=True)
-    ):
+    is_labelled = config.tags_column in part.column_names
+    known = list(columns) if is_labelled else [config.words_column]
+    values = [part.with_format("arrow")[:][name].to_pylist() for name in known]
+    rows, problems = TaggedRows([], [], [], is_labelled), []
+    for number, (words, *own_tags) in enumerate(zip(*values, strict=True)):
+        tags = (
+            own_tags[0]
+            if is_labelled
+            else [OUTSIDE] * len(words if isinstance(words, list) else [])
+        )
         problem = _problem(words, tags, columns)
         if problem is not None:
             problems.append(f"{where}, row {number}: {problem}")
@@ -63,6 +71,8 @@ def with_tags_of_train(
 
     Raises ``ConfigError`` with the others, unless ``tokens.bad_rows=skip``.
     """
+    if not rows.is_labelled:
+        return rows
     known, problems, unknown = set(names), [], set[int]()
     for row, tags in enumerate(rows.tags):
         if new := sorted({*tags} - known):
@@ -82,14 +92,15 @@ def with_tags_of_train(
 
 def write_tags(
     path: Path,
-    words: Sequence[Sequence[str]],
-    gold: Sequence[Sequence[str]],
-    predicted: Sequence[Sequence[str]],
+    *columns: Sequence[Sequence[str]],
 ) -> None:
-    """A word a line with its tag and the predicted one, a blank line after each row."""
+    """A word a line with its tag, if known, and the predicted one; a blank line after each row.
+
+    ``columns`` are the words, then tags.
+    """
     rows = (
-        "".join(f"{word}\t{tag}\t{guess}\n" for word, tag, guess in zip(*row, strict=True))
-        for row in zip(words, gold, predicted, strict=True)
+        "".join("\t".join(fields) + "\n" for fields in zip(*row, strict=True))
+        for row in zip(*columns, strict=True)
     )
     write_atomically(path, "\n".join(rows))
 

@@ -13,6 +13,9 @@ def test_an_evaluation_gives_the_numbers_of_the_run(tag: Train) -> None:
     metrics = neobert.evaluate(run)
     assert metrics == pytest.approx(run.summary["after"])
     assert 0 < metrics["eval/score"] <= 1
+    whole = neobert.evaluate(run, ["dataset.eval_split=test"])
+    assert whole["eval/f1"] == pytest.approx(metrics["eval/f1_test"])
+    neobert.evaluate(run)
     for name in predictions(run.folder):
         assert (run.folder / "evaluations/25" / name).read_text() == (run.folder / name).read_text()
 

@@ -60,6 +60,20 @@ def test_a_rate_far_below_that_of_the_weights_is_a_warning(
     )
 
 
+def test_test_data_without_tags_is_predicted(tag: Train, rows_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(rows_folder, tmp_path / "rows")
+    lines = (folder / "test.jsonl").read_text().splitlines()
+    words = [json.loads(line)["tokens"] for line in lines]
+    (folder / "test.jsonl").write_text("".join(f"{json.dumps({'tokens': row})}\n" for row in words))
+    run = tag(f"dataset.path={folder}")
+    assert not [
+        name for name in json.loads((run / "summary.json").read_text())["after"] if "test" in name
+    ]
+    found = predictions(run, "test")
+    assert [[word for word, _ in row] for row in found] == words
+    assert {guess for row in found for _, guess in row} >= {"O", "B-PRO"}
+
+
 def test_parts_of_speech_have_accuracy_as_their_score(tag: Train, tmp_path: Path) -> None:
     folder = tmp_path / "pos"
     folder.mkdir()
