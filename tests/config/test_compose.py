@@ -112,7 +112,7 @@ def test_a_file_is_stronger_than_groups_and_weaker_than_the_command_line(tmp_pat
     )
     assert config.optimizer.lr == 1e-3
     assert config.optimizer.weight_decay == 0.25
-    assert config.model.hidden_size == 192
+    assert config.model.hidden_size == 160
 
 
 def test_a_file_with_its_own_corpus_gets_the_reference_s_defaults(tmp_path: Path) -> None:
