@@ -128,25 +128,34 @@ def _run(config: Config, words: Sequence[str]) -> int:
     return ExitCode.DONE
 
 
+def _start(config: Config) -> str | None:
+    """What the run's weights are from; ``None`` for random ones."""
+    model, glue, pairs = config.model, config.glue, config.contrastive
+    if config.task == "glue" and glue.transfer_from_task:
+        return "a run of another task"
+    if model.from_hub:
+        return model.name
+    if config.task == "contrastive":
+        return pairs.pretrained_checkpoint_dir or pairs.pretrained_model_path
+    of_glue = glue.pretrained_checkpoint_dir or glue.pretrained_model_path
+    return (of_glue if config.task == "glue" else None) or model.init_from
+
+
 def chosen(config: Config, words: Sequence[str]) -> str:
     """One line: what runs, and how to choose otherwise."""
     model = config.model
     if config.task == "glue":
-        glue = config.glue
-        start = glue.pretrained_model_path or glue.pretrained_checkpoint_dir or model.name
-        other = "a run of another task" if glue.transfer_from_task else "random weights"
+        start = _start(config) or "random weights"
         return (
-            f"glue: {glue.task_name} from {start or other}, {config.optimizer.name}, into "
+            f"glue: {config.glue.task_name} from {start}, {config.optimizer.name}, into "
             f"{config.trainer.output_dir} (all settings: --help)"
         )
     if config.task == "mteb":
         name = model.name if model.from_hub else config.mteb_model or config.trainer.output_dir
         return f"mteb: {config.mteb_task_type} with {name} (all settings: --help)"
     data = ", ".join(config.dataset.mixture) or config.dataset.path or config.dataset.name
-    start, groups = model.init_from, ["dataset"]
+    start, groups = _start(config), ["dataset"]
     if config.task == "contrastive":  # whose dataset.path is that of the tokens
-        pairs = config.contrastive
-        start = pairs.pretrained_checkpoint_dir or pairs.pretrained_model_path
         data, groups = config.dataset.name, []
     begin = f"from {start}" if start else f"model {model.hidden_size} × {model.num_hidden_layers}"
     set_by_user = {word.lstrip("+-").partition("=")[0] for word in words}

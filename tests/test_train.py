@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from neobert.config.compose import compose_config
+from neobert.train import chosen
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -125,3 +128,22 @@ def test_no_line_is_printed_twice(tmp_path: Path) -> None:
         lines = [line.strip() for line in shown if re.search(r"\w", line) and "→" not in line]
         assert len(lines) > 10
         assert [line for line in set(lines) if lines.count(line) > 1] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "start"),
+    [
+        (["task=glue", "model.init_from=my/run"], "glue: sst2 from my/run,"),
+        (["task=glue", "glue.pretrained_model_path=my/run"], "glue: sst2 from my/run,"),
+        (["task=glue", "glue.allow_random_weights=true"], "glue: sst2 from random weights,"),
+        (
+            ["task=token_classification", "model.from_hub=true", "model.name=me/model"],
+            "token_classification: from me/model,",
+        ),
+        (["task=question_answering", "model.init_from=my/run"], "question_answering: from my/run,"),
+    ],
+)
+def test_the_first_line_says_what_a_run_starts_from(words: list[str], start: str) -> None:
+    name = ["glue.task_name=sst2"] if words[0] == "task=glue" else ["dataset.path=my/rows"]
+    config = compose_config([*words, *name])
+    assert chosen(config, words).startswith(start)
