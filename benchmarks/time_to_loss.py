@@ -4,7 +4,7 @@ Hugging Face's ``Trainer`` trains ModernBERT on the documents, vocabulary and sh
 ``experiment=quickstart``: chunks of 128 tokens, AdamW, by default 342 steps of 8,192 tokens at
 2e-3. Then each variant of ours trains, a real ``python -m neobert.train`` in a process of its own.
 Both are evaluated on the same masked tokens, those of the quickstart's held-out countries. Seconds
-are of training; evaluations are left out.
+are of training; evaluations are left out. What ``--output`` has already is not measured again.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,15 +35,15 @@ from benchmarks.peers import Job, Rows, build_model, make_rows, write_documents
 from neobert.batch import IGNORE, MaskedBatch
 from neobert.config.compose import compose_config
 from neobert.console import show_messages
+from neobert.files import read_json
 from neobert.ops.kernels import cpu_has_bf16
 from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.training.cpu import keep_freed_memory
 
 PEER = "HF Trainer, ModernBERT"
-SHORT = "the quickstart, 150 steps"
 VARIANTS: dict[str, tuple[str, ...]] = {
     "the quickstart": (),
-    SHORT: ("trainer.max_steps=150",),
+    "the quickstart, 350 steps": ("trainer.max_steps=350",),
     "the quickstart's first recipe": (
         *("model=neobert_tiny", "trainer.per_device_train_batch_size=32"),
         *("trainer.max_steps=830", "optimizer.lr=1e-2", "scheduler.name=cosine"),
@@ -78,17 +79,17 @@ def main(argv: list[str] | None = None) -> int:
     if options.peer:
         return harness.answer({"curve": peer_curve(Path(options.peer), budget, options.settings)})
     show_messages()
+    stored: Any = read_json(options.output) if options.output.is_file() else {"curves": {}}
+    variants = {name: words for name, words in VARIANTS.items() if re.search(options.only, name)}
     with tempfile.TemporaryDirectory(prefix="neobert-bench-") as scratch:
         runs = {PEER: partial(_peer, Path(scratch), budget, options.settings)}
-        variants = {
-            name: words for name, words in VARIANTS.items() if re.search(options.only, name)
-        }
         for name, words in variants.items():
             runs[name] = partial(_ours, Path(scratch), (*words, *options.settings), options)
-        curves = harness.in_turns(runs, options.rounds)
+        missing = {name: run for name, run in runs.items() if name not in stored["curves"]}
+        curves = stored["curves"] | harness.in_turns(missing, options.rounds)
     figures = {
         "peer": asdict(budget),
-        "variants": {name: list(words) for name, words in variants.items()},
+        "variants": {name: list(words) for name, words in VARIANTS.items() if name in curves},
         "curves": curves,
         "seconds_to_the_peers_loss": seconds_to_loss(curves),
     }
@@ -97,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
-    output = Path("docs/benchmarks/time_to_loss.json")
+    output = Path("time_to_loss.json")
     parser = harness.command("time_to_loss", __doc__, rounds=1, output=output)
     parser.add_argument("--shape", default="192x4", help="width x layers of the peer")
     parser.add_argument("--rows", type=int, default=64, help=f"of {ROW} tokens in a peer's step")

@@ -239,7 +239,7 @@ def test_files_called_validation_are_held_out_and_those_called_test_are_not_read
     with caplog.at_level("INFO", logger="neobert"):
         found = [(one.query, one.held_out) for one in read_examples(own)]
     assert found == [("pairs", False), ("pairs.val", True)]
-    expected = "train: pairs.jsonl; validation: pairs.val.jsonl; test (not read): pairs.jsonl"
+    expected = "train: pairs.jsonl; validation: pairs.val.jsonl; test (not read): test/pairs.jsonl"
     assert expected in caplog.text
 
 
