@@ -230,7 +230,7 @@ def _below(folder: Path) -> list[DataFile]:
         # Folders of tools: .git, .ipynb_checkpoints with a copy of what was opened there.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = [Path(place, name) for name in files if not name.startswith((".", "_"))]
-        data_files += [DataFile(path, below / path.name) for path in paths if path.is_file()]
+        data_files += [DataFile(path, below / path.name) for path in paths if _is_readable(path)]
     return sorted(data_files, key=lambda file: file.path)
 
 
@@ -246,7 +246,19 @@ def _matching(pattern: Path) -> list[DataFile]:
     for path in sorted(base.glob(str(Path(*pattern.parts[len(fixed) :])))):
         inside = _below(path) if path.is_dir() else [DataFile(path, Path())]
         data_files += [DataFile(file.path, file.path.relative_to(base)) for file in inside]
-    return [file for file in data_files if file.path.is_file()]
+    return [file for file in data_files if _is_readable(file.path)]
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether it is a regular file. Data behind a broken link is missing: a ``ConfigError``."""
+    if path.is_file() or format_of(path) is None:
+        return path.is_file()
+    if path.is_symlink() and not path.exists():
+        raise ConfigError(
+            f"{path}: is a link to {path.readlink()}, which does not exist: mend or remove it"
+        )
+    log.warning("%s is no regular file and left out", path)
+    return False
 
 
 def _once(files: list[DataFile]) -> list[DataFile]:

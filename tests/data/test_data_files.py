@@ -5,6 +5,7 @@ import gc
 import gzip
 import json
 import lzma
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -169,6 +170,21 @@ def test_files_of_one_name_are_told_apart_by_their_folders(
     (line,) = [record.getMessage() for record in caplog.records]
     for part in ("train: training/a.txt", "validation: Held-Out/a.txt", "(not read): test/a.txt"):
         assert part in line
+
+
+@pytest.mark.parametrize("path", ["data", "data/*"])
+def test_a_broken_link_is_refused_and_a_pipe_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.txt").write_text("one\n")
+    (tmp_path / "data/README").symlink_to("nowhere")  # no data
+    os.mkfifo(tmp_path / "data/pipe.txt")
+    assert read(tmp_path / path, tmp_path / "cache") == ["one"]
+    assert "pipe.txt is no regular file and left out" in caplog.text
+    (tmp_path / "data/b.txt").symlink_to(tmp_path / "unmounted/b.txt")
+    with pytest.raises(ConfigError, match=r"b\.txt: is a link to .*unmounted/b\.txt, which does"):
+        read(tmp_path / path, tmp_path / "cache")
 
 
 def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
