@@ -92,7 +92,10 @@ def ending_on_sigterm() -> Iterator[None]:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    log.warning("SIGTERM outside training: nothing is to be saved; the same command starts again")
+    log.warning(
+        "SIGTERM outside training: nothing is to be saved; the same command starts again, with "
+        "trainer.resume_from_checkpoint=latest from the last checkpoint"
+    )
     raise SystemExit(ExitCode.INTERRUPTED)
 
 
