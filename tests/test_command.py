@@ -82,7 +82,10 @@ def test_the_line_for_the_shell_defines_the_completion(shell: str) -> None:
     [
         ("neobert eval", ["evaluate"]),
         ("neobert train exper", ["experiment="]),
-        ("neobert train seed=1 model=neobert_", ["neobert_28", "neobert_small", "neobert_tiny"]),
+        (
+            "neobert train seed=1 model=neobert_",
+            ["neobert_28", "neobert_mini", "neobert_small", "neobert_tiny"],
+        ),
         ("neobert prepare trainer.max_st", ["trainer.max_steps="]),
     ],
 )

@@ -27,7 +27,7 @@ def column(run: Path, name: str) -> dict[int, float]:
 
 
 def steps_saved(run: Path) -> list[int]:
-    return sorted(int(folder.name) for folder in (run / "checkpoints").iterdir())
+    return sorted(int(folder.name) for folder in run.glob("checkpoints/*"))
 
 
 def weights(run: Path, step: int = 4) -> dict[str, torch.Tensor]:
@@ -411,7 +411,6 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_the_next_step(
 
     def without_folder(self, trainer, pl_module):
         begin(self, trainer, pl_module)
-        self.checkpoints.rmdir()
         self.checkpoints.write_text("a file where the checkpoints belong")
 
     monkeypatch.setattr(Checkpointer, "on_train_start", without_folder)
