@@ -144,17 +144,18 @@ def _start(config: Config) -> str | None:
 def chosen(config: Config, words: Sequence[str]) -> str:
     """One line: what runs, and how to choose otherwise."""
     model = config.model
+    start = _start(config)
     if config.task == "glue":
-        start = _start(config) or "random weights"
         return (
-            f"glue: {config.glue.task_name} from {start}, {config.optimizer.name}, into "
+            f"glue: {config.glue.task_name} from {start or 'random weights'}, "
+            f"{config.optimizer.name}, into "
             f"{config.trainer.output_dir} (all settings: --help)"
         )
     if config.task == "mteb":
         name = model.name if model.from_hub else config.mteb_model or config.trainer.output_dir
         return f"mteb: {config.mteb_task_type} with {name} (all settings: --help)"
     data = ", ".join(config.dataset.mixture) or config.dataset.path or config.dataset.name
-    start, groups = _start(config), ["dataset"]
+    groups = ["dataset"]
     if config.task == "contrastive":  # whose dataset.path is that of the tokens
         data, groups = config.dataset.name, []
     begin = f"from {start}" if start else f"model {model.hidden_size} × {model.num_hidden_layers}"
