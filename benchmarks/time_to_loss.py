@@ -72,7 +72,8 @@ class Budget:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, log and write; with ``--peer`` the peer's process."""
-    options = _options().parse_args(argv)
+    parser = _options()
+    options = parser.parse_args(argv)
     budget = Budget(
         options.shape, options.rows, options.steps, options.learning_rate, options.eval_steps
     )
@@ -80,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
         return harness.answer({"curve": peer_curve(Path(options.peer), budget, options.settings)})
     show_messages()
     stored: Any = read_json(options.output) if options.output.is_file() else {"curves": {}}
+    if stored.get("peer", asdict(budget)) != asdict(budget):
+        parser.error(f"--output {options.output} has a peer of other settings: {stored['peer']}")
     variants = {name: words for name, words in VARIANTS.items() if re.search(options.only, name)}
     with tempfile.TemporaryDirectory(prefix="neobert-bench-") as scratch:
         runs = {PEER: partial(_peer, Path(scratch), budget, options.settings)}

@@ -99,8 +99,8 @@ def warn_of_low_rate(config: Config, record: Mapping[str, object]) -> None:
         return
     if rate < trained_with / LARGEST_RATIO_OF_RATES:
         log.warning(
-            "optimizer.lr=%g may be too low: the weights were trained with %g (the quickstart's "
-            "encoder, trained with 0.01, is best fine-tuned with 0.003)",
+            "optimizer.lr=%g may be too low: the weights were trained with %g; try rates between a "
+            "thirtieth and a third of that",
             rate,
             trained_with,
         )
