@@ -167,7 +167,8 @@ class TrainerConfig(Section):
     """Older name of ``per_device_eval_batch_size``."""
 
     masked_logits_only_loss: bool = True
-    """Only masked positions meet the vocabulary (true), or every token (false: slow reference)."""
+    """The last feed-forward layer and the vocabulary see masked tokens alone (true), or every token
+    (false: slow reference)."""
 
     strategy: str = "auto"
     """``auto``, ``single``, ``ddp``, ``fsdp2``, or ``deepspeed_zero0`` … ``deepspeed_zero3``."""

@@ -32,25 +32,23 @@ class MaskedLMLoss:
 
 
 def masked_lm_loss(
-    hidden: Float[Tensor, "T E"],
+    hidden: Float[Tensor, "K E"],
     decoder_weight: Float[Tensor, "V E"],
-    positions: Int[Tensor, " K"],
     labels: Int[Tensor, " K"],
     decoder_bias: Float[Tensor, " V"] | None = None,
     kernel_backend: str = "torch",
 ) -> MaskedLMLoss:
-    """Compare only the rows at ``positions`` with the vocabulary, a chunk of them at a time.
+    """Compare the hidden states of the masked tokens with the vocabulary, a chunk at a time.
 
     Against :func:`full_logits_loss` this saves ``(T - K) V`` logits. Without targets the sum is 0
     and still has a gradient (of zeros), as every rank of a distributed run must have.
     """
-    rows = hidden.index_select(0, positions)  # (K, E)
     if decoder_bias is not None:
         # One more channel that is always 1: the bias is then a column of the weight.
-        rows = torch.cat((rows, torch.ones_like(rows[:, :1])), dim=1)
+        hidden = torch.cat((hidden, torch.ones_like(hidden[:, :1])), dim=1)
         decoder_weight = torch.cat((decoder_weight, decoder_bias[:, None]), dim=1)
     total, correct = linear_cross_entropy(
-        rows, decoder_weight, labels, kernel_backend=kernel_backend
+        hidden, decoder_weight, labels, kernel_backend=kernel_backend
     )
     return MaskedLMLoss(total, correct, (labels != IGNORE).sum())
 

@@ -1,15 +1,15 @@
 """One pre-norm transformer block: attention, then feed-forward, each added to its input.
 
-Letters: T tokens, E model width.
+Letters: T tokens, N tokens whose output is asked for, E model width.
 """
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from neobert.config.model import ModelConfig
 from neobert.model.feed_forward import build_feed_forward
 from neobert.model.norm_layers import build_norm
-from neobert.model.self_attention import Rotary, SelfAttention
+from neobert.model.self_attention import Rotary, SelfAttention, select
 from neobert.ops.attention import Layout
 
 
@@ -24,7 +24,13 @@ class Block(SelfAttention):
         self.dropout = nn.Dropout(config.dropout_prob)
 
     def forward(
-        self, x: Float[Tensor, "T E"], layout: Layout, rotary: Rotary | None
-    ) -> Float[Tensor, "T E"]:
-        x = x + self.dropout(self.self_attention(self.attention_norm(x), layout, rotary))
+        self,
+        x: Float[Tensor, "T E"],
+        layout: Layout,
+        rotary: Rotary | None,
+        rows: Int[Tensor, " N"] | None = None,
+    ) -> Float[Tensor, "N E"]:
+        """``rows``: the tokens whose output is computed, by default all."""
+        attended = self.self_attention(self.attention_norm(x), layout, rotary, rows)
+        x = select(x, rows) + self.dropout(attended)
         return x + self.dropout(self.ffn(self.ffn_norm(x)))

@@ -6,7 +6,7 @@ The loss stays outside: its work is three matrix products, which no compiler spe
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from neobert.model.encoder import Encoder
@@ -24,11 +24,15 @@ def compile_encoder(encoder: Encoder, backend: str, dynamic: bool | None = None)
     compiled = torch.compile(encoder.run_blocks, backend=backend, dynamic=dynamic, fullgraph=True)
 
     def run(
-        x: Float[Tensor, "T E"], layout: Layout, rotary: Rotary | None, packed: bool
-    ) -> Float[Tensor, "T E"]:
+        x: Float[Tensor, "T E"],
+        layout: Layout,
+        rotary: Rotary | None,
+        rows: Int[Tensor, " N"] | None,
+        packed: bool,
+    ) -> Float[Tensor, "N E"]:
         if dynamic is None:
-            _mark_lengths(x, layout, rotary, packed)
-        return compiled(x, layout, rotary)
+            _mark_lengths(x, layout, rotary, rows, packed)
+        return compiled(x, layout, rotary, rows)
 
     encoder.compiled = run
 
@@ -37,29 +41,37 @@ def compile_blocks(encoder: Encoder, backend: str, dynamic: bool | None = None) 
     """Make each block of ``encoder`` a graph of its own, for weights that come and go.
 
     FSDP2 gathers a block's weights in hooks around it, which no graph may hold; what is compiled
-    is what runs between them (as torchtitan does). Call it before the blocks are sharded.
+    is what runs between them (as torchtitan does). Call it before the blocks are sharded. In
+    pretraining all but the last block, which computes less, share a graph.
     """
     packed = False
 
     def run(
-        x: Float[Tensor, "T E"], layout: Layout, rotary: Rotary | None, is_packed: bool
-    ) -> Float[Tensor, "T E"]:
+        x: Float[Tensor, "T E"],
+        layout: Layout,
+        rotary: Rotary | None,
+        rows: Int[Tensor, " N"] | None,
+        is_packed: bool,
+    ) -> Float[Tensor, "N E"]:
         nonlocal packed
         packed = is_packed
-        return encoder.run_blocks(x, layout, rotary)
+        return encoder.run_blocks(x, layout, rotary, rows)
 
     def compile_block(block: SelfAttention) -> None:
         plain = block.forward
         compiled = torch.compile(plain, backend=backend, dynamic=dynamic, fullgraph=True)
 
         def forward(
-            x: Float[Tensor, "T E"], layout: Layout, rotary: Rotary | None
-        ) -> Float[Tensor, "T E"]:
+            x: Float[Tensor, "T E"],
+            layout: Layout,
+            rotary: Rotary | None,
+            rows: Int[Tensor, " N"] | None,
+        ) -> Float[Tensor, "N E"]:
             if not block.training:
-                return plain(x, layout, rotary)
+                return plain(x, layout, rotary, rows)
             if dynamic is None:
-                _mark_lengths(x, layout, rotary, packed)
-            return compiled(x, layout, rotary)
+                _mark_lengths(x, layout, rotary, rows, packed)
+            return compiled(x, layout, rotary, rows)
 
         block.forward = forward
 
@@ -68,12 +80,14 @@ def compile_blocks(encoder: Encoder, backend: str, dynamic: bool | None = None) 
     encoder.compiled = run
 
 
-def _mark_lengths(x: Tensor, layout: Layout, rotary: Rotary | None, packed: bool) -> None:
+def _mark_lengths(
+    x: Tensor, layout: Layout, rotary: Rotary | None, rows: Tensor | None, packed: bool
+) -> None:
     """Say which lengths differ from batch to batch, before the first one makes them constants."""
     torch._dynamo.maybe_mark_dynamic(layout.cu_seqlens, 0)
     if packed:
         return
-    for tensor in (x, layout.is_text, *(rotary or ())):
+    for tensor in (x, layout.is_text, *(rotary or ()), *(() if rows is None else (rows,))):
         torch._dynamo.maybe_mark_dynamic(tensor, 0)
     if layout.rectangle is not None:
         for tensor in (layout.rectangle.mask, layout.rectangle.index, layout.rectangle.inverse):

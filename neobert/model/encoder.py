@@ -1,6 +1,7 @@
 """The NeoBERT encoder (arXiv 2502.19587): token ids of packed documents in, hidden states out.
 
-Letters: T tokens of all documents together, E model width, V vocabulary, P longest document.
+Letters: T tokens of all documents together, N tokens whose state is asked for, E model width,
+V vocabulary, P longest document.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ from neobert.ops.rotary import rotary_table
 
 log = get_logger(__name__)
 
-BlockRunner = Callable[[Tensor, Layout, Rotary | None, bool], Tensor]
+BlockRunner = Callable[[Tensor, Layout, Rotary | None, Tensor | None, bool], Tensor]
 
 
 class Encoder(nn.Module):
@@ -63,8 +64,14 @@ class Encoder(nn.Module):
         if config.ngpt:
             normalize_(self)
 
-    def forward(self, batch: PackedBatch) -> Float[Tensor, "T E"]:
-        """Final hidden state of every token. The pad documents of packed rows come along."""
+    def forward(
+        self, batch: PackedBatch, rows: Int[Tensor, " N"] | None = None
+    ) -> Float[Tensor, "N E"]:
+        """Final hidden states of the tokens at ``rows``, by default of all T.
+
+        The pad documents of packed rows come along. What the last block computes token by token,
+        its output projection and feed-forward layer, it computes for ``rows`` alone.
+        """
         layout, rotary = self._lay_out(batch), None
         if self.config.rope:
             theta, scaling = self.config.rope_theta, self.config.rope_scaling
@@ -73,18 +80,24 @@ class Encoder(nn.Module):
         else:
             x = self.encoder(batch.input_ids) + self.positional_embedding(self._table_rows(batch))
         if self.compiled is not None and self.training:
-            return self.compiled(x, layout, rotary, batch.row_length is not None)
-        return self.run_blocks(x, layout, rotary)
+            return self.compiled(x, layout, rotary, rows, batch.row_length is not None)
+        return self.run_blocks(x, layout, rotary, rows)
 
     def run_blocks(
-        self, x: Float[Tensor, "T E"], layout: Layout, rotary: Rotary | None
-    ) -> Float[Tensor, "T E"]:
+        self,
+        x: Float[Tensor, "T E"],
+        layout: Layout,
+        rotary: Rotary | None,
+        rows: Int[Tensor, " N"] | None,
+    ) -> Float[Tensor, "N E"]:
         """The part with the work: tensors in, tensors out, made for ``torch.compile``."""
         for block in self.transformer_encoder:
+            # Attention of the next block reads every token.
+            outputs = rows if block is self.transformer_encoder[-1] else None
             if self.gradient_checkpointing and self.training:
-                x = checkpoint(block, x, layout, rotary, use_reentrant=False)
+                x = checkpoint(block, x, layout, rotary, outputs, use_reentrant=False)
             else:
-                x = block(x, layout, rotary)
+                x = block(x, layout, rotary, outputs)
         return self.layer_norm(x)
 
     def set_rope(self, theta: float, scaling: Mapping[str, object]) -> None:

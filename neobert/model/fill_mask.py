@@ -30,7 +30,7 @@ def fill_masks(
     batch = PackedBatch.from_documents(documents).to(model.decoder.weight.device)
     places = (batch.input_ids == mask).nonzero().squeeze(1)  # (K,)
     model.eval()
-    logits = model.logits(model.hidden(batch)[places]).float()  # (K, V)
+    logits = model.logits(model.hidden(batch, places)).float()  # (K, V)
     model.train(was_training)
     known = logits[:, : len(tokenizer)]
     best = (known - logits.logsumexp(-1, keepdim=True)).exp().topk(min(top_k, known.shape[1]))

@@ -69,9 +69,14 @@ class MaskedLM(nn.Module):
         """Scores of every token, from final hidden states."""
         return nn.functional.linear(hidden, self.decoder_weight, self.decoder.bias)
 
-    def hidden(self, batch: PackedBatch) -> Float[Tensor, "T E"]:
-        """Final hidden states of a packed or unpacked batch: what the loss takes."""
-        return self.model(batch)
+    def hidden(
+        self, batch: PackedBatch, rows: Int[Tensor, " K"] | None = None
+    ) -> Float[Tensor, "K E"]:
+        """Final hidden states at ``rows`` of a packed or unpacked batch, by default of all tokens.
+
+        The loss needs those that are predicted: see :meth:`Encoder.forward`.
+        """
+        return self.model(batch, rows)
 
     def forward(
         self,

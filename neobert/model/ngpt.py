@@ -8,15 +8,16 @@ initial value divided by that, which sets its learning rate apart from the matri
 The blocks are those of the reference implementation; what it lacks is here too: the projection of
 weights after every optimizer step (:func:`normalize_`, section 2.6) and the scale of the logits.
 
-Letters: T tokens, E model width, H heads, D width of a head, I ``model.intermediate_size``.
+Letters: T tokens, N tokens whose output is asked for, E model width, H heads, D width of a head,
+I ``model.intermediate_size``.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from neobert.config.model import ModelConfig
-from neobert.model.self_attention import Rotary, SelfAttention
+from neobert.model.self_attention import Rotary, SelfAttention, select
 from neobert.ops.attention import Layout
 from neobert.ops.norm import unit_norm
 from neobert.ops.swiglu import swiglu
@@ -46,9 +47,15 @@ class NormalizedBlock(SelfAttention):
         self.dropout = nn.Dropout(config.dropout_prob)
 
     def forward(
-        self, x: Float[Tensor, "T E"], layout: Layout, rotary: Rotary | None
-    ) -> Float[Tensor, "T E"]:
-        x = self._towards(x, self.self_attention(x, layout, rotary), self.attn_alpha)
+        self,
+        x: Float[Tensor, "T E"],
+        layout: Layout,
+        rotary: Rotary | None,
+        rows: Int[Tensor, " N"] | None = None,
+    ) -> Float[Tensor, "N E"]:
+        """``rows``: the tokens whose output is computed, by default all."""
+        attended = self.self_attention(x, layout, rotary, rows)
+        x = self._towards(select(x, rows), attended, self.attn_alpha)
         return self._towards(x, self._feed_forward(x), self.mlp_alpha)
 
     def scale_heads(

@@ -1,10 +1,11 @@
 """Multi-head self-attention, and the record of its largest logits for QK-clip.
 
-Letters: T tokens, E model width, H heads, D width of a head, F = D / 2 rotary frequencies.
+Letters: T tokens, N tokens whose output is asked for, E model width, H heads, D width of a head,
+F = D / 2 rotary frequencies.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from neobert.config.model import ModelConfig
@@ -41,9 +42,16 @@ class SelfAttention(nn.Module):
         )
 
     def self_attention(
-        self, x: Float[Tensor, "T E"], layout: Layout, rotary: Rotary | None
-    ) -> Float[Tensor, "T E"]:
-        """Project, turn, attend, project back; records the largest logits if that is on."""
+        self,
+        x: Float[Tensor, "T E"],
+        layout: Layout,
+        rotary: Rotary | None,
+        rows: Int[Tensor, " N"] | None,
+    ) -> Float[Tensor, "N E"]:
+        """Project, turn, attend, project back; records the largest logits if that is on.
+
+        ``rows``: which tokens are projected back, by default all.
+        """
         q, k, v = self.qkv(x).unflatten(-1, (self.num_heads, 3, self.head_dim)).unbind(2)
         if rotary is not None:
             q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
@@ -51,7 +59,7 @@ class SelfAttention(nn.Module):
         if self.record_max_logits:
             self._record(q, k, layout)
         dropout = self.attention_dropout if self.training else 0.0
-        return self.wo(attend(q, k, v, layout, self.scale, dropout).flatten(1))
+        return self.wo(select(attend(q, k, v, layout, self.scale, dropout).flatten(1), rows))
 
     def scale_heads(
         self, q: Float[Tensor, "T H D"], k: Float[Tensor, "T H D"]
@@ -69,3 +77,8 @@ class SelfAttention(nn.Module):
     def reset_max_logits(self) -> None:
         """Forget what was recorded: ``max_logits`` is -inf until the next recorded pass."""
         self.max_logits.fill_(-torch.inf)
+
+
+def select(x: Float[Tensor, "T E"], rows: Int[Tensor, " N"] | None) -> Float[Tensor, "N E"]:
+    """The ``rows`` of ``x``, by default all."""
+    return x if rows is None else x.index_select(0, rows)

@@ -135,9 +135,9 @@ def evaluate_model(model: MaskedLM, data: PretrainingDataModule) -> dict[str, fl
             continue
         total, targets = 0.0, 0
         for batch in loader:
-            hidden = model.hidden(batch.inputs)
+            hidden = model.hidden(batch.inputs, batch.positions)
             weight, bias = model.decoder_weight, model.decoder.bias
-            loss = masked_lm_loss(hidden, weight, batch.positions, batch.labels, bias)
+            loss = masked_lm_loss(hidden, weight, batch.labels, bias)
             total, targets = total + float(loss.sum), targets + int(loss.count)
         sets.append(evaluation)
         sums.append((total, 0.0, targets, 0.0))

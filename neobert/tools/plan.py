@@ -34,7 +34,7 @@ from neobert.tools.arguments import number_from
 from neobert.training.cpu import tune_cpu_if_enabled
 from neobert.training.peak import DATASHEET
 from neobert.training.precision import resolve_precision
-from neobert.training.step_memory import StepMemory, meta_model, step_memory
+from neobert.training.step_memory import StepMemory, final_states, meta_model, step_memory
 from neobert.training.strategy import planned_processes, runs_on_cuda, with_shared_batch
 
 log = get_logger("neobert.tools.plan")
@@ -94,6 +94,7 @@ def _stage_plan(
     tokens = stage.steps * rows * length
     rates = [rate.at(step) for step in range(stage.first_step, stage.end_step)]
     targets = tokens * sum(rates) / len(rates)
+    states = final_states(stage.config, float(tokens), targets)
     pairs = float(tokens * min(document_tokens or length, length))
     micro = stage.config.trainer.per_device_train_batch_size * length
     return StagePlan(
@@ -102,7 +103,7 @@ def _stage_plan(
         tokens=tokens,
         rates=(rates[0], rates[-1]),
         targets=targets,
-        flops=cost.of(float(tokens), pairs, targets),
+        flops=cost.of(float(tokens), pairs, targets, states),
         memory=step_memory(stage.config, vocab_size, micro, round(micro * rate.highest)),
     )
 
@@ -145,10 +146,10 @@ class StepTimer:
 
     def _micro_batch(self, batch: PackedBatch, positions: Tensor) -> None:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-            hidden = self.model.train().hidden(batch)
+            hidden = self.model.train().hidden(batch, positions)
             weight, bias = self.model.decoder_weight, self.model.decoder.bias
             labels = batch.input_ids[positions]
-            loss = masked_lm_loss(hidden, weight, positions, labels, bias).sum
+            loss = masked_lm_loss(hidden, weight, labels, bias).sum
         self.optimizer.zero_grad()
         (loss / len(positions)).backward()
 

@@ -151,7 +151,7 @@ class Scorer:
     def _surprises(self, batch: PackedBatch, places: Tensor, labels: Tensor) -> list[float]:
         """Minus the log-probability of each label at its place; only those rows are decoded."""
         device = self.model.decoder.weight.device
-        hidden = self.model.hidden(batch.to(device))[places.to(device)]  # (K, E)
+        hidden = self.model.hidden(batch.to(device), places.to(device))  # (K, E)
         nats = functional.cross_entropy(
             self.model.logits(hidden).float(), labels.to(device), reduction="none"
         )

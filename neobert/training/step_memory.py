@@ -8,6 +8,7 @@ Letters: T tokens of a micro-batch, K targets, E width, V vocabulary.
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from neobert.config.root import Config
 from neobert.model.heads import MaskedLM
 from neobert.ops.cross_entropy import CHUNK, CHUNK_LOGITS
 from neobert.optim.groups import MUON, owners
+
+Number = TypeVar("Number", int, float)
 
 SMALL = (64, 128)
 """Tokens of the two micro-batches from which activations are extrapolated."""
@@ -66,7 +69,7 @@ def step_memory(config: Config, vocab_size: int, tokens: int, targets: int) -> S
         weights=width * numbers,
         gradients=width * numbers,
         optimizer=width * states,
-        activations=activation_bytes(config, tokens),
+        activations=activation_bytes(config, tokens, final_states(config, tokens, targets)),
         logits=logit_bytes(vocab_size, config.model.hidden_size, targets, half),
     )
 
@@ -79,22 +82,33 @@ def logit_bytes(vocab_size: int, hidden_size: int, targets: int, half: bool) -> 
     return rows * vocab_size * (4 + 4) + matrix * (4 + copies)
 
 
-def activation_bytes(config: Config, tokens: int) -> int:
+def final_states(config: Config, tokens: Number, targets: Number) -> Number:
+    """Of how many tokens the loss takes the final hidden state."""
+    return targets if config.trainer.masked_logits_only_loss else tokens
+
+
+def activation_bytes(config: Config, tokens: int, states: int) -> int:
     """Bytes that autograd keeps of the encoder for the backward pass of ``tokens`` tokens.
 
     The sum of a constant, of a part for each block (copies of its weights in half precision), and
-    of both for each token, of which models of one and two blocks give all four.
+    of both for each token, of which models of one and two blocks give all four; less what the last
+    block need not keep where the final hidden states are only ``states``.
     """
-    one_block, two_blocks = ([_kept(config, blocks, size) for size in SMALL] for blocks in (1, 2))
-    more, blocks = tokens - SMALL[0], config.model.num_hidden_layers - 1
+    one_block, two_blocks = (
+        [_kept(config, blocks, size, size) for size in SMALL] for blocks in (1, 2)
+    )
+    few, many = SMALL
+    more, blocks = tokens - few, config.model.num_hidden_layers - 1
 
     def at(sizes: list[int]) -> float:
-        return sizes[0] + (sizes[1] - sizes[0]) / (SMALL[1] - SMALL[0]) * more
+        return sizes[0] + (sizes[1] - sizes[0]) / (many - few) * more
 
-    return round(at(one_block) + blocks * (at(two_blocks) - at(one_block)))
+    per_state = (one_block[1] - _kept(config, 1, many, few)) / (many - few)
+    whole = at(one_block) + blocks * (at(two_blocks) - at(one_block))
+    return round(whole - per_state * (tokens - states))
 
 
-def _kept(config: Config, blocks: int, tokens: int) -> int:
+def _kept(config: Config, blocks: int, tokens: int, states: int) -> int:
     """Bytes of the tensors, other than parameters, that a forward pass leaves to autograd."""
     settings = replace(config.model, num_hidden_layers=blocks)
     model = MaskedLM(settings, VOCABULARY, config.model.pad_token_id)
@@ -115,7 +129,7 @@ def _kept(config: Config, blocks: int, tokens: int) -> int:
     batch = PackedBatch.from_lengths(ids, torch.tensor([tokens]), row_length=tokens)
     context = torch.autocast("cpu", torch.bfloat16, enabled=half)
     with saved_tensors_hooks(keep, _same), context:
-        hidden = model.train().hidden(batch)
+        hidden = model.train().hidden(batch, torch.arange(states))
     storages[hidden.untyped_storage().data_ptr()] = hidden
     return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
 

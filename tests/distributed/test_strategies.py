@@ -325,11 +325,11 @@ def test_bf16_true_keeps_weights_in_bf16(torch_ranks: Together) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "graphs"), [("ddp", 1), ("fsdp2", 1)])
+@pytest.mark.parametrize(("strategy", "graphs"), [("ddp", 1), ("fsdp2", 2)])
 def test_compiled_training_is_eager_training(
     torch_ranks: Together, strategy: str, graphs: int
 ) -> None:
-    """FSDP2's blocks, each compiled by itself, share one graph."""
+    """FSDP2's blocks, each compiled by itself, share one graph; the last one leaves work out."""
     compiled, eager = torch_ranks[f"{strategy} compiled"], torch_ranks[f"{strategy} muonclip"]
     assert eager["graphs"] == 0
     assert compiled["graphs"] == graphs

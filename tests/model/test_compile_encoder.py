@@ -53,8 +53,8 @@ def step(model, inputs, dtype):
     torch.manual_seed(3)
     positions = torch.arange(0, len(inputs.input_ids), 5)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
-        hidden = model.hidden(inputs)
-        loss = masked_lm_loss(hidden, model.decoder_weight, positions, positions % 40)
+        hidden = model.hidden(inputs, positions)
+        loss = masked_lm_loss(hidden, model.decoder_weight, positions % 40)
     loss.sum.backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters()])
     maxima = torch.stack([layer.max_logits for layer in layers])

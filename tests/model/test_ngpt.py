@@ -95,8 +95,8 @@ def test_fifty_steps_stay_on_the_sphere_and_learn(tiny, optimizer) -> None:
     losses = []
     for _ in range(50):
         steps.zero_grad()
-        hidden = model.hidden(batch)
-        loss = masked_lm_loss(hidden, model.decoder_weight, positions, torch.tensor([5, 4, 8])).sum
+        hidden = model.hidden(batch, positions)
+        loss = masked_lm_loss(hidden, model.decoder_weight, torch.tensor([5, 4, 8])).sum
         loss.backward()
         steps.step()
         losses.append(loss.item())

@@ -77,9 +77,12 @@ def train(model: MaskedLM, way: Way, monkeypatch, bf16: bool) -> tuple[Tensor, d
     positions = torch.cat((places[TARGETS], torch.zeros(2, dtype=torch.int64)))  # two of filler
     labels = torch.tensor([*(target % (WORDS - 1) + 1 for target in TARGETS), IGNORE, IGNORE])
     model.zero_grad()
-    loss = full_logits_loss if way.full_logits else masked_lm_loss
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        found = loss(model.hidden(batch), model.decoder_weight, positions, labels)
+        weight = model.decoder_weight
+        if way.full_logits:
+            found = full_logits_loss(model.hidden(batch), weight, positions, labels)
+        else:
+            found = masked_lm_loss(model.hidden(batch, positions), weight, labels)
     found.sum.backward()
     return found.sum.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
 

@@ -42,7 +42,13 @@ def test_stages_have_the_tokens_targets_and_operations_of_their_rows() -> None:
     assert short.rates == pytest.approx((0.4, 0.3))  # of steps 0 and 5 of 10
     assert short.targets == pytest.approx(short.tokens * 0.35)
     cost = training_flops(meta_model(config, 128).model)
-    assert short.flops == cost.of(float(short.tokens), short.tokens * 16.0, short.targets)
+    assert short.flops == cost.of(
+        float(short.tokens), short.tokens * 16.0, short.targets, states=short.targets
+    )
+    (whole,) = stage_plans(tiny("trainer.masked_logits_only_loss=false"), 128, 16)
+    assert whole.flops == cost.of(
+        float(whole.tokens), whole.tokens * 16.0, whole.targets, states=float(whole.tokens)
+    )
     assert long.memory.activations > short.memory.activations
 
 
@@ -53,8 +59,8 @@ def test_weights_gradients_and_states_have_the_size_of_the_real_ones(name: str) 
     model = MaskedLM(config.model, 128, 0)
     optimizer = build_optimizer(config.optimizer, model.named_parameters(), 2)
     batch = synthetic_batch(4, 32, 32)
-    hidden, labels = model.hidden(batch), batch.input_ids[:9]
-    masked_lm_loss(hidden, model.decoder_weight, torch.arange(9), labels).sum.backward()
+    hidden, labels = model.hidden(batch, torch.arange(9)), batch.input_ids[:9]
+    masked_lm_loss(hidden, model.decoder_weight, labels).sum.backward()
     optimizer.step()
     parameters = list(model.parameters())
     assert plan.memory.weights == sum(one.nbytes for one in parameters)
@@ -63,15 +69,18 @@ def test_weights_gradients_and_states_have_the_size_of_the_real_ones(name: str) 
     assert plan.memory.optimizer == sum(value.nbytes for value in states if value.ndim)
 
 
+@pytest.mark.parametrize("states", [300, 60])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_activations_are_those_of_the_whole_model(precision: str, checkpointing: bool) -> None:
+def test_activations_are_those_of_the_whole_model(
+    precision: str, checkpointing: bool, states: int
+) -> None:
     config = tiny(
         f"trainer.mixed_precision={precision}",
         f"trainer.gradient_checkpointing={str(checkpointing).lower()}",
     )
-    counted = step_memory._kept(config, 3, 300)
-    assert activation_bytes(config, 300) == pytest.approx(counted, rel=0.01)
+    counted = step_memory._kept(config, 3, 300, states)
+    assert activation_bytes(config, 300, states) == pytest.approx(counted, rel=0.01)
 
 
 def test_hours_follow_from_the_rate_and_the_devices() -> None:

@@ -169,11 +169,9 @@ class ContrastiveModule(OptimizedModule):
     def _masked(self, batch: MaskedBatch) -> Tensor:
         model = self.model
         assert isinstance(model, MaskedLM)
-        hidden = model.hidden(batch.inputs)  # (T, E)
         masked_loss = masked_lm_loss(
-            hidden,
+            model.hidden(batch.inputs, batch.positions),
             model.decoder_weight,
-            batch.positions,
             batch.labels,
             model.decoder.bias,
             model.config.kernel_backend,

@@ -93,9 +93,10 @@ class PretrainingModule(OptimizedModule):
         log_metrics(self.trainer, metrics)
 
     def _loss(self, batch: MaskedBatch) -> MaskedLMLoss:
-        hidden = self.model.hidden(batch.inputs)  # (T, E)
         weight, bias = self.model.decoder_weight, self.model.decoder.bias
         if not self.settings.masked_logits_only:
+            hidden = self.model.hidden(batch.inputs)  # (T, E)
             return full_logits_loss(hidden, weight, batch.positions, batch.labels, bias)
+        hidden = self.model.hidden(batch.inputs, batch.positions)  # (K, E)
         kernels = self.model.config.kernel_backend
-        return masked_lm_loss(hidden, weight, batch.positions, batch.labels, bias, kernels)
+        return masked_lm_loss(hidden, weight, batch.labels, bias, kernels)

@@ -104,7 +104,10 @@ class Throughput(Callback):
 
         self.peak: Peak | None = None
         self._cost: Flops | None = None
-        self._tokens = self._targets = 0.0
+        self._tokens = self._targets = self._states = 0.0
+        self._states_of_targets = False
+        """Whether the encoder was asked, in this micro-batch, for the states of targets alone."""
+
         self._pairs: Tensor | float = 0.0
         self._logged_at = -1
         self._seconds = self._processor = self._pause = 0.0
@@ -137,7 +140,10 @@ class Throughput(Callback):
         batch_idx: int,
     ) -> None:
         sums = cast(dict[str, Mapping[str, Tensor | float]], outputs)["sums"]
-        self._targets += float(cast(float, sums.get("targets", 0)))
+        targets = float(cast(float, sums.get("targets", 0)))
+        self._targets += targets
+        if self._states_of_targets:
+            self._states, self._states_of_targets = self._states + targets, False
         self._log_if_due(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -167,10 +173,14 @@ class Throughput(Callback):
             figures["peak_source"] = self.peak.source
         return figures
 
-    def _count(self, module: nn.Module, inputs: tuple[PackedBatch]) -> None:
+    def _count(self, module: nn.Module, inputs: tuple[PackedBatch, Tensor | None]) -> None:
         recomputes = torch._C._current_graph_task_id() != -1  # within a backward pass: GradCache
         if module.training and not recomputes:
             self._tokens += inputs[0].num_tokens
+            if len(inputs) > 1 and inputs[1] is not None:
+                self._states_of_targets = True
+            else:
+                self._states += inputs[0].num_tokens
             # Stays on the device until a line is logged.
             self._pairs = self._pairs + pairs_of_text(inputs[0], cast(int, module.pad_token_id))
 
@@ -191,7 +201,7 @@ class Throughput(Callback):
             "train/peak_memory_mib": self._peak_memory,
         }
         if self._cost is not None and self._tokens:
-            flops = self._cost.of(self._tokens, float(self._pairs), self._targets)
+            flops = self._cost.of(self._tokens, float(self._pairs), self._targets, self._states)
             metrics["train/flops_per_token"] = flops / self._tokens
             if self.peak is not None:
                 metrics["train/mfu"] = flops / seconds / self.peak.flops
@@ -203,7 +213,7 @@ class Throughput(Callback):
         self._seconds = self.metrics.seconds
         self._waited, self._saved = self.waits.data, self.waits.save
         self._processor += processor
-        self._tokens = self._targets = self._pairs = 0.0
+        self._tokens = self._targets = self._states = self._pairs = 0.0
         self.metrics.latest.update(metrics)
         log_metrics(trainer, metrics)
 

@@ -27,9 +27,8 @@ class Module(LightningModule):
         self.optimizer_config = OptimizerConfig(name=optimizer, lr=0.01, weight_decay=0.5)
 
     def training_step(self, batch: object, batch_idx: int) -> torch.Tensor:
-        hidden = self.model.hidden(BATCH)
-        places, labels = torch.tensor([1, 5]), torch.tensor([5, 4])
-        return masked_lm_loss(hidden, self.model.decoder_weight, places, labels).sum
+        hidden = self.model.hidden(BATCH, torch.tensor([1, 5]))
+        return masked_lm_loss(hidden, self.model.decoder_weight, torch.tensor([5, 4])).sum
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return build_optimizer(self.optimizer_config, self.model.named_parameters(), num_heads=2)

@@ -41,7 +41,8 @@ class Module(LightningModule):
         inputs = PackedBatch.from_documents([*DOCUMENTS, padding])
         inputs = replace(inputs, num_tokens=10)
         places, labels = torch.tensor([1, 5, 6]), torch.tensor([5, 4, 3])
-        found = masked_lm_loss(self.model.hidden(inputs), self.model.decoder_weight, places, labels)
+        hidden = self.model.hidden(inputs, places)
+        found = masked_lm_loss(hidden, self.model.decoder_weight, labels)
         sums = {"loss": found.sum.detach(), "targets": 3, "tokens": inputs.num_tokens}
         return {"loss": found.sum, "sums": sums}
 
@@ -85,7 +86,7 @@ def run(tmp_path) -> tuple[Throughput, list[dict[str, str]], Module]:
 
 def test_operations_are_those_of_the_documents(run) -> None:
     throughput, rows, module = run
-    expected = training_flops(module.model.model).of(10.0, 4.0**2 + 6.0**2, 3.0) / 10
+    expected = training_flops(module.model.model).of(10.0, 4.0**2 + 6.0**2, 3.0, 3.0) / 10
     assert [row["step"] for row in rows] == ["2", "4"]
     for row in rows:
         assert float(row["train/flops_per_token"]) == pytest.approx(expected)
