@@ -2,7 +2,9 @@
 
 Its blocks and the final norm become one graph. The layout of the documents, made eagerly once per
 batch, enters it as tensors whose lengths are declared to vary, so packed batches never recompile.
-The loss stays outside: its work is three matrix products, which no compiler speeds up.
+Steps that measure attention logits for QK-clip share the graph with those that do not
+(:func:`neobert.ops.attention.raised_max_logits`). The loss stays outside: its work is three matrix
+products, which no compiler speeds up.
 """
 
 import torch
@@ -84,10 +86,12 @@ def _mark_lengths(
     x: Tensor, layout: Layout, rotary: Rotary | None, rows: Tensor | None, packed: bool
 ) -> None:
     """Say which lengths differ from batch to batch, before the first one makes them constants."""
-    torch._dynamo.maybe_mark_dynamic(layout.cu_seqlens, 0)
+    # The mask rate changes from stage to stage, also where the rows do not.
+    for tensor in (layout.cu_seqlens, *(() if rows is None else (rows,))):
+        torch._dynamo.maybe_mark_dynamic(tensor, 0)
     if packed:
         return
-    for tensor in (x, layout.is_text, *(rotary or ()), *(() if rows is None else (rows,))):
+    for tensor in (x, layout.is_text, *(rotary or ())):
         torch._dynamo.maybe_mark_dynamic(tensor, 0)
     if layout.rectangle is not None:
         for tensor in (layout.rectangle.mask, layout.rectangle.index, layout.rectangle.inverse):

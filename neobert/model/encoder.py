@@ -115,10 +115,8 @@ class Encoder(nn.Module):
     def _lay_out(self, batch: PackedBatch) -> Layout:
         # Raises where Liger is demanded and absent, also for a model none of whose parts has it.
         liger_runs(self.config.kernel_backend, batch.input_ids.device)
-        record = any(layer.record_max_logits for layer in self.attention_layers())
-        return lay_out(
-            batch, self._attention(batch.input_ids.device).kernel, self.pad_token_id, record
-        )
+        kernel = self._attention(batch.input_ids.device).kernel
+        return lay_out(batch, kernel, self.pad_token_id)
 
     def _attention(self, device: torch.device) -> AttentionChoice:
         """The attention backend for the current precision; a change is logged."""

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from neobert.config.model import ModelConfig
-from neobert.ops.attention import Layout, attend, max_attention_logits
+from neobert.ops.attention import Layout, attend, raised_max_logits
 from neobert.ops.rotary import apply_rotary
 
 Rotary = tuple[Float[Tensor, "T F"], Float[Tensor, "T F"]]
@@ -33,13 +33,28 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.wo = nn.Linear(width, width, bias=False)
 
-        self.record_max_logits = False
-        """Whether forward passes raise ``max_logits``; QK-clip turns it on where it acts."""
+        self.measurable = False
+        """Whether :attr:`record_max_logits` may be turned on: a compiled graph then has the
+        measurement in it, and need not be compiled again when it is."""
+        self._records = False
+        # What a compiled graph reads. On the CPU: to look at it waits for no GPU.
+        self._recording = torch.zeros((), dtype=torch.bool, device="cpu")
         self.qk_chunk_size = 1024
         """Queries whose logits are formed at a time while recording."""
         self.register_buffer(
             "max_logits", torch.full((self.num_heads,), -torch.inf), persistent=False
         )
+
+    @property
+    def record_max_logits(self) -> bool:
+        """Whether forward passes raise ``max_logits``; QK-clip turns it on where it acts."""
+        return self._records
+
+    @record_max_logits.setter
+    def record_max_logits(self, record: bool) -> None:
+        self.measurable = self.measurable or record
+        self._records = record
+        self._recording.fill_(record)
 
     def self_attention(
         self,
@@ -56,7 +71,8 @@ class SelfAttention(nn.Module):
         if rotary is not None:
             q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
         q, k = self.scale_heads(q, k)
-        if self.record_max_logits:
+        # A graph must not depend on whether this step records: it would be compiled twice.
+        if self.measurable if torch.compiler.is_compiling() else self._records:
             self._record(q, k, layout)
         dropout = self.attention_dropout if self.training else 0.0
         return self.wo(select(attend(q, k, v, layout, self.scale, dropout).flatten(1), rows))
@@ -71,8 +87,11 @@ class SelfAttention(nn.Module):
     def _record(self, q: Tensor, k: Tensor, layout: Layout) -> None:
         # A maximum: a second pass over the same tokens, as gradient checkpointing makes, changes
         # nothing.
-        largest = max_attention_logits(q, k, layout, self.scale, self.qk_chunk_size)
-        self.max_logits.copy_(torch.maximum(self.max_logits, largest))
+        self.max_logits.copy_(
+            raised_max_logits(
+                self.max_logits, self._recording, q, k, layout, self.scale, self.qk_chunk_size
+            )
+        )
 
     def reset_max_logits(self) -> None:
         """Forget what was recorded: ``max_logits`` is -inf until the next recorded pass."""

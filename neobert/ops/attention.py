@@ -13,7 +13,7 @@ Four ways with one meaning, ``softmax(scale * q k^T) v`` among the tokens of eac
 Letters: T tokens, H heads, D width of a head, S documents, R rows and L width of a rectangle.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +51,10 @@ class Layout:
     """False at pad ids, whose logits are of no interest."""
 
     rectangle: Rectangle | None
-    """Present where ``kernel`` or the record of logits works on rows."""
+    """Present where ``kernel`` works on rows."""
+
+    row_length: int | None
+    """Length of a packed row; ``None`` for unpacked batches."""
 
     @property
     def rows(self) -> Rectangle:
@@ -60,38 +63,40 @@ class Layout:
         return self.rectangle
 
 
-def lay_out(batch: PackedBatch, kernel: AttentionKernel, pad_token_id: int, record: bool) -> Layout:
-    """Prepare what ``kernel`` needs to know about the documents of ``batch``.
-
-    ``record``: whether :func:`max_attention_logits` will be requested.
-    """
-    rectangle = None
-    if kernel == "dense" or (record and kernel != "documents"):
-        rectangle = _packed_rectangle(batch) if batch.row_length else _padded_rectangle(batch)
+def lay_out(batch: PackedBatch, kernel: AttentionKernel, pad_token_id: int) -> Layout:
+    """Prepare what ``kernel`` needs to know about the documents of ``batch``."""
     is_text = batch.input_ids != pad_token_id
-    return Layout(kernel, batch.cu_seqlens, batch.max_seqlen, is_text, rectangle)
+    plain = Layout(kernel, batch.cu_seqlens, batch.max_seqlen, is_text, None, batch.row_length)
+    return replace(plain, rectangle=_rectangle(plain)) if kernel == "dense" else plain
 
 
-def document_of_token(batch: PackedBatch) -> Int[Tensor, " T"]:
-    """Number of the document that each token belongs to. Needs no copy to the host."""
-    numbers = torch.arange(len(batch.cu_seqlens) - 1, device=batch.cu_seqlens.device)
-    return numbers.repeat_interleave(batch.lengths, output_size=len(batch.input_ids))
+def document_of_token(cu_seqlens: Int[Tensor, " bounds"], tokens: int) -> Int[Tensor, " T"]:
+    """Number of the document that each of T = ``tokens`` belongs to. Needs no copy to the host."""
+    numbers = torch.arange(len(cu_seqlens) - 1, device=cu_seqlens.device)
+    return numbers.repeat_interleave(cu_seqlens.diff(), output_size=tokens)
 
 
-def _packed_rectangle(batch: PackedBatch) -> Rectangle:
-    document = document_of_token(batch).view(-1, batch.row_length or 1)  # (R, L)
+def _rectangle(layout: Layout) -> Rectangle:
+    return _packed_rectangle(layout) if layout.row_length else _padded_rectangle(layout)
+
+
+def _packed_rectangle(layout: Layout) -> Rectangle:
+    document = document_of_token(layout.cu_seqlens, len(layout.is_text))
+    document = document.view(-1, layout.row_length or 1)  # (R, L)
     return Rectangle((document[:, :, None] == document[:, None, :])[:, None], None, None)
 
 
-def _padded_rectangle(batch: PackedBatch) -> Rectangle:
+def _padded_rectangle(layout: Layout) -> Rectangle:
     """One document per row, padded to the longest by repeating its last token."""
-    starts, lengths = batch.cu_seqlens[:-1].long(), batch.lengths.long()
-    column = torch.arange(batch.max_seqlen, device=starts.device)
+    starts, lengths = layout.cu_seqlens[:-1].long(), layout.cu_seqlens.diff().long()
+    column = torch.arange(layout.max_seqlen, device=starts.device)
     index = starts[:, None] + column.minimum((lengths - 1).clamp(min=0)[:, None])  # (S, L)
-    inverse = document_of_token(batch) * batch.max_seqlen + batch.position_ids
+    tokens = torch.arange(len(layout.is_text), device=starts.device)
+    document = document_of_token(layout.cu_seqlens, len(tokens))
+    inverse = document * layout.max_seqlen + tokens - starts[document]
     # An empty document keeps one place, or its row of softmax would be all NaN.
     filled = column < lengths.clamp(min=1)[:, None]
-    return Rectangle(filled[:, None, None], index.clamp(max=len(batch.input_ids) - 1), inverse)
+    return Rectangle(filled[:, None, None], index.clamp(max=len(tokens) - 1), inverse)
 
 
 def attend(
@@ -126,7 +131,7 @@ def max_attention_logits(
     """
     if layout.kernel == "documents":
         return document_max_logits(q, k, layout.cu_seqlens, layout.is_text, scale, chunk_size)
-    rectangle = layout.rows
+    rectangle = layout.rectangle or _rectangle(layout)
     q_rows, k_rows = _to_rows(q, rectangle), _to_rows(k, rectangle)  # (R, H, L, D)
     text = _to_rows(layout.is_text[:, None, None], rectangle)[..., 0]  # (R, 1, L)
     seen = rectangle.mask & text[:, :, None]  # (R, 1, query, L)
@@ -139,6 +144,62 @@ def max_attention_logits(
             best, (logits.float() * scale).where(visible, -torch.inf).amax((0, 2, 3))
         )
     return best
+
+
+def raised_max_logits(  # noqa: PLR0913, PLR0917  what the operator takes
+    best: Float[Tensor, " H"],
+    recording: Bool[Tensor, ""],
+    q: Float[Tensor, "T H D"],
+    k: Float[Tensor, "T H D"],
+    layout: Layout,
+    scale: float,
+    chunk_size: int,
+) -> Float[Tensor, " H"]:
+    """``best``, raised to :func:`max_attention_logits` if ``recording``, which is on the CPU.
+
+    One opaque operator: a compiled graph has it in it, and serves steps that record and steps that
+    do not.
+    """
+    of_rows = layout.kernel != "documents"
+    # Unpacked, the length of the rows varies; documents are measured without it.
+    longest = layout.max_seqlen if of_rows else 0
+    row_length = (layout.row_length or 0) if of_rows else 0
+    if layout.rectangle is not None:
+        longest = layout.rectangle.mask.shape[-1]  # declared to vary where it does
+    bounds, is_text = layout.cu_seqlens, layout.is_text
+    shape = of_rows, longest, row_length
+    return _raised(best, recording, q, k, bounds, is_text, *shape, scale, chunk_size)
+
+
+@torch.library.custom_op(
+    "neobert::raised_max_logits",
+    mutates_args=(),
+    schema="(Tensor best, Tensor recording, Tensor q, Tensor k, Tensor cu_seqlens, Tensor is_text, "
+    "bool of_rows, SymInt longest, SymInt row_length, float scale, int chunk_size) -> Tensor",
+)
+def _raised(  # noqa: PLR0913, PLR0917  an operator takes tensors and numbers, no objects
+    best: Tensor,
+    recording: Tensor,
+    q: Tensor,
+    k: Tensor,
+    cu_seqlens: Tensor,
+    is_text: Tensor,
+    of_rows: bool,
+    longest: int,
+    row_length: int,
+    scale: float,
+    chunk_size: int,
+) -> Tensor:
+    if not recording:
+        return best.clone()
+    kernel: AttentionKernel = "dense" if of_rows else "documents"
+    layout = Layout(kernel, cu_seqlens, longest, is_text, None, row_length or None)
+    return torch.maximum(best, max_attention_logits(q, k, layout, scale, chunk_size))
+
+
+@_raised.register_fake
+def _(best: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(best)
 
 
 def _to_rows(x: Shaped[Tensor, "T H D"], rectangle: Rectangle) -> Shaped[Tensor, "R H L D"]:

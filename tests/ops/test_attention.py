@@ -74,7 +74,7 @@ def test_values_and_gradients_are_those_of_the_definition(batch, kernel) -> None
     q, k, v = inputs(batch)
     weight = torch.randn_like(q)
     expected = reference(q, k, v, batch)
-    out = attend(q, k, v, lay_out(batch, kernel, 0, record=False), SCALE)
+    out = attend(q, k, v, lay_out(batch, kernel, 0), SCALE)
     assert_close(out, expected)
     ours = torch.autograd.grad((out * weight).sum(), (q, k, v))
     assert_close(ours, torch.autograd.grad((expected * weight).sum(), (q, k, v)))
@@ -139,7 +139,7 @@ def test_a_long_document_takes_the_memory_of_some_heads_and_queries(
 
 def test_both_ways_agree_in_bf16(batch) -> None:
     q, k, v = inputs(batch, torch.bfloat16)
-    outs = [attend(q, k, v, lay_out(batch, kernel, 0, record=False), SCALE) for kernel in KERNELS]
+    outs = [attend(q, k, v, lay_out(batch, kernel, 0), SCALE) for kernel in KERNELS]
     # bf16 keeps 8 bits: each of a few roundings of values up to 3 costs up to 2^-7.
     assert_close(outs[0], outs[1], atol=0.03, rtol=0.02)
     grads = [torch.autograd.grad(out.float().square().sum(), (q, k, v)) for out in outs]
@@ -152,7 +152,7 @@ def test_large_scores_cost_no_more_precision_than_bf16_has() -> None:
     scales = (9.0, 9.0, 1.0)  # logits up to a hundred
     qkv = [(torch.randn(256, 2, 4) * scale).bfloat16().requires_grad_() for scale in scales]
     exact = [x.detach().double().requires_grad_() for x in qkv]
-    layout, weight = lay_out(batch, "documents", 0, record=False), torch.randn(256, 2, 4)
+    layout, weight = lay_out(batch, "documents", 0), torch.randn(256, 2, 4)
     found = attend(*qkv, layout, SCALE)
     expected = reference(*exact, batch)
     ours = torch.autograd.grad((found * weight).sum(), qkv)
@@ -167,7 +167,7 @@ def test_under_autocast_products_keep_the_type_that_the_cpu_is_good_at(
 ) -> None:
     monkeypatch.setattr(document_attention, "cpu_has_bf16", lambda: has_bf16)
     qkv = inputs(batch, torch.bfloat16)
-    layout = lay_out(batch, "documents", 0, record=True)
+    layout = lay_out(batch, "documents", 0)
     plain = attend(*qkv, layout, SCALE)
     logits = max_attention_logits(*qkv[:2], layout, SCALE, 2)
     with torch.autocast("cpu", torch.bfloat16):
@@ -186,7 +186,7 @@ def test_dropout_loses_weights_and_keeps_the_mean(kernel) -> None:
     batch = unpacked([2] * 4000)
     q = k = torch.zeros(8000, 1, 1)  # every weight is one half
     v = torch.ones(8000, 1, 1, requires_grad=True)
-    out = attend(q, k, v, lay_out(batch, kernel, 0, record=False), SCALE, dropout=0.25)
+    out = attend(q, k, v, lay_out(batch, kernel, 0), SCALE, dropout=0.25)
     # Each output adds two weights, each 0 or 1/2 / (1 - 1/4).
     values, counts = out.detach().flatten().round(decimals=4).unique(return_counts=True)
     assert_close(values, torch.tensor([0, 2 / 3, 4 / 3]), atol=1e-4, rtol=0)
@@ -199,7 +199,7 @@ def test_dropout_loses_weights_and_keeps_the_mean(kernel) -> None:
 def test_dropout_follows_the_seed_of_pytorch() -> None:
     batch = BATCHES["packed"]
     q, k, v = inputs(batch)
-    layout = lay_out(batch, "documents", 0, record=False)
+    layout = lay_out(batch, "documents", 0)
     first = attend(q, k, v, layout, SCALE, dropout=0.5)
     torch.manual_seed(7)
     second = attend(q, k, v, layout, SCALE, dropout=0.5)
@@ -210,7 +210,7 @@ def test_dropout_follows_the_seed_of_pytorch() -> None:
 
 def test_the_gradient_under_dropout_is_that_of_the_mask_drawn() -> None:
     batch = unpacked([3, 5])
-    layout = lay_out(batch, "documents", 0, record=False)
+    layout = lay_out(batch, "documents", 0)
 
     def seeded(*qkv: Tensor) -> Tensor:
         torch.manual_seed(3)
@@ -223,8 +223,8 @@ def test_the_gradient_under_dropout_is_that_of_the_mask_drawn() -> None:
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_largest_logits_are_those_within_documents_of_text(batch, kernel, chunk_size) -> None:
     q, k, _ = (x.detach() for x in inputs(batch, torch.float32))
-    layout = lay_out(batch, kernel, 0, record=True)
-    document = document_of_token(batch)
+    layout = lay_out(batch, kernel, 0)
+    document = document_of_token(batch.cu_seqlens, len(batch.input_ids))
     text = batch.input_ids != 0
     seen = (document[:, None] == document) & text & text[:, None]
     logits = SCALE * torch.einsum("qhd,khd->hqk", q, k)
@@ -236,5 +236,5 @@ def test_padding_alone_has_no_logits() -> None:
     q = torch.ones(4, 1, 2)
     batch = PackedBatch.from_documents([[0, 0, 0, 0]])
     for kernel in KERNELS:
-        layout = lay_out(batch, kernel, 0, record=True)
+        layout = lay_out(batch, kernel, 0)
         assert max_attention_logits(q, q, layout, 1.0, 8).item() == -torch.inf

@@ -88,7 +88,7 @@ def assert_agrees_with_sdpa(kernel, device, dtype, scale, tolerance) -> None:
     qkv = [x.detach().requires_grad_() for x in fused.unbind(2)]
     found = []
     for way in (kernel, "dense"):
-        out = attend(*qkv, lay_out(batch, way, 0, record=False), scale)
+        out = attend(*qkv, lay_out(batch, way, 0), scale)
         found.append([out, *torch.autograd.grad(out.square().sum(), qkv)])
     for ours, theirs in zip(*found, strict=True):
         largest = theirs.abs().max().item()

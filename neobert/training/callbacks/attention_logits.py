@@ -46,7 +46,7 @@ class FusedAttention:
 
     def __init__(self, layer: SelfAttention, chunk_size: int) -> None:
         self.layer = layer
-        layer.qk_chunk_size = chunk_size
+        layer.qk_chunk_size, layer.measurable = chunk_size, True
 
     @property
     def maxima(self) -> Tensor:
