@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neobert.data.rows import OPENERS, format_of
+from neobert.data.rows import OPENERS, format_of, is_plain_parquet
 
 PARTS = 4
 """Parts of each reader, at most: those of a large file are from all over it."""
@@ -55,7 +55,7 @@ def split_files(files: Sequence[Path], readers: int) -> list[FilePart]:
 
 
 def _most_parts(file: Path) -> int:
-    if _is_plain_parquet(file):
+    if is_plain_parquet(file):
         return len(_row_groups(file))
     if not _has_rows_in_lines(file):
         return 1
@@ -67,16 +67,12 @@ def _most_parts(file: Path) -> int:
 
 def _split(file: Path, count: int) -> list[FilePart]:
     size = file.stat().st_size
-    if count > 1 and _is_plain_parquet(file) and (sizes := _row_groups(file)):
+    if count > 1 and is_plain_parquet(file) and (sizes := _row_groups(file)):
         spans = _spans(len(sizes), count)
         return [FilePart(file, sum(sizes[span.start : span.stop]), span) for span in spans]
     if count > 1 and _has_rows_in_lines(file):
         return [FilePart(file, len(span), span) for span in _spans(size, count)]
     return [FilePart(file, size)]
-
-
-def _is_plain_parquet(file: Path) -> bool:
-    return file.suffix.lower() == ".parquet"
 
 
 def _row_groups(file: Path) -> list[int]:

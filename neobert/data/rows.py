@@ -162,7 +162,7 @@ def read_table(
     Parquet keeps its types, and what ``datasets`` noted about them (names of classes).
     """
     files = list(files)
-    if files and all(_is_plain_parquet(file) for file in files):
+    if files and all(is_plain_parquet(file) for file in files):
         tables = [_parquet_table(file, setting, columns) for file in files]
         try:
             return pa.concat_tables(tables, promote_options="default")
@@ -336,7 +336,7 @@ def _opened(file: Path, default: str | None = None) -> BufferedIOBase:
     if format_of(file) is None and default is None:
         raise FaultError(f"its name ends in none of {', '.join(FORMATS)}, also compressed")
     opened: BufferedIOBase = OPENERS.get(file.suffix.lower(), Path.open)(file, "rb")
-    if format_of(file) != "parquet" or _is_plain_parquet(file):
+    if format_of(file) != "parquet" or is_plain_parquet(file):
         return opened
     with opened:
         content = opened.read(LARGEST_PARQUET + 1)
@@ -361,23 +361,23 @@ OPENERS: dict[str, Callable[..., Any]] = {
 def _parquet_rows(
     source: BufferedIOBase, columns: Collection[str] | None, span: range | None
 ) -> Iterator[Row]:
-    file = pq.ParquetFile(source)
-    names = file.schema_arrow.names
-    read = names if columns is None else [name for name in names if name in columns]
+    # By default all row groups are read ahead and stay in memory until the file is closed.
+    file = pq.ParquetFile(source, pre_buffer=False, buffer_size=2**20)
+    read = [name for name in file.schema_arrow.names if columns is None or name in columns]
     groups = list(range(file.num_row_groups) if span is None else span)
     for batch in file.iter_batches(ROWS_AT_A_TIME, groups, columns=read):
         yield from batch.to_pylist() if read else ({} for _ in range(batch.num_rows))
 
 
-def _is_plain_parquet(file: Path) -> bool:
+def is_plain_parquet(file: Path) -> bool:
+    """Whether a file is parquet that is not compressed as a whole."""
     return file.suffix.lower() == ".parquet"
 
 
 def _parquet_table(file: Path, setting: str, columns: Collection[str] | None) -> pa.Table:
     with _faults(file, setting), _opened(file) as source:
         opened = pq.ParquetFile(source)
-        names = opened.schema_arrow.names
-        read = names if columns is None else [name for name in names if name in columns]
+        read = [name for name in opened.schema_arrow.names if columns is None or name in columns]
         return opened.read(columns=read)
 
 

@@ -6,14 +6,17 @@ import gzip
 import json
 import lzma
 import os
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
 from neobert.config.dataset import DatasetConfig
+from neobert.data.rows import iter_rows
 from neobert.data.sources import open_source
 from neobert.errors import ConfigError
 
@@ -110,6 +113,20 @@ def test_bad_input_is_named_by_file_and_line(
     (tmp_path / "data" / name).write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         read(tmp_path / "data", tmp_path / "cache", streaming=streaming)
+
+
+def test_of_a_parquet_file_only_what_is_read_is_in_memory(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    texts = pa.array([draw.bytes(1024).hex() for _ in range(16_000)])  # 32 MiB
+    parquet.write_table(
+        pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=2_000, compression="none"
+    )
+    tracemalloc.start()
+    rows = iter_rows([tmp_path / "a.parquet"], "dataset.path")
+    assert sum(len(row["text"]) for row in rows) == 32 * 1024 * 1000
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 12 * 2**20
 
 
 @pytest.mark.parametrize("streaming", [False, True])
