@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from neobert.application import run_application
 from neobert.config.compose import to_config
 from neobert.config.overrides import hydra_arguments
-from neobert.config.ready import folder_problems, start_problems
+from neobert.config.ready import folder_problems, start_problems, weights_of
 from neobert.config.root import Config
 from neobert.console import ROOT, get_logger, show_messages
 from neobert.errors import ConfigError, ExitCode
@@ -63,7 +63,7 @@ def _dispatch(arguments: list[str]) -> None:
         sys.stdout.write(help_text())
         return
     for handler in logging.getLogger(ROOT).handlers:
-        handler.addFilter(_Once())
+        handler.addFilter(_unless_repeated)
     sys.argv[1:] = hydra_arguments(arguments)
     try:
         run_application(job)
@@ -77,21 +77,16 @@ def _dispatch(arguments: list[str]) -> None:
         raise ConfigError(first_line(error)) from error
 
 
-class _Once(logging.Filter):
-    """Lets a remark on the settings pass once: Hydra composes them several times."""
+_remarks: set[str] = set()
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[str] = set()
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to show the record."""
-        about_settings = record.name.startswith(f"{ROOT}.config")
-        text = record.getMessage()
-        if about_settings and text in self.seen:
-            return False
-        self.seen.add(text)
-        return True
+def _unless_repeated(record: logging.LogRecord) -> bool:
+    """Whether to show a message; a remark on the settings, which Hydra composes several times, is
+    shown once."""
+    text = record.getMessage()
+    is_repeated = record.name.startswith(f"{ROOT}.config") and text in _remarks
+    _remarks.add(text)
+    return not is_repeated
 
 
 def job(settings: DictConfig) -> float | None:
@@ -128,46 +123,30 @@ def _run(config: Config, words: Sequence[str]) -> int:
     return ExitCode.DONE
 
 
-def _start(config: Config) -> str | None:
-    """What the run's weights are from; ``None`` for random ones."""
-    model, glue, pairs = config.model, config.glue, config.contrastive
-    if config.task == "glue" and glue.transfer_from_task:
-        return "a run of another task"
-    if model.from_hub:
-        return model.name
-    if config.task == "contrastive":
-        return pairs.pretrained_checkpoint_dir or pairs.pretrained_model_path
-    of_glue = glue.pretrained_checkpoint_dir or glue.pretrained_model_path
-    return (of_glue if config.task == "glue" else None) or model.init_from
-
-
 def chosen(config: Config, words: Sequence[str]) -> str:
     """One line: what runs, and how to choose otherwise."""
-    model = config.model
-    start = _start(config)
-    if config.task == "glue":
-        return (
-            f"glue: {config.glue.task_name} from {start or 'random weights'}, "
-            f"{config.optimizer.name}, into "
-            f"{config.trainer.output_dir} (all settings: --help)"
-        )
+    model, start, hint = config.model, weights_of(config), ""
     if config.task == "mteb":
         name = model.name if model.from_hub else config.mteb_model or config.trainer.output_dir
         return f"mteb: {config.mteb_task_type} with {name} (all settings: --help)"
-    data = ", ".join(config.dataset.mixture) or config.dataset.path or config.dataset.name
-    groups = ["dataset"]
-    if config.task == "contrastive":  # whose dataset.path is that of the tokens
-        data, groups = config.dataset.name, []
-    begin = f"from {start}" if start else f"model {model.hidden_size} × {model.num_hidden_layers}"
-    set_by_user = {word.lstrip("+-").partition("=")[0] for word in words}
-    groups = [*([] if start else ["model"]), *groups, "optimizer"]
-    others = [group for group in groups if group not in set_by_user]
-    suggests = bool(others) and "config_path" not in set_by_user
-    hint = f"; choose others with {' '.join(f'{group}=…' for group in others)}" if suggests else ""
-    return (
-        f"{config.task}: {begin}, dataset {data}, {config.optimizer.name}, into "
-        f"{config.trainer.output_dir}{hint} (all settings: --help)"
-    )
+    if config.task == "glue":
+        what = f"{config.glue.task_name} from {start or 'random weights'}"
+    else:
+        begin = (
+            f"from {start}" if start else f"model {model.hidden_size} × {model.num_hidden_layers}"
+        )
+        data = ", ".join(config.dataset.mixture) or config.dataset.path or config.dataset.name
+        groups = ["dataset", "optimizer"] if start else ["model", "dataset", "optimizer"]
+        if config.task == "contrastive":  # whose dataset.path is that of the tokens
+            data = config.dataset.name
+            groups.remove("dataset")
+        what = f"{begin}, dataset {data}"
+        set_by_user = {word.lstrip("+-").partition("=")[0] for word in words}
+        others = " ".join(f"{group}=…" for group in groups if group not in set_by_user)
+        if others and "config_path" not in set_by_user:
+            hint = f"; choose others with {others}"
+    where = f"{config.optimizer.name}, into {config.trainer.output_dir}"
+    return f"{config.task}: {what}, {where}{hint} (all settings: --help)"
 
 
 class _Callable(ModuleType):

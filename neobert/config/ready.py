@@ -15,35 +15,38 @@ GLUE_WITHOUT_WEIGHTS = (
     "model.name, or glue.allow_random_weights=true to learn from a random start"
 )
 
+CONTRASTIVE_WITHOUT_WEIGHTS = (
+    "contrastive starts from no weights: set contrastive.pretrained_checkpoint_dir=RUN, or "
+    "contrastive.pretrained_model_path=FOLDER_OR_HUB_ID, or "
+    "contrastive.allow_random_weights=true to learn from a random start"
+)
+
 
 def start_problems(config: Config) -> list[str]:
     """What keeps a run with valid settings from starting, as far as it is known without torch."""
     return _weight_problems(config) + _target_problems(config)
 
 
+def weights_of(config: Config) -> str | None:
+    """Where the weights are from that a run starts with; ``None``: random ones."""
+    model, glue, contrastive = config.model, config.glue, config.contrastive
+    if config.task == "contrastive":
+        return contrastive.pretrained_checkpoint_dir or contrastive.pretrained_model_path
+    if config.task == "glue" and glue.transfer_from_task:
+        return "a run of another task"
+    if model.from_hub and config.task != "pretraining":
+        return model.name
+    of_glue = glue.pretrained_checkpoint_dir or glue.pretrained_model_path
+    return (of_glue if config.task == "glue" else None) or model.init_from
+
+
 def _weight_problems(config: Config) -> list[str]:
     """A problem if the task needs weights to start from and none are set."""
-    if config.trainer.resume_from_checkpoint is not None:
+    needed = {"glue": GLUE_WITHOUT_WEIGHTS, "contrastive": CONTRASTIVE_WITHOUT_WEIGHTS}
+    if config.task not in needed or config.trainer.resume_from_checkpoint is not None:
         return []
-    glue, contrastive = config.glue, config.contrastive
-    if config.task == "glue":
-        start = glue.pretrained_model_path or glue.pretrained_checkpoint_dir
-        known = (
-            start or config.model.init_from or glue.transfer_from_task or glue.allow_random_weights
-        )
-        return require(
-            bool(known or (config.model.from_hub and config.model.name)),
-            GLUE_WITHOUT_WEIGHTS,
-        )
-    if config.task == "contrastive":
-        start = contrastive.pretrained_checkpoint_dir or contrastive.pretrained_model_path
-        return require(
-            bool(start or contrastive.allow_random_weights),
-            "contrastive starts from no weights: set contrastive.pretrained_checkpoint_dir=RUN, or "
-            "contrastive.pretrained_model_path=FOLDER_OR_HUB_ID, or "
-            "contrastive.allow_random_weights=true to learn from a random start",
-        )
-    return []
+    may_be_random = getattr(config, config.task).allow_random_weights
+    return require(bool(weights_of(config) or may_be_random), needed[config.task])
 
 
 def _target_problems(config: Config) -> list[str]:
