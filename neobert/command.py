@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from importlib import import_module
 
 from neobert import __version__
 from neobert.console import show_messages
@@ -32,11 +33,21 @@ PROGRAMS = {
 """Command -> the module that it runs, and what it does."""
 
 OWN = {
-    "evaluate": "metrics of a checkpoint of a run: RUN [--checkpoint STEP] [key=value …]",
-    "sweep-report": "a table and a plot of the jobs of a sweep: DIR",
-    "config": "list the group files, copy one to edit it, or check a file",
-    "completion": 'a line for your shell: eval "$(neobert completion bash)"',
+    "evaluate": (
+        "neobert.commands.evaluate_run",
+        "metrics of a checkpoint of a run: RUN [--checkpoint STEP] [key=value …]",
+    ),
+    "sweep-report": ("neobert.commands.sweep_table", "a table and a plot of a sweep's jobs: DIR"),
+    "config": (
+        "neobert.commands.settings",
+        "list the group files, copy one to edit it, or check a file",
+    ),
+    "completion": (
+        "neobert.command",
+        'a line for your shell: eval "$(neobert completion bash)"',
+    ),
 }
+"""The same of commands that run in this process."""
 
 CODES = {
     ExitCode.DONE: "done",
@@ -45,85 +56,6 @@ CODES = {
     ExitCode.INTERRUPTED: "stopped by a signal after a save: the same command resumes",
     ExitCode.ABORTED: "Ctrl-C before there was anything to save, or twice",
 }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns one of :class:`~neobert.errors.ExitCode`."""
-    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if command in ("-h", "--help", "help"):
-        sys.stdout.write(usage())
-        return ExitCode.DONE
-    if command in ("-V", "--version"):
-        sys.stdout.write(f"neobert {__version__}\n")
-        return ExitCode.DONE
-    if command in PROGRAMS:
-        sys.stdout.flush()
-        # -P: as an installed program, not with the modules of the current folder.
-        os.execv(sys.executable, [sys.executable, "-P", "-m", PROGRAMS[command][0], *rest])
-    show_messages()
-    try:
-        return _own(command, rest)
-    except BaseException as error:
-        return report_failure(error)
-
-
-def usage() -> str:
-    """The page of ``neobert --help``."""
-    commands = {name: meaning for name, (_, meaning) in PROGRAMS.items()} | OWN
-    lines = [f"  {name:13}{meaning}" for name, meaning in commands.items()]
-    codes = [f"  {code:<13}{meaning}" for code, meaning in CODES.items()]
-    modules = ["Each is also a module: neobert train is python -m neobert.train, and so on."]
-    return "\n".join(
-        [
-            "neobert COMMAND …        neobert COMMAND --help        neobert --version\n",
-            *lines,
-            "",
-            *modules,
-            "\nExit codes\n",
-            *codes,
-            "",
-        ]
-    )
-
-
-def _own(command: str, arguments: list[str]) -> int:
-    if command == "evaluate":
-        from neobert.commands.evaluate_run import main as evaluate
-
-        return evaluate(arguments)
-    if command == "sweep-report":
-        from neobert.commands.sweep_table import main as sweep_report
-
-        return sweep_report(arguments)
-    if command == "config":
-        from neobert.commands.settings import main as settings
-
-        return settings(arguments)
-    if command == "completion":
-        sys.stdout.write(completion(arguments))
-        return ExitCode.DONE
-    known = [*PROGRAMS, *OWN]
-    close = get_close_matches(command, known, n=1) or (["train"] if "=" in command else [])
-    hint = f"did you mean neobert {close[0]}?" if close else f"must be one of {', '.join(known)}"
-    raise ConfigError(f"neobert {command}: unknown command; {hint}")
-
-
-def completion(arguments: Sequence[str]) -> str:
-    """What a shell evaluates to complete the commands; files after them."""
-    shell = arguments[0] if arguments else "bash"
-    words = " ".join([*PROGRAMS, *OWN])
-    if shell == "zsh":
-        load = "autoload -Uz compinit bashcompinit && compinit && bashcompinit"
-        return f"{load}\n{_bash(words)}"
-    if shell == "fish":
-        return f"complete -c neobert -n __fish_use_subcommand -a '{words}'\n"
-    if shell != "bash":
-        raise ConfigError(f"neobert completion {shell}: must be one of bash, zsh, fish")
-    return _bash(words)
-
-
-def _bash(words: str) -> str:
-    return BASH.replace("COMMANDS", words)
 
 
 BASH = """\
@@ -144,3 +76,67 @@ _neobert() {
 complete -o default -F _neobert neobert
 """
 """Completes commands, and Hydra's groups, options and keys after those that take them."""
+
+SCRIPTS = {
+    "bash": BASH,
+    "zsh": f"autoload -Uz compinit bashcompinit && compinit && bashcompinit\n{BASH}",
+    "fish": "complete -c neobert -f -n __fish_use_subcommand -a 'COMMANDS'\n",
+}
+"""Shell -> what it evaluates; files are completed after a command only."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns one of :class:`~neobert.errors.ExitCode`."""
+    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if command in ("-h", "--help", "help"):
+        sys.stdout.write(usage())
+        return ExitCode.DONE
+    if command in ("-V", "--version"):
+        sys.stdout.write(f"neobert {__version__}\n")
+        return ExitCode.DONE
+    if command in PROGRAMS:
+        sys.stdout.flush()
+        # -P: as an installed program, not with the modules of the current folder.
+        os.execv(sys.executable, [sys.executable, "-P", "-m", PROGRAMS[command][0], *rest])
+    show_messages()
+    try:
+        if command == "completion":
+            sys.stdout.write(completion(rest[0] if rest else "bash"))
+            return ExitCode.DONE
+        if command not in OWN:
+            raise ConfigError(f"neobert {command}: unknown command; {_hint(command)}")
+        code: int = import_module(OWN[command][0]).main(rest)
+        return code
+    except BaseException as error:
+        return report_failure(error)
+
+
+def _hint(command: str) -> str:
+    known = [*PROGRAMS, *OWN]
+    close = get_close_matches(command, known, n=1) or (["train"] if "=" in command else [])
+    return f"did you mean neobert {close[0]}?" if close else f"must be one of {', '.join(known)}"
+
+
+def usage() -> str:
+    """The page of ``neobert --help``."""
+    lines = [f"  {name:13}{meaning}" for name, (_, meaning) in (PROGRAMS | OWN).items()]
+    codes = [f"  {code:<13}{meaning}" for code, meaning in CODES.items()]
+    modules = ["Each is also a module: neobert train is python -m neobert.train, and so on."]
+    return "\n".join(
+        [
+            "neobert COMMAND …        neobert COMMAND --help        neobert --version\n",
+            *lines,
+            "",
+            *modules,
+            "\nExit codes\n",
+            *codes,
+            "",
+        ]
+    )
+
+
+def completion(shell: str) -> str:
+    """What a shell evaluates to complete commands; after a command, files too."""
+    if shell not in SCRIPTS:
+        raise ConfigError(f"neobert completion {shell}: must be one of {', '.join(SCRIPTS)}")
+    return SCRIPTS[shell].replace("COMMANDS", " ".join([*PROGRAMS, *OWN]))

@@ -77,6 +77,12 @@ def test_the_line_for_the_shell_defines_the_completion(shell: str) -> None:
     assert "_neobert" in command("completion", shell).stdout
 
 
+def test_fish_offers_no_files_where_a_command_goes() -> None:
+    words = command("completion", "fish").stdout.split()
+    assert "-f" in words
+    assert {*PROGRAMS, *OWN} <= set(" ".join(words).partition("'")[2].rstrip("'").split())
+
+
 @pytest.mark.parametrize(
     ("line", "replies"),
     [
