@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from hydra import version
@@ -34,10 +33,9 @@ from neobert.config.group_files import (
     conf_dir,
     group_names,
     layer_of,
-    option_of,
     settings_files,
 )
-from neobert.config.layers import Layer, Merged, build, expanded, merge, typed
+from neobert.config.layers import Layer, Merged, build, expanded
 from neobert.config.overrides import (
     COMMAND_LINE,
     Request,
@@ -47,7 +45,7 @@ from neobert.config.overrides import (
 )
 from neobert.config.ready import start_problems
 from neobert.config.root import Config
-from neobert.config.schema import Flat, field_types, sections
+from neobert.config.schema import field_types, sections
 from neobert.console import get_logger, process_rank
 from neobert.errors import ConfigError
 from neobert.files import first_line
@@ -97,7 +95,7 @@ def to_config(settings: DictConfig) -> Config:
     ``${hydra:…}`` is resolved, so this has to happen in the run or the job itself.
     """
     problems: list[str] = []
-    config = build(settings, Merged(), problems)
+    config = build(settings, {}, problems)
     if problems:
         raise ConfigError(*problems)
     return config
@@ -146,14 +144,14 @@ class SettingsLoader(ConfigLoaderImpl):
         self._add_groups_of_files(request, files, config_name, problems)
         composed = self._composed(config_name, request, run_mode, problems)
         command_line = Layer(COMMAND_LINE, request.values, deleted=request.deleted)
-        own = [layer for layer, _ in files]
-        merged = merge([*self._files, *own, *self._debug, command_line], problems)
+        merged = Merged([*self._files, *files, *self._debug, command_line])
         adapt(merged)
-        settings = typed(merged, problems)
+        problems = merged.problems(problems)
+        settings = merged.tree
         _join(settings, composed, request.task)
         with nullcontext() if self.in_run else hydra_config(settings):
             problems += self._choose_folder(settings, request, run_mode)
-            self.config = build(settings, merged, problems, hydra_later=not self.in_run)
+            self.config = build(settings, merged.layers, problems, hydra_later=not self.in_run)
         if problems:
             raise ConfigError(*problems)
         for line in [*ineffective(self.config, merged), *_overruled(request, files, self._files)]:
@@ -191,7 +189,7 @@ class SettingsLoader(ConfigLoaderImpl):
         overrides: Sequence[str],
         problems: list[str],
         multi: bool,
-        origins: Mapping[str, str] = MappingProxyType({}),
+        origins: Mapping[str, str] | None = None,
     ) -> Request:
         # hydra.searchpath, which may be among the overrides, decides which groups there are.
         search = [word for word in overrides if word.startswith("hydra.searchpath=")]
@@ -202,14 +200,16 @@ class SettingsLoader(ConfigLoaderImpl):
         defaults = (primary.defaults_list if primary else None) or ()
         in_defaults = {default.group for default in defaults if isinstance(default, GroupDefault)}
         for key, override in request.groups.items():
-            request.missing += _unknown_options(override, repo, origins.get(key, COMMAND_LINE))
+            request.missing += _unknown_options(
+                override, repo, (origins or {}).get(key, COMMAND_LINE)
+            )
             request.groups[key] = _as_hydra_takes_it(override, key in in_defaults)
         return request
 
     def _add_groups_of_files(
         self,
         request: Request,
-        files: Sequence[tuple[Layer, Flat]],
+        files: Sequence[Layer],
         config_name: str | None,
         problems: list[str],
     ) -> None:
@@ -219,11 +219,11 @@ class SettingsLoader(ConfigLoaderImpl):
         """
         choices: dict[str, str] = {}
         origins: dict[str, str] = {}
-        for layer, groups in files:
+        for layer in files:
             if {"dataset.name", "dataset.path"} & set(layer.values) and config_name == PRIMARY:
                 choices.setdefault("dataset", REFERENCE)
-            choices |= {group: option_of(option) for group, option in groups.items()}
-            origins |= dict.fromkeys(groups, layer.origin)
+            choices |= layer.groups
+            origins |= dict.fromkeys(layer.groups, layer.origin)
         weaker = [f"{key}={value}" for key, value in choices.items() if key not in request.groups]
         if weaker:
             words = [*request.hydra, *weaker]
@@ -323,12 +323,10 @@ def _join(settings: DictConfig, composed: DictConfig, overrides: list[Override])
     OmegaConf.set_struct(settings, True)
 
 
-def _overruled(
-    request: Request, files: Sequence[tuple[Layer, Flat]], groups: Sequence[Layer]
-) -> Iterator[str]:
+def _overruled(request: Request, files: Sequence[Layer], groups: Sequence[Layer]) -> Iterator[str]:
     """A line for each chosen group whose settings a ``config_path`` file overrides."""
     by_origin = {group.origin: group.values for group in groups}
-    for layer, _ in files:
+    for layer in files:
         for group, override in request.groups.items():
             option = override.value()
             chosen = by_origin.get(f"conf/{group}/{option}.yaml", {})

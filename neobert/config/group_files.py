@@ -1,5 +1,6 @@
 """Files of settings: the groups of ``conf/`` and of the user, and what ``config_path`` names."""
 
+from itertools import chain
 from pathlib import Path
 
 from hydra.plugins.config_source import ConfigResult
@@ -53,9 +54,7 @@ def layer_of(name: str, package: str, result: ConfigResult) -> Layer:
     return Layer.read(origin, settings, [], by_user=not shipped)
 
 
-def settings_files(
-    path: object, problems: list[str], seen: tuple[Path, ...] = ()
-) -> list[tuple[Layer, Flat]]:
+def settings_files(path: object, problems: list[str], seen: tuple[Path, ...] = ()) -> list[Layer]:
     """The ``config_path`` file and those it names in ``defaults``, weakest first.
 
     Each with the groups that it chooses: in its ``defaults``, or as ``model: neobert_tiny``.
@@ -75,8 +74,9 @@ def settings_files(
     if (task := values.get("task")) in options("task"):
         groups.setdefault("task", task)
     weaker = [settings_files(file.parent / name, problems, (*seen, file)) for name in names]
-    own = (Layer.read(str(file), values, problems), groups)
-    return [*(layer for files in weaker for layer in files), own]
+    own = Layer.read(str(file), values, problems)
+    own.groups = {group: _option(option) for group, option in groups.items()}
+    return [*chain.from_iterable(weaker), own]
 
 
 def _defaults(entries: object, file: Path, problems: list[str]) -> tuple[Flat, list[str]]:
@@ -99,7 +99,7 @@ def _with_suffix(name: str) -> str:
     return name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
 
 
-def option_of(option: object) -> str:
+def _option(option: object) -> str:
     """A choice of a group as an override writes it."""
     if isinstance(option, list):
         return f"[{','.join(str(name) for name in option)}]"

@@ -6,89 +6,57 @@ A layer is a file or the command line. Stronger layers win, between a key and it
 
 import copy
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from typing import Any, get_type_hints
+from itertools import islice
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from neobert.config.checks import require
-from neobert.config.legacy import translate
+from neobert.config.legacy import NULLS, translate
 from neobert.config.root import Config
 from neobert.config.schema import (
     Flat,
     default_of,
     entries_of,
-    entry_of,
     field_types,
     flatten,
-    mapping_of,
     nearest,
-    parents,
     sections,
+    setting_of,
+    type_of,
 )
-from neobert.config.section import described
+from neobert.config.section import Section, described, section_of
 from neobert.config.values import as_meant
 from neobert.console import get_logger
 from neobert.files import first_line
 
 log = get_logger(__name__)
 
-RIVALS: dict[str, Flat] = {
-    "scheduler.warmup_steps": {"scheduler.warmup_percent": None},
-    "scheduler.decay_steps": {"scheduler.decay_percent": None},
-    "tokenizer.name": {"tokenizer.path": None, "tokenizer.train_vocab_size": None},
-    "tokenizer.path": {"tokenizer.train_vocab_size": None},
-    "tokenizer.train_vocab_size": {"tokenizer.path": None},
-    "dataset.name": {"dataset.path": ""},
-    "trainer.num_train_epochs": {"trainer.max_steps": -1},
-    "glue.pretrained_checkpoint_dir": {
-        "glue.pretrained_model_path": None,
-        "glue.transfer_from_task": False,
-    },
-    "glue.pretrained_model_path": {"glue.pretrained_checkpoint_dir": None},
-    "glue.transfer_from_task": {"glue.pretrained_checkpoint_dir": None},
-    "contrastive.pretrained_checkpoint_dir": {"contrastive.pretrained_model_path": None},
-    "contrastive.pretrained_model_path": {"contrastive.pretrained_checkpoint_dir": None},
-    "deepspeed.config_file": {
-        "deepspeed.offload_optimizer": False,
-        "deepspeed.offload_parameters": False,
-    },
+RIVALS = {
+    "scheduler.warmup_steps": "scheduler.warmup_percent",
+    "scheduler.decay_steps": "scheduler.decay_percent",
+    "tokenizer.name": "tokenizer.path tokenizer.train_vocab_size",
+    "tokenizer.path": "tokenizer.train_vocab_size",
+    "tokenizer.train_vocab_size": "tokenizer.path",
+    "dataset.name": "dataset.path",
+    "trainer.num_train_epochs": "trainer.max_steps",
+    "glue.pretrained_checkpoint_dir": "glue.pretrained_model_path glue.transfer_from_task",
+    "glue.pretrained_model_path": "glue.pretrained_checkpoint_dir",
+    "glue.transfer_from_task": "glue.pretrained_checkpoint_dir",
+    "contrastive.pretrained_checkpoint_dir": "contrastive.pretrained_model_path",
+    "contrastive.pretrained_model_path": "contrastive.pretrained_checkpoint_dir",
+    "deepspeed.config_file": "deepspeed.offload_optimizer deepspeed.offload_parameters",
 }
-"""Key -> the rivals that it replaces if they come from a weaker layer, and their value then."""
+"""Key -> the keys of weaker layers that it replaces: they are unset."""
 
-FOLLOWERS = {"model.classifier_init_range": "glue.classifier_init_range"}
+FOLLOWERS = {
+    "model.classifier_init_range": "glue.classifier_init_range",
+    "wandb.log_interval": "trainer.logging_steps",
+}
 """Key -> the key that takes its value wherever only the first is set."""
-
-PATHS = (
-    "accelerate_config_file",
-    "config_path",
-    "mteb_model",
-    "model.init_from",
-    "model.name",
-    "dataset.path",
-    "dataset.cache_dir",
-    "dataset.pre_tokenize_output",
-    "tokenizer.name",
-    "tokenizer.path",
-    "trainer.output_dir",
-    "trainer.resume_from_checkpoint",
-    "trainer.branch_from",
-    "wandb.dir",
-    "glue.pretrained_model_path",
-    "glue.pretrained_checkpoint_dir",
-    "glue.transfer_dir",
-    "contrastive.pretrained_checkpoint_dir",
-    "contrastive.pretrained_model_path",
-    "contrastive.pretraining_dataset",
-    "contrastive.sources_dir",
-    "contrastive.eval_sts",
-    "deepspeed.config_file",
-)
-"""Keys that may name a file or folder, in which ``~`` is the home directory."""
-
 
 MOST_INTERPOLATIONS = 50
 """``${…}`` in one value; real ones have a few."""
@@ -112,6 +80,9 @@ class Layer:
     deleted: Sequence[str] = ()
     """Keys or sections that fall back to their default (``~key``)."""
 
+    groups: dict[str, str] = field(default_factory=dict)
+    """Group files that a ``config_path`` file chooses, by group."""
+
     @classmethod
     def read(
         cls, origin: str, values: Mapping[Any, object], problems: list[str], by_user: bool = True
@@ -123,17 +94,26 @@ class Layer:
         return cls(origin, flat, by_user)
 
 
-@dataclass(slots=True)
 class Merged:
-    """The outcome of all layers."""
+    """The settings of all layers, weakest first, in OmegaConf's structured config.
 
-    values: Flat = field(default_factory=dict)
-    layers: dict[str, Layer] = field(default_factory=dict)
-    """The layer that each key of ``values`` comes from."""
+    Interpolations are kept.
+    """
+
+    def __init__(self, layers: Sequence[Layer] = ()) -> None:
+        self.tree: DictConfig = OmegaConf.structured(Config)
+        self.layers: dict[str, Layer] = {}
+        """The layer that each key was set by."""
+        self._wrong: dict[str, str] = {}
+        """The problem with the value of a key, until a stronger layer sets it."""
+        self._unknown: dict[str, str] = {}
+        """Where each unknown key was set."""
+        for layer in layers:
+            self._add(layer)
 
     def origin(self, key: str) -> str:
         """Where ``key`` was set."""
-        layer = self.layers.get(key)
+        layer = self.layers.get(setting_of(key))
         return layer.origin if layer else "settings"
 
     def set_by_user(self) -> list[str]:
@@ -147,154 +127,107 @@ class Merged:
             if layer.by_user and len(layer.values) < len(field_types()) / 2
         ]
 
+    def problems(self, others: Sequence[str] = ()) -> list[str]:
+        """Unknown keys, ``others``, and values that do not fit their types."""
+        unknown = islice(self._unknown.items(), MOST_SHOWN)
+        problems = [f"{origin}: unknown key {_shown(key)}{nearest(key)}" for key, origin in unknown]
+        if (more := len(self._unknown) - MOST_SHOWN) > 0:
+            problems.append(f"… and {more:,} more unknown keys")
+        problems += others
+        return problems + [f"{self.origin(key)}: {text}" for key, text in self._wrong.items()]
 
-def merge(layers: Sequence[Layer], problems: list[str]) -> Merged:
-    """The settings of all layers, weakest first."""
-    merged = Merged()
-    for layer in layers:
+    def value(self, key: str) -> object:
+        """The value of a setting; an interpolation as it is."""
+        section, _, name = key.rpartition(".")
+        owner: Any = OmegaConf.select(self.tree, section) if section else self.tree
+        return None if owner is None else owner._get_node(name)._value()
+
+    def imply(self, key: str, value: object, layer: Layer) -> None:
+        """Set a key to what follows from another key of ``layer``."""
+        self._put(key, value, Layer(layer.origin, {}, by_user=False))
+
+    def _add(self, layer: Layer) -> None:
         for key in layer.deleted:
-            _delete(merged, key, problems)
-        for key in layer.values:
-            _replace_rivals(merged, key, layer)
+            self._delete(key, layer.origin)
         for key, value in layer.values.items():
-            _put(merged, key, value, layer)
+            rivals = "" if value in (None, "", False) else RIVALS.get(key, "")
+            for rival in rivals.split():
+                unset = NULLS.get(rival, default_of(rival))
+                if rival not in layer.values and self.value(rival) != unset:
+                    self.imply(rival, unset, layer)
+        for key, value in layer.values.items():
+            self._put(key, value, layer)
         for key, follower in FOLLOWERS.items():
             if key in layer.values and follower not in layer.values:
-                _put(merged, follower, layer.values[key], Layer(layer.origin, {}, False))
-    return merged
+                log.warning("%s: %s sets %s too, unless that is set", layer.origin, key, follower)
+                self.imply(follower, layer.values[key], layer)
 
-
-def _replace_rivals(merged: Merged, key: str, layer: Layer) -> None:
-    if layer.values[key] in (None, "", False):
-        return
-    for rival, unset in RIVALS.get(key, {}).items():
-        if rival not in layer.values and (
-            merged.values.get(rival, unset) != unset or rival == "trainer.max_steps"
-        ):
-            merged.values[rival], merged.layers[rival] = unset, Layer(layer.origin, {}, False)
-
-
-def _delete(merged: Merged, key: str, problems: list[str]) -> None:
-    problems += require(
-        key in field_types() or key in sections() or mapping_of(key) is not None,
-        f"command line: ~{key}: unknown key {key}{nearest(key)}",
-    )
-    _forget(
-        merged, [known for known in merged.values if known == key or known.startswith(f"{key}.")]
-    )
-
-
-def _forget(merged: Merged, keys: Sequence[str]) -> None:
-    for key in keys:
-        del merged.values[key], merged.layers[key]
-
-
-def _put(merged: Merged, key: str, value: object, layer: Layer) -> None:
-    """Set a key. An empty section says nothing; ``null`` for an optional section does.
-
-    An entry of a free-form mapping changes that entry of a weaker layer's mapping.
-    """
-    if key in sections() and value in (None, {}) and key != "optimizer.muon_config":
-        return
-    mapping = mapping_of(key)
-    if mapping is not None:
-        path = key.removeprefix(f"{mapping}.").split(".")
-        key, value = mapping, _with(merged.values.get(mapping), path, value)
-    if (entry := entry_of(key)) is not None:
-        name, number, path = entry
-        entries = merged.values.get(name)
-        if isinstance(entries, list) and isinstance(dict(enumerate(entries)).get(number), dict):
-            changed = _with(entries[number], path, value)
-            key, value = name, [*entries[:number], changed, *entries[number + 1 :]]
-    if key in sections():
-        _forget(merged, [inner for inner in merged.values if inner.startswith(f"{key}.")])
-    _forget(merged, [parent for parent in parents(key) if parent in merged.values])
-    merged.values[key], merged.layers[key] = value, layer
-
-
-def _with(values: object, path: Sequence[str], value: object) -> dict[str, object]:
-    """A copy of the mapping ``values`` with one entry, at any depth, set; the others stay."""
-    key, *rest = path
-    copied = (
-        {str(name): entry for name, entry in values.items()} if isinstance(values, dict) else {}
-    )
-    return copied | {key: _with(copied.get(key), rest, value) if rest else value}
-
-
-def typed(merged: Merged, problems: list[str]) -> DictConfig:
-    """``merged`` as OmegaConf's structured config; what does not fit is added to ``problems``.
-
-    Interpolations are kept; unknown keys come first among the problems.
-    """
-    tree = OmegaConf.structured(Config)
-    unknown = []
-    for key, value in merged.values.items():
-        kind = field_types().get(key)
-        if key in sections():
-            wrong = _assign_section(tree, key, value)
-        elif kind is not None:
-            section = key.rpartition(".")[0]
-            if section and OmegaConf.select(tree, section) is None:
-                _assign_section(tree, section, {})
-            wrong = _assign(tree, key, value, key, kind)
+    def _delete(self, key: str, origin: str) -> None:
+        owner, _, name = key.rpartition(".")
+        if key in field_types() or key in sections():
+            self._wrong, self.layers = _outside(key, self._wrong), _outside(key, self.layers)
+            OmegaConf.update(self.tree, key, default_of(key), merge=False)
+        elif OmegaConf.is_dict(mapping := OmegaConf.select(self.tree, owner)) and type_of(key):
+            mapping.pop(name, None)
         else:
-            unknown.append(key)
-            continue
-        problems += [f"{merged.origin(key)}: {problem}" for problem in wrong]
-    shown = [
-        f"{merged.origin(key)}: unknown key {key}{nearest(key)}" for key in unknown[:MOST_SHOWN]
-    ]
-    if unknown[MOST_SHOWN:]:
-        shown.append(f"… and {len(unknown) - MOST_SHOWN:,} more unknown keys")
-    problems[:0] = shown
-    return tree
+            self._unknown[key] = f"{origin}: ~{key}"
+
+    def _put(self, key: str, value: object, layer: Layer) -> None:
+        """Set a key. An empty section says nothing; ``null`` for an optional section does."""
+        if key in sections() and value in (None, {}) and key != "optimizer.muon_config":
+            return
+        if type_of(key) is None:
+            self._unknown[key] = layer.origin
+            return
+        self._wrong = _outside(key, self._wrong)
+        self.layers = _outside(key, self.layers) if key in sections() else self.layers
+        self.layers[setting_of(key)] = layer
+        section = key.rpartition(".")[0]
+        if section in sections() and OmegaConf.select(self.tree, section) is None:
+            OmegaConf.update(self.tree, section, sections()[section])
+        entry = entries_of(type_of(key))
+        if entry is not None and isinstance(value, list):
+            OmegaConf.update(self.tree, key, [entry] * len(value), merge=False)
+            for inner, setting in flatten(dict(enumerate(value)), key).items():
+                self._put(inner, setting, layer)
+        elif problem := _problem_of_assigning(self.tree, key, value):
+            self._wrong[key] = problem
 
 
-def _assign_section(tree: DictConfig, key: str, value: object) -> list[str]:
-    """Reset a section, or leave an optional one out; the problem with any other value."""
-    if value not in (None, {}):
-        return [f"{key}={value}: is a section, not a value"]
-    OmegaConf.update(tree, key, None if value is None else sections()[key], merge=False)
-    return []
+def _outside(key: str, records: dict[str, Any]) -> dict[str, Any]:
+    """The records of other keys than ``key`` and those in it."""
+    return {known: one for known, one in records.items() if not f"{known}.".startswith(f"{key}.")}
 
 
-def _assign(tree: DictConfig, name: str, value: object, key: str, kind: Any) -> list[str]:
-    """Set ``name`` in ``tree`` to a value of type ``kind``; the problems with it, as ``key``."""
-    if (entry_type := entries_of(kind)) is not None and isinstance(value, list):
-        entries = [OmegaConf.structured(entry_type) for _ in value]
-        problems = []
-        for number, (entry, settings) in enumerate(zip(entries, value, strict=True)):
-            problems += _assign_entry(entry, settings, f"{key}[{number}]", entry_type)
-        OmegaConf.update(tree, name, entries, merge=False)
-        return problems
+def _shown(key: str) -> str:
+    return re.sub(r"\.(\d+)", r"[\1]", key)
+
+
+def _problem_of_assigning(tree: DictConfig, key: str, value: object) -> str | None:
+    """Set ``key`` in ``tree``; say what keeps the value from being one of its type."""
+    kind, section = type_of(key), section_of(type_of(key))
+    if section is not None and not (value == {} or (value is None and key in sections())):
+        is_what = (
+            "is a section, not a value" if key in sections() else "must be a mapping of settings"
+        )
+        return f"{_shown(key)}={value}: {is_what}"
     if str(value).count("${") > MOST_INTERPOLATIONS:  # OmegaConf takes time and stack for each
-        return [f"{key}: has more than {MOST_INTERPOLATIONS} interpolations"]
+        return f"{_shown(key)}: has more than {MOST_INTERPOLATIONS} interpolations"
     try:
-        OmegaConf.update(tree, name, as_meant(value, kind), merge=False)
+        meant = section if section is not None and value == {} else as_meant(value, kind)
+        OmegaConf.update(tree, key, meant, merge=False)
     except (OmegaConfBaseException, ValueError, OverflowError):
+        owner = key.rpartition(".")[0]
+        if owner and OmegaConf.select(tree, owner) is None:
+            return f"unknown key {key}; {setting_of(key)} has no such entry"
         shown = "null" if value is None else str(value)
         shown = shown if len(shown) <= LONGEST_SHOWN else f"{shown[:40]}…"
-        return [f"{key}={shown}: must be {described(kind)}"]
-    return []
-
-
-def _assign_entry(entry: DictConfig, settings: object, key: str, entry_type: type) -> list[str]:
-    """Set what ``settings`` say of an entry of a list of sections; the problems with them."""
-    if not isinstance(settings, Mapping):
-        return [f"{key}={settings}: must be a mapping of settings"]
-    types, problems = get_type_hints(entry_type), []
-    for name, value in settings.items():
-        if name in types:
-            problems += _assign(entry, name, value, f"{key}.{name}", types[name])
-        else:
-            matches = get_close_matches(str(name), types, n=1, cutoff=0.6)
-            hint = f"did you mean {matches[0]}?" if matches else f"it has {', '.join(types)}"
-            problems.append(f"unknown key {key}.{name}; {hint}")
-    return problems
+        return f"{_shown(key)}={shown}: must be {described(kind)}"
+    return None
 
 
 def build(
-    tree: DictConfig, merged: Merged, problems: list[str], hydra_later: bool = False
+    tree: DictConfig, layers: Mapping[str, Layer], problems: list[str], hydra_later: bool = False
 ) -> Config:
     """The ``Config`` of a typed tree, interpolations resolved, with its checks.
 
@@ -313,7 +246,7 @@ def build(
         except (OmegaConfBaseException, ValueError, RecursionError) as error:
             OmegaConf.update(tree, key, default_of(key), merge=False)
             if not (hydra_later and "${hydra:" in str(raw)):
-                origin = f"{merged.origin(key)}: " if key in merged.layers else ""
+                origin = f"{layers[key].origin}: " if key in layers else ""
                 problems.append(f"{origin}{key}={raw}: {first_line(error)}")
     config = OmegaConf.to_object(tree)
     assert isinstance(config, Config)
@@ -322,14 +255,15 @@ def build(
     return config
 
 
-def _expand_home(config: Config) -> None:
-    for key in PATHS:
-        *section, name = key.split(".")
-        owner = getattr(config, section[0]) if section else config
-        setattr(owner, name, expanded(getattr(owner, name)))
-    for entries in (config.contrastive.sources, config.mteb_local, config.dataset.mixture):
-        for entry in (value for value in entries.values() if isinstance(value, dict)):
-            entry.update({"path": expanded(entry["path"])} if "path" in entry else {})
+def _expand_home(section: Section) -> None:
+    for name, value in vars(section).items():
+        if isinstance(value, Section):
+            _expand_home(value)
+        elif expanded(value) != value:
+            setattr(section, name, expanded(value))
+        for entry in value.values() if isinstance(value, dict) else ():
+            if isinstance(entry, dict) and "path" in entry:
+                entry["path"] = expanded(entry["path"])
 
 
 def expanded(value: Any) -> Any:

@@ -4,8 +4,7 @@ Applied to a mapping of dotted keys, whether it came from a YAML file or from th
 After it a run knows one spelling only.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from neobert.config.schema import Flat
 from neobert.console import get_logger
@@ -13,90 +12,69 @@ from neobert.console import get_logger
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Renamed:
-    """An old key and what has become of it."""
-
-    new: str | None
-    """The key of today; ``None``: it has no effect and is dropped."""
-
-    translate: Callable[[object], object] = lambda value: value
-    """Old value to new value."""
-
-    unset: tuple[object, ...] = ()
-    """Values that mean that the old key was not set."""
-
-
-def _switch(true: str, false: str) -> Callable[[object], object]:
-    """Translate an old switch; another word stays, and the check of the new key refuses it."""
-    words = {"true": true, "yes": true, "on": true, "1": true}
-    words |= {"false": false, "no": false, "off": false, "0": false, "none": false}
-    return lambda value: words.get(str(value).lower(), value)
-
-
-_attention = _switch("flash_attn_varlen", "sdpa")
-_precision = _switch("bf16", "no")
-_orthogonalization = _switch("polar_express", "newton_schulz")
-
-
 MUON = "optimizer.muon_config"
-RENAMED = {
-    "mixed_precision": Renamed("trainer.mixed_precision"),
-    "trainer.bf16": Renamed("trainer.mixed_precision", _precision),
-    "trainer.seed": Renamed("seed"),
-    "trainer.run_name": Renamed("wandb.name", unset=(None,)),
-    "trainer.learning_rate": Renamed("optimizer.lr"),
-    "trainer.warmup_steps": Renamed("scheduler.warmup_steps"),
-    "trainer.max_grad_norm": Renamed("trainer.gradient_clipping"),
-    "trainer.dir": Renamed("trainer.output_dir"),
-    "trainer.remove_unused_columns": Renamed(None),
-    "trainer.train_batch_size": Renamed("trainer.per_device_train_batch_size", unset=(None,)),
-    "trainer.eval_batch_size": Renamed("trainer.per_device_eval_batch_size", unset=(None,)),
-    "trainer.max_ckpt": Renamed("trainer.save_total_limit", unset=(None, 3)),
-    "dataset.tokenizer_name": Renamed("tokenizer.name", unset=(None,)),
-    "dataset.column": Renamed("dataset.text_column"),
-    "dataset.path_to_disk": Renamed("dataset.path"),
-    "contrastive.pretraining_prob": Renamed("dataset.pretraining_prob"),
-    "contrastive.pretraining_dataset_path": Renamed(
-        "contrastive.pretraining_dataset", unset=(None,)
-    ),
-    "contrastive.pretrained_checkpoint": Renamed("pretrained_checkpoint", unset=(None,)),
-    "tokenizer.tokenizer_name_or_path": Renamed("tokenizer.name", unset=(None,)),
-    "model.name_or_path": Renamed("model.name", unset=(None,)),
-    "model.flash_attention": Renamed("model.attn_backend", _attention),
-    "model.use_flash_attention": Renamed("model.attn_backend", _attention),
-    "model.xformers_attention": Renamed("model.attn_backend", _attention),
-    "model.pretrained_config_path": Renamed("glue.pretrained_model_path", unset=(None,)),
-    "model.pretrained_checkpoint_dir": Renamed("glue.pretrained_checkpoint_dir", unset=(None,)),
-    "model.pretrained_checkpoint": Renamed("glue.pretrained_checkpoint", unset=(None,)),
-    "model.allow_random_weights": Renamed("glue.allow_random_weights", unset=(None,)),
-    "model.classifier_dropout": Renamed("glue.classifier_dropout", unset=(None,)),
-    "model.transfer_from_task": Renamed("glue.transfer_from_task", unset=(None,)),
-    f"{MUON}.algorithm": Renamed(f"{MUON}.orthogonalization", unset=(None,)),
-    f"{MUON}.polar_express": Renamed(
-        f"{MUON}.orthogonalization", _orthogonalization, unset=(None,)
-    ),
+RENAMED: dict[str, str] = {
+    "mixed_precision": "trainer.mixed_precision",
+    "trainer.bf16": "trainer.mixed_precision",
+    "trainer.seed": "seed",
+    "trainer.run_name": "wandb.name",
+    "trainer.learning_rate": "optimizer.lr",
+    "trainer.warmup_steps": "scheduler.warmup_steps",
+    "trainer.max_grad_norm": "trainer.gradient_clipping",
+    "trainer.dir": "trainer.output_dir",
+    "trainer.train_batch_size": "trainer.per_device_train_batch_size",
+    "trainer.eval_batch_size": "trainer.per_device_eval_batch_size",
+    "trainer.max_ckpt": "trainer.save_total_limit",
+    "dataset.tokenizer_name": "tokenizer.name",
+    "dataset.column": "dataset.text_column",
+    "dataset.path_to_disk": "dataset.path",
+    "contrastive.pretraining_prob": "dataset.pretraining_prob",
+    "contrastive.pretraining_dataset_path": "contrastive.pretraining_dataset",
+    "contrastive.pretrained_checkpoint": "pretrained_checkpoint",
+    "tokenizer.tokenizer_name_or_path": "tokenizer.name",
+    "model.name_or_path": "model.name",
+    "model.flash_attention": "model.attn_backend",
+    "model.use_flash_attention": "model.attn_backend",
+    "model.xformers_attention": "model.attn_backend",
+    "model.pretrained_config_path": "glue.pretrained_model_path",
+    "model.pretrained_checkpoint_dir": "glue.pretrained_checkpoint_dir",
+    "model.pretrained_checkpoint": "glue.pretrained_checkpoint",
+    "model.allow_random_weights": "glue.allow_random_weights",
+    "model.classifier_dropout": "glue.classifier_dropout",
+    "model.transfer_from_task": "glue.transfer_from_task",
+    f"{MUON}.algorithm": f"{MUON}.orthogonalization",
+    f"{MUON}.polar_express": f"{MUON}.orthogonalization",
 }
-"""Old key → today's. Two keys of the reference that are older names of other keys are here too."""
+"""Old key → today's; ``null`` under an old key says nothing.
 
-LOG_INTERVAL, LOGGING_STEPS = "wandb.log_interval", "trainer.logging_steps"
-"""Nothing is logged more often than every ``logging_steps``, so the one alone sets both."""
+Some are older names in pszemraj/NeoBERT too, and are still fields.
+"""
+
+IGNORED = ("trainer.remove_unused_columns",)
+"""Old keys without effect."""
 
 OLD_SECTION, NEW_SECTION = "optimizer.hparams.", "optimizer."
 """The keys of the older section have moved up."""
 
+OLD_DEFAULTS: Flat = {"trainer.max_ckpt": 3}
+"""Values of old keys that are fields and that say nothing: a saved configuration has them."""
+
+
+def _switch(true: str, false: str) -> dict[str, str]:
+    """What an older switch means for the key in its place."""
+    words = dict.fromkeys(("true", "yes", "on", "1"), true)
+    return words | dict.fromkeys(("false", "no", "off", "0", "none"), false)
+
+
 SPELLINGS: dict[str, Mapping[str, str]] = {
-    "model.attn_backend": {"flash": "flash_attn_varlen", "flash_attn": "flash_attn_varlen"},
-    "trainer.mixed_precision": {
-        "false": "no",
-        "off": "no",
-        "fp32": "no",
-        "none": "no",
-        "true": "bf16",
-        "yes": "bf16",
-        "on": "bf16",
+    "model.attn_backend": {
+        **_switch("flash_attn_varlen", "sdpa"),
+        "flash": "flash_attn_varlen",
+        "flash_attn": "flash_attn_varlen",
     },
+    "trainer.mixed_precision": {**_switch("bf16", "no"), "fp32": "no"},
     f"{MUON}.orthogonalization": {
+        **_switch("polar_express", "newton_schulz"),
         "polar": "polar_express",
         "polar-express": "polar_express",
         "ns5": "newton_schulz",
@@ -141,19 +119,16 @@ def translate(values: Flat, origin: str, problems: list[str]) -> Flat:
     """
     translated: Flat = {}
     sources: dict[str, str] = {}
-    if LOG_INTERVAL in values and LOGGING_STEPS not in values:
-        log.warning("%s: %s sets %s too, unless that is set", origin, LOG_INTERVAL, LOGGING_STEPS)
-        values = {**values, LOGGING_STEPS: values[LOG_INTERVAL]}
     for key, value in values.items():
-        old = _renamed(key)
-        if value in old.unset:
+        new = current_key(key)
+        if new != key and value in (None, OLD_DEFAULTS.get(key)):
             continue
-        if old.new is None:
+        if key in IGNORED:
             log.warning("%s: %s has no effect and is ignored", origin, key)
             continue
-        if old.new != key:
-            log.warning("%s: %s is an older key; write %s", origin, key, old.new)
-        new, result = old.new, spelled(old.new, old.translate(value))
+        if new != key:
+            log.warning("%s: %s is an older key; write %s", origin, key, new)
+        result = spelled(new, value)
         if new in translated and not _same(translated[new], result):
             problems.append(
                 f"{origin}: {sources[new]} and {key} are both set, to different values "
@@ -165,20 +140,16 @@ def translate(values: Flat, origin: str, problems: list[str]) -> Flat:
 
 def current_key(key: str) -> str:
     """Today's name of a key."""
-    return _renamed(key).new or key
-
-
-def _renamed(key: str) -> Renamed:
     if key.startswith(OLD_SECTION):
         key = key.replace(OLD_SECTION, NEW_SECTION)
-    return RENAMED.get(key, Renamed(key))
+    return RENAMED.get(key, key)
 
 
 def spelled(key: str, value: object) -> object:
     """The spelling that the checks know of a value."""
     if value is None:
         return NULLS.get(key)
-    if not isinstance(value, str | bool):
+    if not isinstance(value, str | bool | int):
         return value
     spellings = SPELLINGS.get(key, {})
     word = str(value).lower()

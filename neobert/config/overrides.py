@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, get_args, get_origin
 
 import yaml
@@ -13,16 +14,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from neobert.config.legacy import current_key, translate
-from neobert.config.schema import (
-    Flat,
-    entry_of,
-    field_types,
-    flatten,
-    is_text,
-    mapping_of,
-    nearest,
-    sections,
-)
+from neobert.config.schema import Flat, field_types, flatten, is_text, nearest, type_of
 from neobert.config.values import as_meant
 from neobert.console import get_logger
 from neobert.errors import ConfigError
@@ -61,23 +53,21 @@ class Request:
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     """Arguments as Hydra takes them: its flags first, ``--a.b v`` turned into ``a.b=v``, aloud."""
     flags, overrides = split_flags(arguments)
-    return [*flags, *overrides]
+    return [*chain.from_iterable(flags), *overrides]
 
 
-def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags with their values, and the overrides; ``--a.b v`` becomes ``a.b=v``."""
+def split_flags(arguments: Sequence[str]) -> tuple[list[list[str]], list[str]]:
+    """Hydra's flags, each with its value, and the overrides; ``--a.b v`` becomes ``a.b=v``."""
     known = get_args_parser()._option_string_actions
-    flags: list[str] = []
+    flags: list[list[str]] = []
     overrides: list[str] = []
     waiting = list(arguments)
     while waiting:
         word = waiting.pop(0)
         if (flag := known.get(word.partition("=")[0])) is not None:
-            flags.append(word)
             left_out = flag.nargs == "?" and not {*waiting[:1]} & {*(flag.choices or ())}
-            if flag.nargs != 0 and "=" not in word and not left_out:
-                flags += waiting[:1]
-                del waiting[:1]
+            takes_next = flag.nargs != 0 and "=" not in word and not left_out and waiting
+            flags.append([word, waiting.pop(0)] if takes_next else [word])
         elif word.startswith("--") and word != "--":
             overrides.append(_without_dashes(word, waiting))
         else:
@@ -85,17 +75,15 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return flags, overrides
 
 
-def config_folder(flags: Sequence[str]) -> str | None:
+def config_folder(flags: Sequence[Sequence[str]]) -> str | None:
     """The folder of ``--config-dir``; raises ``ConfigError`` for any other flag of Hydra."""
     folder = None
-    waiting = list(flags)
-    while waiting:
-        flag, equals, value = waiting.pop(0).partition("=")
+    for words in flags:
+        flag, _, folder = "=".join(words).partition("=")
         if flag not in ("--config-dir", "-cd"):
             raise ConfigError(f"{flag}: only python -m neobert.train has this flag")
-        if not equals and not waiting:
+        if not folder:
             raise ConfigError(f"{flag}: must name a folder")
-        folder = value if equals else waiting.pop(0)
     return folder
 
 
@@ -198,8 +186,7 @@ def is_value(key: str, value: object) -> bool:
 
 
 def _may_be_swept(key: str, is_group: Callable[[str], bool]) -> bool:
-    known = current_key(key) in field_types() or key in sections() or is_group(key)
-    known = known or mapping_of(key) is not None or entry_of(key) is not None
+    known = type_of(current_key(key)) is not None or is_group(key)
     return known and key != "trainer.output_dir"
 
 

@@ -1,21 +1,16 @@
 """The dotted keys of ``Config``: their types, and how to tell that one was meant."""
 
-import re
 from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher, get_close_matches
 from functools import cache
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
 from neobert.config.familiar import FAMILIAR
 from neobert.config.root import Config
-from neobert.config.section import kinds_of, section_of
+from neobert.config.section import kinds_of, section_of, types_of
 
 Flat = dict[str, object]
 """Values by dotted key."""
-
-ENTRY_KEY = re.compile(r"(\w+(?:\.\w+)*?)\.(\d{1,4})\.(.+)")
-"""A setting of one entry of a list of sections, ``stages.0.lr``, or within it,
-``stages.0.mixture.web``."""
 
 
 @cache
@@ -26,7 +21,7 @@ def sections() -> dict[str, type]:
 
 def _sections_of(section: type, name: str) -> Iterator[tuple[str, type]]:
     yield name, section
-    for field, kind in get_type_hints(section).items():
+    for field, kind in types_of(section).items():
         if (inner := section_of(kind)) is not None:
             yield from _sections_of(inner, joined(name, field))
 
@@ -37,9 +32,33 @@ def field_types() -> dict[str, Any]:
     return {
         joined(name, field): kind
         for name, section in sections().items()
-        for field, kind in get_type_hints(section).items()
+        for field, kind in types_of(section).items()
         if section_of(kind) is None
     }
+
+
+@cache
+def type_of(key: str) -> Any:
+    """The type of a setting, of a section, or of an entry of a mapping (``mteb_local.A.path``) or
+    of a list of sections (``stages.0.lr``); ``None`` for an unknown key."""
+    kind: Any = Config
+    for part in key.split("."):
+        if (section := section_of(kind)) is not None:
+            kind = types_of(section).get(part)
+        elif get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        elif entries_of(kind) is not None and part.isdigit():
+            kind = entries_of(kind)
+        elif kind is not Any:
+            return None
+    return kind
+
+
+def setting_of(key: str) -> str:
+    """The setting that ``key`` is, or is an entry of: ``stages`` for ``stages.0.lr``."""
+    parts = key.split(".")
+    names = (".".join(parts[:length]) for length in range(1, len(parts)))
+    return next((name for name in names if name in field_types()), key)
 
 
 def joined(section: str, field: str) -> str:
@@ -51,30 +70,6 @@ def default_of(key: str) -> object:
     """The dataclass's default of a key."""
     section, _, field = key.rpartition(".")
     return getattr(sections()[section](), field)
-
-
-def parents(key: str) -> Iterator[str]:
-    """``a`` and ``a.b`` of ``a.b.c``."""
-    parts = key.split(".")
-    return (".".join(parts[:length]) for length in range(1, len(parts)))
-
-
-def is_free_form(key: str) -> bool:
-    """Whether the value of ``key`` is a mapping with keys of the user's choice."""
-    return get_origin(field_types().get(key)) is dict
-
-
-def mapping_of(key: str) -> str | None:
-    """The free-form key that ``key`` is an entry of, e.g. ``mteb_local`` for ``mteb_local.A``."""
-    return next(filter(is_free_form, parents(key)), None)
-
-
-def entry_of(key: str) -> tuple[str, int, list[str]] | None:
-    """The list of sections, number and path that ``stages.0.lr`` stands for; else ``None``."""
-    match = ENTRY_KEY.fullmatch(key)
-    if match is None or entries_of(field_types().get(match[1])) is None:
-        return None
-    return match[1], int(match[2]), match[3].split(".")
 
 
 def is_text(kind: Any) -> bool:
@@ -89,13 +84,13 @@ def entries_of(kind: Any) -> type | None:
 
 
 def flatten(values: Mapping[Any, object], section: str = "") -> Flat:
-    """Nested mappings as dotted keys. Free-form mappings, settings of an entry of a list and empty
-    sections stay values."""
+    """Nested mappings as dotted keys. The values of mappings of the user's own keys, and empty
+    sections, stay values."""
     flat: Flat = {}
     for name, value in values.items():
         key = joined(section, str(name))
-        is_value = is_free_form(key) or entry_of(key) is not None
-        if isinstance(value, Mapping) and value and not is_value:
+        kind = type_of(key)
+        if isinstance(value, Mapping) and value and (kind is None or section_of(kind) is not None):
             flat |= flatten(value, key)
         else:
             flat[key] = value
@@ -104,10 +99,14 @@ def flatten(values: Mapping[Any, object], section: str = "") -> Flat:
 
 def nearest(key: str) -> str:
     """ "; did you mean …?", or an empty text if no key resembles ``key``."""
-    key = key.lower()
-    last = key.rpartition(".")[2]
+    owner, _, last = key.lower().rpartition(".")
+    if (entry := section_of(type_of(owner))) is not None and owner not in sections():
+        matches = get_close_matches(last, types_of(entry), n=1, cutoff=0.6)
+        return (
+            f"; did you mean {matches[0]}?" if matches else f"; it has {', '.join(types_of(entry))}"
+        )
     by_last = {known.rpartition(".")[2]: known for known in reversed(field_types())}
-    close = get_close_matches(key, field_types(), n=5, cutoff=0.75)
+    close = get_close_matches(key.lower(), field_types(), n=5, cutoff=0.75)
     match = (
         FAMILIAR.get(last)
         or next((known for known in close if _resembles(last, known.rpartition(".")[2])), None)

@@ -27,7 +27,7 @@ class Section:
 
     def __setattr__(self, name: str, value: object) -> None:
         """Assign a setting; raises ``ConfigError``, and keeps the old value, if it is wrong."""
-        types = _types(type(self))
+        types = types_of(type(self))
         if name not in types:
             raise ConfigError(_unknown(self, name))
         before = self.__dict__.get(name)
@@ -84,7 +84,7 @@ def fits(value: object, kind: Any) -> bool:
 
 def mistyped(section: Section, name: str, value: object) -> str:
     """The problem with a value of another type."""
-    kind = described(_types(type(section))[name])
+    kind = described(types_of(type(section))[name])
     return f"{_key(section, name)}={value!r}: must be {kind}"
 
 
@@ -93,14 +93,14 @@ def type_problems(section: Section) -> list[str]:
     problems = []
     for field in fields(section):  # type: ignore[arg-type]
         value = getattr(section, field.name)
-        if not fits(value, _types(type(section))[field.name]):
+        if not fits(value, types_of(type(section))[field.name]):
             problems.append(mistyped(section, field.name, value))
         elif isinstance(value, Section):
             problems += type_problems(value)
     return problems
 
 
-_types = cast(Callable[[type[Section]], dict[str, Any]], cache(get_type_hints))
+types_of = cast(Callable[[type], dict[str, Any]], cache(get_type_hints))
 """The types of a section's fields."""
 
 

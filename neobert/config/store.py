@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from neobert.config.layers import Layer, build, merge, typed
+from neobert.config.layers import Layer, Merged, build
 from neobert.config.root import Config
 from neobert.config.yaml_file import read_settings
 from neobert.errors import ConfigError
@@ -19,8 +19,9 @@ def load_config_file(path: str | Path) -> Config:
     """
     problems: list[str] = []
     layer = Layer.read(str(path), read_settings(Path(path)), problems)
-    merged = merge([layer], problems)
-    config = build(typed(merged, problems), merged, problems)
+    merged = Merged([layer])
+    problems = merged.problems(problems)
+    config = build(merged.tree, merged.layers, problems)
     if problems:
         raise ConfigError(*problems)
     return config

@@ -148,6 +148,7 @@ def test_one_entry_of_a_file_s_own_mapping_can_be_changed(tmp_path: Path) -> Non
         "Two": {**task, "columns": {"query": "a", "document": "d"}},
     }
     assert compose_config([f"config_path={file}", "mteb_local={}"]).mteb_local == {}
+    assert compose_config([f"config_path={file}", "~mteb_local.One"]).mteb_local == {"Two": task}
 
 
 def test_an_unknown_key_of_a_file_names_the_file(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Strength of layers between rival keys, keys without effect, paths, files of any size."""
 
+import fnmatch
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,10 @@ from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 
 from neobert.config.compose import SettingsLoader, compose_config
+from neobert.config.effects import RULES
 from neobert.config.familiar import FAMILIAR
 from neobert.config.group_files import PRIMARY, conf_dir
-from neobert.config.layers import PATHS
-from neobert.config.schema import field_types, is_text, nearest
+from neobert.config.schema import default_of, field_types, is_text, nearest
 from neobert.errors import ConfigError
 
 
@@ -157,6 +159,34 @@ def test_configurations_of_the_reference_load_with_a_line(
     assert "is ignored" in caplog.text
 
 
+PATHS = (
+    "accelerate_config_file",
+    "config_path",
+    "mteb_model",
+    "model.init_from",
+    "model.name",
+    "dataset.path",
+    "dataset.cache_dir",
+    "dataset.pre_tokenize_output",
+    "tokenizer.name",
+    "tokenizer.path",
+    "trainer.output_dir",
+    "trainer.resume_from_checkpoint",
+    "trainer.branch_from",
+    "wandb.dir",
+    "glue.pretrained_model_path",
+    "glue.pretrained_checkpoint_dir",
+    "glue.transfer_dir",
+    "contrastive.pretrained_checkpoint_dir",
+    "contrastive.pretrained_model_path",
+    "contrastive.pretraining_dataset",
+    "contrastive.sources_dir",
+    "contrastive.eval_sts",
+    "deepspeed.config_file",
+)
+"""Keys that may name a file or a folder."""
+
+
 @pytest.mark.parametrize("key", PATHS)
 def test_the_home_directory_is_expanded_in_every_path(
     key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -176,6 +206,17 @@ def test_it_is_expanded_in_entries_of_mappings(
     )
     assert config.mteb_local["A"]["path"] == str(tmp_path / "x")
     assert config.contrastive.sources["B"]["path"] == str(tmp_path / "y")
+
+
+def test_a_rule_about_keys_without_effect_names_keys_that_exist() -> None:
+    for conditions, patterns, *_ in RULES:
+        for condition in conditions.split(" & "):
+            key, _, values = re.split("(!?=|>)", condition)
+            assert key in field_types()
+            if isinstance(default_of(key), bool):
+                assert values in ("true", "false")
+        for pattern in patterns.split():
+            assert fnmatch.filter(field_types(), pattern), pattern
 
 
 def test_every_key_that_sounds_like_a_path_is_one() -> None:

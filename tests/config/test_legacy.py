@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from neobert.config.compose import compose_config
-from neobert.config.legacy import RENAMED, translate
+from neobert.config.legacy import IGNORED, RENAMED, translate
 from neobert.config.root import Config
 from neobert.config.schema import field_types
 from neobert.config.store import load_config_file
@@ -13,7 +13,6 @@ VALUES = {
     "mixed_precision": ("no", "no"),
     "trainer.bf16": (False, "no"),
     "trainer.seed": (3, 3),
-    "trainer.remove_unused_columns": (True, None),
     "model.flash_attention": (True, "flash_attn_varlen"),
     "model.use_flash_attention": (False, "sdpa"),
     "model.xformers_attention": (False, "sdpa"),
@@ -34,13 +33,23 @@ def test_an_old_key_becomes_the_new_one_with_one_warning(
     key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     old, new = VALUES.get(key, (7, 7))
-    target = RENAMED[key].new
+    target = RENAMED[key]
     with caplog.at_level(logging.WARNING):
         found = translate({key: old}, "old.yaml", [])
-    assert found == ({} if target is None else {target: new})
+    assert found == {target: new}
     assert len(caplog.records) == 1
     assert key in caplog.text
-    assert target is None or target in field_types()
+    assert target in field_types()
+
+
+@pytest.mark.parametrize("key", IGNORED)
+def test_an_old_key_without_effect_is_dropped_with_one_warning(
+    key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert translate({key: True}, "old.yaml", []) == {}
+    assert [record.getMessage() for record in caplog.records] == [
+        f"old.yaml: {key} has no effect and is ignored"
+    ]
 
 
 def test_both_spellings_with_one_value_pass_and_with_two_do_not() -> None:
