@@ -15,6 +15,9 @@ from neobert.data.rows import OPENERS, format_of, is_plain_parquet
 PARTS = 4
 """Parts of each reader, at most: those of a large file are from all over it."""
 
+FINE_PARTS = 16
+"""Where the readers' shares would be uneven otherwise."""
+
 SMALLEST = 2**16
 """Bytes of a part at least."""
 
@@ -37,14 +40,15 @@ class FilePart:
     """Row groups of parquet, bytes of other files: a line belongs to the part it begins in."""
 
 
-def split_files(files: Sequence[Path], readers: int) -> list[FilePart]:
-    """Parts of ``files`` that ``readers`` can share evenly, in the order of the documents.
+def split_files(files: Sequence[Path], readers: int, most: int = PARTS) -> list[FilePart]:
+    """Parts of ``files`` that ``readers`` can share, ``most`` of each, in the order of the
+    documents.
 
     Parquet is split at row groups, text and JSON lines at line ends; compressed files, csv, tsv and
     json that may be one value are not split.
     """
     ends = np.maximum(1, np.cumsum([file.stat().st_size for file in files]))
-    count = min(PARTS * readers, sum(map(_most_parts, files)))
+    count = min(most * readers, sum(map(_most_parts, files)))
     if count >= readers:
         count -= count % readers
     else:

@@ -1,6 +1,6 @@
 """Data from where ``dataset.*`` says: files, ``save_to_disk`` folders, loading code, the hub."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,16 @@ from datasets.iterable_dataset import ExamplesIterable
 from neobert.config.dataset import DatasetConfig
 from neobert.data.cache import cache_is_full
 from neobert.data.data_files import DataFiles, find_files, log_splits
-from neobert.data.file_parts import FilePart, split_files
+from neobert.data.file_parts import FINE_PARTS, FilePart, split_files
 from neobert.data.own_code import loading_code, run_loading_code
-from neobert.data.rows import DOCUMENTS, FORMATS, format_of, row_columns, value_at
+from neobert.data.rows import (
+    DOCUMENTS,
+    FORMATS,
+    format_of,
+    iter_rows,
+    row_columns,
+    value_at,
+)
 from neobert.data.splits import EVALUATION_SPLITS, Data, FileValues, documents_of
 from neobert.data.stream_source import StreamSource
 from neobert.errors import ConfigError, RunError
@@ -109,17 +116,33 @@ def _of_files(data: DataFiles, config: DatasetConfig) -> OpenedData:
 def _file_stream(values: FileValues, readers: int) -> StreamSource:
     """The same values as a stream, each file a shard; parts of files where ``readers`` would have
     to share them."""
-    source = _part_stream(
-        [FilePart(file, file.stat().st_size) for file in values.files], values.column
-    )
-    if source.num_groups(readers) == readers:
-        return source
-    return _part_stream(split_files(values.files, readers), values.column)
+    files, column = values.files, values.column
+    whole = _part_stream([FilePart(file, file.stat().st_size) for file in files], column)
+    if whole.num_groups(readers) == readers:
+        return whole
+    split = _part_stream(split_files(files, readers), column)
+    if split.num_groups(readers) == readers:
+        return split
+    finer = _part_stream(split_files(files, readers, FINE_PARTS), column)
+    return max(split, finer, whole, key=lambda source: source.num_groups(readers))
 
 
 def _part_stream(parts: list[FilePart], column: str) -> StreamSource:
     stream = IterableDataset(ExamplesIterable(_examples, {"parts": parts, "column": column}))
-    return StreamSource(stream, column, tuple(part.size for part in parts))
+    find = partial(_place_of, parts, column)
+    return StreamSource(stream, column, tuple(part.size for part in parts), find=find)
+
+
+def _place_of(
+    parts: list[FilePart], column: str, value: object, numbers: Sequence[int]
+) -> str | None:
+    """File and row, from 0 on, of the first document with this value in some of the parts."""
+    for path, span in ((parts[number].path, parts[number].span) for number in numbers):
+        for number, other in enumerate(documents_of([path], column, span)):
+            if other == value:
+                before = iter_rows([path], "dataset.path", (), range(span.start if span else 0))
+                return f"dataset.path: {path}: row {number + sum(1 for _ in before)}"
+    return None
 
 
 def _examples(parts: list[FilePart], column: str) -> Iterator[tuple[int, dict[str, object]]]:

@@ -63,6 +63,14 @@ class Documents:
     tokenized: bool = False
     """The values are lists of ids, not texts."""
 
+    where: Callable[[int], str | None] | None = None
+    """File and row of a document by its number, where they can be found, for messages."""
+
+    def place_of(self, row: int) -> str:
+        """What messages call a document."""
+        place = None if self.where is None else self.where(row)
+        return place or f"{self.name}: row {row}"
+
     def texts(self) -> Iterator[str]:
         """The texts; null counts as an empty one. Anything else is an error that names its row."""
         for row, value in enumerate(self._values()):
@@ -73,7 +81,7 @@ class Documents:
         for row, value in enumerate(self._values()):
             if isinstance(value, str) or not isinstance(value, Sequence):
                 kind = type(value).__name__
-                raise ConfigError(f"{self.name}: row {row} is no list of ids but {kind}")
+                raise ConfigError(f"{self.place_of(row)} is no list of ids but {kind}")
             yield value
 
     def head(self, count: int | None) -> "Documents":

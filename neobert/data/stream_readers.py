@@ -4,7 +4,7 @@ A window is the next documents of a reader. They are tokenised, packed, and put 
 depends on (seed, reader, epoch, window) alone; the next window is made in the background.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 
@@ -94,10 +94,14 @@ class StreamRows:
         making = [asdict(self.maker.packing), self.shuffled, self.maker.tokenizer.fingerprint]
         return {"source": key_of([self.documents.key, *dealt]), "rows": key_of(making)}
 
-    def rows_of(self, values: list[object], reader: int, start: ReaderState) -> TokenRows:
-        """The rows of a window's documents."""
-        where = f"{self.documents.name}, window {start.place.window} of reader {reader}"
-        window = replace(self.documents, name=where, read=lambda: values)
+    def rows_of(
+        self, values: list[object], reader: int, start: ReaderState, files: Sequence[int] = ()
+    ) -> TokenRows:
+        """The rows of a window's documents, which are from ``files``."""
+        name = f"{self.documents.name}, window {start.place.window} of reader {reader}"
+        find = self.source.find
+        where = None if find is None else (lambda row: find(values[row], files))
+        window = replace(self.documents, name=name, read=lambda: values, where=where)
         store = memory_store(tokens_of(window, self.maker.tokenizer))
         packing = self.maker.packing.of_window(reader, start.place.window)
         return TokenRows(store, packing.plan(store.offsets, epoch=start.place.epoch), self.maker)
@@ -167,7 +171,8 @@ class Reader:
                 raise
             except Exception as error:  # whatever the libraries of files raise
                 raise self.stream.documents.explain(error) from error
-            rows = self.stream.rows_of(values, self.number, state)
+            files = self.group.files_between(state.place, place)
+            rows = self.stream.rows_of(values, self.number, state, files)
             count = rows.plan.num_rows
             after = replace(state, place=place, rows=state.rows + count)
             if place.epoch > state.place.epoch:

@@ -1,13 +1,14 @@
 """The documents of a stream in parts, each read once by one process and from any place on.
 
-A stream of files is dealt to its readers by files where there are enough of them, else by stride:
+A stream of files is dealt to its readers by files where that can be done evenly, else by stride:
 a group of readers then reads the same files, and reader ``i`` of ``n`` takes every n-th document.
 A process reads the files of a group once for all readers that it runs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from heapq import heapreplace
 from itertools import chain, islice
 from math import gcd
 
@@ -45,6 +46,8 @@ class StreamSource:
 
     first: int = 0
     stop: int | None = None
+    find: Callable[[object, Sequence[int]], str | None] | None = None
+    """File and row of a document of some of the files, for messages; reads them."""
 
     def __iter__(self) -> Iterator[object]:
         files = map(self.documents, range(self.num_files))
@@ -64,20 +67,13 @@ class StreamSource:
     def num_groups(self, readers: int) -> int:
         """Groups of readers, each with files of its own: a divisor of ``readers``."""
         divisors = [count for count in range(readers, 0, -1) if readers % count == 0]
-        return next(count for count in divisors if self._is_even(count))
+        return next(count for count in divisors if _dealt(self, count) is not None)
 
-    def _is_even(self, groups: int) -> bool:
-        """Whether so many groups get about as much each to train on."""
-        if groups == 1:
-            return True
-        counts, size = _before(self)
-        is_known = len(self.sizes) == self.num_files
-        remaining = list(self.sizes) if is_known else [1] * self.num_files
-        for file in range(len(counts)):
-            is_last = file == len(counts) - 1
-            remaining[file] = max(0, remaining[file] - size * is_known) if is_last else 0
-        parts = [sum(remaining[group::groups]) for group in range(groups)]
-        return min(parts) > 0 and max(parts) <= UNEVEN * min(parts)
+    def files_of(self, group: int, groups: int) -> Sequence[int]:
+        """The files of a group, where :meth:`num_groups` gives so many."""
+        dealt = _dealt(self, groups)
+        assert dealt is not None
+        return dealt[group]
 
     def heads(self) -> list[int]:
         """Documents before ``first`` in each file that has any; reads those, once."""
@@ -113,6 +109,40 @@ def _before(source: StreamSource) -> tuple[list[int], int]:
         if not remaining:
             break
     return counts, size
+
+
+@lru_cache(maxsize=64)
+def _dealt(source: StreamSource, groups: int) -> tuple[Sequence[int], ...] | None:
+    """The files of each group: every n-th, else by their sizes; ``None`` where neither is even."""
+    counts, size = _before(source)
+    is_known = len(source.sizes) == source.num_files
+    remaining = list(source.sizes) if is_known else [1] * source.num_files
+    for file in range(len(counts)):
+        is_last = file == len(counts) - 1
+        remaining[file] = max(0, remaining[file] - size * is_known) if is_last else 0
+    ways: list[tuple[Sequence[int], ...]] = [
+        tuple(range(group, source.num_files, groups) for group in range(groups))
+    ]
+    if is_known and source.num_files > groups > 1:
+        ways.append(_by_size(remaining, groups))
+    return next((dealt for dealt in ways if _is_even(dealt, remaining)), None)
+
+
+def _by_size(sizes: Sequence[int], groups: int) -> tuple[Sequence[int], ...]:
+    """The largest file first, each to the group that has the least so far."""
+    dealt: tuple[list[int], ...] = tuple([] for _ in range(groups))
+    least = [(0, group) for group in range(groups)]
+    for file in sorted(range(len(sizes)), key=lambda file: -sizes[file]):
+        size, group = least[0]
+        dealt[group].append(file)
+        heapreplace(least, (size + sizes[file], group))
+    return tuple(sorted(files) for files in dealt)
+
+
+def _is_even(dealt: Sequence[Sequence[int]], sizes: Sequence[int]) -> bool:
+    """Whether each group gets about as much to train on."""
+    shares = [sum(sizes[file] for file in files) for files in dealt]
+    return len(dealt) == 1 or 0 < max(shares) <= UNEVEN * min(shares)
 
 
 @dataclass(slots=True)
@@ -187,6 +217,12 @@ class ReaderGroup:
     def __post_init__(self) -> None:
         self._front = min(self.waiting.values(), key=in_order)
 
+    def files_between(self, start: StreamPlace, stop: StreamPlace) -> Sequence[int]:
+        """The files that a window has documents of, by the places where it and the next begin."""
+        files = self.source.files_of(self.number, self.groups)
+        last = stop.cursor.file + 1 if stop.epoch == start.epoch else None
+        return files[start.cursor.file : last]
+
     def next_window(self, reader: int) -> tuple[list[object], StreamPlace]:
         """The documents of a reader's next window, and where the one after begins.
 
@@ -231,7 +267,7 @@ class ReaderGroup:
     def _open(self, place: StreamPlace) -> _Files:
         first, stop = self.source.first, self.source.stop
         limit = None if stop is None else max(0, stop - first - place.documents)
-        files = range(self.number, self.source.num_files, self.groups)
+        files = self.source.files_of(self.number, self.groups)
         return _Files(self.source, files, self.heads, place.cursor, limit)
 
     def documents_in(self, window: int) -> int:

@@ -1,7 +1,7 @@
 """Documents → ids, batch by batch: tokenised, or checked where they are ids already."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TYPE_CHECKING
@@ -66,7 +66,7 @@ class DocumentReader:
 
     def _encode(self, batch: list) -> Encoded:  # type: ignore[type-arg]
         if self.documents.tokenized:
-            return checked_ids(batch, self.encoder, self.documents.name, self.row)
+            return checked_ids(batch, self.encoder, self.documents.place_of, self.row)
         return self.encoder.text.encode(batch)
 
 
@@ -76,20 +76,24 @@ def tokens_of(documents: Documents, info: "TokenizerInfo") -> Iterator[Encoded]:
 
 
 def checked_ids(
-    batch: Sequence[Sequence[object]], encoder: DocumentEncoder, name: str, first_row: int = 0
+    batch: Sequence[Sequence[object]],
+    encoder: DocumentEncoder,
+    place_of: Callable[[int], str],
+    first_row: int = 0,
 ) -> Encoded:
     """Documents that are ids already, without the special tokens at their ends.
 
-    Raises ``ConfigError`` at an id that the tokenizer does not have, with its row.
+    Raises ``ConfigError`` at an id that the tokenizer does not have, with what ``place_of`` calls
+    its row.
     """
     special = (encoder.text.start_id, encoder.text.end_id, encoder.pad_token_id)
     at_ends = [token for token in special if token is not None]
-    tokens, lengths = _end_to_end(batch, name, first_row)
+    tokens, lengths = _end_to_end(batch, place_of, first_row)
     wrong = np.flatnonzero((tokens < 0) | (tokens >= encoder.real_vocab_size))
     if len(wrong):
         row = first_row + int(np.searchsorted(np.cumsum(lengths), wrong[0], side="right"))
         raise ConfigError(
-            f"{name}: row {row} has the id {tokens[wrong[0]]}, but the tokenizer {encoder.name} "
+            f"{place_of(row)} has the id {tokens[wrong[0]]}, but the tokenizer {encoder.name} "
             f"has the ids 0 to {encoder.real_vocab_size - 1}; name the tokenizer that the data "
             "was made with (tokenizer.path)"
         )
@@ -102,7 +106,7 @@ def checked_ids(
 
 
 def _end_to_end(
-    batch: Sequence[Sequence[object]], name: str, first_row: int
+    batch: Sequence[Sequence[object]], place_of: Callable[[int], str], first_row: int
 ) -> tuple[np.ndarray, np.ndarray]:
     lengths = np.array([len(ids) for ids in batch], dtype=np.int64)
     values = list(chain.from_iterable(batch))
@@ -115,7 +119,7 @@ def _end_to_end(
         for value in ids
         if not _is_id(value)
     )
-    raise ConfigError(f"{name}: row {row} holds {value!r}, which is not an id")
+    raise ConfigError(f"{place_of(row)} holds {value!r}, which is not an id")
 
 
 def _is_id(value: object) -> bool:

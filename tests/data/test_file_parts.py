@@ -12,10 +12,19 @@ from pyarrow import parquet
 
 from neobert.config.dataset import DatasetConfig
 from neobert.data import file_parts
+from neobert.data.curriculum import MaskRate
 from neobert.data.file_parts import FilePart, split_files
 from neobert.data.loading import open_data
+from neobert.data.masking import Masking
+from neobert.data.packing import Packing
+from neobert.data.sources import open_source
 from neobert.data.splits import documents_of
+from neobert.data.steps import Share, Steps
+from neobert.data.stream import StreamBatches
+from neobert.data.stream_readers import StreamRows
 from neobert.data.stream_source import StreamSource
+from neobert.data.token_rows import RowMaker
+from neobert.data.tokenizer import TokenizerInfo
 from neobert.errors import ConfigError
 
 DOCUMENTS = [f"{number} " + "naïve ✓ " * (number * 7 % 13) for number in range(400)]
@@ -128,6 +137,52 @@ def test_files_that_are_enough_are_not_split(tmp_path: Path) -> None:
     assert stream_of(tmp_path, stream_readers=8).num_files == 8
 
 
+def groups_of(source: StreamSource, readers: int) -> list[list[object]]:
+    """The documents of each group of readers."""
+    groups = source.num_groups(readers)
+    return [
+        [text for file in source.files_of(group, groups) for text in source.documents(file)]
+        for group in range(groups)
+    ]
+
+
+@pytest.mark.parametrize("sizes", [[100] * 12, [40, 900, 60, 300, 10, 10, 500, 80, 80, 200]])
+def test_uneven_files_are_dealt_by_their_sizes_in_parts(tmp_path: Path, sizes: list[int]) -> None:
+    numbers = iter(range(sum(sizes)))
+    for file, size in enumerate(sizes):
+        lines = [f"{number:05} {'river ' * 9}" for number in islice(numbers, size)]
+        (tmp_path / f"part-{file:02}.txt").write_text("\n".join(lines) + "\n")
+    source = stream_of(tmp_path, stream_readers=8)
+    dealt = groups_of(source, 8)
+    assert len(dealt) == 8
+    assert sorted(chain.from_iterable(dealt)) == list(source)
+    assert max(map(len, dealt)) < 1.25 * min(map(len, dealt))
+
+
+def test_compressed_files_of_uneven_sizes_are_dealt_whole(tmp_path: Path) -> None:
+    for file, size in enumerate([10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120] * 4):
+        lines = [
+            json.dumps({"text": f"{file} {number} {(file * 977 + number) ** 5}"})
+            for number in range(size)
+        ]
+        (tmp_path / f"part-{file:02}.jsonl.gz").write_bytes(
+            gzip.compress("\n".join(lines).encode())
+        )
+    source = stream_of(tmp_path, stream_readers=8)
+    assert source.num_files == 48
+    dealt = groups_of(source, 8)
+    assert len(dealt) == 8
+    assert sorted(chain.from_iterable(dealt)) == sorted(source)
+    assert max(map(len, dealt)) < 1.25 * min(map(len, dealt))
+
+
+def test_the_readers_of_too_few_files_share_them(tmp_path: Path) -> None:
+    for file in range(12):
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS)
+        (tmp_path / f"part-{file:02}.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    assert stream_of(tmp_path, stream_readers=8).num_groups(8) == 4
+
+
 def test_a_damaged_line_is_reported_with_its_file(tmp_path: Path) -> None:
     file = write(tmp_path, ".jsonl", DOCUMENTS)
     file.write_text(file.read_text().replace('"300 ', '300 "'))
@@ -147,3 +202,26 @@ def test_a_row_that_is_no_text_is_counted_from_the_start_of_its_file(tmp_path: P
     parquet.write_table(pa.table({"text": list(range(40))}), numbers, row_group_size=4)
     with pytest.raises(ConfigError, match=r"parquet: row 20 is not a string but int"):
         list(documents_of([numbers], "text", range(5, 7)))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_row_of_ids_is_counted_from_the_start_of_its_file(
+    tmp_path: Path, info: TokenizerInfo, suffix: str
+) -> None:
+    rows = [{"input_ids": [number % 50 + 5] * (1 + number % 9)} for number in range(600)]
+    rows[555]["input_ids"] = [7, 10**6]
+    file = tmp_path / f"corpus{suffix}"
+    if suffix == ".jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        parquet.write_table(pa.Table.from_pylist(rows), file, row_group_size=10)
+    config = DatasetConfig(name="local", path=str(tmp_path), streaming=True, stream_readers=4)
+    source = open_source(config, tmp_path, seed=0)
+    assert source.stream is not None
+    assert source.stream.num_groups(4) == 4
+    masking = Masking(MaskRate.constant(0.2), False, info.mask_token_id, info.random_ids, seed=3)
+    maker = RowMaker(info, masking, Packing(32, 32, info.wrapping, packed=True, truncate=False))
+    stream = StreamRows(source.stream, source.train, maker, shuffled=40, readers=4)
+    batches = StreamBatches([stream], Steps(Share(8, 1)))
+    with pytest.raises(ConfigError, match=rf"corpus\{suffix}: row 555 has the id 1000000, "):
+        list(islice(batches.micro_batches(), 60))

@@ -31,7 +31,7 @@ def test_a_document_of_ten_megabytes_is_a_document(info: TokenizerInfo, tmp_path
 def test_ids_lose_the_special_tokens_at_their_ends(info: TokenizerInfo) -> None:
     start, end, pad = info.start_id, info.end_id, info.pad_token_id
     rows = [[start, 9, 10, end, pad, pad], [11], [start, end], []]
-    assert joined([checked_ids(rows, DocumentEncoder.of(info), "mine")]) == (
+    assert joined([checked_ids(rows, DocumentEncoder.of(info), "mine: row {}".format)]) == (
         [9, 10, 11],
         [2, 1, 0, 0],
     )
@@ -40,7 +40,7 @@ def test_ids_lose_the_special_tokens_at_their_ends(info: TokenizerInfo) -> None:
 @pytest.mark.parametrize("wrong", [-1, 100_000])
 def test_an_id_outside_the_vocabulary_is_named_by_its_row(info: TokenizerInfo, wrong: int) -> None:
     with pytest.raises(ConfigError, match=rf"mine: row 2 has the id {wrong}, .*tokenizer\.path"):
-        checked_ids([[9], [10, 11], [12, wrong]], DocumentEncoder.of(info), "mine")
+        checked_ids([[9], [10, 11], [12, wrong]], DocumentEncoder.of(info), "mine: row {}".format)
 
 
 @pytest.mark.parametrize("odd", [None, "river", 1 << 70, [1], 1.5, "1", True])
