@@ -3,9 +3,9 @@
 - ``ranks``: seconds of processor that all ranks of a job together take for a million tokens of a
   stream, text to masked batches, by the number of ranks; the ranks are run one after the other, and
   each ends when the windows that it reads ahead are made.
-  ``files``: a stream of 64 files, ``one file``: of one, which is read in parts. ``workers``: how
-  many times the tokens per second two loader processes make, by the processor time of the busier
-  one.
+  ``files``: a stream of 64 files, ``one file``: of one, which is read in parts, ``mixture``: three
+  streams of 64 files each, with weights of 0.7, 0.2 and 0.1. ``workers``: how many times the tokens
+  per second two loader processes make, by the processor time of the busier one.
 - ``scale``: the row plan and the order of an epoch by the number of documents: seconds of
   processor, the most memory that is allocated at a time, bytes on disk, and the seconds from the
   files to the rows of a first batch.
@@ -15,10 +15,11 @@ Each measurement is a process of its own. Times are of the processor, all thread
 
 import argparse
 import json
+import random
 import shutil
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -42,6 +43,9 @@ from neobert.tasks.pretraining.data import PretrainingDataModule
 MEASUREMENTS = ("ranks", "scale")
 RANKS = (1, 2, 4, 8, 64)
 FILES = 64
+WEIGHTS = {"web": 0.7, "books": 0.2, "notes": 0.1}
+"""Of a mixture; its sources have as much of the text."""
+
 ROWS_PER_STEP = 1024
 """Over all ranks: 16 for each of 64."""
 
@@ -79,24 +83,27 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, object]:
     """The figures of one measurement."""
     if name == "scale":
         return dict(measure_scale(options.documents[0]))
-    return {
-        form: measure_ranks(options.folder, options.copies, files)
-        for form, files in (("files", FILES), ("one file", 1))
+    folder, copies = options.folder, options.copies
+    forms = {
+        "files": text_paths(folder, copies, FILES, {"": 1.0}),
+        "one file": text_paths(folder, copies, 1, {"": 1.0}),
+        "mixture": text_paths(folder, copies, FILES, WEIGHTS),
     }
+    return {form: measure_ranks(stream_batches(folder, paths)) for form, paths in forms.items()}
 
 
-def measure_ranks(folder: Path, copies: int, files: int) -> Figures:
+def measure_ranks(batches: StreamBatches) -> Figures:
     """Processor seconds per million tokens by the number of ranks, and the gain of two workers."""
-    stream = text_stream(folder, copies, files)
-    steps = rows_of_an_epoch(stream) // ROWS_PER_STEP
-    found: Figures = {"parts of the files": stream.source.num_groups(stream.readers)}
+    steps = sum(map(rows_of_an_epoch, batches.streams)) // ROWS_PER_STEP
+    groups = [stream.source.num_groups(stream.readers) for stream in batches.streams]
+    found: Figures = {"parts of the files": sum(groups)}
     for ranks in RANKS:
         shares = [Share(ROWS_PER_STEP // ranks, 1, rank, ranks) for rank in range(ranks)]
-        costs = [Process(stream, share).cost(steps) for share in shares]
+        costs = [Process(batches, share).cost(steps) for share in shares]
         found[f"{ranks} ranks"] = per_million_tokens(costs)
     share = Share(ROWS_PER_STEP, 1)
-    alone = Process(stream, share).cost(steps)
-    two = [Process(stream, share).cost(steps, worker, 2) for worker in range(2)]
+    alone = Process(batches, share).cost(steps)
+    two = [Process(batches, share).cost(steps, worker, 2) for worker in range(2)]
     found["gain of 2 workers"] = round(alone.seconds / max(cost.seconds for cost in two), 2)
     return found
 
@@ -122,8 +129,8 @@ class Process(StreamBatches):
     """A process's part of a stream. Windows that are read ahead count as work and as tokens, so
     that all numbers of processes make the same windows."""
 
-    def __init__(self, stream: StreamRows, share: Share) -> None:
-        super().__init__([stream], Steps(share))
+    def __init__(self, batches: StreamBatches, share: Share) -> None:
+        super().__init__(batches.streams, Steps(share), batches.order)
         self.readers: dict[int, Reader] = {}
 
     def cost(self, steps: int, worker: int = 0, workers: int = 1) -> Cost:
@@ -159,31 +166,53 @@ def rows_of_an_epoch(stream: StreamRows) -> int:
     return int(0.95 * tokens / stream.maker.packing.row_length)
 
 
-def text_stream(folder: Path, copies: int, files: int) -> StreamRows:
-    """``copies`` of the Factbook's fields as JSON lines in ``files`` files, read by 64 readers."""
-    texts = folder / f"even-{copies}-{files}"
+def text_paths(
+    folder: Path, copies: int, files: int, shares: Mapping[str, float]
+) -> dict[str, tuple[Path, float]]:
+    """``copies`` of the Factbook's fields as JSON lines, a folder of ``files`` files for each
+    source with its share of the text."""
     data = real_data(folder, "factbook", 512)
-    if not texts.exists():
-        texts.mkdir(parents=True)
-        documents = [
-            json.dumps({"text": f"{copy}. {text}"})
-            for copy in range(copies)
-            for text in data.sources[0].source.train.texts()
-        ]
-        ends = np.cumsum([len(document.encode()) for document in documents])
-        # As many bytes in each: readers of uneven files share them, and each reads them all.
-        bounds = np.searchsorted(ends, ends[-1] * np.arange(files + 1) / files).tolist()
-        for number, (start, stop) in enumerate(pairwise(bounds)):
-            lines = "\n".join(documents[start : stop if number < files - 1 else None]) + "\n"
-            (texts / f"part-{number:02}.jsonl").write_text(lines, encoding="utf-8")
     data.tokenizer.tokenizer.save_pretrained(folder / "tokenizer")
+    documents = [
+        json.dumps({"text": f"{copy}. {text}"})
+        for copy in range(copies)
+        for text in data.sources[0].source.train.texts()
+    ]
+    if len(shares) > 1:  # else all long documents were in the first source
+        random.Random(0).shuffle(documents)
+    bounds = np.round(np.cumsum([0.0, *shares.values()]) * len(documents)).astype(int).tolist()
+    paths = {}
+    for (name, share), (start, stop) in zip(shares.items(), pairwise(bounds), strict=True):
+        paths[name] = folder / f"even{name and f'-{name}'}-{copies}-{files}", share
+        write_files(paths[name][0], documents[start:stop], files)
+    return paths
+
+
+def write_files(folder: Path, documents: Sequence[str], files: int) -> None:
+    """So many files of about as many bytes each: readers of uneven ones would share them."""
+    if folder.exists():
+        return
+    folder.mkdir(parents=True)
+    ends = np.cumsum([len(document.encode()) for document in documents])
+    bounds = np.searchsorted(ends, ends[-1] * np.arange(files + 1) / files).tolist()
+    for number, (start, stop) in enumerate(pairwise(bounds)):
+        lines = "\n".join(documents[start : stop if number < files - 1 else None]) + "\n"
+        (folder / f"part-{number:02}.jsonl").write_text(lines, encoding="utf-8")
+
+
+def stream_batches(folder: Path, paths: Mapping[str, tuple[Path, float]]) -> StreamBatches:
+    """The batches of these sources, each read by 64 readers."""
+    sources = ", ".join(
+        f"{name}: {{path: {path}, weight: {share}}}" for name, (path, share) in paths.items()
+    )
     words = [
         "dataset=local",
-        f"dataset.path={texts}",
+        f"dataset.path={paths[''][0]}" if "" in paths else f"dataset.mixture={{{sources}}}",
         f"dataset.cache_dir={folder}",
         "dataset.streaming=true",
+        "dataset.stream_readers=64",
         "dataset.validation_split=null",
-        "dataset.eval_samples=64",
+        "dataset.eval_samples=4",
         f"tokenizer.path={folder / 'tokenizer'}",
         "tokenizer.train_vocab_size=null",
         "datacollator.pack_sequences=true",
@@ -191,7 +220,7 @@ def text_stream(folder: Path, copies: int, files: int) -> StreamRows:
     ]
     streamed = PretrainingDataModule(compose_config(words))
     streamed.setup("fit")
-    return streamed.stream_batches().streams[0]
+    return streamed.stream_batches()
 
 
 def measure_scale(documents: int) -> Figures:

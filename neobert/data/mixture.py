@@ -97,9 +97,16 @@ class SourceOrder:
         counts = span.mixture.counts(number - span.first)
         return [before + count for before, count in zip(span.before, counts, strict=True)]
 
-    def parts(self, number: int) -> tuple[int, ...]:
-        """Integer weights of the sources at row ``number`` of the run."""
-        return self._span(number).mixture.parts
+    def of_rows(self, first: int, count: int) -> NDArray[np.int16]:
+        """Source of each of ``count`` rows from row ``first`` of the run on."""
+        span = self._span(first)
+        later = (other.first for other in self.spans if other.first > first)
+        within = min(count, next(later, first + count) - first)
+        numbers = np.arange(first - span.first, first - span.first + within)
+        sources = span.mixture.sources[numbers % len(span.mixture.sources)]
+        if within == count:
+            return sources
+        return np.concatenate([sources, self.of_rows(first + within, count - within)])
 
     def _span(self, number: int) -> MixtureSpan:
         return self.spans[bisect_right(self.spans, number, key=lambda span: span.first) - 1]

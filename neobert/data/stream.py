@@ -12,16 +12,17 @@ document is read, tokenised and packed once. The place of a run is the number of
 for each reader the cursor at the start of its window: a resumed run reads one window per reader
 again, under any number of ranks and workers, and continues with the very next row.
 
-In a mixture each stream has readers of its own, and row ``j`` of a stream is the next row of its
-reader ``j mod readers``. The sources of a rank's rows follow no such rotation, so each rank runs
-all readers; its workers share them.
+In a mixture each stream has readers of its own, and
+:class:`~neobert.data.reader_order.DealtReaders` says which of them makes a row, such that no two
+ranks need the same one. The place of a run is then also the number of rows of each reader.
 """
 
+from bisect import bisect_right
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate
-from math import gcd, inf
+from itertools import accumulate, chain, count, islice, pairwise
+from math import gcd
 
 import torch.distributed as dist
 from torch.utils.data import IterableDataset, get_worker_info
@@ -30,6 +31,7 @@ from neobert.batch import MaskedBatch
 from neobert.console import get_logger
 from neobert.data.loader import Workers, build_stream_loader, one_ahead, targets_over_ranks
 from neobert.data.mixture import SourceOrder
+from neobert.data.reader_order import DealtReaders, ReaderOrder, ReaderRotation
 from neobert.data.steps import Steps, of_whole_run
 from neobert.data.stream_readers import Reader, ReaderState, StreamRows
 from neobert.data.stream_source import ReaderGroup, StreamPlace, in_order, readers_of
@@ -74,6 +76,8 @@ class StreamBatches(IterableDataset):  # type: ignore[type-arg]
         """Where the readers continue; those that are missing have not begun."""
 
         self.first = 0
+        self.begun: tuple[int, list[int] | None] = 0, None
+        """The first row of a step before which all rows are made, and how many by each reader."""
 
     def __iter__(self) -> Iterator[StreamPart | Failure]:
         info = get_worker_info()
@@ -95,30 +99,34 @@ class StreamBatches(IterableDataset):  # type: ignore[type-arg]
     def workers(self, requested: int) -> int:
         """Loader processes, at most ``requested``, such that none runs a reader of another."""
         if len(self.streams) > 1:
-            return min(requested, self.first_readers[-1])
+            return min(requested, len(self._own_readers(0, 1)))
         ranks, readers = self.steps.share.ranks, self.streams[0].readers
         alone = gcd(ranks, readers)
         counts = range(requested, 0, -1)
         return next((n for n in counts if gcd(ranks * n, readers) == alone * n), 0)
 
-    def reader_of(self, number: int) -> tuple[int, int]:
-        """The reader, among those of all streams, of a row of the run, and which of its rows it
-        is."""
-        source, ordinal = self.order.row(number)
-        index, reader = divmod(ordinal, self.streams[source].readers)
-        return self.first_readers[source] + reader, index
+    def reader_order(self) -> ReaderOrder:
+        """Which reader, among those of all streams, makes each row from ``begun`` on."""
+        readers = [stream.readers for stream in self.streams]
+        if len(readers) == 1:
+            return ReaderRotation(readers[0])
+        return DealtReaders(self.order, readers, self.steps.share.rows_per_step, *self.begun)
+
+    def source_of(self, reader: int) -> int:
+        """The stream of a reader."""
+        return bisect_right(self.first_readers, reader) - 1
 
     def _parts(self, worker: int, workers: int) -> Generator[StreamPart, None, None]:
         accumulation, micro_batch = self.steps.share.accumulation, self.first
         maker = self.streams[0].maker
         pool = ThreadPoolExecutor(1, "stream")
         try:
-            readers = self._start(pool, worker, workers)
+            readers, order = self._start(pool, worker, workers), self.reader_order()
             while True:
                 part = StreamPart([], {})
                 for number in self.steps.numbers(micro_batch):
-                    reader, index = self.reader_of(number)
-                    if self._worker_of(number, reader, workers) == worker:
+                    reader, index = order.row(number)
+                    if reader in readers:
                         row, part.states[reader] = readers[reader].row(index)
                         step = micro_batch // accumulation
                         part.rows.append((number, maker.mask(row, number, step)))
@@ -127,39 +135,33 @@ class StreamBatches(IterableDataset):  # type: ignore[type-arg]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _worker_of(self, number: int, reader: int, workers: int) -> int:
-        """The loader process of this rank that makes a row."""
-        if len(self.streams) > 1:
-            return reader % workers
-        return number // self.steps.share.ranks % workers
-
     def _start(self, pool: ThreadPoolExecutor, worker: int, workers: int) -> dict[int, Reader]:
         """The readers of this process. The windows of those that are needed first are made
         first."""
-        first = self.steps.numbers(self.first).start
-        parts, counts = self.order.parts(first), self.order.counts(first)
-        readers: dict[int, Reader] = {}
-        needed: dict[int, float] = {}
-        for source, stream in enumerate(self.streams):
-            mine = self._readers_of(source, first, worker, workers)
-            for number, reader in self._open(source, mine, pool).items():
-                readers[self.first_readers[source] + number] = reader
-                rows = (number - counts[source]) % stream.readers
-                late = rows / parts[source] if parts[source] else inf
-                needed[self.first_readers[source] + number] = late
-        for number in sorted(needed, key=needed.__getitem__):
+        own, readers = self._own_readers(worker, workers), dict[int, Reader]()
+        for source, (first, stop) in enumerate(pairwise(self.first_readers)):
+            numbers = [reader - first for reader in own if first <= reader < stop]
+            opened = self._open(source, numbers, pool)
+            readers |= {first + number: reader for number, reader in opened.items()}
+        order, micro_batches = self.reader_order(), map(self.steps.numbers, count(self.first))
+        rows = islice(chain.from_iterable(micro_batches), 2 * len(self._own_readers(0, 1)))
+        needed = [reader for reader, _ in map(order.row, rows) if reader in readers]
+        for number in dict.fromkeys([*needed, *readers]):
             readers[number].start(self.states.get(number, ReaderState()))
         return readers
 
-    def _readers_of(self, source: int, first: int, worker: int, workers: int) -> Iterable[int]:
-        """The readers of a stream that this process runs, from row ``first`` of the run on."""
-        share, count = self.steps.share, self.streams[source].readers
+    def _own_readers(self, worker: int, workers: int) -> list[int]:
+        """The readers that this process runs. In a mixture, a rank's are shared by its workers."""
+        share = self.steps.share
         if len(self.streams) == 1:
-            return readers_of(
-                first % share.ranks + share.ranks * worker, share.ranks * workers, count
-            )
-        before = self.first_readers[source]
-        return [number for number in range(count) if (before + number) % workers == worker]
+            first = self.steps.numbers(self.first).start % share.ranks + share.ranks * worker
+            return list(readers_of(first, share.ranks * workers, self.streams[0].readers))
+        of_rank = [
+            first + reader
+            for first, stream in zip(self.first_readers, self.streams, strict=False)
+            for reader in readers_of(share.rank, share.ranks, stream.readers)
+        ]
+        return of_rank[worker::workers]
 
     def _open(
         self, source: int, numbers: Iterable[int], pool: ThreadPoolExecutor
@@ -206,12 +208,15 @@ class StreamLoader:
         """Where the readers continue that have begun."""
 
         self._done = 0
+        self._order = batches.reader_order()
 
     def __len__(self) -> int:
         return self.total_steps * self.batches.steps.share.accumulation
 
     def __iter__(self) -> Iterator[MaskedBatch]:
         self.batches.states, self.batches.first = dict(self.states), self._done
+        row = self.batches.steps.state(self._done)["next_row"]
+        self.batches.begun = row, self._order.rows_before(row)
         accumulation = self.batches.steps.share.accumulation
         items = iter(build_stream_loader(self.batches, self.workers))
         steps_left = range((len(self) - self._done) // accumulation)
@@ -242,7 +247,7 @@ class StreamLoader:
             "place": place,
             "readers": {number: asdict(state) for number, state in self._of_all_ranks().items()},
             "key": self._key,
-            "counts": self.batches.order.counts(place["next_row"]),
+            "rows": self._order.rows_before(place["next_row"]),
         }
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
@@ -260,11 +265,14 @@ class StreamLoader:
         assert isinstance(readers, dict)
         self.batches.steps, self._done = self.batches.steps.resumed(place)
         self.states = {number: ReaderState.of(state) for number, state in readers.items()}
-        counts = self.batches.order.counts(place["next_row"])
-        if saved_key["source"] != self._key["source"]:
+        is_another = saved_key["source"] != self._key["source"]
+        rows = None if is_another else self._rows_of_readers(state_dict)
+        self.batches.begun = place["next_row"], rows
+        self._order = self.batches.reader_order()
+        if is_another:
             log.warning("the stream is another one than before: it starts at its beginning")
             self._renumber([[StreamPlace()] for _ in self.batches.streams])
-        elif saved_key["rows"] != self._key["rows"] or state_dict.get("counts", counts) != counts:
+        elif saved_key["rows"] != self._key["rows"]:
             log.warning("rows are made otherwise than before: some documents are seen again")
             begun, sources = self.states, range(len(self.batches.streams))
             self._renumber([self._last_places(source, begun) for source in sources])
@@ -288,19 +296,32 @@ class StreamLoader:
         places = [begun.get(number, ReaderState()).place for number in numbers]
         return [min(places[group::groups], key=in_order) for group in range(groups)]
 
+    def _rows_of_readers(self, state_dict: Mapping[str, object]) -> list[int]:
+        """Rows of each reader so far. Before there were any in a checkpoint, the readers of a
+        mixture made the rows of each source in rotation."""
+        rows, counts = state_dict.get("rows"), state_dict.get("counts")
+        if isinstance(rows, list):
+            return rows
+        assert isinstance(counts, list)
+        if len(counts) > 1:
+            log.warning(
+                "the checkpoint is of an earlier version: each reader of the mixture continues "
+                "with its next row, in another order than before"
+            )
+        rotations = [ReaderRotation(stream.readers) for stream in self.batches.streams]
+        of_sources = zip(rotations, counts, strict=True)
+        return [row for rotation, count in of_sources for row in rotation.rows_before(count)]
+
     def _renumber(self, places: Sequence[Sequence[StreamPlace]]) -> None:
         """Let the readers of each group of each stream begin at its place, with the next rows of
         the run."""
         step = self._done // self.batches.steps.share.accumulation
-        counts = self.batches.order.counts(self.batches.steps.first_row(step))
+        first_row, bounds = self.batches.steps.first_row(step), pairwise(self.batches.first_readers)
+        rows = self.batches.reader_order().rows_before(first_row)
         self.states = {
-            before + reader: ReaderState(
-                of_groups[reader % len(of_groups)], rows=-(-(rows - reader) // stream.readers)
-            )
-            for stream, before, rows, of_groups in zip(
-                self.batches.streams, self.batches.first_readers, counts, places, strict=False
-            )
-            for reader in range(stream.readers)
+            reader: ReaderState(of_groups[(reader - first) % len(of_groups)], rows=rows[reader])
+            for (first, stop), of_groups in zip(bounds, places, strict=True)
+            for reader in range(first, stop)
         }
 
     def _of_all_ranks(self) -> dict[int, ReaderState]:

@@ -66,3 +66,4 @@ def test_each_source_continues_with_its_next_row_where_weights_change() -> None:
         wanted = wanted + np.array(weights)
         assert np.abs(counts - wanted).max() < 1
     assert counts.sum() == 150
+    assert order.of_rows(20, 100).tolist() == [order.row(number)[0] for number in range(20, 120)]

@@ -142,7 +142,7 @@ def mixture(tmp_path: Path, info: TokenizerInfo, texts: list[str]) -> list[Strea
 
 
 @pytest.mark.proves("dataset.mixture")
-@pytest.mark.parametrize(("ranks", "workers"), [(2, 0), (3, 0), (1, 3), (2, 2)])
+@pytest.mark.parametrize(("ranks", "workers"), [(2, 0), (4, 0), (3, 0), (1, 3), (2, 2), (4, 2)])
 def test_a_mixture_is_the_same_for_every_number_of_ranks_and_workers(
     mixture: list[StreamRows], ranks: int, workers: int
 ) -> None:
@@ -155,10 +155,70 @@ def test_a_mixture_continues_under_other_numbers_of_ranks_and_workers(
     undisturbed, _ = run(mixture, 1, 0, 14, None)
     found: list[list[int]] = []
     state = None
-    for ranks, workers, steps in [(1, 0, 3), (2, 0, 4), (1, 2, 3), (4, 0, 4)]:
+    for ranks, workers, steps in [(1, 0, 3), (2, 0, 4), (1, 2, 3), (4, 0, 2), (3, 0, 1), (2, 2, 1)]:
         rows, state = run(mixture, ranks, workers, steps, state)
         found += rows
     assert found == undisturbed
+
+
+@pytest.fixture
+def tokenised(monkeypatch: pytest.MonkeyPatch) -> dict[Thread, Counter[str]]:
+    """The documents that each process has tokenised: it reads in a thread of its own."""
+    seen: dict[Thread, Counter[str]] = defaultdict(Counter)
+
+    def spy(documents: Documents, info: TokenizerInfo) -> Iterator[Encoded]:
+        seen[current_thread()].update(documents.texts())
+        return tokens_of(documents, info)
+
+    monkeypatch.setattr("neobert.data.stream_readers.tokens_of", spy)
+    return seen
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 1), (1, 3), (2, 1), (2, 2), (4, 1), (4, 2)])
+def test_every_document_of_a_mixture_is_tokenised_by_one_process(
+    tmp_path: Path,
+    info: TokenizerInfo,
+    texts: list[str],
+    tokenised: dict[Thread, Counter[str]],
+    ranks: int,
+    workers: int,
+) -> None:
+    streams = []
+    for number, readers in enumerate((8, 8, 4)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        numbered = [f"{number} {place} {text}" for place, text in enumerate(texts)]
+        streams.append(replace(make_stream(folder, info, numbered, 16), readers=readers))
+    order = SourceOrder.of([(0, (0.5, 0.3, 0.2))])
+    for rank in range(ranks):
+        batches = StreamBatches(streams, Steps(Share(24 // ranks, 1, rank, ranks)), order)
+        for worker in range(workers):
+            list(islice(batches._parts(worker, workers), 9))
+    for thread in tokenised:
+        thread.join()
+    assert len(tokenised) == ranks * workers
+    assert len(sum(tokenised.values(), Counter())) == 3 * len(texts)
+    for one, other in combinations(tokenised.values(), 2):
+        assert not one.keys() & other.keys()
+
+
+def test_a_checkpoint_without_the_rows_of_readers_continues_with_their_next_ones(
+    mixture: list[StreamRows], caplog: pytest.LogCaptureFixture
+) -> None:
+    before = loader(mixture, Share(24, 1))
+    list(islice(iter(before), 4))
+    state = before.state_dict()
+    del state["rows"]
+    state["counts"] = before.batches.order.counts(96)
+    after = loader(mixture, Share(24, 1))
+    with caplog.at_level("WARNING", logger="neobert"):
+        after.load_state_dict(state)
+    assert "in another order than before" in caplog.text
+    first, second, third = state["counts"]
+    rows = after.state_dict()["rows"]
+    assert rows[:8] == [-(-(first - reader) // 8) for reader in range(8)]
+    assert rows[8:12] == [-(-(second - reader) // 4) for reader in range(4)]
+    assert sum(rows[12:]) == third
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
@@ -167,26 +227,20 @@ def test_every_document_is_tokenised_by_one_process(
     tmp_path: Path,
     info: TokenizerInfo,
     texts: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    tokenised: dict[Thread, Counter[str]],
     ranks: int,
     files: int,
 ) -> None:
     numbered = [f"{number} {text}" for number, text in enumerate(texts)]
     stream = make_stream(tmp_path, info, numbered, files)
-    seen: dict[Thread, Counter[str]] = defaultdict(Counter)  # a rank reads in a thread of its own
 
-    def spy(documents: Documents, info: TokenizerInfo) -> Iterator[Encoded]:
-        seen[current_thread()].update(documents.texts())
-        return tokens_of(documents, info)
-
-    monkeypatch.setattr("neobert.data.stream_readers.tokens_of", spy)
     for rank in range(ranks):
         list(islice(iter(loader(stream, Share(8 // ranks, 1, rank, ranks))), 12))
-    for thread in seen:
+    for thread in tokenised:
         thread.join()
-    assert len(seen) == ranks
-    assert len(sum(seen.values(), Counter())) == len(texts)
-    for one, other in combinations(seen.values(), 2):
+    assert len(tokenised) == ranks
+    assert len(sum(tokenised.values(), Counter())) == len(texts)
+    for one, other in combinations(tokenised.values(), 2):
         assert not one.keys() & other.keys()
 
 

@@ -15,6 +15,7 @@ from datasets import load_dataset
 from neobert.data.curriculum import MaskRate
 from neobert.data.loader import Workers
 from neobert.data.masking import Masking
+from neobert.data.mixture import SourceOrder
 from neobert.data.packing import Packing
 from neobert.data.sources import Documents
 from neobert.data.steps import Share, Steps
@@ -34,26 +35,38 @@ def explain(error: BaseException) -> ConfigError:
     return ConfigError(str(error))
 
 
-def stream_of(folder: Path) -> StreamRows:
+def stream_of(folder: Path, parts: str = "*", readers: int = 8) -> StreamRows:
     texts = (folder / "part-0.txt").read_text().splitlines()
     info: TokenizerInfo = describe_tokenizer(train_wordpiece(lambda: texts, 128), "tiny")
-    files = sorted(map(str, folder.glob("part-*.txt")))
+    files = sorted(map(str, folder.glob(f"part-{parts}.txt")))
     dataset = load_dataset("text", data_files=files, split="train", streaming=True)
     masking = Masking(MaskRate.constant(0.2), False, info.mask_token_id, info.random_ids, seed=3)
     packing = Packing(32, 32, info.wrapping, packed=True, truncate=False)
-    documents = Documents("mine", {"mine": 1}, list, explain)
-    return StreamRows(
-        StreamSource(dataset, "text"), documents, RowMaker(info, masking, packing), 40, readers=8
-    )
+    documents = Documents("mine", {"mine": parts}, list, explain)
+    maker = RowMaker(info, masking, packing)
+    return StreamRows(StreamSource(dataset, "text"), documents, maker, 40, readers=readers)
 
 
-def train(folder: Path, ranks: int, rank: int, workers: int, steps: int, killed: bool) -> None:
+def batches_of(folder: Path, share: Share, is_mixed: bool) -> StreamBatches:
+    """Of all parts as one stream, or of a mixture of them whose weights change at row 80."""
+    if not is_mixed:
+        return StreamBatches([stream_of(folder)], Steps(share))
+    streams = [
+        stream_of(folder, parts, readers) for parts, readers in (("0", 8), ("1", 4), ("2", 8))
+    ]
+    order = SourceOrder.of([(0, (0.5, 0.2, 0.3)), (80, (0.1, 0.6, 0.3))])
+    return StreamBatches(streams, Steps(share), order)
+
+
+def train(
+    folder: Path, share: Share, workers: int, steps: int, killed: bool, is_mixed: bool
+) -> None:
     """Draw steps from where the last run saved; write their rows, save, and draw one more."""
     torch.set_num_threads(1)
+    ranks, rank = share.ranks, share.rank
     meeting = dist.FileStore(str(folder / f"meeting-{ranks}-{workers}"), ranks)
     dist.init_process_group("gloo", store=meeting, rank=rank, world_size=ranks)
-    share = Share(ROWS_PER_STEP // ranks, 1, rank, ranks)
-    loader = StreamLoader(StreamBatches([stream_of(folder)], Steps(share)), 1000, Workers(workers))
+    loader = StreamLoader(batches_of(folder, share, is_mixed), 1000, Workers(workers))
     saved = folder / "saved.pt"
     if saved.exists():
         loader.load_state_dict(torch.load(saved, weights_only=True))
@@ -74,13 +87,14 @@ def train(folder: Path, ranks: int, rank: int, workers: int, steps: int, killed:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(folder: Path, ranks: int, workers: int, steps: int, killed: bool) -> None:
+def run(folder: Path, ranks: int, workers: int, steps: int, killed: bool, is_mixed: bool) -> None:
     """So many steps by processes of their own, which have the imports done."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
+    shares = [Share(ROWS_PER_STEP // ranks, 1, rank, ranks) for rank in range(ranks)]
     jobs = [
-        context.Process(target=train, args=(folder, ranks, rank, workers, steps, killed))
-        for rank in range(ranks)
+        context.Process(target=train, args=(folder, share, workers, steps, killed, is_mixed))
+        for share in shares
     ]
     for job in jobs:
         job.start()
@@ -105,8 +119,9 @@ def rows_of(folder: Path) -> tuple[list[list[int]], dict[int, int]]:
 
 @pytest.mark.slow
 @pytest.mark.proves("dataset.stream_readers", "dataset.num_workers")
+@pytest.mark.parametrize("is_mixed", [False, True], ids=["one stream", "mixture"])
 def test_a_stream_is_the_same_over_kills_and_numbers_of_processes(
-    tmp_path: Path, texts: list[str]
+    tmp_path: Path, texts: list[str], is_mixed: bool
 ) -> None:
     folders = [tmp_path / name for name in ("undisturbed", "killed")]
     for folder in folders:
@@ -114,9 +129,9 @@ def test_a_stream_is_the_same_over_kills_and_numbers_of_processes(
         for shard in range(3):
             lines = "\n".join(texts[shard::3]) + "\n"
             (folder / f"part-{shard}.txt").write_text(lines)
-    run(folders[0], 1, 0, 14, killed=False)
+    run(folders[0], 1, 0, 14, killed=False, is_mixed=is_mixed)
     for ranks, workers, steps in [(1, 0, 3), (2, 2, 4), (4, 0, 3), (1, 4, 4)]:
-        run(folders[1], ranks, workers, steps, killed=True)
+        run(folders[1], ranks, workers, steps, killed=True, is_mixed=is_mixed)
     undisturbed, killed = map(rows_of, folders)
     assert len(undisturbed[0]) == 14 * ROWS_PER_STEP
     assert killed == undisturbed

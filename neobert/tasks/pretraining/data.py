@@ -28,7 +28,7 @@ from neobert.data.mixture import SourceOrder
 from neobert.data.order import VERSION as ORDER_VERSION
 from neobert.data.order import Order
 from neobert.data.packing import Packing, RowPlan
-from neobert.data.reader_count import check_readers, num_readers, report_shared_files
+from neobert.data.reader_order import ReaderOrder
 from neobert.data.staged import StagedLoader, StageLoader
 from neobert.data.stages import Stage, resolve_stages
 from neobert.data.steps import Steps
@@ -37,7 +37,11 @@ from neobert.data.stream_readers import StreamRows
 from neobert.data.token_rows import RowMaker, TokenRows
 from neobert.data.token_store import TokenStore
 from neobert.errors import ConfigError
-from neobert.tasks.pretraining.data_report import describe_mixture, epoch_problems
+from neobert.tasks.pretraining.data_report import (
+    check_streams,
+    describe_mixture,
+    epoch_problems,
+)
 from neobert.tasks.pretraining.evaluation_sets import MaskedEvaluation
 from neobert.tasks.pretraining.source_data import (
     SourceData,
@@ -68,20 +72,7 @@ class PretrainingDataModule(RunDataModule):
         self.tokenizer = reader.tokenizer
         names = ", ".join(source.source.train.name for source in self.sources)
         if self.is_stream:
-            ranks = self.share.ranks if len(self.sources) == 1 else 1
-            for source in self.sources:
-                seen = source.train_store.info.documents
-                trained_on = source.train_plan.info.documents
-                check_readers(self.config.dataset, seen, trained_on, ranks)
-                stream, readers = source.source.stream, self._readers_of(source)
-                assert stream is not None
-                report_shared_files(readers, stream.num_groups(readers), ranks)
-            if ranks < self.share.ranks:
-                log.warning(
-                    "dataset.mixture of streams: each of the %d processes reads and tokenises all "
-                    "documents; dataset.pre_tokenize=true does so once",
-                    self.share.ranks,
-                )
+            check_streams(self.sources, self.share.ranks)
         elif self.config.dataset.stream_readers is not None:
             log.warning(
                 "dataset.stream_readers=%d has no effect: %s is not a stream (dataset.streaming)",
@@ -235,8 +226,22 @@ class PretrainingDataModule(RunDataModule):
         """The names of the sources of rows of a stage; none without a mixture."""
         if not self.config.dataset.mixture:
             return []
+        if self.is_stream:
+            return self._sources_of_stream(stage, numbers)
         order = self.source_order(stage)
         return [self.sources[order.row(number)[0]].name for number in numbers]
+
+    def _sources_of_stream(self, stage: Stage, numbers: Iterable[int]) -> list[str]:
+        """The same of streams, whose readers are dealt from the first row of the run on."""
+        order: ReaderOrder | None = None
+        for ordered, first in self._stages_in_order(stage):
+            batches = self.stream_batches(ordered)
+            batches.begun = first, order.rows_before(first) if order else None
+            order = batches.reader_order()
+            if ordered.first_step == stage.first_step:
+                readers = [order.row(number)[0] for number in numbers]
+                return [self.sources[batches.source_of(reader)].name for reader in readers]
+        raise AssertionError(f"{stage.name} is no stage of the run")
 
     def _stages_in_order(self, stage: Stage) -> list[tuple[Stage, int]]:
         """The stages that continue each other's rows, among them ``stage``, and the number of the
@@ -353,19 +358,14 @@ class PretrainingDataModule(RunDataModule):
             documents=source.source.train,
             maker=RowMaker(self.tokenizer, self.masking(stage), packing),
             shuffled=self.config.dataset.shuffle_buffer_size,
-            readers=self._readers_of(source),
+            readers=source.readers,
             max_epochs=settings.max_epochs,
             setting=settings.key,
         )
 
-    def _readers_of(self, source: SourceData) -> int:
-        """Readers of a training stream."""
-        trained_on = source.train_plan.info.documents
-        return num_readers(self.config.dataset, source.train_store.info.documents, trained_on)
-
     def _readers(self) -> object:
         """Readers of the training streams: of one their number, of several by name."""
-        readers = {source.name: self._readers_of(source) for source in self.sources}
+        readers = {source.name: source.readers for source in self.sources}
         return readers if self.config.dataset.mixture else readers[""]
 
     def _evaluation_rows(self, source: SourceData, rate: float | None = None) -> TokenRows:

@@ -6,8 +6,9 @@ from typing import TypeAlias
 
 from neobert.config.mixture import MixtureSource
 from neobert.data.packing import Packing
+from neobert.data.reader_count import check_readers, report_shared_files
 from neobert.data.sources import Documents
-from neobert.tasks.pretraining.source_data import SourceData
+from neobert.tasks.pretraining.source_data import SourceData, each_source
 
 Epochs: TypeAlias = Sequence[float | None]
 """How often a run reads each source; ``None``: unknown, of a stream."""
@@ -70,3 +71,20 @@ def epoch_problems(data: Sequence[SourceData], epochs: Epochs, max_steps: int) -
                 f"set trainer.max_steps={int(max_steps * limit / times)}"
             )
     return problems
+
+
+def check_streams(data: Sequence[SourceData], ranks: int) -> None:
+    """Report what ``ranks`` processes cannot do with the readers and files of streams.
+
+    Raises ``ConfigError`` with what to set.
+    """
+    each_source({source.settings: source for source in data}, lambda _, one: _check(one, ranks))
+
+
+def _check(data: SourceData, ranks: int) -> None:
+    stream, key = data.source.stream, data.settings.key if data.name else ""
+    assert stream is not None
+    seen, trained_on = data.train_store.info.documents, data.train_plan.info.documents
+    check_readers(data.settings.dataset, seen, trained_on, ranks, key)
+    if not (data.name and data.is_whole):  # a short source of a mixture may well be shared
+        report_shared_files(data.readers, stream.num_groups(data.readers), ranks, key)

@@ -16,6 +16,7 @@ from neobert.data.curriculum import Crop
 from neobert.data.mixture import tempered
 from neobert.data.packing import Packing, RowPlan
 from neobert.data.processes import num_processes
+from neobert.data.reader_count import num_readers
 from neobert.data.sources import STREAM_SAMPLE, Documents, Source, open_source
 from neobert.data.token_store import TokenStore
 from neobert.data.tokenizer import TokenizerInfo
@@ -59,6 +60,13 @@ class SourceData:
     def is_whole(self) -> bool:
         """Whether ``train_store`` holds all documents."""
         return self.source.stream is None or self.train_store.info.documents < STREAM_SAMPLE
+
+    @property
+    def readers(self) -> int:
+        """Readers of the training stream."""
+        dataset, seen = self.settings.dataset, self.train_store.info.documents
+        trained_on, is_mixed = self.train_plan.info.documents, bool(self.name)
+        return num_readers(dataset, seen, trained_on, is_mixed)
 
 
 def each_source(

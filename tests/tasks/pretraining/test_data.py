@@ -1,5 +1,6 @@
 """The settings of the data, from the command line's words to batches."""
 
+import gzip
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -282,3 +283,30 @@ def test_more_readers_than_documents_or_fewer_than_ranks_are_reported(
     assert make(*stream, "dataset.shuffle_buffer_size=0").stream_batches().streams[0].readers == 1
     with pytest.raises(ConfigError, match=r"6 processes .* set dataset.stream_readers=66"):
         make(*stream, "dataset.stream_readers=4")
+
+
+def test_too_few_files_that_cannot_be_split_are_reported_before_training(
+    make: Make,
+    tiny_corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    content = gzip.compress((tiny_corpus / "corpus.txt").read_bytes())
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for file in range(4):
+        (folder / f"part-{file}.txt.gz").write_bytes(content)
+    words = ("dataset.streaming=true", "dataset.stream_readers=8")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with caplog.at_level("WARNING", logger="neobert"):
+        make(*words, path=folder)
+    assert "read in" not in caplog.text
+    (folder / "part-3.txt.gz").unlink()
+    with caplog.at_level("WARNING", logger="neobert"):
+        make(*words, path=folder)
+    assert (
+        "the stream's files can be read in 1 parts only, so each of the 4 processes" in caplog.text
+    )
+    assert "decompress them" in caplog.text
+    assert "split them, or set dataset.pre_tokenize=true" in caplog.text
