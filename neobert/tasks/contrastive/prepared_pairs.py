@@ -19,6 +19,7 @@ import pyarrow as pa
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import build_cached, cache_folder, key_of, opening
+from neobert.data.digests import file_digests
 from neobert.data.processes import in_processes, num_processes
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.errors import ConfigError
@@ -89,11 +90,12 @@ def prepare_sources(config: Config, recipe: Recipe, force: bool = False) -> list
     With ``dataset.load_all_from_disk`` nothing is made or looked at but the tokens on disk; with
     ``force`` they are rebuilt. Raises ``ConfigError`` for sources that cannot be used.
     """
-    root = prepared_root(config)
+    root, cache = prepared_root(config), cache_folder(config.dataset.cache_dir)
     sources = select_sources(config.dataset.name, config.contrastive)
     if config.dataset.load_all_from_disk:
         every = config.dataset.name.strip().lower() in EVERYTHING
-        return _from_disk(root, recipe, None if every else [source.name for source in sources])
+        names = None if every else [source.name for source in sources]
+        return [_opened(*one, cache) for one in _on_disk(root, recipe, names)]
     return [_prepare(source, root, recipe, config, force) for source in sources]
 
 
@@ -107,9 +109,9 @@ def prepared_root(config: Config) -> Path:
 def _prepare(
     source: PairSource, root: Path, recipe: Recipe, config: Config, force: bool
 ) -> Prepared:
-    sources_dir = config.contrastive.sources_dir
+    sources_dir, cache = config.contrastive.sources_dir, cache_folder(config.dataset.cache_dir)
     key = {
-        "source": identity(source, sources_dir, cache_folder(config.dataset.cache_dir)),
+        "source": identity(source, sources_dir, cache),
         **recipe.key(),
     }
     folder = root / source.name / key_of(key)
@@ -124,14 +126,14 @@ def _prepare(
         (target / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
 
     build_cached(folder, make, rebuild=force)
-    return _opened(source.name, folder)
+    return _opened(source.name, folder, cache)
 
 
-def _opened(name: str, folder: Path) -> Prepared:
+def _opened(name: str, folder: Path, cache: Path) -> Prepared:
     with opening(folder):
         manifest = dict(json.loads((folder / MANIFEST).read_text()))
         left_out = {reason: number for reason, number in manifest["left_out"].items() if number}
-        if sha256(folder / PAIRS) != manifest["sha256"]:
+        if file_digests([folder / PAIRS], cache) != [manifest["sha256"]]:
             raise ValueError(f"{PAIRS}: its SHA-256 is not the recorded one")
     log.info(
         "%s: %s pairs%s",
@@ -142,7 +144,7 @@ def _opened(name: str, folder: Path) -> Prepared:
     return Prepared(name, folder, manifest)
 
 
-def _from_disk(root: Path, recipe: Recipe, names: list[str] | None) -> list[Prepared]:
+def _on_disk(root: Path, recipe: Recipe, names: list[str] | None) -> list[tuple[str, Path]]:
     """What was prepared under this recipe, whatever has become of its source since."""
     folders: dict[str, Path] = {}
     for manifest in sorted(root.glob(f"*/*/{MANIFEST}"), key=lambda path: path.stat().st_mtime):
@@ -159,7 +161,7 @@ def _from_disk(root: Path, recipe: Recipe, names: list[str] | None) -> list[Prep
             f"{', '.join(sorted(folders)) or 'none'}. Prepare it: "
             "python -m neobert.tools.prepare task=contrastive"
         )
-    return [_opened(name, folders[name]) for name in selected]
+    return [(name, folders[name]) for name in selected]
 
 
 def _write(
