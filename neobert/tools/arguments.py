@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Callable
 
+import torch
+
 from neobert.config.model import ModelConfig
 from neobert.files import user_path
 from neobert.training.start import Pretrained, open_weights
@@ -47,6 +49,23 @@ def add_texts(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument(
         "--text-column", help="column of a table (default: text, sentence or content)"
     )
+
+
+def add_batches(arguments: argparse.ArgumentParser, tokens: int) -> None:
+    """Add how long and how large the batches of texts are, and where they are computed.
+
+    ``tokens``: of a batch, unless set.
+    """
+    arguments.add_argument(
+        "--max-length", type=number_from(SHORTEST), help="tokens (default: the model's)"
+    )
+    arguments.add_argument("--tokens-per-batch", type=number_from(1), default=tokens)
+    add_device(arguments)
+
+
+def add_device(arguments: argparse.ArgumentParser) -> None:
+    """Add where the model is computed."""
+    arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def check_length(config: ModelConfig, max_length: int | None) -> None:

@@ -26,11 +26,10 @@ from neobert.failures import run_program
 from neobert.files import replacing, user_path
 from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.tools.arguments import (
-    SHORTEST,
+    add_batches,
     add_model,
     add_texts,
     check_length,
-    number_from,
     open_model,
 )
 
@@ -128,12 +127,8 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--pooling", choices=POOLING, default="avg")
     arguments.add_argument("--prefix", default="", help="put before every text")
     arguments.add_argument("--normalize", action="store_true", help="to unit length")
-    arguments.add_argument(
-        "--max-length", type=number_from(SHORTEST), help="tokens (default: the model's)"
-    )
-    arguments.add_argument("--tokens-per-batch", type=number_from(1), default=16384)
+    add_batches(arguments, tokens=16384)
     arguments.add_argument("--bf16", action="store_true", help="compute in bfloat16")
-    arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return arguments
 
 

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-import torch
 from transformers import PreTrainedTokenizerFast
 
 from neobert.console import get_logger, show_messages
@@ -20,7 +19,7 @@ from neobert.failures import run_program
 from neobert.model.fill_mask import Candidate, fill_masks
 from neobert.model.heads import MaskedLM
 from neobert.text_tokenizer import TextTokenizer
-from neobert.tools.arguments import add_model, number_from, open_model
+from neobert.tools.arguments import add_device, add_model, number_from, open_model
 
 log = get_logger("neobert.tools.mlm_predict")
 
@@ -87,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--top-k", type=number_from(1), default=5, help="tokens per mask (default 5)"
     )
-    arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device(arguments)
     return arguments
 
 

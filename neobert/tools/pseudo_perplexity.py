@@ -34,11 +34,10 @@ from neobert.files import sha256, user_path, write_atomically, write_json
 from neobert.model.heads import MaskedLM
 from neobert.text_tokenizer import TextTokenizer, utf8_bytes
 from neobert.tools.arguments import (
-    SHORTEST,
+    add_batches,
     add_model,
     add_texts,
     check_length,
-    number_from,
     open_model,
 )
 
@@ -278,11 +277,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--output", type=user_path, required=True, help="*.csv; resumed if there"
     )
-    arguments.add_argument(
-        "--max-length", type=number_from(SHORTEST), help="tokens (default: the model's)"
-    )
-    arguments.add_argument("--tokens-per-batch", type=number_from(1), default=8192)
-    arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_batches(arguments, tokens=8192)
     return arguments
 
 

@@ -48,9 +48,9 @@ class RunDataModule(LightningDataModule, ABC):
         """Optimizer steps in which every row is seen once."""
 
     @property
-    @abstractmethod
     def has_validation(self) -> bool:
         """Whether there is something to evaluate on, and ``trainer.eval_strategy`` wants it."""
+        return self.config.trainer.eval_strategy != "no"
 
     @abstractmethod
     def training_batches(self) -> TrainingLoader[Any]:

@@ -46,10 +46,6 @@ class DocumentDataModule(RunDataModule, Generic[Document, Batch]):
         """Optimizer steps in which every document is seen once."""
         return max(1, math.ceil(len(self.train) / self.share.rows_per_step))
 
-    @property
-    def has_validation(self) -> bool:
-        return self.config.trainer.eval_strategy != "no"
-
     def training_batches(self) -> CountedLoader[Batch]:
         """The training batches of the whole run."""
         key, number = self.num_workers

@@ -111,7 +111,7 @@ class ContrastiveDataModule(RunDataModule):
 
     @property
     def has_validation(self) -> bool:
-        return self.config.trainer.eval_strategy != "no" and bool(self.evaluation.texts)
+        return super().has_validation and bool(self.evaluation.texts)
 
     def fingerprint(self) -> dict[str, object]:
         """What a resumed run must share, by setting."""

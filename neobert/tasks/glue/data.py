@@ -81,10 +81,6 @@ class GlueDataModule(RunDataModule):
         return max(1, math.ceil(len(self.train) / self.share.rows_per_step))
 
     @property
-    def has_validation(self) -> bool:
-        return self.config.trainer.eval_strategy != "no"
-
-    @property
     def tokenizer_info(self) -> dict[str, object]:
         """What a checkpoint says about the tokenizer, the vocabulary's size apart."""
         return {

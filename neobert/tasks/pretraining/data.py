@@ -153,7 +153,7 @@ class PretrainingDataModule(RunDataModule):
 
     @property
     def has_validation(self) -> bool:
-        return self.config.trainer.eval_strategy != "no" and bool(self.evaluations)
+        return super().has_validation and bool(self.evaluations)
 
     @property
     def unigram_loss(self) -> float:
