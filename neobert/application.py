@@ -53,21 +53,19 @@ class Application(Hydra):
         master = self.compose_config(config_name, overrides, RunMode.MULTIRUN)
         folder = str(master.hydra.sweep.dir)
         expected = check_jobs(self.config_loader, master, folder)
-        interrupted = False
+        code = None
         try:
             super().multirun(config_name, task_function, overrides, with_log_configuration)
         except KeyboardInterrupt:
-            interrupted = True
+            code, expected = ExitCode.INTERRUPTED, 0
             log.warning("the sweep was interrupted; the same command runs what is left of it")
         except (ConfigError, OSError):
             raise
         except Exception as error:  # a launcher's or a sweeper's: what has run is kept
+            code, expected = ExitCode.FAILED, max(expected, 1)
             log.error("error: the sweep ended early: %s", first_line(error))
-            expected = max(expected, 1)
-            report(folder, os.environ[SWEEP], expected)
-            sys.exit(ExitCode.FAILED)
-        failed = report(folder, os.environ[SWEEP], 0 if interrupted else expected)
-        sys.exit(ExitCode.INTERRUPTED if interrupted else int(failed))
+        failed = report(folder, os.environ[SWEEP], expected)
+        sys.exit(int(failed) if code is None else code)
 
 
 def run_application(task: TaskFunction) -> None:

@@ -1,6 +1,7 @@
 import logging
 from dataclasses import asdict
 from itertools import product
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import yaml
 
 from neobert.config.compose import compose_config
 from neobert.config.group_files import options
+from neobert.config.schema import field_types
 from neobert.config.store import load_config_file, save_config
 from neobert.errors import ConfigError
 
@@ -286,6 +288,13 @@ def test_values_mean_what_people_mean(word: str, section: str, key: str, value: 
     found = getattr(getattr(compose_config([word]), section), key)
     assert found == value
     assert type(found) is type(value)
+
+
+def test_overfitting_drops_nothing_out_in_any_task() -> None:
+    config = compose_config(["debug=overfit"])
+    keys = [key for key in field_types() if "dropout" in key]
+    assert len(keys) == 4
+    assert {key: attrgetter(key)(config) for key in keys} == dict.fromkeys(keys, 0.0)
 
 
 def test_the_debug_flag_needs_no_value() -> None:
