@@ -90,7 +90,8 @@ def flatten(values: Mapping[Any, object], section: str = "") -> Flat:
     for name, value in values.items():
         key = joined(section, str(name))
         kind = type_of(key)
-        if isinstance(value, Mapping) and value and (kind is None or section_of(kind) is not None):
+        has_keys = kind in (None, Any) or section_of(kind) is not None
+        if isinstance(value, Mapping) and value and has_keys:
             flat |= flatten(value, key)
         else:
             flat[key] = value

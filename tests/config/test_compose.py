@@ -149,6 +149,8 @@ def test_one_entry_of_a_file_s_own_mapping_can_be_changed(tmp_path: Path) -> Non
         "One": {**task, "path": "x.jsonl"},
         "Two": {**task, "columns": {"query": "a", "document": "d"}},
     }
+    changed = compose_config([f"config_path={file}", "mteb_local.Two={path: y.jsonl}"]).mteb_local
+    assert changed == {"One": task, "Two": {**task, "path": "y.jsonl"}}
     assert compose_config([f"config_path={file}", "mteb_local={}"]).mteb_local == {}
     assert compose_config([f"config_path={file}", "~mteb_local.One"]).mteb_local == {"Two": task}
 
