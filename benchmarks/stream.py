@@ -41,6 +41,7 @@ from neobert.data.stream_readers import Reader, StreamRows, Window
 from neobert.tasks.pretraining.data import PretrainingDataModule
 
 MEASUREMENTS = ("ranks", "scale")
+FORMS = ("files", "one file", "mixture")
 RANKS = (1, 2, 4, 8, 64)
 FILES = 64
 WEIGHTS = {"web": 0.7, "books": 0.2, "notes": 0.1}
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--only", choices=MEASUREMENTS, action="append")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/neobert-bench-data"))
     parser.add_argument("--copies", type=int, default=4, help="of the Factbook, for ranks")
+    parser.add_argument("--form", choices=FORMS, action="append", help="of the stream, for ranks")
     parser.add_argument("--documents", type=int, nargs="+", default=[10**5, 10**6, 10**7])
     parser.add_argument("--here", choices=MEASUREMENTS, help="in this process, no new one")
     options = parser.parse_args()
@@ -68,6 +70,7 @@ def main() -> None:
         harness.answer(measure(options.here, options))
         return
     common = [f"--folder={options.folder}", f"--copies={options.copies}"]
+    common += [f"--form={form}" for form in options.form or ()]
     figures: dict[str, object] = {}
     for name in options.only or MEASUREMENTS:
         sizes = options.documents if name == "scale" else options.documents[:1]
@@ -83,13 +86,13 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, object]:
     """The figures of one measurement."""
     if name == "scale":
         return dict(measure_scale(options.documents[0]))
-    folder, copies = options.folder, options.copies
-    forms = {
-        "files": text_paths(folder, copies, FILES, {"": 1.0}),
-        "one file": text_paths(folder, copies, 1, {"": 1.0}),
-        "mixture": text_paths(folder, copies, FILES, WEIGHTS),
-    }
-    return {form: measure_ranks(stream_batches(folder, paths)) for form, paths in forms.items()}
+    figures: dict[str, object] = {}
+    for form in options.form or FORMS:
+        files = 1 if form == "one file" else FILES
+        shares = WEIGHTS if form == "mixture" else {"": 1.0}
+        paths = text_paths(options.folder, options.copies, files, shares)
+        figures[form] = measure_ranks(stream_batches(options.folder, paths))
+    return figures
 
 
 def measure_ranks(batches: StreamBatches) -> Figures:

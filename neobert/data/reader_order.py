@@ -10,7 +10,7 @@ rows and are dealt to the lanes such that each source takes from its readers eve
 
 from collections.abc import Sequence
 from heapq import heapify, heapreplace
-from itertools import accumulate, islice
+from itertools import accumulate
 from math import gcd, lcm
 from typing import Protocol, runtime_checkable
 
@@ -112,24 +112,27 @@ class DealtReaders:
         self._stop += self.lanes
         sources = self.sources.of_rows(self._first, self.lanes)
         counts = np.bincount(sources, minlength=len(self._queues)).tolist()
-        differences = [min(rows) - max(rows) for rows in self._rows]
+        present = [source for source, count in enumerate(counts) if count]
+        present.sort(key=lambda source: min(self._rows[source]) - max(self._rows[source]))
         dealt: dict[int, int] = {}
-        for _, count, source in sorted(zip(differences, counts, range(len(counts)), strict=True)):
-            lanes = (lane for lane in self._in_order(source) if lane not in dealt)
-            dealt |= dict.fromkeys(list(islice(lanes, count)), source)
+        free = list(range(self.lanes))
+        for source in present:
+            free.sort(key=self._rows_by_lane(source).__getitem__)
+            dealt |= dict.fromkeys(free[: counts[source]], source)
+            free = sorted(free[counts[source] :])
         self._dealt = [self._take(dealt[lane], lane) for lane in range(self.lanes)]
 
-    def _in_order(self, source: int) -> list[int]:
-        """The lanes, by how many rows of the source their readers have made."""
+    def _rows_by_lane(self, source: int) -> list[int]:
+        """How many rows of a source the readers of each lane have made."""
         rows, shared = self._rows[source], self._shared[source]
-        if shared < self.lanes:  # the lanes of the same readers take turns
-            turns = self.lanes // shared
-            rows = [
-                count + (lane // shared - count) % turns
-                for lane in range(self.lanes)
-                for count in [rows[lane % shared]]
-            ]
-        return sorted(range(self.lanes), key=rows.__getitem__)
+        if shared == self.lanes:
+            return rows
+        turns = self.lanes // shared  # the lanes of the same readers take turns
+        return [
+            count + (lane // shared - count) % turns
+            for lane in range(self.lanes)
+            for count in [rows[lane % shared]]
+        ]
 
     def _take(self, source: int, lane: int) -> tuple[int, int]:
         place = lane % self._shared[source]

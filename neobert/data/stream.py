@@ -302,7 +302,8 @@ class StreamLoader:
         rows, counts = state_dict.get("rows"), state_dict.get("counts")
         if isinstance(rows, list):
             return rows
-        assert isinstance(counts, list)
+        if not isinstance(counts, list):
+            counts = self.batches.order.counts(self.batches.steps.state(self._done)["next_row"])
         if len(counts) > 1:
             log.warning(
                 "the checkpoint is of an earlier version: each reader of the mixture continues "
