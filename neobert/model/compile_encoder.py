@@ -32,6 +32,8 @@ def compile_encoder(encoder: Encoder, backend: str, dynamic: bool | None = None)
         rows: Int[Tensor, " N"] | None,
         packed: bool,
     ) -> Float[Tensor, "N E"]:
+        if _has_constant_length(x, rows):
+            return encoder.run_blocks(x, layout, rotary, rows)
         if dynamic is None:
             _mark_lengths(x, layout, rotary, rows, packed)
         return compiled(x, layout, rotary, rows)
@@ -69,7 +71,7 @@ def compile_blocks(encoder: Encoder, backend: str, dynamic: bool | None = None) 
             rotary: Rotary | None,
             rows: Int[Tensor, " N"] | None,
         ) -> Float[Tensor, "N E"]:
-            if not block.training:
+            if not block.training or _has_constant_length(x, rows):
                 return plain(x, layout, rotary, rows)
             if dynamic is None:
                 _mark_lengths(x, layout, rotary, rows, packed)
@@ -80,6 +82,13 @@ def compile_blocks(encoder: Encoder, backend: str, dynamic: bool | None = None) 
     for block in encoder.attention_layers():
         compile_block(block)
     encoder.compiled = run
+
+
+def _has_constant_length(x: Tensor, rows: Tensor | None) -> bool:
+    """Whether ``torch.compile`` would make a graph for this batch alone, as it does for sizes 0
+    and 1: that of a rank that no row is left for, which is one pad token.
+    """
+    return len(x) < 2 or (rows is not None and len(rows) < 2)
 
 
 def _mark_lengths(

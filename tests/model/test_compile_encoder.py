@@ -38,6 +38,8 @@ def batch(seed, packed):
             length = min(left, int(torch.randint(1, 20, (), generator=generator)))
             lengths.append(length)
             left = left - length if packed else 0
+    if seed == 4 and not packed:
+        lengths = [1]  # the batch of a rank that no row is left for
     lengths = torch.tensor(lengths)
     total = int(lengths.sum())
     ids = torch.randint(1, 40, (total,), generator=generator)
@@ -138,7 +140,7 @@ CASES = {
 }
 GRAPHS = {
     "by block": 2,  # the last block leaves work out
-    "every size constant": 5,  # as many as there are lengths
+    "every size constant": 4,  # as many as there are lengths, but for the single token
 }
 
 INDUCTOR = {
