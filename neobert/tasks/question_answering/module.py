@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neobert.batch import PackedBatch
+from neobert.ops.attention import document_of_token
 from neobert.optim.schedule import Schedule
 from neobert.tasks.question_answering.answer_metrics import best_threshold, squad_scores
 from neobert.tasks.question_answering.data import AnswerBatch, AnswerDataModule
@@ -42,9 +43,9 @@ class AnswerModule(FineTuningModule):
         inputs = batch.inputs
         if isinstance(inputs, PackedBatch):
             scores = self.model(inputs).float()  # (T, 2)
-            rows = len(inputs.cu_seqlens) - 1
-            row = torch.repeat_interleave(torch.arange(rows, device=scores.device), inputs.lengths)
-            full = scores.new_full((rows, int(inputs.lengths.max()), 2), -torch.inf)
+            row = document_of_token(inputs.cu_seqlens, len(scores))
+            shape = len(inputs.cu_seqlens) - 1, inputs.max_seqlen, 2
+            full = scores.new_full(shape, -torch.inf)
             return full.index_put((row, inputs.position_ids), scores)
         types = inputs.token_type_ids
         segments = {} if types is None else {"token_type_ids": types}

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from neobert.errors import ConfigError
 from neobert.export.__main__ import main as export
+from tests.tasks.conftest import Watch
 from tests.tasks.question_answering.conftest import Answered, questions, write_splits
 
 TRANSFORMERS_4 = Path(__file__).parents[3] / ".venv-transformers4/bin/python"
@@ -154,3 +155,13 @@ def test_an_exported_model_gives_the_answers_of_the_run(
         mine = best[name][0]
         assert (one["answer"], one["start"]) == (mine["text"], mine["start"])
         assert one["score"] == pytest.approx(mine["score"], rel=1e-3)
+
+
+@pytest.mark.parametrize("settings", [(), ("trainer.gradient_accumulation_steps=2",)])
+def test_a_steady_step_reads_nothing_back(
+    answer: Answered, watch: Watch, settings: tuple[str, ...]
+) -> None:
+    quiet = ("trainer.logging_steps=100", "trainer.eval_strategy=no", "trainer.save_strategy=no")
+    steps = ("trainer.max_steps=10", "trainer.gradient_clipping=1.0", "trainer.log_grad_norm=true")
+    answer(*quiet, *steps, *settings)
+    assert watch.reads.places == []

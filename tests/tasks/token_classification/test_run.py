@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from neobert.errors import ConfigError
 from neobert.export.__main__ import main as export
+from tests.tasks.conftest import Watch
 from tests.tasks.token_classification.conftest import Train
 
 EPOCHS = ("trainer.eval_strategy=epoch",)
@@ -164,3 +165,13 @@ def test_a_pipeline_gives_the_tags_of_the_run(tag: Train, tmp_path: Path, format
     for row in predictions(run):
         answers = pipeline(" ".join(word for word, _, _ in row))
         assert [answer["entity"] for answer in answers] == [guess for _, _, guess in row]
+
+
+@pytest.mark.parametrize("settings", [(), ("trainer.gradient_accumulation_steps=2",)])
+def test_a_steady_step_reads_nothing_back(
+    tag: Train, watch: Watch, settings: tuple[str, ...]
+) -> None:
+    quiet = ("trainer.logging_steps=100", "trainer.eval_strategy=no", "trainer.save_strategy=no")
+    steps = ("trainer.max_steps=10", "trainer.gradient_clipping=1.0", "trainer.log_grad_norm=true")
+    tag(*quiet, *steps, *settings)
+    assert watch.reads.places == []
