@@ -21,6 +21,7 @@ from neobert.batch import MaskedBatch
 from neobert.config.root import Config
 from neobert.console import show_messages
 from neobert.library import train_config
+from neobert.ops.kernels import cpu_has_bf16
 from neobert.tools.plan import StepTimer, stage_plans
 
 STEPS = 12
@@ -123,10 +124,12 @@ def main() -> None:
     """Measure, log and write ``plan.json``."""
     show_messages()
     results = {}
+    # Planned as they run: a CPU without bf16 instructions trains in fp32 where bf16 is set.
+    precision = () if cpu_has_bf16() else ("trainer.mixed_precision=no",)
     for name, words in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
             output = f"trainer.output_dir={Path(folder) / 'run'}"
-            figures = compare(neobert.compose([*COMMON, *words, output]), 8192)
+            figures = compare(neobert.compose([*COMMON, *words, *precision, output]), 8192)
         memory = figures["memory_predicted_mib"] / figures["memory_measured_mib"] - 1
         seconds = figures["seconds_predicted"] / figures["seconds_measured"] - 1
         errors = f"memory {memory:+.1%}, time {seconds:+.1%}"
