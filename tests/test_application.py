@@ -214,7 +214,7 @@ def test_a_config_path_file_may_have_defaults(folder: Path) -> None:
     assert settings["optimizer"]["name"] == "adamw"
     assert settings["optimizer"]["weight_decay"] == 0.3
     assert settings["model"]["hidden_size"] == 384
-    assert settings["trainer"]["max_steps"] == 1070
+    assert settings["trainer"]["max_steps"] == 1280
     assert settings["seed"] == 2
     wandb = settings["wandb"]
     assert (wandb["name"], wandb["tags"], wandb["enabled"]) == ("1.10", ["1.10", "yes"], False)
