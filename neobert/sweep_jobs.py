@@ -206,6 +206,9 @@ def _environment(hydra: HydraConf, sweep_folder: Path) -> dict[str, str]:
 CHILDREN: list[subprocess.Popen[bytes]] = []
 """The jobs that run now, in this process."""
 
+REPEATED: set[int] = set()
+"""Numbers of the jobs that did not run since another has their settings."""
+
 STOPPING = threading.Event()
 """Set by a signal: no further job starts."""
 
@@ -246,19 +249,20 @@ def launch(
     for entry in prepared:
         entry.beside = [other.job.overrides for other in prepared]
     once = {entry.record: entry for entry in reversed(prepared)}  # equal settings run once
+    for job, first in ((entry.job, once[entry.record].job) for entry in prepared):
+        if job is not first:
+            REPEATED.add(job.number)
+            log.info("job %d: has the settings of job %d", job.number, first.number)
     slots = Slots(n_jobs, devices)
     with forwarding_signals(), ThreadPoolExecutor(max_workers=max(1, n_jobs)) as pool:
         list(pool.map(slots.run, reversed(once.values())))
-    for entry in prepared:
-        done = once[entry.record].job
-        entry.job.code, entry.job.objective = done.code, done.objective
     if STOPPING.is_set():
         raise KeyboardInterrupt
     return [
         JobReturn(
             overrides=list(words),
             status=JobStatus.COMPLETED,
-            _return_value=objective_of(entry.job, master.hydra),
+            _return_value=objective_of(once[entry.record].job, master.hydra),
         )
         for entry, (_, words) in zip(prepared, jobs, strict=True)
     ]

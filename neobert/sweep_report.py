@@ -8,7 +8,7 @@ from pathlib import Path
 
 from neobert.console import get_logger
 from neobert.files import write_atomically, write_json
-from neobert.sweep_jobs import RECORD, Job, read_job, varied_overrides
+from neobert.sweep_jobs import RECORD, REPEATED, Job, read_job, varied_overrides
 
 log = get_logger(__name__)
 
@@ -27,7 +27,7 @@ def report(folder: str | Path, sweep: str, expected: int = 0) -> bool:
     for job in mine:
         shown = varied_overrides(job.overrides, [each.overrides for each in mine])
         log.info("job %d: %s  %s", job.number, outcome(job), " ".join(shown))
-    missing = expected - len({job.number for job in mine})
+    missing = expected - len({job.number for job in mine} | REPEATED)
     if missing > 0:
         log.error("%d jobs were lost or did not start", missing)
     return missing > 0 or any(job.code != 0 for job in mine)

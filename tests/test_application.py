@@ -324,6 +324,16 @@ def test_the_schemas_are_in_the_config_store(folder: Path) -> None:
     assert job("-cd", "own", "-cn", "typed", "model=schema", cwd=folder)["seed"] == 5
 
 
+def test_equal_settings_run_once_and_none_counts_as_lost(tmp_path: Path) -> None:
+    # The jobs fail at their start, which is soon.
+    failing = ("+hydra.job.env_set.RANK=no", "trainer.output_dir=sweep")
+    done = train("-m", "optimizer.lr=1e-3,0.001,2e-3", *failing, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "job 1: has the settings of job 0" in done.stderr
+    assert done.stderr.count("FAILED (exit code 1)") == 2
+    assert "lost" not in done.stderr
+
+
 def test_jobs_of_a_sweep_import_nothing_from_the_current_folder(tmp_path: Path) -> None:
     (tmp_path / "yaml.py").write_text("print('CANARY')\n")
     (tmp_path / "hydra_plugins").mkdir()
