@@ -91,7 +91,9 @@ def check_jobs(loader: Any, master: DictConfig, folder: str) -> int:
     chosen = {override.get_key_element(): override for override in parser.parse_overrides(words)}
     basic = str(master.hydra.sweeper._target_).endswith("BasicSweeper")
     ranges = [
-        override.input_line for override in chosen.values() if basic and not _is_discrete(override)
+        override.input_line
+        for override in chosen.values()
+        if basic and override.is_sweep_override() and not override.is_discrete_sweep()
     ]
     if ranges:
         hint = "needs a sweeper that searches: hydra/sweeper=optuna (extra: sweep)"
@@ -108,10 +110,6 @@ def check_jobs(loader: Any, master: DictConfig, folder: str) -> int:
     if problems:
         raise ConfigError(*problems)
     return len(BasicSweeper.split_arguments(list(chosen.values()), None)[0]) if basic else 0
-
-
-def _is_discrete(override: Override) -> bool:
-    return not override.is_sweep_override() or override.is_discrete_sweep()
 
 
 def _values_of(override: Override) -> list[str]:

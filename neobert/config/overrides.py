@@ -112,11 +112,10 @@ def read_overrides(
     for word in overrides:
         try:
             override = parser.parse_override(word)
+            key = override.key_or_group
+            if not key or (override.package is not None and not is_group(key)):
+                raise ValueError
         except (HydraException, ValueError, RecursionError):  # Python's, of 5,000 digits
-            problems.append(unreadable(word))
-            continue
-        key = override.key_or_group
-        if not key or (override.package is not None and not is_group(key)):
             problems.append(unreadable(word))
             continue
         if override.is_sweep_override() and not (multirun and _may_be_swept(key, is_group)):
