@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from neobert.config.model import ModelConfig
 from neobert.model.feed_forward import build_feed_forward
 from neobert.model.norm_layers import build_norm
-from neobert.model.self_attention import Rotary, SelfAttention, select
+from neobert.model.self_attention import Rotary, SelfAttention, select_rows
 from neobert.ops.attention import Layout
 
 
@@ -32,5 +32,5 @@ class Block(SelfAttention):
     ) -> Float[Tensor, "N E"]:
         """``rows``: the tokens whose output is computed, by default all."""
         attended = self.self_attention(self.attention_norm(x), layout, rotary, rows)
-        x = select(x, rows) + self.dropout(attended)
+        x = select_rows(x, rows) + self.dropout(attended)
         return x + self.dropout(self.ffn(self.ffn_norm(x)))

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from neobert.config.model import ModelConfig
-from neobert.model.self_attention import Rotary, SelfAttention, select
+from neobert.model.self_attention import Rotary, SelfAttention, select_rows
 from neobert.ops.attention import Layout
 from neobert.ops.norm import unit_norm
 from neobert.ops.swiglu import swiglu
@@ -55,7 +55,7 @@ class NormalizedBlock(SelfAttention):
     ) -> Float[Tensor, "N E"]:
         """``rows``: the tokens whose output is computed, by default all."""
         attended = self.self_attention(x, layout, rotary, rows)
-        x = self._towards(select(x, rows), attended, self.attn_alpha)
+        x = self._towards(select_rows(x, rows), attended, self.attn_alpha)
         return self._towards(x, self._feed_forward(x), self.mlp_alpha)
 
     def scale_heads(

@@ -75,7 +75,7 @@ class SelfAttention(nn.Module):
         if self.measurable if torch.compiler.is_compiling() else self._records:
             self._record(q, k, layout)
         dropout = self.attention_dropout if self.training else 0.0
-        return self.wo(select(attend(q, k, v, layout, self.scale, dropout).flatten(1), rows))
+        return self.wo(select_rows(attend(q, k, v, layout, self.scale, dropout).flatten(1), rows))
 
     def scale_heads(
         self, q: Float[Tensor, "T H D"], k: Float[Tensor, "T H D"]
@@ -98,6 +98,6 @@ class SelfAttention(nn.Module):
         self.max_logits.fill_(-torch.inf)
 
 
-def select(x: Float[Tensor, "T E"], rows: Int[Tensor, " N"] | None) -> Float[Tensor, "N E"]:
+def select_rows(x: Float[Tensor, "T E"], rows: Int[Tensor, " N"] | None) -> Float[Tensor, "N E"]:
     """The ``rows`` of ``x``, by default all."""
     return x if rows is None else x.index_select(0, rows)
