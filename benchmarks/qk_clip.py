@@ -4,10 +4,14 @@ Trains on random documents with the product's own loop, MuonClip and ``clipping_
 other step measures all attention logits and clips. Each row is one document, so that the share
 found is an upper bound: shorter ones have fewer logits. In bf16 where the machine has it. Seconds
 are of the processor on a CPU, of the clock on a GPU.
+
+``--compiled`` times forward and backward pass of a compiled model instead: without QK-clip, with a
+graph that can measure but does not, and while it measures, in turns.
 """
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import ParamSpec
 
 import torch
@@ -19,6 +23,7 @@ from neobert.batch import MaskedBatch, PackedBatch
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
 from neobert.config.scheduler import SchedulerConfig
 from neobert.console import show_messages
+from neobert.model.compile_encoder import compile_encoder
 from neobert.model.heads import MaskedLM
 from neobert.model.self_attention import SelfAttention
 from neobert.ops.kernels import cpu_has_bf16
@@ -83,11 +88,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--shapes", default="192x4,256x6,768x2", help="WIDTHxLAYERS,…")
     parser.add_argument("--row-length", type=int, default=128)
     parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--compiled", action="store_true", help="time a compiled model")
     options = parser.parse_args(argv)
     show_messages()
     tune_cpu()
     size = options.rows, options.row_length
-    shapes = {shape: measure(shape, *size, options.rounds) for shape in options.shapes.split(",")}
+    measured = measure_compiled if options.compiled else measure
+    shapes = {shape: measured(shape, *size, options.rounds) for shape in options.shapes.split(",")}
     settings = {"rows": options.rows, "row_length": options.row_length, "rounds": options.rounds}
     machine = {"threads": torch.get_num_threads(), "bf16": cpu_has_bf16()}
     harness.save(options.output, {**machine, **settings, "shapes": shapes})
@@ -131,6 +138,41 @@ def measure(shape: str, rows: int, row_length: int, rounds: int) -> dict[str, fl
         "seconds with": round(measuring, 6),
         "seconds of the measurement": round(measurement, 6),
         "percent": round(100 * measurement / without, 2),
+    }
+
+
+def measure_compiled(shape: str, rows: int, row_length: int, rounds: int) -> dict[str, float]:
+    """Median seconds of a compiled forward and backward pass by what QK-clip does in it; the
+    percentages are medians of the ratios within a round.
+    """
+    width, layers = harness.shape_of(shape)
+    on_cuda = torch.cuda.is_available()
+    device = "cuda" if on_cuda else "cpu"
+    bf16 = on_cuda or cpu_has_bf16()
+    model = _module(width, layers, row_length, MuonConfig()).model.to(device).train()
+    batch = _batch(rows, row_length, 0).to(device)
+    compile_encoder(model.model, "inductor")
+
+    def step(measurable: bool, record: bool) -> float:
+        for layer in model.model.attention_layers():
+            layer.record_max_logits, layer.measurable = record, measurable
+        model.zero_grad()
+        start = harness.now(on_cuda)
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            hidden = model.hidden(batch.inputs)
+        hidden.float().square().mean().backward()
+        return harness.now(on_cuda) - start
+
+    kinds = {"without": (False, False), "not measuring": (True, False), "measuring": (True, True)}
+    variants = {name: partial(step, *kind) for name, kind in kinds.items()}
+    found = harness.in_turns(variants, rounds, WARM_UP)
+    return {
+        **{f"seconds {name}": round(statistics.median(times), 6) for name, times in found.items()},
+        **{
+            f"percent {name}": round(100 * harness.median_ratio(times, found["without"]) - 100, 2)
+            for name, times in found.items()
+            if name != "without"
+        },
     }
 
 
