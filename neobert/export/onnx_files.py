@@ -26,6 +26,7 @@ from neobert.export.convert import ARCHITECTURES
 from neobert.export.native import CoreClass
 from neobert.export.source import ExportSource
 from neobert.files import first_line
+from neobert.ops.kernels import cpu_has_vnni
 
 log = get_logger(__name__)
 
@@ -139,6 +140,8 @@ class Quantizer:
                 op_types_to_quantize=["MatMul", "Gemm"],
                 nodes_to_exclude=nodes,
                 per_channel=True,
+                # Sums of two products of 7-bit weights do not saturate.
+                reduce_range=not cpu_has_vnni(),
                 weight_type=QuantType.QInt8,
                 extra_options={"MatMulConstBOnly": True},
             )

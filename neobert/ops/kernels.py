@@ -119,6 +119,15 @@ def cpu_has_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+@cache
+def cpu_has_vnni() -> bool:
+    """Tell whether this CPU adds up products of 8-bit integers in 32 bits.
+
+    Without these instructions sums of two products saturate at 16 bits.
+    """
+    return torch.cpu._is_vnni_supported()
+
+
 def _why_no_flash(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
     if device.type != "cuda":
         return "needs an NVIDIA GPU"
