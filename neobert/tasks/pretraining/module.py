@@ -93,10 +93,11 @@ class PretrainingModule(OptimizedModule):
         log_metrics(self.trainer, metrics)
 
     def _loss(self, batch: MaskedBatch) -> MaskedLMLoss:
+        masked_only = self.settings.masked_logits_only
+        hidden = self.model.hidden(batch.inputs, batch.positions if masked_only else None)
+        # After the forward pass, in which ZeRO-3 frees the tied weight: reading it gathers it.
         weight, bias = self.model.decoder_weight, self.model.decoder.bias
-        if not self.settings.masked_logits_only:
-            hidden = self.model.hidden(batch.inputs)  # (T, E)
+        if not masked_only:
             return full_logits_loss(hidden, weight, batch.positions, batch.labels, bias)
-        hidden = self.model.hidden(batch.inputs, batch.positions)  # (K, E)
         kernels = self.model.config.kernel_backend
         return masked_lm_loss(hidden, weight, batch.labels, bias, kernels)
