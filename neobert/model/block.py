@@ -1,6 +1,6 @@
 """One pre-norm transformer block: attention, then feed-forward, each added to its input.
 
-Letters: T tokens, N tokens whose output is asked for, E model width.
+Letters: T tokens, N tokens whose output is requested, E model width.
 """
 
 from jaxtyping import Float, Int

@@ -1,6 +1,6 @@
 """The NeoBERT encoder (arXiv 2502.19587): token ids of packed documents in, hidden states out.
 
-Letters: T tokens of all documents together, N tokens whose state is asked for, E model width,
+Letters: T tokens of all documents together, N tokens whose state is requested, E model width,
 V vocabulary, P longest document.
 """
 

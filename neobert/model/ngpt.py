@@ -8,7 +8,7 @@ initial value divided by that, which sets its learning rate apart from the matri
 The blocks are those of the reference implementation; what it lacks is here too: the projection of
 weights after every optimizer step (:func:`normalize_`, section 2.6) and the scale of the logits.
 
-Letters: T tokens, N tokens whose output is asked for, E model width, H heads, D width of a head,
+Letters: T tokens, N tokens whose output is requested, E model width, H heads, D width of a head,
 I ``model.intermediate_size``.
 """
 

@@ -1,6 +1,6 @@
 """Multi-head self-attention, and the record of its largest logits for QK-clip.
 
-Letters: T tokens, N tokens whose output is asked for, E model width, H heads, D width of a head,
+Letters: T tokens, N tokens whose output is requested, E model width, H heads, D width of a head,
 F = D / 2 rotary frequencies.
 """
 
