@@ -521,6 +521,23 @@ def test_int8_leaves_out_what_it_would_damage(make_run, tmp_path, monkeypatch, c
         onnx_files.write_onnx(source, tmp_path / "again", None, "int8")
 
 
+@pytest.mark.slow
+def test_without_vnni_weights_have_seven_bits(make_run, tmp_path, monkeypatch) -> None:
+    onnx = pytest.importorskip("onnx")
+    from neobert.export import onnx_files
+
+    monkeypatch.setattr(onnx_files, "cpu_has_vnni", lambda: False)
+    export(make_run(), tmp_path / "model", onnx="int8")
+    graph = onnx.load(tmp_path / "model" / onnx_files.INT8).graph
+    weights = [
+        onnx.numpy_helper.to_array(tensor)
+        for tensor in graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8 and tensor.name.endswith("_quantized")
+    ]
+    assert weights
+    assert max(abs(weight.astype(int)).max() for weight in weights) <= 64
+
+
 def test_without_its_packages_onnx_says_what_to_install(make_run, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ConfigError, match=r"pip install 'neobert\[onnx\]'"):
