@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -43,65 +42,35 @@ INTEGER = r"^\s*[+-]?\d{1,18}\s*$"
 DECIMAL = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 
-@runtime_checkable
-class TableTask(Protocol):
-    """What must be known of a task to read its splits."""
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Columns of the inputs."""
-
-    @property
-    def label_column(self) -> str:
-        """Column of the answers, which test splits may lack."""
-
-    @property
-    def source(self) -> str:
-        """Dataset of the hub, or a packaged corpus."""
-
-    @property
-    def config(self) -> str | None:
-        """Configuration of the dataset, and name of the task's folder."""
-
-    @property
-    def revision(self) -> str | None:
-        """Revision of the dataset."""
-
-    @property
-    def train(self) -> str:
-        """Split to train on."""
-
-    @property
-    def validation(self) -> Mapping[str, str]:
-        """Splits to evaluate on, and what their metrics' names end with."""
-
-    @property
-    def test(self) -> tuple[str, ...]:
-        """Splits to predict, where they exist."""
-
-    @property
-    def others(self) -> tuple[str, ...]:
-        """Columns that are read where they exist: names of the rows."""
-
-    @property
-    def test_config(self) -> str | None:
-        """Configuration of the test splits, where it is another."""
-
-
-@dataclass(frozen=True)
-class TableColumns:
-    """A task of one's own: columns, and where its splits are."""
+@dataclass(frozen=True, slots=True)
+class TableTask:
+    """What must be known of a task to read its splits: columns, and where the splits are."""
 
     texts: tuple[str, ...]
+    """Columns of the inputs."""
+
     label_column: str
+    """Column of the answers, which test splits may lack."""
+
     source: str
+    """Dataset of the hub, or a packaged corpus."""
+
     config: str | None
+    """Configuration of the dataset, and name of the task's folder below ``dataset.path``."""
+
     revision: str | None = None
     train: str = "train"
     validation: Mapping[str, str] = field(default_factory=lambda: {"validation": ""})
+    """Split to evaluate on -> what its metrics' names end with."""
+
     test: tuple[str, ...] = ("test",)
+    """Splits to predict, where they exist."""
+
     test_config: str | None = None
+    """Configuration of the test splits, where it is not ``config``."""
+
     others: tuple[str, ...] = ()
+    """Columns that are read where they exist: names of the rows."""
 
 
 @dataclass(frozen=True, slots=True)

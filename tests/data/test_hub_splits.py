@@ -9,7 +9,7 @@ import pytest
 from neobert.config.compose import compose_config
 from neobert.config.dataset import DatasetConfig
 from neobert.data.hub_splits import CONVERTED, REVISIONS, HubReader
-from neobert.data.task_splits import TableColumns
+from neobert.data.task_splits import TableTask
 
 PRESETS = {
     "conll2003": "token_classification",
@@ -40,7 +40,7 @@ def test_a_converted_dataset_is_read_by_the_folder_of_its_configuration(tmp_path
             folder.mkdir(parents=True)
             pq.write_table(pa.table({"tokens": [[word]], "upos": [[1]]}), folder / "0000.parquet")
     source = str(tmp_path / "data")  # a folder with the layout of the branch
-    task = TableColumns(("tokens",), "upos", source, "en_ewt", CONVERTED)
+    task = TableTask(("tokens",), "upos", source, "en_ewt", CONVERTED)
     reader = HubReader(task, DatasetConfig(), tmp_path / "cache")
     rows = reader.split("train", "train")
     assert rows is not None

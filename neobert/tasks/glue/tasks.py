@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from neobert.config.glue import MULTI_LABEL_METRICS, GlueConfig
+from neobert.data.task_splits import TableTask
 
 GLUE = "nyu-mll/glue"
 GLUE_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
@@ -27,11 +28,16 @@ NLI = ("entailment", "neutral", "contradiction")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GlueTask:
-    """What is known of a task before its data is read."""
+class GlueTask(TableTask):
+    """What is known of a task before its data is read; ``texts``: one, or the two of a pair."""
 
-    texts: tuple[str, ...]
-    """Columns: one text, or the two of a pair."""
+    label_column: str = "label"
+    source: str = GLUE
+    """Dataset of the hub, or a packaged corpus (:mod:`neobert.tasks.glue.packaged`)."""
+
+    config: str | None = None
+    revision: str | None = GLUE_REVISION
+    others: tuple[str, ...] = (NUMBER,)
 
     labels: tuple[str, ...] = ()
     """Names of the classes 0, 1, …; empty: a regression, or classes that the data names."""
@@ -43,38 +49,17 @@ class GlueTask:
     label_columns: tuple[str, ...] = ()
     """Of 0 and 1, one for each label; empty: ``label_column`` holds lists."""
 
-    metrics: tuple[str, ...] = ("accuracy",)
-    """Rows of :mod:`neobert.tasks.glue.metrics`, in this order."""
-
-    score: tuple[str, ...] = ()
-    """The logged metrics whose mean is the official score; empty: all of them."""
-
-    source: str = GLUE
-    """Dataset of the hub, or a packaged corpus (:mod:`neobert.tasks.glue.packaged`)."""
-
-    config: str | None = None
-    """Its configuration, which is also the name of the task's folder below ``dataset.path``."""
-
-    revision: str | None = GLUE_REVISION
-    train: str = "train"
-    validation: Mapping[str, str] = field(default_factory=lambda: {"validation": ""})
-    """Split → what its metrics' names end with."""
-
-    test: tuple[str, ...] = ("test",)
-    """Splits to predict, where they exist."""
-
-    others: tuple[str, ...] = (NUMBER,)
-    """Columns that are read where they exist."""
-
-    test_config: str | None = None
-    """Configuration of the test splits, where it is not ``config``."""
-
-    label_column: str = "label"
     relabel: Mapping[int, int] = field(default_factory=dict)
     """Labels that are renamed or ``DROPPED`` before anything else."""
 
     label_range: tuple[float, float] | None = None
     """Bounds of a regression's labels."""
+
+    metrics: tuple[str, ...] = ("accuracy",)
+    """Rows of :mod:`neobert.tasks.glue.metrics`, in this order."""
+
+    score: tuple[str, ...] = ()
+    """The logged metrics whose mean is the official score; empty: all of them."""
 
     start_from: str | None = None
     """Task that ``glue.transfer_from_task`` starts from."""

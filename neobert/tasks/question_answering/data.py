@@ -13,7 +13,7 @@ from neobert.batch import PackedBatch, PaddedBatch, TensorBatch
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder
-from neobert.data.task_splits import TableColumns, open_splits
+from neobert.data.task_splits import TableTask, open_splits
 from neobert.tasks.question_answering.answer_rows import read_questions
 from neobert.tasks.question_answering.windows import AnswerWindow, QuestionSplit, WindowTokenizer
 from neobert.training.documents import DocumentDataModule
@@ -55,7 +55,7 @@ class AnswerDataModule(DocumentDataModule[AnswerWindow, AnswerBatch]):
         """Read, check and tokenise all splits."""
         config, settings, dataset = self.config, self.config.answers, self.config.dataset
         datasets.disable_progress_bars()
-        task = TableColumns(
+        task = TableTask(
             (settings.context_column, settings.question_column),
             settings.answers_column,
             dataset.name,

@@ -13,7 +13,7 @@ from neobert.batch import PackedBatch, PaddedBatch, TensorBatch
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import cache_folder
-from neobert.data.task_splits import TableColumns, open_splits
+from neobert.data.task_splits import TableTask, open_splits
 from neobert.tasks.token_classification.tags import (
     read_tagged_rows,
     tag_names,
@@ -69,7 +69,7 @@ class TokenDataModule(DocumentDataModule[TaggedDocument, TokenBatch]):
         datasets.disable_progress_bars()
         source, cache = config.dataset, cache_folder(config.dataset.cache_dir)
         columns = (settings.words_column,)
-        task = TableColumns(columns, settings.tags_column, source.name, source.config)
+        task = TableTask(columns, settings.tags_column, source.name, source.config)
         splits = open_splits(task, config.task, source, cache, config.seed)
         self.origin = splits.origin
         parts = {"train": splits.train, "validation": splits.validation[""], **splits.test}
