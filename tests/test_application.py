@@ -72,6 +72,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_file_or_an_override_can_make_a_run_a_sweep(folder: Path) -> None:
+    text = "{hydra: {mode: MULTIRUN, sweeper: {params: {seed: '0,x'}}}}\n"
+    (folder / "own/experiment/sweep.yaml").write_text(f"# @package _global_\n{text}")
+    said = error("--config-dir", "own", "experiment=sweep", cwd=folder)
+    assert "seed=x: must be integer" in said
+    with_values = ("seed=1,2", "optimizer.lr=1e-3,2e-3", "hydra.mode=MULTIRUN", "trainer.foo=1")
+    assert "names several values" not in error(*with_values, cwd=folder)
+    assert error(*with_values[:2], "trainer.foo=1", cwd=folder).count("names several values") == 2
+
+
 @pytest.mark.parametrize("option", ["experiment=mine", "+experiment=mine"])
 def test_an_experiment_of_one_s_own(option: str, folder: Path) -> None:
     settings = job("--config-dir", "own", option, "seed=9", "dataset.max_seq_length=64", cwd=folder)

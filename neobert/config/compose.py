@@ -120,6 +120,12 @@ class SettingsLoader(ConfigLoaderImpl):
     in_run = False
     """Whether ``${hydra:…}`` is that of a run that has begun; else it is resolved there."""
 
+    mode: RunMode | None = None
+    """``hydra.mode`` of the last composition."""
+
+    kept: DictConfig | None = None
+    """The result of a composition that the next call with ``RunMode.RUN`` gets."""
+
     _files: list[Layer]
     """The group files of the composition at hand, weakest first, except ``debug``."""
 
@@ -138,6 +144,9 @@ class SettingsLoader(ConfigLoaderImpl):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         """The checked configuration; raises ``ConfigError`` with all that is wrong."""
+        kept, self.kept = self.kept, None
+        if kept is not None and run_mode == RunMode.RUN:
+            return kept
         problems: list[str] = []
         request = self._request(config_name, overrides, problems, run_mode == RunMode.MULTIRUN)
         files = settings_files(request.values.get("config_path"), problems)
@@ -248,7 +257,10 @@ class SettingsLoader(ConfigLoaderImpl):
         groups = [str(override.input_line) for override in request.groups.values()]
         self._files, self._debug = [], []
         with _one_line(problems):
-            return super().load_configuration(config_name, [*groups, *request.hydra], run_mode)
+            words = [*groups, *request.hydra]
+            composed: DictConfig = super().load_configuration(config_name, words, run_mode)
+        self.mode = composed.hydra.mode
+        return composed
 
     def _choose_folder(
         self, settings: DictConfig, request: Request, run_mode: RunMode
