@@ -227,47 +227,48 @@ def _show_returns(field: str) -> str:
 def json_rows(text: Lines, kept_whole: bool) -> Iterator[Row]:
     """Rows of JSON lines, or with ``kept_whole`` perhaps of one list or object over many lines."""
     filled = (line for line in text if line.strip())
-    first = next(filled, "")
-    number = text.number
-    second = next(filled, "")
-    if not second:
-        if first:
-            text.number = number
-            yield from _document_rows(_parsed(first))
-        return
+    first, start = next(filled, ""), text.number
+    second, after = next(filled, ""), text.number
+    if first and not second:
+        text.number = start
+        yield from _document_rows(_parsed(first, text))
+    elif first and (kept_whole or first.lstrip().startswith("[")) and not _is_complete(first):
+        between = "\n" * (after - start - 1)
+        yield from _document_rows(_parsed_document(first + between + second, text, start))
+    elif first:
+        text.number = start
+        yield _object(_parsed(first, text))
+        text.number = after
+        yield _object(_parsed(second, text))
+        for line in filled:
+            yield _object(_parsed(line, text))
+
+
+def _is_complete(line: str) -> bool:
+    """Whether a JSON value ends in the line that it begins in."""
     try:
-        row = json.loads(first)
+        json.loads(line)
     except ValueError:
-        if kept_whole or first.lstrip().startswith("["):
-            between = "\n" * (text.number - number - 1)
-            yield from _document_rows(_parsed_document(first + between + second, text, number))
-            return
-        text.number = number
-        row = _parsed(first)
-    except RecursionError:
-        text.number = number
-        raise FaultError("nested too deeply") from None
-    text.number, after = number, text.number
-    yield _object(row)
-    text.number = after
-    yield _object(_parsed(second))
-    for line in filled:
-        yield _object(_parsed(line))
+        return False
+    except RecursionError:  # parsing it once more reports that
+        return True
+    return True
 
 
-def _parsed(line: str) -> object:
+def _parsed(content: str, text: Lines, first: int | None = None) -> object:
+    """The value of the current line, or of all lines from ``first`` on."""
     try:
-        return json.loads(line)
+        return json.loads(content)
     except RecursionError:
+        text.number = first or text.number
         raise FaultError("nested too deeply") from None
     except json.JSONDecodeError as error:
-        raise FaultError(_json_problem(error)) from error
+        if first is not None:
+            text.number = first - 1 + error.lineno
+        problem = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+        raise FaultError(f"not valid JSON ({problem})") from error
     except ValueError as error:  # a number of thousands of digits
         raise FaultError(f"not valid JSON ({error})") from error
-
-
-def _json_problem(error: json.JSONDecodeError) -> str:
-    return f"not valid JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
 
 
 def _parsed_document(begin: str, text: Lines, first: int) -> object:
@@ -281,16 +282,7 @@ def _parsed_document(begin: str, text: Lines, first: int) -> object:
                 f"one JSON value of more than {LARGEST_DOCUMENT:,} characters, which memory would "
                 "have to hold: write a row per line (jsonl)"
             )
-    try:
-        return json.loads("".join(parts))
-    except json.JSONDecodeError as error:
-        text.number = first - 1 + error.lineno
-        raise FaultError(_json_problem(error)) from error
-    except ValueError as error:
-        raise FaultError(f"not valid JSON ({error})") from error
-    except RecursionError:
-        text.number = first
-        raise FaultError("nested too deeply") from None
+    return _parsed("".join(parts), text, first)
 
 
 def _document_rows(value: object) -> Iterator[Row]:

@@ -17,7 +17,7 @@ import io
 import lzma
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neobert.data.records import (
-    ByteLines,
     FaultError,
     Lines,
     LinesOfSpan,
@@ -37,8 +36,10 @@ from neobert.data.records import (
     separated_rows,
     tagged_rows,
     text_rows,
+    without_end,
 )
 from neobert.errors import ConfigError
+from neobert.files import first_line
 
 FORMATS = {
     ".parquet": "parquet",
@@ -104,8 +105,11 @@ def iter_rows(
     as ``dataset.path``), for a file that cannot be read.
     """
     for file in files:
-        for _, row in _numbered_rows(file, setting, columns, span):
-            yield row
+        with _opened(file, setting, span) as (source, lines):
+            if format_of(file) == "parquet":
+                yield from _parquet_rows(source, columns, span)
+            else:
+                yield from _line_rows(file, lines, columns)
 
 
 def iter_values(
@@ -128,12 +132,16 @@ def iter_values(
             has_rows, is_found = True, is_found or bool(values)
             value = values[0] if values else None
             if text_key is not None and not isinstance(value, str | None):
-                before = iter_rows([file], setting, (), range(span.start if span else 0))
-                where = f"{setting}: {file}: row {number + sum(1 for _ in before)}"
+                where = f"{setting}: {file}: row {number + rows_before(file, setting, span)}"
                 raise not_text(where, value, text_key)
             yield value
         if has_rows and not is_found and span is None:
             raise lacks_columns(setting, file, [path], row_columns(file, setting))
+
+
+def rows_before(file: Path, setting: str, span: range | None) -> int:
+    """Rows of a file before ``span``; reads them, for a message."""
+    return sum(1 for _ in iter_rows([file], setting, (), range(span.start))) if span else 0
 
 
 def iter_texts(file: Path, setting: str, column: str | None = None) -> Iterator[str]:
@@ -142,16 +150,16 @@ def iter_texts(file: Path, setting: str, column: str | None = None) -> Iterator[
     Null is an empty text. ``setting`` names the file; a missing column is a ``ConfigError``.
     """
     if format_of(file) not in TABLES:
-        return (str(row["text"]) for row in _lines_of(file, setting))
+        return _lines_of(file, setting)
     name = text_column(row_columns(file, setting), column, "--text-column", str(file))
     values = iter_values([file], setting, name, text_key="--text-column")
     return ("" if value is None else str(value) for value in values)
 
 
-def _lines_of(file: Path, setting: str) -> Iterator[Row]:
-    """The lines of a file as rows, whatever its name."""
-    with _faults(file, setting) as place, _opened(file, "text") as source:
-        yield from text_rows(place.lines_of(source))
+def _lines_of(file: Path, setting: str) -> Iterator[str]:
+    """The lines of a file without their ends, whatever its name."""
+    with _opened(file, setting, default="text") as (_, lines):
+        yield from map(without_end, lines)
 
 
 def read_table(
@@ -170,15 +178,13 @@ def read_table(
             pass
     values: dict[str, list[object]] = {}
     count = 0
-    for row in iter_rows(files, setting, columns):
+    for count, row in enumerate(iter_rows(files, setting, columns), start=1):
         for name, value in row.items():
-            if name not in values:
-                values[name] = [None] * count
-            values[name].append(value)
-        count += 1
-        for filled in values.values():
-            if len(filled) < count:
-                filled.append(None)
+            column = values.setdefault(name, [])
+            column.extend([None] * (count - 1 - len(column)))
+            column.append(value)
+    for column in values.values():
+        column.extend([None] * (count - len(column)))
     if not count and files:
         values = {name: [] for name in row_columns(files[0], setting)}
     return pa.table({name: _array(name, column, files, setting) for name, column in values.items()})
@@ -186,7 +192,7 @@ def read_table(
 
 def row_columns(file: Path, setting: str) -> list[str]:
     """The columns of a file: of its schema, its header, or its first row."""
-    with _faults(file, setting) as place, _opened(file) as source:
+    with _opened(file, setting) as (source, lines):
         match format_of(file):
             case "parquet":
                 return list(pq.ParquetFile(source).schema_arrow.names)
@@ -195,9 +201,9 @@ def row_columns(file: Path, setting: str) -> list[str]:
             case "conll" | "conllu":
                 return ["tokens", "tags"]
             case "csv" | "tsv" as kind:
-                return next(separated(place.lines_of(source), kind), [])
+                return next(separated(lines, kind), [])
             case _:
-                return list(next(json_rows(place.lines_of(source), _is_json(file)), {}))
+                return list(next(json_rows(lines, _is_json(file)), {}))
 
 
 def text_column(columns: Collection[str], requested: str | None, setting: str, origin: str) -> str:
@@ -264,61 +270,52 @@ def lacks_columns(
     )
 
 
-@dataclass(slots=True)
-class _faults:  # noqa: N801  (a context manager)
-    """Turns whatever is raised inside into one ``ConfigError`` with setting, file and line."""
+@contextmanager
+def _opened(
+    file: Path, setting: str, span: range | None = None, default: str | None = None
+) -> Iterator[tuple[BufferedIOBase, Lines]]:
+    """The bytes and the lines of a file; ``default``: its format where its name states none.
 
-    file: Path
-    setting: str
+    Whatever is raised inside becomes one ``ConfigError`` with setting, file and line.
+    """
     lines: Lines | None = None
-
-    def lines_of(self, source: ByteLines) -> Lines:
-        """The lines of ``source``, which is where errors are from now on."""
-        self.lines = Lines(source)
-        return self.lines
-
-    def __enter__(self) -> "_faults":
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, ConfigError) or not isinstance(error, Exception):
-            return
-        if isinstance(error, FaultError):
-            place = f", line {self.lines.number_in_file}" if self.lines is not None else ""
-            raise ConfigError(f"{self.setting}: {self.file}{place}: {error}") from error
-        number = self.lines.number_in_file if self.lines and self.lines.number else 0
-        place = f" after line {number}" if number else ""
+    try:
+        with _decompressed(file, default) as source:
+            if span is None or format_of(file) == "parquet":
+                lines = Lines(source)
+            else:
+                lines = Lines(LinesOfSpan(source, span, file))
+            yield source, lines
+    except ConfigError:
+        raise
+    except FaultError as error:
+        place = f", line {lines.number_in_file}" if lines is not None else ""
+        raise ConfigError(f"{setting}: {file}{place}: {error}") from error
+    except Exception as error:
+        place = f" after line {lines.number_in_file}" if lines and lines.number else ""
         what = "cannot be read" if isinstance(error, PermissionError) else "damaged or cut off"
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"{self.setting}: {self.file}: {what}{place} ({reason})") from error
+        reason = first_line(error)
+        raise ConfigError(f"{setting}: {file}: {what}{place} ({reason})") from error
 
 
-def _numbered_rows(
-    file: Path, setting: str, columns: Collection[str] | None, span: range | None
-) -> Iterator[tuple[int, Row]]:
-    """Rows with the lines they end on; of parquet, with their numbers from 1."""
-    with _faults(file, setting) as place, _opened(file) as source:
-        kind = format_of(file)
-        if kind == "parquet":
-            yield from enumerate(_parquet_rows(source, columns, span), start=1)
-            return
-        text = place.lines_of(source if span is None else LinesOfSpan(source, span, file))
-        match kind:
-            case "text":
-                rows = text_rows(text)
-            case "json":
-                rows = json_rows(text, _is_json(file))
-            case "conll" | "conllu":
-                rows = tagged_rows(text, kind)
-            case _:
-                rows = separated_rows(text, str(kind), columns)
-        for row in rows:
-            read = row
-            if columns is not None:
-                read = {name: value for name, value in row.items() if name in columns}
-            if text.has_surrogates and kind == "json":
-                check_surrogates(read)
-            yield text.number, read
+def _line_rows(file: Path, lines: Lines, columns: Collection[str] | None) -> Iterator[Row]:
+    """The rows of a text format, with the ``columns`` that are needed."""
+    match kind := format_of(file):
+        case "text":
+            rows = text_rows(lines)
+        case "json":
+            rows = json_rows(lines, _is_json(file))
+        case "conll" | "conllu":
+            rows = tagged_rows(lines, kind)
+        case _:
+            rows = separated_rows(lines, str(kind), columns)
+    for row in rows:
+        read = row
+        if columns is not None:
+            read = {name: value for name, value in row.items() if name in columns}
+        if lines.has_surrogates and kind == "json":
+            check_surrogates(read)
+        yield read
 
 
 def _is_json(file: Path) -> bool:
@@ -326,11 +323,8 @@ def _is_json(file: Path) -> bool:
     return ".json" in (suffix.lower() for suffix in file.suffixes[-2:])
 
 
-def _opened(file: Path, default: str | None = None) -> BufferedIOBase:
-    """The bytes of a regular file, decompressed; of parquet, something that can seek.
-
-    ``default`` is the format of a file whose name states none.
-    """
+def _decompressed(file: Path, default: str | None) -> BufferedIOBase:
+    """The bytes of a regular file; of parquet, something that can seek."""
     if not file.is_file():
         raise FaultError("is no regular file")
     if format_of(file) is None and default is None:
@@ -375,7 +369,7 @@ def is_plain_parquet(file: Path) -> bool:
 
 
 def _parquet_table(file: Path, setting: str, columns: Collection[str] | None) -> pa.Table:
-    with _faults(file, setting), _opened(file) as source:
+    with _opened(file, setting) as (source, _):
         opened = pq.ParquetFile(source)
         read = [name for name in opened.schema_arrow.names if columns is None or name in columns]
         return opened.read(columns=read)
