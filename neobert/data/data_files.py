@@ -104,15 +104,10 @@ class DataFiles:
         Of ``train`` where no file is called so: those of no other split. Raises ``ConfigError``
         where all of them are empty.
         """
-        for files in (self.files, self.empty):
-            paths = _files_of(files, name)
-            if paths and files is self.empty:
-                raise ConfigError(
-                    f"{self.setting}={self.origin}: {shortened(map(str, paths))}: empty"
-                )
-            if paths:
-                return paths
-        return []
+        paths = _files_of(self.files, name)
+        if not paths and (empty := _files_of(self.empty, name)):
+            raise ConfigError(f"{self.setting}={self.origin}: {shortened(map(str, empty))}: empty")
+        return paths
 
     def by_split(self, requested: Collection[str] = ()) -> dict[str, list[Path]]:
         """All files by their split.

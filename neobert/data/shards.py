@@ -88,7 +88,9 @@ class Preparation:
         with _helpers(self, num_proc - 1) as (start_or_check, join):
             shards = self.make_missing(start_or_check)
             join()
-        while missing := [number for number in range(shards) if not self._has(number)]:
+        while missing := [
+            number for number in range(shards) if not shard_folder(self.store, number).is_dir()
+        ]:
             # Another process has it. Wait until it is done or dead, and look again.
             with FileLock(self.store / "shards" / f".{missing[0]:05d}.lock"):
                 pass
@@ -129,9 +131,6 @@ class Preparation:
         if reader.row == before:
             reader.skip(self.rows_per_shard)
         return reader.row - before
-
-    def _has(self, number: int) -> bool:
-        return shard_folder(self.store, number).is_dir()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from itertools import islice, pairwise
 
 from neobert.batch import IGNORE, MaskedBatch
 from neobert.config.compose import compose_config
-from neobert.console import get_logger, show_messages
+from neobert.console import show_messages
 from neobert.data.loader import Workers
 from neobert.data.stages import Stage, stage_at
 from neobert.data.steps import Steps
@@ -29,22 +29,15 @@ from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.tools.arguments import number_from
 from neobert.training.callbacks.batch_digest import batch_digest
 
-log = get_logger("neobert.tools.inspect_data")
-
 WIDTH = 100
 
 
 def main() -> None:
-    """The program. Exits with 0 or, where the settings are wrong, 2."""
+    """Show what the arguments select."""
     options, words = read_command(sys.argv[1:])
     show_messages()
-    try:
-        for line in inspect(options, words):
-            sys.stdout.write(line + "\n")
-    except ConfigError as error:
-        for problem in error.problems:
-            log.error("error: %s", problem)
-        sys.exit(2)
+    for line in inspect(options, words):
+        sys.stdout.write(line + "\n")
 
 
 def read_command(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
