@@ -54,8 +54,8 @@ class RowMaker:
     def lay_out(self, documents: Sequence[NDArray[np.unsignedinteger]]) -> Row:
         """A row of these documents, each opened and closed; padded if rows are packed."""
         info, length = self.tokenizer, self.packing.row_length
-        opened = [] if info.start_id is None else [info.start_id]
-        closed = [] if info.end_id is None else [info.end_id]
+        opened = [] if info.text.start_id is None else [info.text.start_id]
+        closed = [] if info.text.end_id is None else [info.text.end_id]
         parts: list[Ids] = []
         for tokens in documents:
             parts.append(np.concatenate([opened, tokens, closed]).astype(np.int64))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from neobert.config.overrides import pasteable
 from neobert.config.tokenizer import TokenizerConfig
@@ -30,11 +30,7 @@ from neobert.data.saved_tokenizer import (
 from neobert.data.wordpiece import train_wordpiece
 from neobert.errors import ConfigError
 from neobert.files import first_line, user_path
-from neobert.text_tokenizer import (
-    TextTokenizer,
-    bert_template,
-    special_tokens,
-)
+from neobert.text_tokenizer import TextTokenizer, bert_template, special_tokens
 
 log = get_logger(__name__)
 
@@ -78,16 +74,6 @@ class TokenizerInfo:
     """SHA-256 of the vocabulary and all rules, as ``tokenizers`` writes them."""
 
     @property
-    def start_id(self) -> int | None:
-        """``[CLS]``, else the beginning-of-sequence token: opens each document."""
-        return self.text.start_id
-
-    @property
-    def end_id(self) -> int | None:
-        """``[SEP]``, else the end-of-sequence token: closes each document."""
-        return self.text.end_id
-
-    @property
     def random_ids(self) -> NDArray[np.int64]:
         """Ids that may replace a masked token: neither special nor inert."""
         return np.flatnonzero(~self.is_special)
@@ -128,7 +114,7 @@ def load_tokenizer(
             raise ConfigError("tokenizer.train_vocab_size needs a corpus to train on")
         name = f"wordpiece-{config.train_vocab_size}"
         tokenizer = _trained(config.train_vocab_size, texts, data_key, cache)
-    tokenizer = _with_special_tokens(tokenizer, config)
+    _complete_special_tokens(tokenizer, config)
     wrap_documents(tokenizer)
     tokenizer.model_max_length = config.max_length
     info = describe_tokenizer(tokenizer, name)
@@ -198,7 +184,9 @@ def _load(config: TokenizerConfig, name: str) -> PreTrainedTokenizerFast:
             f"{key}={name} could not be loaded ({first_line(error)}); name a hub id that can be "
             "reached, a folder (tokenizer.path), or train one (tokenizer.train_vocab_size=8192)"
         ) from error
-    return _require_fast(tokenizer, f"{key}={name}")
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ConfigError(f"{key}={name} is a slow tokenizer; only fast ones are supported")
+    return tokenizer
 
 
 def tokenizer_folder(path: str) -> Path:
@@ -227,12 +215,6 @@ def tokenizer_folder(path: str) -> Path:
     return folder
 
 
-def _require_fast(tokenizer: PreTrainedTokenizerBase, origin: str) -> PreTrainedTokenizerFast:
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ConfigError(f"{origin} is a slow tokenizer; only fast ones are supported")
-    return tokenizer
-
-
 def _trained(
     vocab_size: int, texts: Callable[[], Iterable[str]], data_key: object, cache: Path
 ) -> PreTrainedTokenizerFast:
@@ -249,9 +231,7 @@ def _trained(
         return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
-def _with_special_tokens(
-    tokenizer: PreTrainedTokenizerFast, config: TokenizerConfig
-) -> PreTrainedTokenizerFast:
+def _complete_special_tokens(tokenizer: PreTrainedTokenizerFast, config: TokenizerConfig) -> None:
     """Check for a mask and a pad token; add what the settings allow to add, and log it."""
     adopt_usual_tokens(tokenizer)
     if tokenizer.mask_token_id is None:
@@ -260,17 +240,12 @@ def _with_special_tokens(
                 f"{tokenizer.name_or_path} has no mask token; "
                 "tokenizer.allow_special_token_rewrite=true gives it RoBERTa's special tokens"
             )
-        _rewrite_like_roberta(tokenizer)
+        tokenizer.add_special_tokens(dict(ROBERTA))
+        tokenizer.backend_tokenizer.post_processor = bert_template(tokenizer)
         log.warning("the tokenizer had no mask token: it now has %s", tokenizer.all_special_tokens)
     if tokenizer.pad_token_id is None:
         tokenizer.add_special_tokens({"pad_token": ROBERTA["pad_token"]})
         log.warning("the tokenizer had no pad token: %s was added", tokenizer.pad_token)
-    return tokenizer
-
-
-def _rewrite_like_roberta(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokenizer.add_special_tokens(dict(ROBERTA))
-    tokenizer.backend_tokenizer.post_processor = bert_template(tokenizer)
 
 
 def _fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -90,7 +90,7 @@ def test_several_processes_make_the_same_store(
     together = TokenStore.open(tmp_path / "two")
     assert together.info == alone.info
     assert contents(together) == contents(alone)
-    assert not {info.mask_token_id, info.start_id} & set(np.flatnonzero(together.counts))
+    assert not {info.mask_token_id, info.text.start_id} & set(np.flatnonzero(together.counts))
 
 
 def slow_values(texts: list[str]) -> Iterator[object]:

@@ -29,7 +29,7 @@ def test_a_document_of_ten_megabytes_is_a_document(info: TokenizerInfo, tmp_path
 
 
 def test_ids_lose_the_special_tokens_at_their_ends(info: TokenizerInfo) -> None:
-    start, end, pad = info.start_id, info.end_id, info.pad_token_id
+    start, end, pad = info.text.start_id, info.text.end_id, info.pad_token_id
     rows = [[start, 9, 10, end, pad, pad], [11], [start, end], []]
     assert joined([checked_ids(rows, DocumentEncoder.of(info), "mine: row {}".format)]) == (
         [9, 10, 11],

@@ -123,7 +123,7 @@ def test_one_without_a_mask_is_refused_or_gets_robertas_tokens(tmp_path: Path) -
     found = load_tokenizer(replace(config, allow_special_token_rewrite=True))
     assert found.tokenizer.mask_token == "<mask>"
     ids = found.tokenizer("river oil")["input_ids"]
-    assert (ids[0], ids[-1]) == (found.start_id, found.end_id)
+    assert (ids[0], ids[-1]) == (found.text.start_id, found.text.end_id)
 
 
 def test_one_without_padding_gets_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
