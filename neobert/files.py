@@ -5,8 +5,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -151,11 +151,11 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 @contextmanager
-def reading(path: Path | str, key: str) -> Iterator[None]:
-    """Turn whatever a library raises on a user's file into one ``ConfigError`` line.
+def explaining(explain: Callable[[BaseException], Exception]) -> Iterator[None]:
+    """Raise what ``explain`` makes of whatever a library raises on a user's data.
 
-    ``key`` is the setting that names the file, e.g. ``tokenizer.path``. Some libraries raise bare
-    ``Exception`` (tokenizers), run out of recursion or memory on nested files, or panic (Rust).
+    Some libraries raise bare ``Exception`` (tokenizers), run out of recursion or memory on nested
+    files, or panic (Rust). ``ConfigError`` and ``RunError`` are raised as they are.
     """
     try:
         yield
@@ -165,7 +165,17 @@ def reading(path: Path | str, key: str) -> Iterator[None]:
         # A panic of Rust code is no Exception; Ctrl-C and the like are none either.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise ConfigError(f"{key}={path}: cannot be read ({first_line(error)})") from error
+        raise explain(error) from error
+
+
+def reading(path: Path | str, key: str) -> AbstractContextManager[None]:
+    """Turn whatever a library raises on a user's file into one ``ConfigError`` line.
+
+    ``key`` is the setting that names the file, e.g. ``tokenizer.path``.
+    """
+    return explaining(
+        lambda error: ConfigError(f"{key}={path}: cannot be read ({first_line(error)})")
+    )
 
 
 def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:

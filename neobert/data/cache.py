@@ -4,12 +4,13 @@ A folder's name is a hash of everything its content depends on, so a stale one i
 settings have another name. Several processes may want the same folder at once; one makes it.
 """
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from hashlib import sha256
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -18,12 +19,17 @@ from neobert.errors import ConfigError, RunError
 from neobert.files import (
     REPLACED,
     TEMPORARY,
+    explaining,
     first_line,
     is_disk_full,
     publish_folder,
     root_cause,
+    sha256,
     user_path,
 )
+
+SETTLED = 2.0
+"""Seconds after a change from which on the file system's clock tells a further one."""
 
 
 def cache_folder(cache_dir: str | None) -> Path:
@@ -37,7 +43,7 @@ def cache_folder(cache_dir: str | None) -> Path:
 def key_of(recipe: object) -> str:
     """Hash of a recipe (JSON values): the name of the folder made from it."""
     canonical = json.dumps(recipe, sort_keys=True, ensure_ascii=False)
-    return sha256(canonical.encode()).hexdigest()[:24]
+    return hashlib.sha256(canonical.encode()).hexdigest()[:24]
 
 
 def build_cached(
@@ -81,17 +87,13 @@ def writing(folder: Path) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def opening(folder: Path) -> Iterator[None]:
+def opening(folder: Path) -> AbstractContextManager[None]:
     """Turn whatever reading a cached ``folder`` raises into one ``RunError`` that names it."""
-    try:
-        yield
-    except (ConfigError, RunError):
-        raise
-    except Exception as error:
-        raise RunError(
+    return explaining(
+        lambda error: RunError(
             f"{folder}: damaged ({first_line(error)}); delete it, and the next run makes it again"
-        ) from error
+        )
+    )
 
 
 def cache_is_full(error: BaseException, folder: Path | str = "the cache") -> ConfigError | RunError:
@@ -101,6 +103,40 @@ def cache_is_full(error: BaseException, folder: Path | str = "the cache") -> Con
         f"{folder} could not be written ({root_cause(error)}); make room, or set "
         "dataset.cache_dir to a folder with room"
     )
+
+
+def file_digests(files: Iterable[Path], cache: Path) -> list[str]:
+    """The SHA-256 of each file, computed once per state of a file and remembered below ``cache``.
+
+    A time stamp can be kept when a file is replaced (``cp -p``, ``rsync -t``, ``tar``); the time of
+    the last change of its inode cannot, so that is part of what a digest is remembered under.
+    """
+    return [_digest(file, cache / "digests") for file in files]
+
+
+def _digest(file: Path, folder: Path) -> str:
+    state = file.stat()
+    times = [state.st_mtime_ns, state.st_ctime_ns]
+    known = folder / key_of(
+        [str(file.resolve()), state.st_dev, state.st_ino, state.st_size, *times]
+    )
+    if known.is_file() and len(digest := known.read_text(errors="replace")) == 64:
+        return digest
+    digest = sha256(file)
+    if time.time() - max(times) / 1e9 > SETTLED:
+        _remember(known, digest)
+    return digest
+
+
+def _remember(known: Path, digest: str) -> None:
+    """Write the digest, or leave it: it only saves the next run some time."""
+    temporary = known.with_name(f".{known.name}.{os.getpid()}")
+    try:
+        known.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(digest)
+        temporary.replace(known)
+    except OSError:
+        temporary.unlink(missing_ok=True)
 
 
 def _remove_leftovers(folder: Path) -> None:

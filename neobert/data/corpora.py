@@ -62,6 +62,11 @@ def read_corpus(name: str) -> dict[str, list[str]]:
     return splits
 
 
+def corpus_texts(name: str, split: str) -> list[str]:
+    """Documents of one of its splits."""
+    return read_corpus(name)[split]
+
+
 def is_held_out(unit: str) -> bool:
     """Whether a unit belongs to the validation split: decided by its name's hash."""
     return int.from_bytes(sha256(unit.encode()).digest()[:8], "big") % HELD_OUT == 0

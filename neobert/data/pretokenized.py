@@ -23,8 +23,7 @@ from datasets import Dataset, DatasetDict, Features, Sequence, Value, load_from_
 
 from neobert.config.overrides import pasteable
 from neobert.console import get_logger
-from neobert.data.cache import build_cached, key_of
-from neobert.data.digests import file_digests
+from neobert.data.cache import build_cached, file_digests, key_of
 from neobert.data.rows import TOKEN_COLUMN
 from neobert.data.shards import make_store
 from neobert.data.sources import Documents, Source

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from neobert.console import get_logger
-from neobert.files import first_line, read_json
+from neobert.files import explaining, first_line, read_json
 from neobert.text_tokenizer import bert_template, boundary_tokens, wraps_documents
 
 log = get_logger(__name__)
@@ -63,19 +63,14 @@ def check_tokenizer_file(file: Path) -> None:
     Some files would exhaust the memory or hang: one with the id 4,000,000,000, or with a normalizer
     that makes a million letters of one.
     """
-    try:
+    problem = f"{file}: cannot be used by tokenizers {tokenizers.__version__}"
+    with explaining(lambda error: ValueError(f"{problem} ({first_line(error)})")):
         content = read_json(file, LARGEST_FILE)
         if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
             raise ValueError("it is not the file of a tokenizer")
         check_ids(list(_ids(content)))
         _check_normalizer(content)
         Tokenizer.from_str(json.dumps(content))
-    except BaseException as error:  # tokenizers raises bare Exception, and its Rust code panics
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise ValueError(
-            f"{file}: cannot be used by tokenizers {tokenizers.__version__} ({first_line(error)})"
-        ) from error
 
 
 def check_tokenizer_files(folder: Path) -> None:

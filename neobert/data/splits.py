@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from neobert.config.dataset import DatasetConfig
 from neobert.console import get_logger
 from neobert.data.data_files import canonical_split
-from neobert.data.rows import TOKEN_COLUMN, iter_values
 from neobert.data.stream_source import StreamSource
 from neobert.errors import ConfigError
 
@@ -31,39 +30,26 @@ ENDLESS = sys.maxsize
 
 
 @dataclass(frozen=True, slots=True)
-class FileValues:
-    """The values of one column of local files, from row ``first`` up to ``stop``."""
+class SequentialValues:
+    """The values that ``read`` gives anew on each call, from number ``first`` up to ``stop``."""
 
-    files: tuple[Path, ...]
-    column: str
+    read: Callable[[], Iterable[object]]
+    files: tuple[Path, ...] = ()
+    """Where they are read from; of a packaged corpus none."""
+
     first: int = 0
     stop: int | None = None
 
     def __iter__(self) -> Iterator[object]:
-        return islice(documents_of(self.files, self.column), self.first, self.stop)
+        return islice(self.read(), self.first, self.stop)
 
     def count(self, at_most: int | None = None) -> int:
         """How many there are, which only reading tells."""
         return sum(1 for _ in islice(self, at_most))
 
-    def part(self, start: int, stop: int | None) -> "FileValues":
-        """Those from ``start`` up to ``stop``, counted from the first of these."""
-        last = None if stop is None else self.first + stop
-        ends = [end for end in (self.stop, last) if end is not None]
-        return replace(self, first=self.first + start, stop=min(ends, default=None))
 
-
-def documents_of(files: Iterable[Path], column: str, span: range | None = None) -> Iterator[object]:
-    """The documents in a column of local files: texts or null, or of the column of ids anything.
-
-    ``span`` as of :func:`~neobert.data.rows.iter_rows`.
-    """
-    text_key = None if column == TOKEN_COLUMN else "dataset.text_column"
-    return iter_values(files, "dataset.path", column, text_key, span)
-
-
-Data: TypeAlias = Dataset | StreamSource | FileValues
-AnyData = TypeVar("AnyData", Dataset, StreamSource, FileValues)
+Data: TypeAlias = Dataset | StreamSource | SequentialValues
+AnyData = TypeVar("AnyData", Dataset, StreamSource, SequentialValues)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +135,9 @@ def _warn_of_overlap(part: Data, train: str, evaluation: str) -> None:
         )
 
 
-def hold_out(data: Dataset | FileValues, fraction: float, origin: str, seed: int) -> HoldOut | None:
+def hold_out(
+    data: Dataset | SequentialValues, fraction: float, origin: str, seed: int
+) -> HoldOut | None:
     """What holds the fraction of ``data`` out; ``None`` where there are fewer than 2 documents."""
     count = _count(data, COUNTED + 1)
     if count < 2:
@@ -185,7 +173,8 @@ def _slice_range(part: Data, split: str, key: str) -> range:
             raise ConfigError(f"dataset.{key}={split}: {what} needs a length, a stream has none")
         length = _count(part)
     else:
-        length = ENDLESS if isinstance(part, StreamSource) else _count(part, _last(edges) + 1)
+        last = int(edges["stop"] or edges["start"] or 0)
+        length = ENDLESS if isinstance(part, StreamSource) else _count(part, last + 1)
     start = _edge(edges["start"], edges["p1"], length)
     stop = _edge(edges["stop"], edges["p2"], length)
     chosen = range(length)[start:stop]
@@ -194,21 +183,17 @@ def _slice_range(part: Data, split: str, key: str) -> range:
     return range(chosen.start, ENDLESS if stop is None else chosen.stop)
 
 
-def _last(edges: re.Match[str]) -> int:
-    """The last document number that a slice names."""
-    return int(edges["stop"] or edges["start"] or 0)
-
-
-def _count(data: Dataset | FileValues, at_most: int | None = None) -> int:
-    return data.count(at_most) if isinstance(data, FileValues) else len(data)
+def _count(data: Dataset | SequentialValues, at_most: int | None = None) -> int:
+    return data.count(at_most) if isinstance(data, SequentialValues) else len(data)
 
 
 def _span(data: AnyData, start: int, stop: int | None) -> AnyData:
-    match data:
-        case Dataset():
-            return data.select(range(len(data))[start:stop])
-        case _:
-            return data.part(start, stop)
+    """The values from number ``start`` up to ``stop``, counted from the first of ``data``."""
+    if isinstance(data, Dataset):
+        return data.select(range(len(data))[start:stop])
+    last = None if stop is None else data.first + stop
+    ends = [end for end in (data.stop, last) if end is not None]
+    return replace(data, first=data.first + start, stop=min(ends, default=None))
 
 
 def _head_split(train: Data, samples: int, origin: str) -> SplitData:

@@ -4,7 +4,7 @@ A window is the next documents of a reader. They are tokenised, packed, and put 
 depends on (seed, reader, epoch, window) alone; the next window is made in the background.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 
@@ -16,10 +16,10 @@ from neobert.data.order import generator
 from neobert.data.sources import Documents
 from neobert.data.stream_source import Cursor, ReaderGroup, StreamPlace, StreamSource
 from neobert.data.token_rows import Row, RowMaker, TokenRows
-from neobert.data.token_store import StoreInfo, TokenStore
+from neobert.data.token_store import TokenStore
 from neobert.data.tokenize import tokens_of
 from neobert.errors import ConfigError
-from neobert.text_tokenizer import Encoded
+from neobert.files import explaining
 
 UNSHUFFLED_WINDOW = 2048
 """Documents that are packed at a time, over all readers, where nothing is shuffled."""
@@ -102,7 +102,7 @@ class StreamRows:
         find = self.source.find
         where = None if find is None else (lambda row: find(values[row], files))
         window = replace(self.documents, name=name, read=lambda: values, where=where)
-        store = memory_store(tokens_of(window, self.maker.tokenizer))
+        store = TokenStore.in_memory(tokens_of(window, self.maker.tokenizer))
         packing = self.maker.packing.of_window(reader, start.place.window)
         return TokenRows(store, packing.plan(store.offsets, epoch=start.place.epoch), self.maker)
 
@@ -165,12 +165,8 @@ class Reader:
     def _make(self, state: ReaderState) -> Window:
         """The first window from ``state`` on that has a row."""
         while True:
-            try:
+            with explaining(self.stream.documents.explain):  # whatever the libraries of files raise
                 values, place = self.group.next_window(self.number // self.group.groups)
-            except ConfigError:
-                raise
-            except Exception as error:  # whatever the libraries of files raise
-                raise self.stream.documents.explain(error) from error
             files = self.group.files_between(state.place, place)
             rows = self.stream.rows_of(values, self.number, state, files)
             count = rows.plan.num_rows
@@ -183,13 +179,3 @@ class Reader:
                 order = self.stream.order_of(count, self.number, state)
                 return Window(state, rows, order, after)
             state = after
-
-
-def memory_store(batches: Iterable[Encoded]) -> TokenStore:
-    """The token store of a window, in memory."""
-    parts = [(np.zeros(0, np.uint32), np.zeros(0, np.int64)), *batches]
-    tokens = np.concatenate([ids for ids, _ in parts])
-    lengths = np.concatenate([sizes for _, sizes in parts])
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    summary = StoreInfo(len(lengths), len(tokens), int((lengths == 0).sum()), digest="")
-    return TokenStore(tokens, offsets, summary)

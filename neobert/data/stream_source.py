@@ -6,7 +6,7 @@ A process reads the files of a group once for all readers that it runs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from heapq import heapreplace
 from itertools import chain, islice
@@ -52,12 +52,6 @@ class StreamSource:
     def __iter__(self) -> Iterator[object]:
         files = map(self.documents, range(self.num_files))
         return islice(chain.from_iterable(files), self.first, self.stop)
-
-    def part(self, start: int, stop: int | None) -> "StreamSource":
-        """Those from ``start`` up to ``stop``, counted from the first of these."""
-        last = None if stop is None else self.first + stop
-        ends = [end for end in (self.stop, last) if end is not None]
-        return replace(self, first=self.first + start, stop=min(ends, default=None))
 
     @property
     def num_files(self) -> int:

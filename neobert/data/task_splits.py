@@ -2,22 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 
 from neobert.config.dataset import DatasetConfig
 from neobert.console import get_logger
-from neobert.data.cache import key_of
+from neobert.data.cache import file_digests, key_of
 from neobert.data.corpora import is_packaged
 from neobert.data.data_files import DataFiles, find_files, log_splits, shortened
-from neobert.data.digests import file_digests
-from neobert.data.hub_splits import HubReader
-from neobert.data.loading import is_saved, load_saved
+from neobert.data.loading import is_saved, load_saved, no_subset
 from neobert.data.rows import (
     RULES,
     TABLES,
@@ -31,12 +28,25 @@ from neobert.data.rows import (
 )
 from neobert.data.splits import HoldOut, named_split, sliced
 from neobert.errors import ConfigError
-from neobert.files import user_path
+from neobert.files import first_line, user_path
 
 log = get_logger(__name__)
 
 KEYS = {"train": "train_split", "validation": "eval_split", "test": "test_split"}
 """Kind of a split -> the key below ``dataset`` that names it."""
+
+CONVERTED = "refs/convert/parquet"
+"""Branch of the hub's own conversion to parquet, with a folder per configuration. For datasets
+that consist of loading code, which ``datasets`` no longer runs; no fixed commit of it is known."""
+
+REVISIONS = {
+    "eriktks/conll2003": CONVERTED,
+    "leondz/wnut_17": CONVERTED,
+    "universal-dependencies/universal_dependencies": CONVERTED,
+    "google-research-datasets/go_emotions": "add492243ff905527e67aeb8b80c082af02207c3",
+    "rajpurkar/squad": "7b6d24c440a36b6815f21b70d25016731768db1f",
+    "rajpurkar/squad_v2": "3ffb306f725f7d2ce8394bc1873b24868140c412",
+}
 
 INTEGER = r"^\s*[+-]?\d{1,18}\s*$"
 DECIMAL = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
@@ -199,14 +209,12 @@ def _folder(path: Path, task: TableTask, name: str, config: DatasetConfig) -> di
         return next((path / name for name in names if name and (path / name).is_dir()), path)
 
     if config.config is not None and config.config == task.config and below(task.config) == path:
-        raise ConfigError(
-            f"dataset.config={config.config}: {path} has no folder of that name; null reads all"
-        )
+        raise no_subset(config.config, path)
     tests = {"test": below(task.test_config, task.config, name)} if task.test_config else {}
     return {"": below(task.config, name), **tests}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LocalReader:
     """Row files or a ``save_to_disk`` folder; which file is which split, the files' names tell."""
 
@@ -217,6 +225,8 @@ class LocalReader:
     cache: Path
     """Where digests of files are remembered."""
 
+    _opened: dict[Path, DataFiles] = field(default_factory=dict, init=False)
+
     @property
     def origin(self) -> str:
         return str(self.places[""])
@@ -226,7 +236,7 @@ class LocalReader:
         name = split.partition("[")[0]
         place = self.places.get(kind, self.places[""])
         if is_saved(place):
-            parts = _saved_parts(place)
+            parts = load_saved(place)
             part = parts.get(named_split(parts, name) or "")
             if part is not None:
                 stored = (Path(file["filename"]) for file in part.cache_files)
@@ -239,20 +249,17 @@ class LocalReader:
 
     def files_of(self, splits: Mapping[str, str]) -> dict[str, str]:
         """The file of each split that is one whole file, by the keys of ``splits``."""
-        place, files = self.places[""], dict[str, str]()
+        place = self.places[""]
         if is_saved(place):
-            return files
-        for key, split in splits.items():
-            own = self._found(place).of_split(split)
-            if len(own) == 1:
-                files[key] = str(own[0])
-        return files
+            return {}
+        files = {key: self._found(place).of_split(split) for key, split in splits.items()}
+        return {key: str(own[0]) for key, own in files.items() if len(own) == 1}
 
     def missing(self, split: str) -> ConfigError:
         """What to say if a split is not there."""
         place = self.places[""]
         if is_saved(place):
-            has = ", ".join(_saved_parts(place))
+            has = ", ".join(load_saved(place))
         else:
             has = shortened(str(file.name) for file in self._found(place).files)
         name = split.partition("[")[0]
@@ -261,10 +268,6 @@ class LocalReader:
             f"dataset.path={place}: has no {name} (such as {name}.csv); it holds "
             f"{has or 'nothing'}{'' if name == self.task.train else hint}"
         )
-
-    @cached_property
-    def _opened(self) -> dict[Path, DataFiles]:
-        return {}
 
     def _found(self, place: Path) -> DataFiles:
         if place not in self._opened:
@@ -303,6 +306,60 @@ class LocalReader:
         return Dataset(table, fingerprint=key_of(key))
 
 
+@dataclass(frozen=True, slots=True)
+class HubReader:
+    """A dataset of the hub, at the revision of the task's row, or a pinned one.
+
+    Not tested: there is no hub here.
+    """
+
+    task: TableTask
+    config: DatasetConfig
+    cache: Path
+
+    @property
+    def revision(self) -> str | None:
+        """The revision to read; ``None``: the newest."""
+        return self.task.revision or REVISIONS.get(self.task.source)
+
+    @property
+    def origin(self) -> str:
+        parts = [self.task.source, self.task.config or "", self.revision or ""]
+        return " ".join(part for part in parts if part)
+
+    def split(self, split: str, kind: str) -> Dataset | None:
+        """The rows of ``split``, slices allowed; ``None`` if the dataset has none of this name."""
+        test_config = self.task.test_config if kind == "test" else None
+        key = "data_dir" if self.revision == CONVERTED else "name"
+        chosen = {key: test_config or self.task.config}
+        extra = {"trust_remote_code": True} if self.config.trust_remote_code else {}
+        try:
+            return load_dataset(
+                self.task.source,
+                split=split,
+                revision=self.revision,
+                cache_dir=str(self.cache / "hub"),
+                **chosen,
+                **extra,
+            )
+        except Exception as error:  # the hub's client raises dozens of kinds
+            if isinstance(error, ValueError) and "Unknown split" in str(error):
+                return None
+            raise ConfigError(
+                f"{self.origin} could not be loaded from the hub ({type(error).__name__}: "
+                f"{first_line(error)}); dataset.path=FOLDER reads local files of the same columns "
+                f"({self.task.config or 'the task'}/train.jsonl, …)"
+            ) from error
+
+    def files_of(self, splits: Mapping[str, str]) -> dict[str, str]:
+        """None: the splits of the hub go by their names."""
+        return {}
+
+    def missing(self, split: str) -> ConfigError:
+        """What to say if a split is not there."""
+        return ConfigError(f"{self.origin} has no split {split}")
+
+
 def _with_path(table: pa.Table, path: str) -> pa.Table:
     """The table with what ``path`` leads to as a column, if it leads anywhere (``doc.text``)."""
     root = root_column(path)
@@ -320,10 +377,3 @@ def _with_numbers(table: pa.Table, name: str) -> pa.Table:
             numbers = pc.cast(pc.utf8_trim_whitespace(column), kind)
             return table.set_column(table.column_names.index(name), name, numbers)
     return table
-
-
-def _saved_parts(folder: Path) -> dict[str, Dataset]:
-    saved = load_saved(folder, "dataset.path")
-    if isinstance(saved, Dataset):
-        return {"train": saved}
-    return {str(name): part for name, part in saved.items()}

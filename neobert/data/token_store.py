@@ -133,10 +133,14 @@ class TokenStore:
         return cls(tokens, offsets, info, folder)
 
     @classmethod
-    def empty(cls) -> "TokenStore":
-        """A store without a document."""
-        nothing = StoreInfo(documents=0, tokens=0, empty_documents=0, digest="")
-        return cls(np.zeros(0, np.uint16), np.zeros(1, np.int64), nothing)
+    def in_memory(cls, batches: Iterable[Encoded] = ()) -> "TokenStore":
+        """A store of these documents in memory, empty ones included."""
+        parts = [(np.zeros(0, np.uint32), np.zeros(0, np.int64)), *batches]
+        tokens = np.concatenate([ids for ids, _ in parts])
+        lengths = np.concatenate([sizes for _, sizes in parts])
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        info = StoreInfo(len(lengths), len(tokens), int((lengths == 0).sum()), digest="")
+        return cls(tokens, offsets, info)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -156,11 +160,6 @@ class TokenStore:
         return self.tokens[self.offsets[number] : self.offsets[number + 1]]
 
 
-def token_type(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
-    """The smaller unsigned type that holds every id."""
-    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
-
-
 def shard_folder(store: Path, number: int) -> Path:
     """Where a shard of a store is."""
     return store / "shards" / f"{number:05d}"
@@ -178,8 +177,9 @@ def write_shard(folder: Path, batches: Iterable[Encoded], vocab_size: int) -> in
     """
     counts = np.zeros(vocab_size, dtype=np.int64)
     digest, rows, documents, total = sha256(), 0, 0, 0
+    token_type = np.uint16 if vocab_size <= 1 << 16 else np.uint32
     with (
-        ArrayWriter(folder / "tokens.npy", token_type(vocab_size)) as tokens_file,
+        ArrayWriter(folder / "tokens.npy", token_type) as tokens_file,
         ArrayWriter(folder / "lengths.npy", np.int32) as lengths_file,
     ):
         for tokens, lengths in batches:

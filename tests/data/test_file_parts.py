@@ -14,11 +14,10 @@ from neobert.config.dataset import DatasetConfig
 from neobert.data import file_parts
 from neobert.data.curriculum import MaskRate
 from neobert.data.file_parts import FilePart, split_files
-from neobert.data.loading import open_data
+from neobert.data.loading import documents_of, open_data
 from neobert.data.masking import Masking
 from neobert.data.packing import Packing
 from neobert.data.sources import open_source
-from neobert.data.splits import documents_of
 from neobert.data.steps import Share, Steps
 from neobert.data.stream import StreamBatches
 from neobert.data.stream_readers import StreamRows
@@ -101,7 +100,7 @@ def test_long_documents_make_fewer_parts(tmp_path: Path, monkeypatch: pytest.Mon
 
 def stream_of(folder: Path, **settings: object) -> StreamSource:
     config = DatasetConfig(name="local", path=str(folder), streaming=True, **settings)
-    source = open_data(config, folder).parts("text")["train"]
+    source = open_data(config, folder).parts["train"]
     assert isinstance(source, StreamSource)
     return source
 

@@ -8,8 +8,7 @@ import pytest
 
 from neobert.config.compose import compose_config
 from neobert.config.dataset import DatasetConfig
-from neobert.data.hub_splits import CONVERTED, REVISIONS, HubReader
-from neobert.data.task_splits import TableTask
+from neobert.data.task_splits import CONVERTED, REVISIONS, HubReader, TableTask
 
 PRESETS = {
     "conll2003": "token_classification",

@@ -19,8 +19,8 @@ from neobert.data.masking import Masking
 from neobert.data.order import BLOCK, EMPTY, GROUP, Order
 from neobert.data.packing import Packing
 from neobert.data.steps import Share, Steps
-from neobert.data.stream_readers import memory_store
 from neobert.data.token_rows import RowMaker, TokenRows
+from neobert.data.token_store import TokenStore
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.training.callbacks.batch_digest import batch_digest
 
@@ -33,7 +33,7 @@ def rows(info: TokenizerInfo, texts: list[str]) -> TokenRows:
 
 
 def make_rows(info: TokenizerInfo, texts: list[str], **changes: object) -> TokenRows:
-    store = memory_store([info.text.encode(texts)])
+    store = TokenStore.in_memory([info.text.encode(texts)])
     packing = replace(Packing(32, 32, info.wrapping, packed=True, truncate=False), **changes)
     masking = Masking(MaskRate.constant(0.2), False, info.mask_token_id, info.random_ids, seed=3)
     maker = RowMaker(info, masking, packing)
@@ -251,8 +251,8 @@ def test_documents_are_opened_closed_and_counted_from_zero(info: TokenizerInfo) 
     batch = rows.batch([0], [0])
     bounds = batch.inputs.cu_seqlens.tolist()
     for document in rows.documents(0):
-        assert document[0] == info.start_id
-        assert document[-1] == info.end_id
+        assert document[0] == info.text.start_id
+        assert document[-1] == info.text.end_id
     for first, last in pairwise(bounds):
         assert batch.inputs.position_ids[first:last].tolist() == list(range(last - first))
 

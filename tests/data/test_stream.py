@@ -396,7 +396,7 @@ def test_what_is_held_out_is_in_no_row_however_the_stream_is_dealt(
     whole = make_stream(tmp_path, info, letters, 16)
     trained = {reader: set() for reader in range(8)}
     kept = list(StreamSource(whole.source.dataset, "text"))[first:stop]
-    part = replace(whole, source=whole.source.part(first, stop))
+    part = replace(whole, source=replace(whole.source, first=first, stop=stop))
     assert list(part.source) == kept
     batches = StreamBatches([part], Steps(Share(4, 1)))
     assert part.source.num_groups(8) == groups  # readers without a whole file share

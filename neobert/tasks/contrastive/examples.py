@@ -13,8 +13,8 @@ import datasets
 import numpy as np
 
 from neobert.console import get_logger
+from neobert.data.cache import file_digests
 from neobert.data.data_files import DataFiles, find_files, log_splits
-from neobert.data.digests import file_digests
 from neobert.data.records import Row
 from neobert.data.rows import (
     FORMATS,

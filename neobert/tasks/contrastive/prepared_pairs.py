@@ -18,8 +18,7 @@ import pyarrow as pa
 
 from neobert.config.root import Config
 from neobert.console import get_logger
-from neobert.data.cache import build_cached, cache_folder, key_of, opening
-from neobert.data.digests import file_digests
+from neobert.data.cache import build_cached, cache_folder, file_digests, key_of, opening
 from neobert.data.processes import in_processes, num_processes
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.errors import ConfigError

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from neobert.cores import available_cores
 from neobert.data.arrays import ArrayWriter
-from neobert.data.cache import build_cached, key_of, opening
-from neobert.data.digests import file_digests
+from neobert.data.cache import build_cached, file_digests, key_of, opening
 from neobert.data.processes import in_processes
 from neobert.tasks.glue.labelled_batch import Examples
 from neobert.tasks.glue.labels import Labelled, column_values

@@ -1,8 +1,7 @@
 """The sources of a pretraining run: their documents, tokens, rows and shares."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -17,12 +16,9 @@ from neobert.data.mixture import tempered
 from neobert.data.packing import Packing, RowPlan
 from neobert.data.processes import num_processes
 from neobert.data.reader_count import num_readers
-from neobert.data.sources import STREAM_SAMPLE, Documents, Source, open_source
+from neobert.data.sources import STREAM_SAMPLE, Source
 from neobert.data.token_store import TokenStore
-from neobert.data.tokenizer import TokenizerInfo
 from neobert.errors import ConfigError
-from neobert.files import read_json, write_json
-from neobert.text_tokenizer import utf8_bytes
 
 PLAN_VERSION = 3
 Given = TypeVar("Given")
@@ -89,23 +85,6 @@ def each_source(
     return results
 
 
-def open_sources(dataset: DatasetConfig, cache: Path, seed: int) -> dict[MixtureSource, Source]:
-    """The documents of each source that the ``dataset`` section names."""
-    sources = dict.fromkeys(mixture_sources(dataset))
-    return each_source(sources, lambda settings, _: open_source(settings.dataset, cache, seed))
-
-
-def check_alike(sources: Mapping[MixtureSource, Source]) -> None:
-    """Raise ``ConfigError`` if some sources are streams and others are not."""
-    streams = [settings.name for settings, source in sources.items() if source.stream is not None]
-    indexed = [settings.name for settings, source in sources.items() if source.stream is None]
-    if streams and indexed:
-        raise ConfigError(
-            f"dataset.mixture: {', '.join(streams)} would be streamed, {', '.join(indexed)} cannot "
-            "be; set dataset.streaming=false, or dataset.pre_tokenize=true"
-        )
-
-
 def shares_of_sources(dataset: DatasetConfig, sources: Sequence[SourceData]) -> tuple[float, ...]:
     """The share of each source in the rows, under the weights of ``dataset``.
 
@@ -121,25 +100,6 @@ def shares_of_sources(dataset: DatasetConfig, sources: Sequence[SourceData]) -> 
     ]
     temperature = dataset.mixture_temperature
     return tempered(tuple(sizes), 1.0 if temperature is None else temperature)
-
-
-def tokens_per_byte(
-    documents: Documents, store: TokenStore, info: TokenizerInfo, cache: Path
-) -> float | None:
-    """Tokens of ``store`` for each UTF-8 byte of its documents; ``None`` where there is no byte.
-
-    Of documents that are ids, the bytes are those of the decoded text.
-    """
-    recipe = [documents.key, info.fingerprint if documents.tokenized else None]
-    file = cache / "text_bytes" / f"{key_of(recipe)}.json"
-    if file.is_file():
-        known = read_json(file)
-        assert isinstance(known, int)
-    else:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        known = _text_bytes(documents, info)
-        write_json(known, file)
-    return store.info.tokens / known if known else None
 
 
 def unigram_loss(sources: Sequence[SourceData], shares: Sequence[float], words: NDArray) -> float:
@@ -160,13 +120,6 @@ def unigram_loss(sources: Sequence[SourceData], shares: Sequence[float], words: 
             met += share * (counts / max(1, counts.sum()))
     used = met > 0
     return float(-(met[used] * np.log(probability[used])).sum() / max(met.sum(), 1e-300))
-
-
-def _text_bytes(documents: Documents, info: TokenizerInfo) -> int:
-    texts: Iterable[str] = documents.texts()
-    if documents.tokenized:
-        texts = (str(info.tokenizer.decode(list(ids))) for ids in documents.ids())
-    return sum(map(utf8_bytes, texts))
 
 
 def packing_of(config: Config, wrapping: int, train: bool = False) -> Packing:

@@ -1,32 +1,25 @@
 """From settings to the sources of a pretraining run: documents, tokens and rows, all cached."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from neobert.config.mixture import MixtureSource
+from neobert.config.mixture import MixtureSource, mixture_sources
 from neobert.config.root import Config
 from neobert.console import get_logger
-from neobert.data.cache import cache_folder
+from neobert.data.cache import cache_folder, key_of
 from neobert.data.pretokenized import check_tokenizer, pre_tokenized
 from neobert.data.processes import num_processes
 from neobert.data.shards import token_store
-from neobert.data.sources import STREAM_SAMPLE, Documents, Source
+from neobert.data.sources import STREAM_SAMPLE, Documents, Source, open_source
 from neobert.data.token_store import TokenStore
 from neobert.data.tokenizer import TokenizerInfo, load_tokenizer
 from neobert.errors import ConfigError
-from neobert.files import user_path
+from neobert.files import read_json, user_path, write_json
 from neobert.tasks.pretraining.data_report import describe_plan, nothing_in
-from neobert.tasks.pretraining.source_data import (
-    SourceData,
-    check_alike,
-    each_source,
-    open_sources,
-    packing_of,
-    row_plan,
-    tokens_per_byte,
-)
+from neobert.tasks.pretraining.source_data import SourceData, each_source, packing_of, row_plan
+from neobert.text_tokenizer import utf8_bytes
 
 log = get_logger(__name__)
 
@@ -46,13 +39,16 @@ class SourceReader:
 
     def read(self) -> list[SourceData]:
         """Load or make tokenizer, token stores and row plans of all sources."""
-        opened = open_sources(self.config.dataset, self._cache, self.config.seed)
+        opened = each_source(
+            dict.fromkeys(mixture_sources(self.config.dataset)),
+            lambda settings, _: open_source(settings.dataset, self._cache, self.config.seed),
+        )
         documents = list(opened.values())
         self.tokenizer = self._tokenizer([source.train for source in documents])
         self._check_lengths()
         texts = each_source(opened, self._within_budget)
         ready = each_source(texts, self._pre_tokenized)
-        check_alike(ready)
+        _check_alike(ready)
         sources = each_source(
             ready,
             lambda settings, source: self._source_data(
@@ -79,16 +75,14 @@ class SourceReader:
         """Tokens and rows of a source; ``text``: its evaluation documents before they were ids."""
         streams = source.stream is not None
         documents = source.train.head(STREAM_SAMPLE if streams else None)
-        store, eval_store, ratio = self._store(documents), TokenStore.empty(), None
+        store, eval_store, ratio = self._store(documents), TokenStore.in_memory(), None
         if source.evaluation is not None and text is not None:
             name = f"{source.evaluation.name} (evaluation)"
             eval_store = self._store(replace(source.evaluation, name=name))
-            ratio = tokens_per_byte(text, eval_store, self.tokenizer, self._cache)
+            ratio = _tokens_per_byte(text, eval_store, self.tokenizer, self._cache)
         wrapping = self.tokenizer.wrapping
-        packing, evaluated = (
-            packing_of(self.config, wrapping, True),
-            packing_of(self.config, wrapping),
-        )
+        packing = packing_of(self.config, wrapping, train=True)
+        evaluated = packing_of(self.config, wrapping)
         train_plan = row_plan(store, packing, self.config.dataset)
         eval_plan = row_plan(eval_store, evaluated, self.config.dataset)
         data = SourceData(settings, source, store, eval_store, train_plan, eval_plan, ratio)
@@ -152,3 +146,40 @@ class SourceReader:
         if source.stream is not None:
             held_out = held_out.known_by_text()
         return replace(source, evaluation=held_out)
+
+
+def _check_alike(sources: Mapping[MixtureSource, Source]) -> None:
+    """Raise ``ConfigError`` if some sources are streams and others are not."""
+    streams = [settings.name for settings, source in sources.items() if source.stream is not None]
+    indexed = [settings.name for settings, source in sources.items() if source.stream is None]
+    if streams and indexed:
+        raise ConfigError(
+            f"dataset.mixture: {', '.join(streams)} would be streamed, {', '.join(indexed)} cannot "
+            "be; set dataset.streaming=false, or dataset.pre_tokenize=true"
+        )
+
+
+def _tokens_per_byte(
+    documents: Documents, store: TokenStore, info: TokenizerInfo, cache: Path
+) -> float | None:
+    """Tokens of ``store`` for each UTF-8 byte of its documents; ``None`` where there is no byte.
+
+    Of documents that are ids, the bytes are those of the decoded text.
+    """
+    recipe = [documents.key, info.fingerprint if documents.tokenized else None]
+    file = cache / "text_bytes" / f"{key_of(recipe)}.json"
+    if file.is_file():
+        known = read_json(file)
+        assert isinstance(known, int)
+    else:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        known = _text_bytes(documents, info)
+        write_json(known, file)
+    return store.info.tokens / known if known else None
+
+
+def _text_bytes(documents: Documents, info: TokenizerInfo) -> int:
+    texts: Iterable[str] = documents.texts()
+    if documents.tokenized:
+        texts = (str(info.tokenizer.decode(list(ids))) for ids in documents.ids())
+    return sum(map(utf8_bytes, texts))
