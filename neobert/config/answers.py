@@ -1,11 +1,20 @@
 """The ``answers`` section: fine-tuning on answers that are spans of their context."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from neobert.config.checks import at_least, one_of, require, within
+from neobert.config.checks import (
+    Column,
+    Count,
+    Dropout,
+    NotNegative,
+    Positive,
+    one_of,
+    require,
+    within,
+)
 from neobert.config.section import Section
 
-BAD_ROWS = ("error", "skip")
 SPECIAL_TOKENS = 3
 """``[CLS] question [SEP] context [SEP]``."""
 
@@ -14,73 +23,58 @@ SPECIAL_TOKENS = 3
 class AnswersConfig(Section):
     """Extractive question answering, in SQuAD's form."""
 
-    context_column: str = "context"
+    context_column: Column = "context"
     """Column of the text that holds the answer."""
 
-    question_column: str = "question"
+    question_column: Column = "question"
     """Column of the question."""
 
-    answers_column: str = "answers"
+    answers_column: Column = "answers"
     """Column of the answers: ``{text: [...], answer_start: [...]}`` (characters from 0), or a list
     of such pairs; empty where the context has no answer."""
 
-    id_column: str = "id"
+    id_column: Column = "id"
     """Column of the question's name in the predictions; without it, the number of the row."""
 
     max_seq_length: int = 384
     """Longest window in tokens: the question, a part of its context, the special tokens."""
 
-    stride: int = 128
+    stride: Count = 128
     """Tokens of context that neighbouring windows share."""
 
-    max_question_length: int = 64
+    max_question_length: Positive = 64
     """Longest question in tokens; longer ones are cut."""
 
-    max_answer_length: int = 30
+    max_answer_length: Positive = 30
     """Longest answer that is predicted, in tokens."""
 
-    n_best: int = 20
+    n_best: Positive = 20
     """Answers per question in ``nbest_<split>.json``."""
 
-    null_score_threshold: float | None = None
+    null_score_threshold: Annotated[float, within(-1, 1)] | None = None
     """A question stays unanswered where the probability of no answer exceeds that of the best by
     more than this; ``null``: tuned for F1 on the evaluation data, where it has such questions."""
 
-    bad_rows: str = "error"
+    bad_rows: Annotated[str, one_of("error", "skip")] = "error"
     """Rows that do not fit (an answer not at its position, no context): ``error``, or ``skip``
     them and count."""
 
     allow_random_weights: bool = False
     """Learn from random weights where neither ``model.init_from`` nor ``model.from_hub`` is set."""
 
-    dropout: float = 0.1
+    dropout: Dropout = 0.1
     """Dropout before the head, in [0, 1)."""
 
-    classifier_init_range: float = 0.02
+    classifier_init_range: NotNegative = 0.02
     """Standard deviation of the head's first weights."""
 
-    num_workers: int = 0
+    num_workers: Count = 0
     """Loader processes."""
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
-        problems = one_of("answers.bad_rows", self.bad_rows, BAD_ROWS)
-        for key, least in (
-            ("stride", 0),
-            ("max_question_length", 1),
-            ("max_answer_length", 1),
-            ("n_best", 1),
-            ("num_workers", 0),
-            ("classifier_init_range", 0),
-        ):
-            problems += at_least(f"answers.{key}", getattr(self, key), least)
-        problems += within("answers.dropout", self.dropout, 0, 0.999)
-        if self.null_score_threshold is not None:
-            problems += within("answers.null_score_threshold", self.null_score_threshold, -1, 1)
-        for key in ("context_column", "question_column", "answers_column", "id_column"):
-            problems += require(bool(getattr(self, key)), f"answers.{key}: must name a column")
         least = self.max_question_length + SPECIAL_TOKENS + self.stride + 1
-        return problems + require(
+        return require(
             self.max_seq_length >= least,
             f"answers.max_seq_length={self.max_seq_length} leaves no new context in a window: "
             f"raise it to {least} or more, or lower answers.max_question_length="

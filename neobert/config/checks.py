@@ -1,6 +1,51 @@
-"""How settings say what is wrong with them: lists of problems, raised all together."""
+"""What settings must be: limits, which stand in the types of their fields, and problems.
 
-from collections.abc import Collection
+A problem is one line; all of them are raised together.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a setting must be beside its type: ``Annotated[int, at_least(1)]``."""
+
+    must: str
+    """Continues ``key=value: must``."""
+
+    holds: Callable[[Any], bool]
+
+
+def one_of(*allowed: str) -> Limit:
+    """The limit of a choice."""
+    return Limit(f"be one of {', '.join(allowed)}", lambda value: value in allowed)
+
+
+def at_least(low: float) -> Limit:
+    """The limit ``value >= low``."""
+    return Limit(f"be at least {low:g}", lambda value: value >= low)
+
+
+def above(low: float) -> Limit:
+    """The limit ``value > low``."""
+    return Limit(f"be greater than {low:g}", lambda value: value > low)
+
+
+def within(low: float, high: float) -> Limit:
+    """The limit ``low <= value <= high``."""
+    return Limit(f"be between {low:g} and {high:g}", lambda value: low <= value <= high)
+
+
+Count = Annotated[int, at_least(0)]
+Positive = Annotated[int, at_least(1)]
+NotNegative = Annotated[float, at_least(0)]
+Above0 = Annotated[float, above(0)]
+Share = Annotated[float, within(0, 1)]
+Dropout = Annotated[float, within(0, 0.999)]
+Percentage = Annotated[float, within(0, 100)]
+Column = Annotated[str, Limit("name a column", bool)]
 
 
 def require(claim: bool, problem: str) -> list[str]:
@@ -8,22 +53,6 @@ def require(claim: bool, problem: str) -> list[str]:
     return [] if claim else [problem]
 
 
-def one_of(key: str, value: str | None, allowed: Collection[str]) -> list[str]:
-    """A problem unless ``value`` is among ``allowed``."""
-    return require(value in allowed, f"{key}={value}: must be one of {', '.join(allowed)}")
-
-
-def at_least(key: str, value: float | None, low: float) -> list[str]:
-    """A problem if ``value`` is below ``low``; ``None`` passes."""
-    return require(value is None or value >= low, f"{key}={value}: must be at least {low:g}")
-
-
-def above(key: str, value: float | None, low: float) -> list[str]:
-    """A problem unless ``value`` is greater than ``low``; ``None`` passes."""
-    return require(value is None or value > low, f"{key}={value}: must be greater than {low:g}")
-
-
-def within(key: str, value: float | None, low: float, high: float) -> list[str]:
-    """A problem unless ``low <= value <= high``; ``None`` passes."""
-    claim = value is None or low <= value <= high
-    return require(claim, f"{key}={value}: must be between {low:g} and {high:g}")
+def broken(key: str, value: object, *limits: Limit) -> list[str]:
+    """A problem for each of the ``limits`` that ``value`` does not keep."""
+    return [f"{key}={value}: must {limit.must}" for limit in limits if not limit.holds(value)]

@@ -2,11 +2,23 @@
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
-from neobert.config.checks import above, at_least, require, within
+from neobert.config.checks import (
+    Above0,
+    Count,
+    Limit,
+    NotNegative,
+    Positive,
+    Share,
+    at_least,
+    require,
+    within,
+)
 from neobert.config.mixture import mixture_problems
 from neobert.config.section import Section
+
+FRACTION = Limit("be between 0 and 1, both excluded", lambda share: 0 < share < 1)
 
 
 @dataclass(kw_only=True)
@@ -28,11 +40,11 @@ class DatasetConfig(Section):
     ``eval_split``, ``validation_split``, ``eval_samples``, ``trust_remote_code``). Weights sum to
     1; without them, shares are by tokens. Empty: one source."""
 
-    mixture_temperature: float | None = None
+    mixture_temperature: NotNegative | None = None
     """Shares proportional to the weights (or tokens) to this power: below 1 small sources get
     more; 0: equal shares. ``null``: 1."""
 
-    num_workers: int = 16
+    num_workers: Count = 16
     """Loader processes; lowered to the available cores, and for a stream to a number that
     divides its readers."""
 
@@ -42,7 +54,7 @@ class DatasetConfig(Section):
     persistent_workers: bool = True
     """Keep loader processes between iterations."""
 
-    prefetch_factor: int | None = None
+    prefetch_factor: Positive | None = None
     """Batches that each worker prepares ahead; ``null`` leaves PyTorch's default (4 on CUDA)."""
 
     streaming: bool = True
@@ -55,20 +67,20 @@ class DatasetConfig(Section):
     trust_remote_code: bool = False
     """Allow a dataset's own loading code to run."""
 
-    max_seq_length: int = 512
+    max_seq_length: Annotated[int, at_least(3)] = 512
     """Longest document in tokens, and the row length of packing."""
 
-    crop_min_length: int | None = None
+    crop_min_length: Positive | None = None
     """Cut documents at random lengths from this many tokens up to ``max_seq_length``, other ones in
     each epoch, before packing; no token is lost. ``null``: cut at ``max_seq_length`` only."""
 
-    crop_share: float = 1.0
+    crop_share: Share = 1.0
     """Share of the crops whose length is random, with ``crop_min_length``, in [0, 1]."""
 
     text_column: str | None = None
     """Column of the text; ``null`` takes the first of text, sentence, content."""
 
-    validation_split: float | None = None
+    validation_split: Annotated[float, FRACTION] | None = None
     """Fraction of the training documents held out, in (0, 1); map-style data only."""
 
     train_split: str | None = None
@@ -77,7 +89,7 @@ class DatasetConfig(Section):
     eval_split: str | None = None
     """Evaluation split, slices allowed."""
 
-    eval_samples: int | None = None
+    eval_samples: Positive | None = None
     """Documents to evaluate on at most; taken from training where there is no evaluation split."""
 
     num_proc: int = 4
@@ -87,7 +99,7 @@ class DatasetConfig(Section):
     """Documents among which a stream is shuffled, over all its readers; 0 or less keeps its order
     (with several readers, the order of the documents of each)."""
 
-    stream_readers: int | None = None
+    stream_readers: Annotated[int, within(1, 4096)] | None = None
     """Readers that a stream is dealt to: a multiple of the processes; part of the order of the
     data, so the same in a resumed run. ``null``: 64, fewer for a stream of few documents, one for
     a stream in its order."""
@@ -104,16 +116,16 @@ class DatasetConfig(Section):
     force_redownload: bool = False
     """Contrastive preparation: rebuild the cached splits."""
 
-    pretraining_prob: float = 0.3
+    pretraining_prob: Share = 0.3
     """Contrastive: probability that a step is a pretraining step against forgetting, in [0, 1]."""
 
-    min_length: int = 512
+    min_length: Count = 512
     """Pretraining on ``filter_by_length``: shortest document in tokens that is kept."""
 
     filter_by_length: bool = False
     """Keep only documents of at least ``min_length`` tokens: a stage of longer context."""
 
-    alpha: float = 1.0
+    alpha: Above0 = 1.0
     """Contrastive: a source is drawn with probability proportional to size ** alpha."""
 
     skip_steps: list[str] = field(default_factory=list)
@@ -121,26 +133,11 @@ class DatasetConfig(Section):
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
-        problems = at_least("dataset.num_workers", self.num_workers, 0)
-        problems += at_least("dataset.prefetch_factor", self.prefetch_factor, 1)
-        problems += at_least("dataset.max_seq_length", self.max_seq_length, 3)
-        problems += at_least("dataset.min_length", self.min_length, 0)
-        problems += at_least("dataset.eval_samples", self.eval_samples, 1)
-        problems += within("dataset.stream_readers", self.stream_readers, 1, 4096)
-        problems += above("dataset.alpha", self.alpha, 0)
-        problems += at_least("dataset.crop_min_length", self.crop_min_length, 1)
-        problems += within("dataset.crop_share", self.crop_share, 0, 1)
         longest = self.crop_min_length is None or self.crop_min_length <= self.max_seq_length - 2
-        problems += require(
+        problems = require(
             longest,
             f"dataset.crop_min_length={self.crop_min_length} is longer than documents of "
             f"dataset.max_seq_length={self.max_seq_length} with their start and end token",
-        )
-        problems += within("dataset.pretraining_prob", self.pretraining_prob, 0, 1)
-        split = self.validation_split
-        problems += require(
-            split is None or 0 < split < 1,
-            f"dataset.validation_split={split}: must be between 0 and 1, both excluded",
         )
         problems += mixture_problems(self)
         spans = [problem for span in self.skip_steps for problem in _span_problems(span)]

@@ -1,6 +1,7 @@
 """The ``deepspeed`` section: how DeepSpeed runs where it is the strategy."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from neobert.config.checks import require, within
 from neobert.config.section import Section
@@ -13,7 +14,7 @@ class DeepSpeedConfig(Section):
     ``trainer.*`` decides precision, clipping and accumulation, ``optimizer.*`` the optimizer.
     """
 
-    stage: int = 2
+    stage: Annotated[int, within(0, 3)] = 2
     """ZeRO stage where ``trainer.strategy: auto`` chooses DeepSpeed, 0 to 3: what is sharded are
     nothing, optimizer states (1), gradients too (2), weights too (3)."""
 
@@ -29,9 +30,8 @@ class DeepSpeedConfig(Section):
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
-        problems = within("deepspeed.stage", self.stage, 0, 3)
         alone = self.config_file is None or not (self.offload_optimizer or self.offload_parameters)
-        return problems + require(
+        return require(
             alone,
             f"deepspeed.config_file={self.config_file}: says itself what is offloaded; "
             "remove deepspeed.offload_optimizer and deepspeed.offload_parameters",

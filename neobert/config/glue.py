@@ -1,8 +1,19 @@
 """The ``glue`` section: fine-tuning on classification and regression tasks."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from neobert.config.checks import at_least, one_of, require, within
+from neobert.config.checks import (
+    Count,
+    Dropout,
+    Limit,
+    NotNegative,
+    Positive,
+    at_least,
+    broken,
+    one_of,
+    require,
+)
 from neobert.config.section import Section
 
 TASK_NAMES = (
@@ -29,8 +40,12 @@ MULTI_LABEL_METRICS = ("micro_f1", "macro_f1", "average_precision")
 """The rows of ``neobert/tasks/glue/metrics.py``, for one label a text and for several."""
 
 OWN_TASK = ("text_columns", "metrics", "multi_label", "label_columns", "regression")
-CLASSIFIER_ACTIVATIONS = ("tanh", "gelu", "none")
-CLASSIFIER_POOLINGS = ("cls", "avg")
+
+ONE_OR_A_PAIR = Limit("name one column, or two for pairs", lambda columns: len(columns) <= 2)
+SEVERAL = Limit(
+    "name two or more different columns",
+    lambda columns: len(columns) != 1 and len(set(columns)) == len(columns),
+)
 
 
 @dataclass(kw_only=True)
@@ -41,10 +56,10 @@ class GlueConfig(Section):
     """A row of ``neobert/tasks/glue/tasks.py``: cola, sst2, mrpc, stsb, qqp, mnli, …; or a name of
     your own, with ``text_columns``."""
 
-    num_labels: int = 2
+    num_labels: Positive = 2
     """Classes; taken from the task (a warning says so where it differs). 1 is regression."""
 
-    max_seq_length: int = 128
+    max_seq_length: Annotated[int, at_least(3)] = 128
     """Longest input in tokens."""
 
     pretrained_model_path: str | None = None
@@ -59,17 +74,17 @@ class GlueConfig(Section):
     allow_random_weights: bool = False
     """Start from random weights."""
 
-    classifier_activation: str = "tanh"
+    classifier_activation: Annotated[str, one_of("tanh", "gelu", "none")] = "tanh"
     """What follows the classifier's dense layer: ``tanh``; ``gelu``, which exports to a format that
     transformers loads without our code; ``none``: no dense layer, which does too."""
 
-    classifier_pooling: str = "cls"
+    classifier_pooling: Annotated[str, one_of("cls", "avg")] = "cls"
     """What the classifier reads: the first token (``cls``) or the mean of the tokens (``avg``)."""
 
-    classifier_dropout: float = 0.1
+    classifier_dropout: Dropout = 0.1
     """Dropout around the classifier's dense layer, in [0, 1)."""
 
-    classifier_init_range: float = 0.02
+    classifier_init_range: NotNegative = 0.02
     """Standard deviation that the classifier's weights start from."""
 
     transfer_from_task: bool = False
@@ -78,13 +93,13 @@ class GlueConfig(Section):
     transfer_dir: str | None = None
     """Where that run is looked for; ``null``: the folder that holds ``trainer.output_dir``."""
 
-    num_workers: int = 4
+    num_workers: Count = 4
     """Loader processes."""
 
-    preprocessing_num_proc: int = 4
+    preprocessing_num_proc: Count = 4
     """Processes for tokenisation; 0: none. Small sets are done in this process."""
 
-    text_columns: list[str] = field(default_factory=list)
+    text_columns: Annotated[list[str], ONE_OR_A_PAIR] = field(default_factory=list)
     """Your own task: the column of the text, or the two of a pair."""
 
     label_column: str = "label"
@@ -96,7 +111,7 @@ class GlueConfig(Section):
     whole numbers. Binary cross-entropy; a threshold per class, tuned for F1 on the evaluation
     data."""
 
-    label_columns: list[str] = field(default_factory=list)
+    label_columns: Annotated[list[str], SEVERAL] = field(default_factory=list)
     """With ``multi_label``: a column of 0 and 1 for each label, instead of ``label_column``."""
 
     regression: bool = False
@@ -110,19 +125,8 @@ class GlueConfig(Section):
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
-        problems = at_least("glue.num_labels", self.num_labels, 1)
-        problems += at_least("glue.max_seq_length", self.max_seq_length, 3)
-        problems += at_least("glue.num_workers", self.num_workers, 0)
-        problems += at_least("glue.preprocessing_num_proc", self.preprocessing_num_proc, 0)
-        problems += one_of(
-            "glue.classifier_activation", self.classifier_activation, CLASSIFIER_ACTIVATIONS
-        )
-        problems += one_of("glue.classifier_pooling", self.classifier_pooling, CLASSIFIER_POOLINGS)
-        problems += within("glue.classifier_dropout", self.classifier_dropout, 0, 0.999)
-        problems += at_least("glue.classifier_init_range", self.classifier_init_range, 0)
-        metrics = MULTI_LABEL_METRICS if self.multi_label else METRIC_NAMES
-        for name in self.metrics:
-            problems += one_of("glue.metrics", name, metrics)
+        known = one_of(*(MULTI_LABEL_METRICS if self.multi_label else METRIC_NAMES))
+        problems = [line for name in self.metrics for line in broken("glue.metrics", name, known)]
         return problems + self._label_problems() + self._task_problems() + self._start_problems()
 
     def _task_problems(self) -> list[str]:
@@ -133,14 +137,10 @@ class GlueConfig(Section):
                 "in neobert/tasks/glue/tasks.py: choose another name"
                 for key in own
             ]
-        problems = require(
+        return require(
             bool(self.task_name) and bool(self.text_columns),
             f"glue.task_name={self.task_name}: must be one of {', '.join(TASK_NAMES)}; or, for a "
             "task of your own, set glue.text_columns and dataset.path (docs/fine-tuning.md)",
-        )
-        return problems + require(
-            len(self.text_columns) <= 2,
-            f"glue.text_columns={self.text_columns}: must name one column, or two for pairs",
         )
 
     def _label_problems(self) -> list[str]:
@@ -148,15 +148,10 @@ class GlueConfig(Section):
             not (self.multi_label and self.regression),
             "glue.multi_label=true and glue.regression=true exclude each other",
         )
-        problems += require(
+        return problems + require(
             self.multi_label or not self.label_columns,
             f"glue.label_columns={self.label_columns}: needs glue.multi_label=true; one label per "
             "text is in glue.label_column",
-        )
-        return problems + require(
-            len(self.label_columns) != 1
-            and len(set(self.label_columns)) == len(self.label_columns),
-            f"glue.label_columns={self.label_columns}: must name two or more different columns",
         )
 
     def _start_problems(self) -> list[str]:

@@ -12,8 +12,8 @@ from itertools import pairwise
 from typing import Any, get_type_hints
 
 from neobert.config.group_files import group_names, options
-from neobert.config.schema import joined, sections
-from neobert.config.section import described, section_of
+from neobert.config.schema import sections
+from neobert.config.section import described, joined, section_of
 
 USAGE = """\
 python -m neobert.train [group=option …] [section.key=value …] [config_path=FILE]

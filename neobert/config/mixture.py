@@ -9,13 +9,12 @@
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from neobert.config.checks import above, at_least, require
-from neobert.config.section import type_problems
+from neobert.config.checks import Above0, NotNegative, require
+from neobert.config.section import annotations_of, fits, mapping_problems
 
 if TYPE_CHECKING:
     from neobert.config.dataset import DatasetConfig
@@ -33,7 +32,9 @@ TEXT_KEYS = (
 )
 """Keys of ``dataset`` that a source may set; all others are those of the run."""
 
-OWN_KEYS = ("weight", "max_epochs")
+OWN_KEYS: dict[str, Any] = {"weight": NotNegative | None, "max_epochs": Above0 | None}
+"""Keys of a source itself, and their types."""
+
 ROUNDING = 1e-6
 KEY_OF_TEXT = re.compile(rf"\bdataset\.(?=(?:{'|'.join(TEXT_KEYS)})\b)")
 NAME = re.compile(r"[A-Za-z_][\w-]*")
@@ -76,9 +77,8 @@ def mixture_sources(dataset: "DatasetConfig") -> list[MixtureSource]:
 
 def mixture_problems(dataset: "DatasetConfig") -> list[str]:
     """What is wrong with the mixture; empty if nothing is."""
-    problems = at_least("dataset.mixture_temperature", dataset.mixture_temperature, 0)
     temperature = dataset.mixture_temperature
-    problems += require(
+    problems = require(
         temperature is None or bool(dataset.mixture),
         f"dataset.mixture_temperature={temperature}: needs dataset.mixture",
     )
@@ -88,7 +88,7 @@ def mixture_problems(dataset: "DatasetConfig") -> list[str]:
 
 
 def stage_mixture_problems(
-    dataset: "DatasetConfig", weights: Mapping[str, object], place: str
+    dataset: "DatasetConfig", weights: Mapping[str, float], place: str
 ) -> list[str]:
     """What is wrong with the weights of a stage, whose key is ``place``."""
     key = f"{place}.mixture"
@@ -100,11 +100,9 @@ def stage_mixture_problems(
         for name in weights
         if name not in dataset.mixture
     ]
-    for name, weight in weights.items():
-        problems += _number_problems(f"{key}.{name}", weight, at_least)
-    if problems or not weights:
+    if problems or not weights or min(weights.values()) < 0:
         return problems
-    return sum_problems(key, list(weights.values()))  # type: ignore[arg-type]
+    return sum_problems(key, list(weights.values()))
 
 
 def of_source(problem: str, key: str) -> str:
@@ -130,7 +128,7 @@ def _weight_problems(mixture: Mapping[str, object]) -> list[str]:
     }
     without = [str(name) for name, weight in weights.items() if weight is None]
     numbers = [weight for weight in weights.values() if weight is not None]
-    if not numbers or any(_number_problems("", weight, at_least) for weight in numbers):
+    if not all(fits(weight, float) and weight >= 0 for weight in numbers) or not numbers:
         return []
     if without:
         return [
@@ -155,29 +153,10 @@ def _entry_problems(dataset: "DatasetConfig", name: str, entry: object) -> list[
     )
     if not isinstance(entry, dict):
         return [*problems, f"{key}={entry!r}: must be a mapping such as {{path: …, weight: 0.7}}"]
-    for unknown in (setting for setting in entry if setting not in (*TEXT_KEYS, *OWN_KEYS)):
-        near = get_close_matches(str(unknown), (*TEXT_KEYS, *OWN_KEYS), n=1)
-        hint = f"; did you mean {key}.{near[0]}?" if near else ""
-        rest = "" if near else f"; a source has {', '.join((*OWN_KEYS, *TEXT_KEYS))}"
-        problems.append(f"unknown key {key}.{unknown}{hint}{rest}")
     problems += require(
         bool(entry.get("path") or entry.get("name")), f"{key}: needs {key}.path or {key}.name"
     )
-    problems += _number_problems(f"{key}.weight", entry.get("weight"), at_least)
-    problems += _number_problems(f"{key}.max_epochs", entry.get("max_epochs"), above)
-    section = _section_of(dataset, entry)
-    mistyped = type_problems(section)
-    problems += [of_source(line, key) for line in mistyped]
-    if not mistyped:
-        known = replace(dataset, mixture={}, mixture_temperature=None).problems()
-        problems += [of_source(line, key) for line in section.problems() if line not in known]
-    return problems
-
-
-def _number_problems(
-    key: str, value: object, check: Callable[[str, float | None, float], list[str]]
-) -> list[str]:
-    """A problem unless ``value`` is null or a number that ``check`` accepts beside 0."""
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return check(key, value, 0)
-    return [f"{key}={value!r}: must be number or null"]
+    types = annotations_of(type(dataset))
+    return problems + mapping_problems(
+        key, entry, OWN_KEYS | {setting: types[setting] for setting in TEXT_KEYS}
+    )

@@ -2,9 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from neobert.config.checks import above, at_least, one_of, require, within
+from neobert.config.checks import (
+    Above0,
+    Count,
+    Dropout,
+    NotNegative,
+    Positive,
+    broken,
+    one_of,
+    require,
+)
 from neobert.config.section import Section
 
 T = TypeVar("T")
@@ -23,8 +32,6 @@ backends. ``origin``: where the weights come from.
 PARTS: tuple[Part, ...] = get_args(Part)
 
 ACTIVATIONS = ("swiglu", "gelu")
-ATTENTION_BACKENDS = ("sdpa", "flash_attn_varlen")
-KERNEL_BACKENDS = ("auto", "liger", "torch")
 
 
 def _of(part: Part, default: T) -> T:
@@ -43,29 +50,29 @@ class ModelConfig(Section):
     name: str | None = _of("origin", None)
     """Hub id or folder of the model, with ``from_hub``; else a label of the run."""
 
-    hidden_size: int = _of("shape", 768)
+    hidden_size: Positive = _of("shape", 768)
     """Width of the hidden states. A multiple of ``num_attention_heads``."""
 
-    num_hidden_layers: int = _of("shape", 12)
+    num_hidden_layers: Positive = _of("shape", 12)
     """Blocks."""
 
-    num_attention_heads: int = _of("shape", 12)
+    num_attention_heads: Positive = _of("shape", 12)
     """Attention heads; with ``rope`` the width of a head must be even."""
 
-    intermediate_size: int = _of("shape", 3072)
+    intermediate_size: Positive = _of("shape", 3072)
     """Width of the feed-forward layer. SwiGLU uses two thirds of it, rounded up to a multiple of
     8."""
 
-    max_position_embeddings: int = _of("positions", 512)
+    max_position_embeddings: Positive = _of("positions", 512)
     """Longest document in tokens: rows of the learned table, or length that RoPE is trained for."""
 
-    vocab_size: int = _of("vocabulary", 30522)
+    vocab_size: Positive = _of("vocabulary", 30522)
     """Tokens. Pretraining takes the tokenizer's, rounded up to a multiple of 128."""
 
     rope: bool = _of("shape", True)
     """Rotary positions (true) or a learned table (false)."""
 
-    rope_theta: float = _of("positions", 10000.0)
+    rope_theta: Above0 = _of("positions", 10000.0)
     """Base of the rotary frequencies; a larger one suits longer documents."""
 
     rope_scaling: dict[str, Any] = field(default_factory=dict, metadata={"part": "positions"})
@@ -76,42 +83,42 @@ class ModelConfig(Section):
     rms_norm: bool = _of("shape", True)
     """RMSNorm (true) or LayerNorm (false)."""
 
-    hidden_act: str = _of("shape", "swiglu")
+    hidden_act: Annotated[str, one_of(*ACTIVATIONS)] = _of("shape", "swiglu")
     """Feed-forward activation: ``swiglu`` or ``gelu``."""
 
-    dropout_prob: float = _of("training", 0.0)
+    dropout_prob: Dropout = _of("training", 0.0)
     """Dropout of attention weights and of each sub-layer's output, in [0, 1)."""
 
-    norm_eps: float = _of("shape", 1e-5)
+    norm_eps: Above0 = _of("shape", 1e-5)
     """Added under the root of the norms."""
 
-    embedding_init_range: float = _of("initialisation", 0.02)
+    embedding_init_range: NotNegative = _of("initialisation", 0.02)
     """Half-width of the uniform distribution that embeddings start from."""
 
-    decoder_init_range: float = _of("initialisation", 0.02)
+    decoder_init_range: NotNegative = _of("initialisation", 0.02)
     """Half-width of the uniform distribution that an untied decoder and the matrices start from."""
 
-    classifier_init_range: float = _of("initialisation", 0.02)
+    classifier_init_range: NotNegative = _of("initialisation", 0.02)
     """``glue.classifier_init_range``, wherever only this one is set."""
 
     tie_word_embeddings: bool = _of("shape", True)
     """Whether the decoder of masked words is the embedding matrix."""
 
-    attn_backend: str = _of("machine", "sdpa")
+    attn_backend: Annotated[str, one_of("sdpa", "flash_attn_varlen")] = _of("machine", "sdpa")
     """``sdpa``: the portable paths; ``flash_attn_varlen``: a flash-attention kernel where one
     runs."""
 
-    kernel_backend: str = _of("machine", "auto")
+    kernel_backend: Annotated[str, one_of("auto", "liger", "torch")] = _of("machine", "auto")
     """``auto``: Liger's kernels on CUDA where installed; ``liger``: those or an error;
     ``torch``."""
 
     ngpt: bool = _of("shape", False)
     """Normalised transformer, nGPT (arXiv 2410.01131)."""
 
-    base_scale: float = _of("shape", 1 / (960**0.5))
+    base_scale: Above0 = _of("shape", 1 / (960**0.5))
     """nGPT's scale of initial weights and scalings; the paper takes 1/sqrt(hidden_size)."""
 
-    pad_token_id: int = _of("vocabulary", 0)
+    pad_token_id: Count = _of("vocabulary", 0)
     """Id of padding. Pretraining takes the tokenizer's."""
 
     from_hub: bool = _of("origin", False)
@@ -123,26 +130,11 @@ class ModelConfig(Section):
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
-        problems = []
-        for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
-            problems += at_least(f"model.{key}", getattr(self, key), 1)
-        for key in ("intermediate_size", "max_position_embeddings"):
-            problems += at_least(f"model.{key}", getattr(self, key), 1)
-        for key in ("embedding_init_range", "decoder_init_range", "classifier_init_range"):
-            problems += at_least(f"model.{key}", getattr(self, key), 0)
-        problems += above("model.norm_eps", self.norm_eps, 0)
-        problems += above("model.rope_theta", self.rope_theta, 0)
-        problems += rope_scaling_problems("model.rope_scaling", self.rope_scaling)
+        problems = rope_scaling_problems("model.rope_scaling", self.rope_scaling)
         problems += require(
             self.rope or not self.rope_scaling,
             "model.rope_scaling has no effect without model.rope=true",
         )
-        problems += above("model.base_scale", self.base_scale, 0)
-        problems += at_least("model.pad_token_id", self.pad_token_id, 0)
-        problems += within("model.dropout_prob", self.dropout_prob, 0, 0.999)
-        problems += one_of("model.hidden_act", self.hidden_act, ACTIVATIONS)
-        problems += one_of("model.attn_backend", self.attn_backend, ATTENTION_BACKENDS)
-        problems += one_of("model.kernel_backend", self.kernel_backend, KERNEL_BACKENDS)
         return problems + self._head_problems() + self._size_problems()
 
     def _size_problems(self) -> list[str]:
@@ -206,8 +198,7 @@ def rope_scaling_problems(key: str, scaling: Mapping[str, Any]) -> list[str]:
     if not scaling:
         return []
     kind = scaling.get("rope_type")
-    problems = one_of(f"{key}.rope_type", None if kind is None else str(kind), ROPE_TYPES)
-    if problems:
+    if problems := broken(f"{key}.rope_type", kind, one_of(*ROPE_TYPES)):
         return problems
     needed, optional = ROPE_TYPES[str(kind)]
     present = set(scaling) - {"rope_type"}

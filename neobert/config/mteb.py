@@ -8,9 +8,12 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from itertools import chain
+from typing import Annotated
 
-from neobert.config.checks import require
+from neobert.config.checks import Limit, Positive, require
+from neobert.config.section import annotations_of, mapping_problems
 
 COLUMNS = {
     "sts": ("sentence1", "sentence2", "score"),
@@ -20,6 +23,8 @@ COLUMNS = {
     "retrieval": ("query", "document"),
 }
 """Type of a task -> what its rows must have."""
+
+TYPE = Limit(f"be one of {', '.join(COLUMNS)}; or null for a task of mteb", COLUMNS.__contains__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,16 +36,16 @@ class LocalTask:
     """A file (jsonl, parquet, csv, tsv), or a folder with a file for each split; of a retrieval
     task also a folder with ``queries``, ``corpus`` and ``qrels``."""
 
-    type: str | None = None
+    type: Annotated[str, TYPE] | None = None
     """A key of :data:`COLUMNS`; ``None``: ``name`` is a task of mteb, which knows its type."""
 
-    columns: Mapping[str, str]
+    columns: dict[str, str]
     """Column of :data:`COLUMNS` -> its name in the file, where that is another."""
 
     split: str = "test"
     """What is evaluated on; of a classification, ``train`` is trained on besides."""
 
-    max_rows: int | None = None
+    max_rows: Positive | None = None
     """The first so many rows only; ``None``: all."""
 
 
@@ -60,37 +65,16 @@ def _problems(name: str, value: object) -> list[str]:
     key = f"mteb_local.{name}"
     if not isinstance(value, Mapping):
         return [f"{key}={value}: must be a mapping, such as {{type: sts, path: pairs.jsonl}}"]
-    known = [field.name for field in fields(LocalTask) if field.name != "name"]
-    problems = [
-        f"{key}: unknown key {unknown}; known are {', '.join(known)}"
-        for unknown in value
-        if unknown not in known
-    ]
-    problems += require(
-        isinstance(value.get("path"), str), f"{key}.path: must name a file or folder"
-    )
-    kind = value.get("type")
-    problems += require(
-        kind is None or kind in COLUMNS,
-        f"{key}.type={kind}: must be one of {', '.join(COLUMNS)}; or null if {name} is a task of "
-        "mteb",
-    )
-    rows = value.get("max_rows")
-    problems += require(
-        rows is None or (isinstance(rows, int) and rows >= 1),
-        f"{key}.max_rows={rows}: must be an integer of at least 1, or null",
-    )
-    return problems + _column_problems(key, value.get("columns"), COLUMNS.get(str(kind)))
-
-
-def _column_problems(key: str, columns: object, needed: tuple[str, ...] | None) -> list[str]:
-    if columns is None:
-        return []
-    if not isinstance(columns, Mapping):
-        return [f"{key}.columns={columns}: must be a mapping of names"]
-    allowed = needed or tuple({name: None for names in COLUMNS.values() for name in names})
-    return [
-        f"{key}.columns.{name}: must be one of {', '.join(allowed)}"
-        for name in columns
-        if name not in allowed
-    ]
+    present = {setting: entry for setting, entry in value.items() if entry is not None}
+    types = {name: kind for name, kind in annotations_of(LocalTask).items() if name != "name"}
+    problems = mapping_problems(key, present, types)
+    problems += require("path" in present, f"{key}.path: must name a file or folder")
+    columns = present.get("columns")
+    if isinstance(columns, dict):
+        known = COLUMNS.get(str(present.get("type"))) or dict.fromkeys(chain(*COLUMNS.values()))
+        problems += [
+            f"{key}.columns.{name}: must be one of {', '.join(known)}"
+            for name in columns
+            if name not in known
+        ]
+    return problems

@@ -1,10 +1,10 @@
 """The root of the configuration, and the checks that need more than one section."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 from neobert.config.answers import AnswersConfig
-from neobert.config.checks import at_least, one_of, require
+from neobert.config.checks import Limit, Positive, at_least, broken, one_of, require
 from neobert.config.contrastive import ContrastiveConfig
 from neobert.config.datacollator import DataCollatorConfig
 from neobert.config.dataset import DatasetConfig
@@ -15,7 +15,7 @@ from neobert.config.model import ModelConfig
 from neobert.config.mteb import read_local_tasks
 from neobert.config.optimizer import OptimizerConfig
 from neobert.config.scheduler import SchedulerConfig
-from neobert.config.section import Section
+from neobert.config.section import Section, value_problems
 from neobert.config.stages import StageConfig, stage_ends, with_stage
 from neobert.config.tokenizer import TokenizerConfig
 from neobert.config.tokens import TokensConfig
@@ -30,12 +30,11 @@ TASKS = (
     "contrastive",
     "mteb",
 )
-MTEB_POOLINGS = ("mean", "avg", "cls", "max")
 PRETRAINING_METRICS = ("loss", "perplexity", "bits_per_byte", "accuracy")
 """What an evaluation of pretraining can be called best by."""
 
-LARGEST_SEED = 2**32 - 1
-"""NumPy's limit."""
+SEED = Limit(f"be from 0 to {2**32 - 1}", lambda seed: 0 <= seed < 2**32)  # NumPy's
+TASK_TYPE = Limit("name a task", lambda names: bool(names.strip()))
 
 
 @dataclass(kw_only=True)
@@ -43,7 +42,7 @@ class Config(Section):
     """All settings of a run. Complete and checked before anything is loaded; never written
     to."""
 
-    task: str = "pretraining"
+    task: Annotated[str, one_of(*TASKS)] = "pretraining"
     """``pretraining``, ``glue``, ``token_classification``, ``question_answering``,
     ``contrastive`` or ``mteb``."""
 
@@ -58,15 +57,15 @@ class Config(Section):
     """With ``trainer.strategy: auto``: DeepSpeed where it can run (CUDA, installed, several
     devices)."""
 
-    mteb_task_type: str = "all"
+    mteb_task_type: Annotated[str, TASK_TYPE] = "all"
     """classification, clustering, pair_classification, reranking, retrieval, sts, all; or names of
     tasks, the name of a benchmark, or ``local``."""
 
-    mteb_batch_size: int = 32
+    mteb_batch_size: Positive = 32
     """Texts encoded at a time, if they are of the full length: packed batches hold as many
     tokens."""
 
-    mteb_pooling: str = "mean"
+    mteb_pooling: Annotated[str, one_of("mean", "avg", "cls", "max")] = "mean"
     """Sentence vector: ``mean`` (also ``avg``), ``cls`` or ``max``."""
 
     mteb_overwrite_results: bool = False
@@ -76,7 +75,7 @@ class Config(Section):
     """What is evaluated: a run, a checkpoint, a published folder, a hub id; ``null``: the run in
     ``trainer.output_dir``."""
 
-    mteb_max_length: int | None = None
+    mteb_max_length: Annotated[int, at_least(3)] | None = None
     """Longest text in tokens; ``null``: what the model was trained for, at most
     ``tokenizer.max_length``."""
 
@@ -91,7 +90,7 @@ class Config(Section):
     pretraining_metadata: dict[str, Any] = field(default_factory=dict)
     """Free facts about the pretraining run; recorded with the results as ``pretraining_<key>``."""
 
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Seed of initialisation, order, masks and dropout."""
 
     debug: bool = False
@@ -125,11 +124,7 @@ class Config(Section):
 
     def problems(self) -> list[str]:
         """Everything that is wrong, section by section and across them; empty if nothing is."""
-        problems = one_of("task", self.task, TASKS)
-        problems += one_of("mteb_pooling", self.mteb_pooling, MTEB_POOLINGS)
-        problems += at_least("mteb_batch_size", self.mteb_batch_size, 1)
-        problems += at_least("mteb_max_length", self.mteb_max_length, 3)
-        problems += require(bool(self.mteb_task_type.strip()), "mteb_task_type: must name a task")
+        problems = value_problems("", self, Config)
         problems += read_local_tasks(self.mteb_local)[1]
         problems += [
             f"{key}.{name}: must have a _target_, such as my_package.{example}"
@@ -137,9 +132,6 @@ class Config(Section):
             for name, entry in getattr(self, key).items()
             if not (isinstance(entry, dict) and isinstance(entry.get("_target_"), str))
         ]
-        problems += require(
-            0 <= self.seed <= LARGEST_SEED, f"seed={self.seed}: must be from 0 to {LARGEST_SEED}"
-        )
         for section in vars(self).values():
             problems += section.problems() if isinstance(section, Section) else []
         problems += self._stages() + self._mixture() + self._lengths()
@@ -246,7 +238,8 @@ class Config(Section):
             sources = [
                 f"{logged}/{source}" for source in self.dataset.mixture for logged in metrics
             ]
-            problems = one_of("trainer.metric_for_best_model", name, [*metrics, *sources])
+            known = one_of(*metrics, *sources)
+            problems = broken("trainer.metric_for_best_model", name, known)
         falls = name.partition("/")[0] in ("loss", "perplexity", "bits_per_byte")
         return problems + require(
             not (falls and self.trainer.greater_is_better),

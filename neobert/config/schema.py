@@ -7,7 +7,7 @@ from typing import Any, get_args, get_origin
 
 from neobert.config.familiar import FAMILIAR
 from neobert.config.root import Config
-from neobert.config.section import kinds_of, section_of, types_of
+from neobert.config.section import joined, kinds_of, section_of, types_of
 
 Flat = dict[str, object]
 """Values by dotted key."""
@@ -59,11 +59,6 @@ def setting_of(key: str) -> str:
     parts = key.split(".")
     names = (".".join(parts[:length]) for length in range(1, len(parts)))
     return next((name for name in names if name in field_types()), key)
-
-
-def joined(section: str, field: str) -> str:
-    """The dotted key of a field."""
-    return f"{section}.{field}" if section else field
 
 
 def default_of(key: str) -> object:

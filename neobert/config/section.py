@@ -1,11 +1,13 @@
 """Settings in plain Python: an attribute is checked when it is assigned."""
 
-from collections.abc import Callable
-from dataclasses import fields, is_dataclass
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass
+from difflib import get_close_matches
+from functools import cache, partial
 from types import UnionType
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
+from neobert.config.checks import broken
 from neobert.errors import ConfigError
 
 NAMES = {
@@ -27,24 +29,26 @@ class Section:
 
     def __setattr__(self, name: str, value: object) -> None:
         """Assign a setting; raises ``ConfigError``, and keeps the old value, if it is wrong."""
-        types = types_of(type(self))
-        if name not in types:
+        kind = annotations_of(type(self)).get(name)
+        if kind is None:
             raise ConfigError(_unknown(self, name))
-        before = self.__dict__.get(name)
         is_new = name not in self.__dict__  # within the constructor
-        if not is_new and not fits(value, types[name]):
-            raise ConfigError(mistyped(self, name, value))
-        object.__setattr__(self, name, value)
-        if is_new or type(self).__name__ == "Config":
-            return
-        problems = [line for line in self.problems() if _is_about(line, name)]
-        if problems:
-            object.__setattr__(self, name, before)
+        if not is_new and (problems := value_problems(_key(self, name), value, kind)):
             raise ConfigError(*problems)
+        object.__setattr__(self, name, value)
 
     def problems(self) -> list[str]:
-        """What is wrong with this section; empty if nothing is."""
+        """What is wrong with the settings of this section together; empty if nothing is."""
         return []
+
+
+types_of = cast(Callable[[type], dict[str, Any]], cache(get_type_hints))
+"""The types of a section's fields."""
+
+annotations_of = cast(
+    Callable[[type], dict[str, Any]], cache(partial(get_type_hints, include_extras=True))
+)
+"""The same with the limits of the values."""
 
 
 def kinds_of(kind: Any) -> tuple[Any, ...]:
@@ -62,6 +66,8 @@ def described(kind: Any) -> str:
     """Name of a type as a user reads it: ``integer or null``."""
     if len(kinds_of(kind)) > 1:
         return " or ".join(map(described, kinds_of(kind)))
+    if get_origin(kind) is Annotated:
+        return described(get_args(kind)[0])
     if get_origin(kind) is list:
         return f"list of {described(get_args(kind)[0])}s"
     return "mapping" if get_origin(kind) is dict else NAMES.get(kind, "section")
@@ -73,6 +79,8 @@ def fits(value: object, kind: Any) -> bool:
         return True
     if len(kinds_of(kind)) > 1:
         return any(fits(value, member) for member in kinds_of(kind))
+    if get_origin(kind) is Annotated:
+        return fits(value, get_args(kind)[0])
     if get_origin(kind) is list:
         (inner,) = get_args(kind)
         return isinstance(value, list | tuple) and all(fits(entry, inner) for entry in value)
@@ -82,31 +90,75 @@ def fits(value: object, kind: Any) -> bool:
     return isinstance(value, allowed)
 
 
-def mistyped(section: Section, name: str, value: object) -> str:
-    """The problem with a value of another type."""
-    kind = described(types_of(type(section))[name])
-    return f"{_key(section, name)}={value!r}: must be {kind}"
-
-
 def type_problems(section: Section) -> list[str]:
     """The values of ``section``, and of the sections in it, that have another type."""
+    return [
+        _mistyped(key, value, kind)
+        for key, value, kind in _values_of("", section, type(section))
+        if not fits(value, kind)
+    ]
+
+
+def value_problems(key: str, value: object, kind: Any) -> list[str]:
+    """What is wrong with a value, and with those in it: their types, and the limits in them."""
     problems = []
-    for field in fields(section):  # type: ignore[arg-type]
-        value = getattr(section, field.name)
-        if not fits(value, types_of(type(section))[field.name]):
-            problems.append(mistyped(section, field.name, value))
-        elif isinstance(value, Section):
-            problems += type_problems(value)
+    for place, inner, its_kind in _values_of(key, value, kind):
+        problems += (
+            broken(place, inner, *_limits_of(its_kind, inner))
+            if fits(inner, its_kind)
+            else [_mistyped(place, inner, its_kind)]
+        )
     return problems
 
 
-types_of = cast(Callable[[type], dict[str, Any]], cache(get_type_hints))
-"""The types of a section's fields."""
+def mapping_problems(key: str, values: Mapping[Any, Any], kinds: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a mapping that may have the keys of ``kinds``, with values of its types."""
+    problems = []
+    for name, value in values.items():
+        if name in kinds:
+            problems += value_problems(f"{key}.{name}", value, kinds[name])
+            continue
+        close = get_close_matches(str(name), kinds, n=1)
+        hint = f"did you mean {key}.{close[0]}?" if close else f"it has {', '.join(kinds)}"
+        problems.append(f"unknown key {key}.{name}; {hint}")
+    return problems
+
+
+def joined(section: str, field: str) -> str:
+    """The dotted key of a field."""
+    return f"{section}.{field}" if section else field
+
+
+def _values_of(key: str, value: Any, kind: Any) -> Iterator[tuple[str, object, Any]]:
+    """A value, and those in it, each with its key and its type."""
+    yield key, value, kind
+    if isinstance(value, Section):
+        for name, inner in annotations_of(type(value)).items():
+            yield from _values_of(joined(key, name), getattr(value, name), inner)
+        return
+    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if get_origin(kind) is list and fits(value, kind):
+        for number, entry in enumerate(value):
+            place = f"{key}[{number}]" if isinstance(entry, Section) else key
+            yield from _values_of(place, entry, get_args(kind)[0])
+    elif get_origin(kind) is dict and fits(value, kind):
+        for name, entry in value.items():
+            yield from _values_of(f"{key}.{name}", entry, get_args(kind)[1])
+
+
+def _limits_of(kind: Any, value: object) -> tuple[Any, ...]:
+    """The limits in a type; none for ``null``."""
+    annotated = [member for member in kinds_of(kind) if get_origin(member) is Annotated]
+    return annotated[0].__metadata__ if annotated and value is not None else ()
+
+
+def _mistyped(key: str, value: object, kind: Any) -> str:
+    return f"{key}={value!r}: must be {described(kind)}"
 
 
 def _key(section: Section, name: str) -> str:
     """The dotted key of a setting."""
-    from neobert.config.schema import joined, sections  # it imports the sections
+    from neobert.config.schema import sections  # it imports the sections
 
     keys = (key for key, kind in sections().items() if kind is type(section))
     return joined(next(keys, ""), name)
@@ -117,9 +169,3 @@ def _unknown(section: Section, name: str) -> str:
 
     key = _key(section, name)
     return f"unknown key {key}{nearest(key)}"
-
-
-def _is_about(problem: str, name: str) -> bool:
-    """Whether a problem is with the value of ``name`` itself, not with a combination."""
-    key, equals, rest = problem.partition("=")
-    return bool(equals) and key.rpartition(".")[2] == name and ": must " in rest

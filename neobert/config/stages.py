@@ -2,15 +2,22 @@
 
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from neobert.config.checks import above, at_least, one_of, require, within
+from neobert.config.checks import (
+    Above0,
+    Count,
+    NotNegative,
+    Positive,
+    Share,
+    at_least,
+    require,
+)
+from neobert.config.scheduler import DecayShape
 from neobert.config.section import Section
 
 if TYPE_CHECKING:
     from neobert.config.root import Config
-
-STAGE_DECAYS = ("linear", "cosine", "sqrt")
 
 
 @dataclass(kw_only=True)
@@ -23,62 +30,51 @@ class StageConfig(Section):
     until: str | None = None
     """Where the stage ends: a step or a percentage of the run (``90%``); ``null``: with the run."""
 
-    max_seq_length: int | None = None
+    max_seq_length: Annotated[int, at_least(3)] | None = None
     """Row length of packing and longest document, in tokens."""
 
-    per_device_train_batch_size: int | None = None
+    per_device_train_batch_size: Positive | None = None
     """Rows of a micro-batch on each device."""
 
-    gradient_accumulation_steps: int | None = None
+    gradient_accumulation_steps: Positive | None = None
     """Micro-batches of an optimizer step on each device."""
 
-    lr: float | None = None
+    lr: NotNegative | None = None
     """Learning rate of the stage instead of ``optimizer.lr`` and the schedule's factor; the warm-up
     still applies."""
 
-    decay: str | None = None
+    decay: DecayShape | None = None
     """Shape of a decay from ``lr`` over the stage: ``linear``, ``cosine`` or ``sqrt`` (1 - sqrt of
     the progress); ``null``: ``lr`` is held. Needs ``lr``."""
 
-    final_lr_ratio: float = 0.0
+    final_lr_ratio: Share = 0.0
     """End of ``decay``, as a fraction of ``lr``."""
 
-    rope_theta: float | None = None
+    rope_theta: Above0 | None = None
     """Base of the rotary frequencies."""
 
     rope_scaling: dict[str, Any] = field(default_factory=dict)
     """Rotary scaling in the words of transformers; empty: ``model.rope_scaling``."""
 
-    mlm_probability: float | None = None
+    mlm_probability: Share | None = None
     """Share of the tokens that are predicted."""
 
-    mixture: dict[str, float] = field(default_factory=dict)
+    mixture: dict[str, NotNegative] = field(default_factory=dict)
     """Weights of the sources of ``dataset.mixture``, which sum to 1; a source that is left out has
     none. Empty: the weights there."""
 
-    mixture_temperature: float | None = None
+    mixture_temperature: NotNegative | None = None
     """Instead of ``dataset.mixture_temperature``."""
 
-    min_length: int | None = None
+    min_length: Count | None = None
     """Shortest document in tokens that is kept."""
 
     def problems(self, place: str = "stages[0]") -> list[str]:
         """What is wrong with this stage, whose key is ``place``; empty if nothing is."""
-        problems = at_least(f"{place}.max_seq_length", self.max_seq_length, 3)
-        problems += at_least(f"{place}.min_length", self.min_length, 0)
-        for key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
-            problems += at_least(f"{place}.{key}", getattr(self, key), 1)
-        problems += at_least(f"{place}.lr", self.lr, 0)
-        problems += within(f"{place}.final_lr_ratio", self.final_lr_ratio, 0, 1)
-        problems += above(f"{place}.rope_theta", self.rope_theta, 0)
-        problems += within(f"{place}.mlm_probability", self.mlm_probability, 0, 1)
-        problems += at_least(f"{place}.mixture_temperature", self.mixture_temperature, 0)
-        if self.decay is not None:
-            problems += one_of(f"{place}.decay", self.decay, STAGE_DECAYS)
-            problems += require(
-                self.lr is not None, f"{place}.decay={self.decay}: needs {place}.lr to decay from"
-            )
-        return problems
+        return require(
+            self.decay is None or self.lr is not None,
+            f"{place}.decay={self.decay}: needs {place}.lr to decay from",
+        )
 
 
 def with_stage(config: "Config", stage: StageConfig) -> "Config":

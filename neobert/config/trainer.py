@@ -1,16 +1,24 @@
 """The ``trainer`` section: how long, how often, on what, and what is kept."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from neobert.config.checks import above, at_least, one_of, require, within
+from neobert.config.checks import (
+    Count,
+    Limit,
+    NotNegative,
+    Positive,
+    above,
+    at_least,
+    broken,
+    one_of,
+    require,
+    within,
+)
 from neobert.config.section import Section
 
 PRECISIONS = ("no", "bf16", "fp16", "bf16-true")
-EVAL_STRATEGIES = ("steps", "epoch", "no")
-SAVE_STRATEGIES = ("steps", "epoch", "best", "no")
-COMPILE_BACKENDS = ("inductor", "aot_eager", "eager")
 REPORTERS = ("wandb", "tensorboard", "mlflow", "csv", "none")
-PROFILERS = ("simple", "advanced", "pytorch")
 STRATEGIES = (
     "auto",
     "single",
@@ -21,30 +29,35 @@ STRATEGIES = (
     "deepspeed_zero2",
     "deepspeed_zero3",
 )
+NUMBER_OF_DEVICES = Limit(
+    "be auto or a number of at least 1",
+    lambda devices: devices == "auto" or (isinstance(devices, int) and devices >= 1),
+)
+FOLDER = Limit("name a folder, it is empty", lambda path: bool(path.strip()))
 
 
 @dataclass(kw_only=True)
 class TrainerConfig(Section):
     """What the Lightning Trainer and its callbacks are built from."""
 
-    per_device_train_batch_size: int = 16
+    per_device_train_batch_size: Positive = 16
     """Rows of a micro-batch on each device."""
 
-    per_device_eval_batch_size: int = 32
+    per_device_eval_batch_size: Positive = 32
     """Rows of an evaluation batch on each device."""
 
-    global_batch_size: int | None = None
+    global_batch_size: Positive | None = None
     """Rows of an optimizer step over all processes, shared equally; replaces
     ``per_device_train_batch_size``, so that a run may resume with more or fewer processes."""
 
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: Positive = 1
     """Micro-batches of an optimizer step on each device."""
 
-    batch_warmup_tokens: int | None = None
+    batch_warmup_tokens: Positive | None = None
     """Tokens over which the batch grows, by ``gradient_accumulation_steps`` from
     ``batch_warmup_start`` on, as many tokens at each size; ``null``: the full batch at once."""
 
-    batch_warmup_start: int = 1
+    batch_warmup_start: Positive = 1
     """Micro-batches of the first optimizer steps, with ``batch_warmup_tokens``."""
 
     max_steps: int = 1000000
@@ -56,10 +69,10 @@ class TrainerConfig(Section):
     eval_steps: int = 10000
     """Steps between evaluations with ``eval_strategy: steps``."""
 
-    eval_max_batches: int | None = None
+    eval_max_batches: Positive | None = None
     """Evaluation batches at most, over all devices together; ``null``: all."""
 
-    logging_steps: int = 100
+    logging_steps: Positive = 100
     """Steps between log lines."""
 
     enforce_full_packed_batches: bool = True
@@ -72,7 +85,7 @@ class TrainerConfig(Section):
     log_grad_norm: bool = False
     """Log the L2 norm of the gradients before clipping."""
 
-    output_dir: str = "./output"
+    output_dir: Annotated[str, FOLDER] = "./output"
     """The run's folder."""
 
     overwrite_output_dir: bool = True
@@ -82,14 +95,14 @@ class TrainerConfig(Section):
     gradient_checkpointing: bool = False
     """Recompute blocks in the backward pass: less memory, a third more time."""
 
-    gradient_clipping: float | None = None
+    gradient_clipping: NotNegative | None = None
     """Largest L2 norm of the gradients together; ``null`` or 0: no clipping."""
 
-    ema_decay: float | None = None
+    ema_decay: Annotated[float, above(0), within(0, 0.999999)] | None = None
     """Decay per step of an exponential moving average of the weights, in (0, 1): what is evaluated,
     saved and exported are the averages; ``null``: none."""
 
-    mixed_precision: str = "bf16"
+    mixed_precision: Annotated[str, one_of(*PRECISIONS)] = "bf16"
     """``no`` (fp32), ``bf16`` (mixed, fp32 master weights), ``fp16`` (mixed, CUDA only), or
     ``bf16-true`` (weights in bf16 too: half the memory, small updates are lost)."""
 
@@ -99,7 +112,7 @@ class TrainerConfig(Section):
     torch_compile_dynamic: bool | None = None
     """``dynamic`` of ``torch.compile``; ``null``: only lengths that vary are dynamic."""
 
-    torch_compile_backend: str = "inductor"
+    torch_compile_backend: Annotated[str, one_of("inductor", "aot_eager", "eager")] = "inductor"
     """``inductor``, ``aot_eager`` or ``eager``."""
 
     resume_from_checkpoint: str | None = None
@@ -110,19 +123,19 @@ class TrainerConfig(Section):
     the data this run continues in a folder of its own, with another schedule, length or mask
     rate. Ignored on resume."""
 
-    num_train_epochs: int = 3
+    num_train_epochs: Positive = 3
     """Passes over the data where ``max_steps <= 0``."""
 
-    eval_strategy: str = "steps"
+    eval_strategy: Annotated[str, one_of("steps", "epoch", "no")] = "steps"
     """Evaluate by ``steps``, by ``epoch``, or ``no``."""
 
-    save_strategy: str = "steps"
+    save_strategy: Annotated[str, one_of("steps", "epoch", "best", "no")] = "steps"
     """Save by ``steps``, by ``epoch``, at each ``best`` evaluation, or ``no``."""
 
-    save_total_limit: int | None = 3
+    save_total_limit: Count | None = 3
     """Newest checkpoints to keep, the best one not counted; ``null`` or 0 keeps all."""
 
-    early_stopping: int = 0
+    early_stopping: Count = 0
     """Stop after so many evaluations in a row without a better one; 0: never."""
 
     metric_for_best_model: str | None = None
@@ -141,45 +154,45 @@ class TrainerConfig(Section):
     disable_tqdm: bool = False
     """Lines instead of a progress bar."""
 
-    dataloader_num_workers: int = 0
+    dataloader_num_workers: Count = 0
     """Loader processes of the contrastive task."""
 
     use_cpu: bool = False
     """Stay on the CPU even if there is a GPU."""
 
-    report_to: list[str] = field(default_factory=list)
+    report_to: list[Annotated[str, one_of(*REPORTERS)]] = field(default_factory=list)
     """Loggers: ``wandb``, ``tensorboard``, ``mlflow``; ``csv`` (``metrics.csv``, always written);
     ``none``."""
 
     tf32: bool = True
     """Allow TF32 in fp32 matrix products on GPUs of compute capability 8.0 and up."""
 
-    max_ckpt: int = 3
+    max_ckpt: Count = 3
     """Older name of ``save_total_limit``."""
 
     log_weight_norms: bool = False
     """Log the L2 norm of all weights."""
 
-    train_batch_size: int | None = None
+    train_batch_size: Positive | None = None
     """Older name of ``per_device_train_batch_size``."""
 
-    eval_batch_size: int | None = None
+    eval_batch_size: Positive | None = None
     """Older name of ``per_device_eval_batch_size``."""
 
     masked_logits_only_loss: bool = True
     """The last feed-forward layer and the vocabulary see masked tokens alone (true), or every token
     (false: slow reference)."""
 
-    strategy: str = "auto"
+    strategy: Annotated[str, one_of(*STRATEGIES)] = "auto"
     """``auto``, ``single``, ``ddp``, ``fsdp2``, or ``deepspeed_zero0`` … ``deepspeed_zero3``."""
 
-    devices: int | str = "auto"
+    devices: Annotated[int | str, NUMBER_OF_DEVICES] = "auto"
     """Devices on each machine; ``auto``: all GPUs, or one CPU process."""
 
-    num_nodes: int = 1
+    num_nodes: Positive = 1
     """Machines."""
 
-    rank_timeout: int = 600
+    rank_timeout: Positive = 600
     """Seconds that a process waits for the others before the run ends with an error."""
 
     emulate_bf16: bool = False
@@ -191,11 +204,11 @@ class TrainerConfig(Section):
     eval_on_start: bool = False
     """Evaluate before the first step too."""
 
-    overfit_steps: int = 0
+    overfit_steps: Count = 0
     """Train on the batches of the first so many optimizer steps over and over, with the same masks:
     the loss of a model that can learn goes towards 0. 0: on all data."""
 
-    profiler: str | None = None
+    profiler: Annotated[str, one_of("simple", "advanced", "pytorch")] | None = None
     """Lightning's profiler: ``simple``, ``advanced`` (cProfile) or ``pytorch`` (traces of
     operations); it writes to ``profile/`` in the run folder."""
 
@@ -207,64 +220,23 @@ class TrainerConfig(Section):
 
     def problems(self) -> list[str]:
         """What is wrong with this section; empty if nothing is."""
-        problems = []
-        for key in (
-            "per_device_train_batch_size",
-            "per_device_eval_batch_size",
-            "gradient_accumulation_steps",
-            "logging_steps",
-            "num_train_epochs",
-            "num_nodes",
-            "rank_timeout",
-        ):
-            problems += at_least(f"trainer.{key}", getattr(self, key), 1)
-        for key in (
-            "save_total_limit",
-            "early_stopping",
-            "max_ckpt",
-            "dataloader_num_workers",
-            "overfit_steps",
-        ):
-            problems += at_least(f"trainer.{key}", getattr(self, key), 0)
-        for key in (
-            "global_batch_size",
-            "batch_warmup_tokens",
-            "batch_warmup_start",
-            "eval_max_batches",
-            "train_batch_size",
-            "eval_batch_size",
-        ):
-            problems += at_least(f"trainer.{key}", getattr(self, key), 1)
-        problems += at_least("trainer.gradient_clipping", self.gradient_clipping, 0)
-        problems += above("trainer.ema_decay", self.ema_decay, 0)
-        problems += within("trainer.ema_decay", self.ema_decay, 0, 0.999999)
-        problems += one_of("trainer.mixed_precision", self.mixed_precision, PRECISIONS)
-        problems += one_of("trainer.eval_strategy", self.eval_strategy, EVAL_STRATEGIES)
-        problems += one_of("trainer.save_strategy", self.save_strategy, SAVE_STRATEGIES)
-        problems += one_of(
-            "trainer.torch_compile_backend", self.torch_compile_backend, COMPILE_BACKENDS
-        )
-        problems += one_of("trainer.strategy", self.strategy, STRATEGIES)
-        if self.profiler is not None:
-            problems += one_of("trainer.profiler", self.profiler, PROFILERS)
-        for name in self.report_to:
-            problems += one_of("trainer.report_to", name, REPORTERS)
-        problems += require(
+        problems = require(
             not self.load_best_model_at_end or (self.save_model and self.save_strategy != "no"),
             f"trainer.load_best_model_at_end=true needs saved checkpoints, but save_strategy="
             f"{self.save_strategy} and save_model={self.save_model}: save_strategy=best will do",
         )
-        return problems + self._interval_problems() + self._device_problems()
+        alone = self.strategy != "single" or (self.devices in ("auto", 1) and self.num_nodes == 1)
+        problems += require(
+            alone, f"trainer.strategy=single runs one process: trainer.devices={self.devices}"
+        )
+        return problems + self._interval_problems()
 
     def _interval_problems(self) -> list[str]:
         problems = []
         if self.save_strategy == "steps" and self.save_model:
-            problems += at_least("trainer.save_steps", self.save_steps, 1)
+            problems += broken("trainer.save_steps", self.save_steps, at_least(1))
         if self.eval_strategy == "steps":
-            problems += at_least("trainer.eval_steps", self.eval_steps, 1)
-        problems += require(
-            bool(self.output_dir.strip()), "trainer.output_dir: must name a folder, it is empty"
-        )
+            problems += broken("trainer.eval_steps", self.eval_steps, at_least(1))
         needs_evaluations = {
             "early_stopping": self.early_stopping > 0,
             "save_strategy=best": self.save_strategy == "best" and self.save_model,
@@ -274,13 +246,3 @@ class TrainerConfig(Section):
             for name in (key for key, is_set in needs_evaluations.items() if is_set):
                 problems.append(f"trainer.{name} needs evaluations, but trainer.eval_strategy=no")
         return problems
-
-    def _device_problems(self) -> list[str]:
-        good = self.devices == "auto" or (isinstance(self.devices, int) and self.devices >= 1)
-        problems = require(
-            good, f"trainer.devices={self.devices}: must be auto or a number of at least 1"
-        )
-        alone = self.strategy != "single" or (self.devices in ("auto", 1) and self.num_nodes == 1)
-        return problems + require(
-            alone, f"trainer.strategy=single runs one process: trainer.devices={self.devices}"
-        )

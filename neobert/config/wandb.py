@@ -1,12 +1,11 @@
 """The ``wandb`` section: logging to Weights & Biases."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from neobert.config.checks import at_least, one_of
+from neobert.config.checks import Positive, one_of
 from neobert.config.section import Section
 
-MODES = ("online", "offline", "disabled")
-RESUMES = ("never", "allow", "must", "auto")
 WATCHES = ("gradients", "parameters", "weights", "all", "off")
 
 
@@ -29,25 +28,18 @@ class WandbConfig(Section):
     tags: list[str] = field(default_factory=list)
     """Tags of the run."""
 
-    mode: str = "online"
+    mode: Annotated[str, one_of("online", "offline", "disabled")] = "online"
     """``online``, ``offline`` or ``disabled``."""
 
-    log_interval: int = 100
+    log_interval: Positive = 100
     """Training metrics go to W&B at the log lines (``trainer.logging_steps``) whose step is a
     multiple of this; where it is set alone, it sets ``trainer.logging_steps`` too."""
 
-    resume: str = "never"
+    resume: Annotated[str, one_of("never", "allow", "must", "auto")] = "never"
     """``never``, ``allow``, ``must`` or ``auto``; the run id is kept in the run folder."""
 
     dir: str = "logs/wandb"
     """Folder of W&B's own files."""
 
-    watch: str | None = None
+    watch: Annotated[str, one_of(*WATCHES)] | None = None
     """Histograms in W&B: ``gradients``, ``parameters`` (``weights``), ``all``; ``null``/``off``."""
-
-    def problems(self) -> list[str]:
-        """What is wrong with this section; empty if nothing is."""
-        problems = one_of("wandb.mode", self.mode, MODES)
-        problems += one_of("wandb.resume", self.resume, RESUMES)
-        problems += at_least("wandb.log_interval", self.log_interval, 1)
-        return problems + ([] if self.watch is None else one_of("wandb.watch", self.watch, WATCHES))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from neobert.config.compose import compose_config
+from neobert.config.section import value_problems
 from neobert.config.stages import StageConfig, stage_ends
 from neobert.errors import ConfigError
 
@@ -55,7 +56,9 @@ def test_stages_that_overlap_or_do_not_end(ends: tuple[str | None, ...], problem
     ],
 )
 def test_a_stage_that_is_wrong(settings: dict[str, object], problem: str) -> None:
-    assert problem in "\n".join(StageConfig(**settings).problems("stages[2]"))
+    stage = StageConfig(**settings)
+    problems = [*value_problems("stages[2]", stage, StageConfig), *stage.problems("stages[2]")]
+    assert problem in "\n".join(problems)
 
 
 def test_stages_come_from_the_command_line_and_their_problems_are_said_with_their_keys() -> None:

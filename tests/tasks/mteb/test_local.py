@@ -159,9 +159,9 @@ def test_missing_and_unreadable_files_are_told(tmp_path) -> None:
         ("pairs.jsonl", "mteb_local.Mine=pairs.jsonl: must be a mapping"),
         ({"type": "sts"}, "mteb_local.Mine.path: must name a file or folder"),
         ({"path": "x", "type": "similarity"}, "mteb_local.Mine.type=similarity: must be one of"),
-        ({"path": "x", "kind": "sts"}, "mteb_local.Mine: unknown key kind; known are path, type"),
-        ({"path": "x", "max_rows": 0}, "mteb_local.Mine.max_rows=0: must be an integer of at"),
-        ({"path": "x", "columns": ["a"]}, "mteb_local.Mine.columns=['a']: must be a mapping"),
+        ({"path": "x", "kind": "sts"}, "unknown key mteb_local.Mine.kind; it has path, type"),
+        ({"path": "x", "max_rows": 0}, "mteb_local.Mine.max_rows=0: must be at least 1"),
+        ({"path": "x", "columns": ["a"]}, "mteb_local.Mine.columns=['a']: must be mapping"),
         (
             {"path": "x", "type": "sts", "columns": {"text": "a"}},
             "mteb_local.Mine.columns.text: must be one of sentence1, sentence2, score",
