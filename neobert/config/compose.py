@@ -28,13 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from neobert.config.effects import adapt, ineffective
-from neobert.config.group_files import (
-    PRIMARY,
-    conf_dir,
-    group_names,
-    layer_of,
-    settings_files,
-)
+from neobert.config.group_files import PRIMARY, conf_dir, group_names, layer_of, settings_files
 from neobert.config.layers import Layer, Merged, build, expanded
 from neobert.config.overrides import (
     COMMAND_LINE,

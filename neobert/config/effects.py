@@ -13,109 +13,70 @@ from neobert.console import get_logger
 
 log = get_logger(__name__)
 
-WORKERS_OF = {
-    "glue": "glue.num_workers",
-    "contrastive": "trainer.dataloader_num_workers",
-    "token_classification": "tokens.num_workers",
-    "question_answering": "answers.num_workers",
-}
-"""Task -> its key of ``dataset.num_workers``."""
-
-RULES: tuple[tuple[str, ...], ...] = (
-    ("task!=glue", "glue.* tokenizer.padding"),
-    ("task!=token_classification", "tokens.*"),
-    ("task!=question_answering", "answers.*"),
-    ("task!=contrastive", "contrastive.* dataset.alpha dataset.load_all_from_disk"),
-    ("task!=contrastive", "dataset.pretraining_prob trainer.dataloader_num_workers"),
-    ("task!=mteb", "mteb_*"),
-    ("task=mteb", "optimizer.* scheduler.*", "task=mteb trains nothing"),
-    *(
-        (f"task={task}", "dataset.num_workers", f"the key of task={task} is {key}")
-        for task, key in WORKERS_OF.items()
-    ),
-    ("task!=pretraining", "dataset.crop_* dataset.filter_by_length dataset.min_length"),
-    ("task!=pretraining", "dataset.num_workers dataset.pre_tokenize* dataset.shuffle_*"),
-    ("task!=pretraining", "dataset.skip_steps dataset.stream* dataset.text_column"),
-    ("task!=pretraining", "datacollator.max_length datacollator.pack_sequences"),
-    ("task!=pretraining", "datacollator.eval_* tokenizer.truncation"),
-    ("task!=pretraining, contrastive", "datacollator.mlm_* datacollator.mask_*"),
-    ("task!=pretraining, contrastive", "datacollator.span_* datacollator.*_share"),
-    ("task!=pretraining, glue, token_classification, question_answering", "model.init_from"),
-    ("task=pretraining, contrastive", "model.from_hub", "it is for fine-tuning and mteb"),
-    (
-        "glue.pretrained_checkpoint!=null",
-        "pretrained_checkpoint",
-        "glue.pretrained_checkpoint is set",
-    ),
-    (
-        "task=pretraining, token_classification, question_answering & model.init_from=null",
-        "pretrained_checkpoint",
-        "model.init_from names no run",
-    ),
-    (
-        "task=glue & model.init_from=null & glue.pretrained_model_path=null & "
-        "glue.pretrained_checkpoint_dir=null",
-        "pretrained_checkpoint glue.pretrained_checkpoint",
-        "no key names a run",
-    ),
-    ("task=glue", "scheduler.total_steps", "in task=glue the schedule is as long as the run"),
-    ("scheduler.warmup_percent!=null", "scheduler.warmup_steps", "scheduler.warmup_percent is set"),
-    ("scheduler.decay_percent!=null", "scheduler.decay_steps", "scheduler.decay_percent is set"),
-    ("scheduler.name!=cosine", "scheduler.num_cycles", "it is for scheduler=cosine"),
-    ("trainer.max_steps>0", "trainer.num_train_epochs", "trainer.max_steps is set"),
-    ("trainer.eval_strategy!=steps", "trainer.eval_steps"),
-    ("trainer.save_strategy!=steps", "trainer.save_steps"),
-    ("trainer.save_model=false", "trainer.save_steps", "trainer.save_model=false saves nothing"),
-    (
-        "task=contrastive",
-        "trainer.eval_max_batches",
-        "in task=contrastive dataset.eval_samples bounds it",
-    ),
-    ("trainer.torch_compile=false", "trainer.torch_compile_*"),
-    (
-        "dataset.filter_by_length=false",
-        "dataset.min_length",
-        "set dataset.filter_by_length=true too",
-    ),
-    (
-        "dataset.pre_tokenize=false",
-        "dataset.pre_tokenize_output",
-        "set dataset.pre_tokenize=true too",
-    ),
-    # The path of task=contrastive is that of the tokens.
-    (
-        "dataset.path!=null & dataset.name!=local & task!=contrastive",
-        "dataset.name",
-        "dataset.path is set",
-    ),
-    (
-        "dataset.path=null & dataset.name=factbook, imdb, shakespeare",
-        "dataset.text_column",
-        "packaged corpora have a text column of their own",
-    ),
-    ("tokenizer.path!=null", "tokenizer.name", "tokenizer.path is set"),
-    (
-        "tokenizer.train_vocab_size!=null",
-        "tokenizer.name",
-        "tokenizer.train_vocab_size trains one",
-    ),
-    (
-        "task=contrastive, mteb",
-        "datacollator.pad_to_multiple_of",
-        "it is for padded batches of pretraining and GLUE",
-    ),
-    (
-        "datacollator.pack_sequences=false",
-        "datacollator.max_length",
-        "it is the length of packed rows",
-    ),
-    ("model.rope=false", "model.rope_theta"),
-    ("model.ngpt!=true", "model.base_scale"),
-)
-"""When, which keys have no effect, and why; the first that applies is reported.
+TABLE = """\
+task!=glue: glue.* tokenizer.padding
+task!=token_classification: tokens.*
+task!=question_answering: answers.*
+task!=contrastive: contrastive.* dataset.alpha dataset.load_all_from_disk
+task!=contrastive: dataset.pretraining_prob trainer.dataloader_num_workers
+task!=mteb: mteb_*
+task=mteb: optimizer.* scheduler.* -- task=mteb trains nothing
+task=glue: dataset.num_workers -- the key of task=glue is glue.num_workers
+task=contrastive: dataset.num_workers -- the key of task=contrastive is \
+trainer.dataloader_num_workers
+task=token_classification: dataset.num_workers -- the key of task=token_classification is \
+tokens.num_workers
+task=question_answering: dataset.num_workers -- the key of task=question_answering is \
+answers.num_workers
+task!=pretraining: dataset.crop_* dataset.filter_by_length dataset.min_length
+task!=pretraining: dataset.num_workers dataset.pre_tokenize* dataset.shuffle_*
+task!=pretraining: dataset.skip_steps dataset.stream* dataset.text_column
+task!=pretraining: datacollator.max_length datacollator.pack_sequences
+task!=pretraining: datacollator.eval_* tokenizer.truncation
+task!=pretraining, contrastive: datacollator.mlm_* datacollator.mask_*
+task!=pretraining, contrastive: datacollator.span_* datacollator.*_share
+task!=pretraining, glue, token_classification, question_answering: model.init_from
+task=pretraining, contrastive: model.from_hub -- it is for fine-tuning and mteb
+glue.pretrained_checkpoint!=null: pretrained_checkpoint -- glue.pretrained_checkpoint is set
+task=pretraining, token_classification, question_answering & model.init_from=null: \
+pretrained_checkpoint -- model.init_from names no run
+task=glue & model.init_from=null & glue.pretrained_model_path=null & \
+glue.pretrained_checkpoint_dir=null: \
+pretrained_checkpoint glue.pretrained_checkpoint -- no key names a run
+task=glue: scheduler.total_steps -- in task=glue the schedule is as long as the run
+scheduler.warmup_percent!=null: scheduler.warmup_steps -- scheduler.warmup_percent is set
+scheduler.decay_percent!=null: scheduler.decay_steps -- scheduler.decay_percent is set
+scheduler.name!=cosine: scheduler.num_cycles -- it is for scheduler=cosine
+trainer.max_steps>0: trainer.num_train_epochs -- trainer.max_steps is set
+trainer.eval_strategy!=steps: trainer.eval_steps
+trainer.save_strategy!=steps: trainer.save_steps
+trainer.save_model=false: trainer.save_steps -- trainer.save_model=false saves nothing
+task=contrastive: trainer.eval_max_batches -- in task=contrastive dataset.eval_samples bounds it
+trainer.torch_compile=false: trainer.torch_compile_*
+dataset.filter_by_length=false: dataset.min_length -- set dataset.filter_by_length=true too
+dataset.pre_tokenize=false: dataset.pre_tokenize_output -- set dataset.pre_tokenize=true too
+dataset.path!=null & dataset.name!=local & task!=contrastive: dataset.name -- dataset.path is set
+dataset.path=null & dataset.name=factbook, imdb, shakespeare: dataset.text_column -- \
+packaged corpora have a text column of their own
+tokenizer.path!=null: tokenizer.name -- tokenizer.path is set
+tokenizer.train_vocab_size!=null: tokenizer.name -- tokenizer.train_vocab_size trains one
+task=contrastive, mteb: datacollator.pad_to_multiple_of -- \
+it is for padded batches of pretraining and GLUE
+datacollator.pack_sequences=false: datacollator.max_length -- it is the length of packed rows
+model.rope=false: model.rope_theta
+model.ngpt!=true: model.base_scale
+"""
+"""When which keys have no effect, and why; the first that applies is reported.
 
 Without a reason it is the condition itself: ``it is for key=value`` of a ``key!=value``.
+(``dataset.name`` beside ``dataset.path``: the path of task=contrastive is that of the tokens.)
 """
+
+RULES = [
+    (condition, *rest.partition(" -- ")[::2])
+    for condition, _, rest in (line.partition(": ") for line in TABLE.splitlines())
+]
+"""Condition, keys, reason of each line."""
 
 
 def adapt(merged: Merged) -> None:
@@ -152,11 +113,11 @@ def ineffective(config: Config, merged: Merged) -> Iterator[str]:
 
 def _reason(config: Config, key: str) -> str | None:
     """Why ``key`` has no effect; ``None`` if it has one."""
-    for condition, keys, *reason in RULES:
+    for condition, keys, reason in RULES:
         is_about_key = any(fnmatchcase(key, pattern) for pattern in keys.split())
         if is_about_key and all(_holds(part, config) for part in condition.split(" & ")):
             needed = condition.replace("!=", "=")
-            return reason[0] if reason else f"it is for {needed}" if "!=" in condition else needed
+            return reason or (f"it is for {needed}" if "!=" in condition else needed)
     return None
 
 

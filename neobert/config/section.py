@@ -112,7 +112,7 @@ def value_problems(key: str, value: object, kind: Any) -> list[str]:
 
 
 def mapping_problems(key: str, values: Mapping[Any, Any], kinds: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a mapping that may have the keys of ``kinds``, with values of its types."""
+    """What is wrong with a mapping that may have the keys of ``kinds``, with values of these."""
     problems = []
     for name, value in values.items():
         if name in kinds:

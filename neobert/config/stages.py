@@ -4,15 +4,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
-from neobert.config.checks import (
-    Above0,
-    Count,
-    NotNegative,
-    Positive,
-    Share,
-    at_least,
-    require,
-)
+from neobert.config.checks import Above0, Count, NotNegative, Positive, Share, at_least, require
 from neobert.config.scheduler import DecayShape
 from neobert.config.section import Section
 
