@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from queue import Queue
 from types import FrameType
 from typing import get_type_hints
 
@@ -253,9 +252,18 @@ def launch(
         if job is not first:
             REPEATED.add(job.number)
             log.info("job %d: has the settings of job %d", job.number, first.number)
-    slots = Slots(n_jobs, devices)
-    with forwarding_signals(), ThreadPoolExecutor(max_workers=max(1, n_jobs)) as pool:
-        list(pool.map(slots.run, reversed(once.values())))
+    n_jobs = max(1, n_jobs)
+    slots, here = iter(range(n_jobs)), threading.local()
+
+    def run(entry: PreparedJob) -> None:
+        if n_jobs > 1:
+            threads = max(1, (os.cpu_count() or 1) // n_jobs)
+            entry.environment.setdefault("OMP_NUM_THREADS", str(threads))
+        run_job(entry, share_of_gpus(here.slot, n_jobs, devices, entry.devices))
+
+    pool = ThreadPoolExecutor(n_jobs, initializer=lambda: setattr(here, "slot", next(slots)))
+    with forwarding_signals(), pool:
+        list(pool.map(run, reversed(once.values())))
     if STOPPING.is_set():
         raise KeyboardInterrupt
     return [
@@ -281,33 +289,13 @@ def _prepared(
         return prepare_job(settings)
 
 
-class Slots:
-    """Shares of the machine's GPUs and CPU threads, one for each job that runs at a time."""
-
-    def __init__(self, n_jobs: int, devices: Sequence[str] | None) -> None:
-        self.n_jobs = n_jobs
-        self.devices = list(devices or visible_devices()) if n_jobs > 1 else []
-        self.free: Queue[int] = Queue()
-        for slot in range(max(1, n_jobs)):
-            self.free.put(slot)
-
-    def run(self, prepared: PreparedJob) -> None:
-        """Run a job in a slot that is free."""
-        slot = self.free.get()
-        try:
-            if self.n_jobs > 1:
-                threads = max(1, (os.cpu_count() or 1) // self.n_jobs)
-                prepared.environment.setdefault("OMP_NUM_THREADS", str(threads))
-            run_job(prepared, self.share(slot, prepared.devices))
-        finally:
-            self.free.put(slot)
-
-    def share(self, slot: int, count: int) -> str | None:
-        """``CUDA_VISIBLE_DEVICES`` of a slot whose job takes ``count`` devices; ``None``: all."""
-        if not self.devices:
-            return None
-        start = slot * count
-        return ",".join(self.devices[(start + k) % len(self.devices)] for k in range(count))
+def share_of_gpus(slot: int, n_jobs: int, devices: Sequence[str] | None, count: int) -> str | None:
+    """``CUDA_VISIBLE_DEVICES`` of a job that takes ``count`` GPUs and runs in ``slot``, beside
+    others; ``None``: all."""
+    gpus = list(devices or visible_devices()) if n_jobs > 1 else []
+    if not gpus:
+        return None
+    return ",".join(gpus[(slot * count + k) % len(gpus)] for k in range(count))
 
 
 def visible_devices() -> list[str]:

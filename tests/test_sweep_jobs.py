@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from neobert.sweep_jobs import Job, Slots, read_job, varied_overrides, visible_devices
+from neobert.sweep_jobs import Job, read_job, share_of_gpus, varied_overrides, visible_devices
 
 
 @pytest.mark.parametrize(
@@ -24,13 +24,12 @@ def test_gpus_are_dealt_out(
     visible: str, n_jobs: int, wanted: int, shares: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    slots = Slots(n_jobs, None)
-    assert [slots.share(slot, wanted) for slot in range(n_jobs)] == shares
+    assert [share_of_gpus(slot, n_jobs, None, wanted) for slot in range(n_jobs)] == shares
 
 
 def test_devices_of_the_launcher_are_stronger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
-    assert Slots(2, ["2", "3"]).share(1, 1) == "3"
+    assert share_of_gpus(1, 2, ["2", "3"], 1) == "3"
 
 
 def test_a_machine_without_gpus_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
