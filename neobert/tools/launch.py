@@ -8,21 +8,21 @@ job, and the one that takes over, finds them; what is not shared is prepared on 
 """
 
 import argparse
+import json
 import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import yaml
+from textwrap import indent
 
 from neobert.config.compose import compose_config
 from neobert.config.ready import start_problems
 from neobert.config.root import Config
 from neobert.console import get_logger, show_messages
 from neobert.errors import ConfigError, ExitCode
-from neobert.failures import report_failure, run_program
+from neobert.failures import run_program
 from neobert.files import user_path, write_atomically
 
 log = get_logger("neobert.tools.launch")
@@ -41,8 +41,8 @@ class ClusterJob:
     """What is the same on every cluster."""
 
     name: str
-    words: tuple[str, ...]
-    """The run's settings."""
+    settings: str
+    """The run's, as words for a shell."""
 
     nodes: int
     devices: int
@@ -54,35 +54,30 @@ class ClusterJob:
 
     options: argparse.Namespace
 
-    @property
-    def training(self) -> str:
-        """The command of one process, for a shell."""
-        return shlex.join([self.options.python, "-m", "neobert.train", *self.words])
-
-    def torchrun(self, nodes: str, devices: str, rank: str, first: str) -> str:
+    def torchrun(self, nodes: str, rank: str, first: str) -> str:
         """The command of a node; the arguments are pieces of shell."""
         return (
-            f"torchrun --nnodes {nodes} --nproc-per-node {devices} --node-rank {rank} "
-            f"--master-addr {first} --master-port {PORT} -m neobert.train {shlex.join(self.words)}"
+            f"torchrun --nnodes {nodes} --nproc-per-node {self.devices} --node-rank {rank} "
+            f"--master-addr {first} --master-port {PORT} -m neobert.train {self.settings}"
         )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the job; returns an exit code as ``neobert.train`` does."""
+    """Write the job; raises ``ConfigError`` with all that keeps the run from being one."""
     show_messages()
     options, words = parser().parse_known_args(arguments)
-    try:
-        if {"-m", "--multirun"} & set(words):
-            raise ConfigError(
-                "--multirun: a job is one run; hydra/launcher=submitit_slurm submits sweeps"
-            )
-        text = CLUSTERS[options.to](job_of(compose_config(words), words, options))
-        if options.output is None:
-            sys.stdout.write(text)
-        else:
-            _write(options.output, text)
-    except BaseException as error:
-        return report_failure(error)
+    if {"-m", "--multirun"} & set(words):
+        raise ConfigError(
+            "--multirun: a job is one run; hydra/launcher=submitit_slurm submits sweeps"
+        )
+    text = CLUSTERS[options.to](job_of(compose_config(words), words, options))
+    if options.output is None:
+        sys.stdout.write(text)
+    elif options.output.exists():
+        raise ConfigError(f"--output {options.output}: exists; name another file, or move it away")
+    else:
+        write_atomically(options.output, text)
+        log.info("written to %s", options.output)
     return 0
 
 
@@ -130,12 +125,11 @@ def job_of(config: Config, words: Sequence[str], options: argparse.Namespace) ->
     settings, name = config.trainer, options.name or _name(config.trainer.output_dir)
     if problems := _problems(config, words, options, name):
         raise ConfigError(*problems)
-    words = list(words)
     if settings.resume_from_checkpoint is None:
-        words.append("trainer.resume_from_checkpoint=latest")
+        words = [*words, "trainer.resume_from_checkpoint=latest"]
     return ClusterJob(
         name=name,
-        words=tuple(words),
+        settings=shlex.join(words),
         nodes=settings.num_nodes,
         devices=int(settings.devices),
         on_gpu=not settings.use_cpu,
@@ -219,7 +213,7 @@ def slurm(job: ClusterJob) -> str:
 {directives}
 
 # A task that has saved waits for the others, which may still be writing.
-srun --kill-on-bad-exit=0 {job.training}
+srun --kill-on-bad-exit=0 {shlex.quote(job.options.python)} -m neobert.train {job.settings}
 code=$?
 if [ $code -eq {int(ExitCode.INTERRUPTED)} ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {
         job.options.restarts
@@ -232,84 +226,82 @@ exit $code
 
 def kubernetes(job: ClusterJob) -> str:
     """A JobSet (jobset.x-k8s.io): one pod with torchrun per node, all started again together."""
+    first = f"{job.name}-node-0-0.{job.name}"
+    # exec: the shell would not pass SIGTERM on
+    command = "exec " + job.torchrun(str(job.nodes), '"$JOB_COMPLETION_INDEX"', first)
     limits = {"cpu": job.cpus * job.devices}
     if job.on_gpu:
         limits["nvidia.com/gpu"] = job.devices
-    first = f"{job.name}-node-0-0.{job.name}"
-    command = job.torchrun(str(job.nodes), str(job.devices), '"$JOB_COMPLETION_INDEX"', first)
-    container: dict[str, object] = {
-        "name": "train",
-        "image": job.options.image,
-        # exec: the shell would not pass SIGTERM on
-        "command": ["bash", "-c", f"exec {command}"],
-        "ports": [{"containerPort": PORT}],
-        "resources": {"limits": limits},
-    }
-    volumes = _mount_volumes(container, job.options.volume)
-    pod = {
-        "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": GRACE,
-        "containers": [container],
-        "volumes": volumes,
-    }
-    nodes = {
-        "parallelism": job.nodes,
-        "completions": job.nodes,
-        "completionMode": "Indexed",
-        "backoffLimit": 0,
-        "template": {"spec": pod},
-    }
-    return _yaml(
-        {
-            "apiVersion": "jobset.x-k8s.io/v1alpha2",
-            "kind": "JobSet",
-            "metadata": {"name": job.name},
-            "spec": {
-                "failurePolicy": {"maxRestarts": job.options.restarts},
-                "network": {"enableDNSHostnames": True},
-                "replicatedJobs": [{"name": "node", "replicas": 1, "template": {"spec": nodes}}],
-            },
-        }
-    )
-
-
-def _mount_volumes(container: dict[str, object], volume: str | None) -> list[dict[str, object]]:
-    """Mount shared memory and, if set, ``NAME:/PATH`` in ``container``; the pod's volumes."""
     # Loader processes hand batches over in shared memory; a pod has 64 MB of it.
-    volumes: list[dict[str, object]] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
+    volumes: list[object] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
     mounts = [{"name": "shm", "mountPath": "/dev/shm"}]
-    if volume:
-        claim, _, path = volume.partition(":")
-        container["workingDir"] = path
+    working_dir = ""
+    if job.options.volume:
+        claim, _, path = job.options.volume.partition(":")
+        working_dir = f"\n              workingDir: {_flow(path)}"
         mounts.append({"name": "data", "mountPath": path})
         volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": claim}})
-    container["volumeMounts"] = mounts
-    return volumes
+    return f"""\
+apiVersion: jobset.x-k8s.io/v1alpha2
+kind: JobSet
+metadata:
+  name: {_flow(job.name)}
+spec:
+  failurePolicy:
+    maxRestarts: {job.options.restarts}
+  network:
+    enableDNSHostnames: true
+  replicatedJobs:
+  - name: node
+    replicas: 1
+    template:
+      spec:
+        parallelism: {job.nodes}
+        completions: {job.nodes}
+        completionMode: Indexed
+        backoffLimit: 0
+        template:
+          spec:
+            restartPolicy: Never
+            terminationGracePeriodSeconds: {GRACE}
+            containers:
+            - name: train
+              image: {_flow(job.options.image)}
+              command: {_flow(["bash", "-c", command])}
+              ports: [{{containerPort: {PORT}}}]
+              resources: {{limits: {_flow(limits)}}}{working_dir}
+              volumeMounts: {_flow(mounts)}
+            volumes: {_flow(volumes)}
+"""
 
 
 def skypilot(job: ClusterJob) -> str:
     """A task for ``sky jobs launch``, which starts it again elsewhere when it is preempted."""
-    run = job.torchrun(
-        '"$SKYPILOT_NUM_NODES"',
-        str(job.devices),
-        '"$SKYPILOT_NODE_RANK"',
-        '"$(head -n 1 <<< "$SKYPILOT_NODE_IPS")"',
-    )
-    task: dict[str, object] = {
-        "name": job.name,
-        "num_nodes": job.nodes,
-        "workdir": ".",
-        "resources": {
-            **({"accelerators": f"{job.options.gpu}:{job.devices}"} if job.on_gpu else {}),
-            "cpus": f"{job.cpus * job.devices}+",
-            "job_recovery": {"max_restarts_on_errors": job.options.restarts},
-        },
-    }
+    first = '"$(head -n 1 <<< "$SKYPILOT_NODE_IPS")"'
+    run = job.torchrun('"$SKYPILOT_NUM_NODES"', '"$SKYPILOT_NODE_RANK"', first)
+    accelerators = f"\n  accelerators: {job.options.gpu}:{job.devices}" if job.on_gpu else ""
+    volumes = ""
     if job.options.volume:
         volume, _, path = job.options.volume.partition(":")
-        task["volumes"] = {path: volume}
+        volumes = f"volumes: {_flow({path: volume})}\n"
         run = f"cd {shlex.quote(path)}\n{run}"
-    return _yaml({**task, "setup": job.options.setup, "run": f"{run}\n"})
+    return f"""\
+name: {_flow(job.name)}
+num_nodes: {job.nodes}
+workdir: .
+resources:{accelerators}
+  cpus: {job.cpus * job.devices}+
+  job_recovery:
+    max_restarts_on_errors: {job.options.restarts}
+{volumes}setup: {_flow(job.options.setup)}
+run: |
+{indent(run, "  ")}
+"""
+
+
+def _flow(value: object) -> str:
+    """A value on one line of YAML, which JSON is."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 CLUSTERS: dict[str, Callable[[ClusterJob], str]] = {
@@ -328,29 +320,6 @@ def _name(output_dir: str) -> str:
 def _loader_processes(config: Config) -> int:
     contrastive = config.task == "contrastive"
     return config.trainer.dataloader_num_workers if contrastive else config.dataset.num_workers
-
-
-def _yaml(values: dict[str, object]) -> str:
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=sys.maxsize)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes scripts of several lines as such."""
-
-
-_Dumper.add_representer(
-    str,
-    lambda dumper, text: dumper.represent_scalar(
-        "tag:yaml.org,2002:str", text, style="|" if "\n" in text else None
-    ),
-)
-
-
-def _write(path: Path, text: str) -> None:
-    if path.exists():
-        raise ConfigError(f"--output {path}: exists; name another file, or move it away")
-    write_atomically(path, text)
-    log.info("written to %s", path)
 
 
 if __name__ == "__main__":
