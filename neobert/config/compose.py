@@ -31,7 +31,6 @@ from neobert.config.effects import adapt, ineffective
 from neobert.config.group_files import PRIMARY, conf_dir, group_names, layer_of, settings_files
 from neobert.config.layers import Layer, Merged, build, expanded
 from neobert.config.overrides import (
-    COMMAND_LINE,
     Request,
     config_folder,
     read_overrides,
@@ -88,11 +87,7 @@ def to_config(settings: DictConfig) -> Config:
 
     ``${hydra:…}`` is resolved, so this has to happen in the run or the job itself.
     """
-    problems: list[str] = []
-    config = build(settings, {}, problems)
-    if problems:
-        raise ConfigError(*problems)
-    return config
+    return build(settings, {}, [])
 
 
 @cache
@@ -142,12 +137,20 @@ class SettingsLoader(ConfigLoaderImpl):
         if kept is not None and run_mode == RunMode.RUN:
             return kept
         problems: list[str] = []
-        request = self._request(config_name, overrides, problems, run_mode == RunMode.MULTIRUN)
+        # hydra.searchpath, which may be among the overrides, decides which groups there are.
+        search = [word for word in overrides if word.startswith("hydra.searchpath=")]
+        with _one_line(problems):
+            _, repo = self._parse_overrides_and_create_caching_repo(config_name, search)
+        is_sweep = run_mode == RunMode.MULTIRUN
+        request = read_overrides(overrides, repo.group_exists, problems, is_sweep)
         files = settings_files(request.values.get("config_path"), problems)
-        self._add_groups_of_files(request, files, config_name, problems)
-        composed = self._composed(config_name, request, run_mode, problems)
-        command_line = Layer(COMMAND_LINE, request.values, deleted=request.deleted)
-        merged = Merged([*self._files, *files, *self._debug, command_line])
+        self._files, self._debug = [], []
+        with _one_line(problems):
+            chosen = _chosen_groups(files, request, config_name, repo, problems)
+            words = [*_as_hydra_takes_them(chosen, config_name, repo), *request.hydra]
+            composed = super().load_configuration(config_name, words, run_mode)
+        self.mode = composed.hydra.mode
+        merged = Merged([*self._files, *files, *self._debug, request])
         adapt(merged)
         problems = merged.problems(problems)
         settings = merged.tree
@@ -155,9 +158,7 @@ class SettingsLoader(ConfigLoaderImpl):
         with nullcontext() if self.in_run else hydra_config(settings):
             problems += self._choose_folder(settings, request, run_mode)
             self.config = build(settings, merged.layers, problems, hydra_later=not self.in_run)
-        if problems:
-            raise ConfigError(*problems)
-        for line in [*ineffective(self.config, merged), *_overruled(request, files, self._files)]:
+        for line in [*ineffective(self.config, merged), *self._overruled(chosen, files, merged)]:
             log.warning("%s", line)
         return settings
 
@@ -186,75 +187,23 @@ class SettingsLoader(ConfigLoaderImpl):
             layers.append(layer_of(name, str(default.package or ""), result))
         return result
 
-    def _request(
-        self,
-        config_name: str | None,
-        overrides: Sequence[str],
-        problems: list[str],
-        multi: bool,
-        origins: Mapping[str, str] | None = None,
-    ) -> Request:
-        # hydra.searchpath, which may be among the overrides, decides which groups there are.
-        search = [word for word in overrides if word.startswith("hydra.searchpath=")]
-        with _one_line(problems):
-            _, repo = self._parse_overrides_and_create_caching_repo(config_name, search)
-            primary = repo.load_config(config_name) if config_name else None
-        request = read_overrides(overrides, repo.group_exists, problems, multi)
-        defaults = (primary.defaults_list if primary else None) or ()
-        in_defaults = {default.group for default in defaults if isinstance(default, GroupDefault)}
-        for key, override in request.groups.items():
-            request.missing += _unknown_options(
-                override, repo, (origins or {}).get(key, COMMAND_LINE)
-            )
-            request.groups[key] = _as_hydra_takes_it(override, key in in_defaults)
-        return request
-
-    def _add_groups_of_files(
-        self,
-        request: Request,
-        files: Sequence[Layer],
-        config_name: str | None,
-        problems: list[str],
-    ) -> None:
-        """Add the groups that ``config_path`` files choose; the command line is stronger.
-
-        A file that names its own corpus gets the dataclass's defaults for the rest of the section.
-        """
-        choices: dict[str, str] = {}
-        origins: dict[str, str] = {}
-        for layer in files:
-            if {"dataset.name", "dataset.path"} & set(layer.values) and config_name == PRIMARY:
-                choices.setdefault("dataset", REFERENCE)
-            choices |= layer.groups
-            origins |= dict.fromkeys(layer.groups, layer.origin)
-        weaker = [f"{key}={value}" for key, value in choices.items() if key not in request.groups]
-        if weaker:
-            words = [*request.hydra, *weaker]
-            chosen = self._request(config_name, words, problems, False, origins)
-            request.groups |= chosen.groups
-            request.missing += chosen.missing
-
-    def _composed(
-        self,
-        config_name: str | None,
-        request: Request,
-        run_mode: RunMode,
-        problems: Sequence[str],
-    ) -> DictConfig:
-        """What Hydra composes; the group files are kept as layers.
-
-        Raises ``ConfigError``, with the ``problems`` so far, if a group file cannot be had: the
-        rest of the settings cannot be judged without it.
-        """
-        if request.missing:
-            raise ConfigError(*problems, *request.missing)
-        groups = [str(override.input_line) for override in request.groups.values()]
-        self._files, self._debug = [], []
-        with _one_line(problems):
-            words = [*groups, *request.hydra]
-            composed: DictConfig = super().load_configuration(config_name, words, run_mode)
-        self.mode = composed.hydra.mode
-        return composed
+    def _overruled(
+        self, chosen: Mapping[str, Override], files: Sequence[Layer], merged: Merged
+    ) -> Iterator[str]:
+        """A line for each chosen group whose settings a ``config_path`` file overrides."""
+        groups = {layer.origin: layer.values for layer in self._files}
+        for file in files:
+            for group, override in chosen.items():
+                option = override.value()
+                lost = [
+                    f"{key}={file.values[key]}"
+                    for key, value in groups.get(f"conf/{group}/{option}.yaml", {}).items()
+                    if merged.layers.get(key) is file and file.values[key] not in (None, value)
+                ]
+                more = ", …" if lost[SHOWN:] else ""
+                if lost:
+                    shown = ", ".join(lost[:SHOWN])
+                    yield f"{file.origin} is stronger than {group}={option}: {shown}{more}"
 
     def _choose_folder(
         self, settings: DictConfig, request: Request, run_mode: RunMode
@@ -294,6 +243,37 @@ class SettingsLoader(ConfigLoaderImpl):
         return []
 
 
+def _chosen_groups(
+    files: Sequence[Layer],
+    request: Request,
+    config_name: str | None,
+    repo: Any,
+    problems: Sequence[str],
+) -> dict[str, Override]:
+    """The groups that ``config_path`` files and the command line choose; the latter is stronger.
+
+    A file that names its own corpus gets the dataclass's defaults for the rest of the section.
+    Raises ``ConfigError``, with the ``problems`` so far, if there is no such option: the rest of
+    the settings cannot be judged without it.
+    """
+    chosen: dict[str, tuple[str, str]] = {}
+    for layer in (*files, request):
+        names_corpus = {"dataset.name", "dataset.path"} & set(layer.values)
+        if names_corpus and layer is not request and config_name == PRIMARY:
+            chosen.setdefault("dataset", (f"dataset={REFERENCE}", layer.origin))
+        chosen |= {group: (word, layer.origin) for group, word in layer.groups.items()}
+    parser = OverridesParser.create()
+    groups = {group: parser.parse_override(word) for group, (word, _) in chosen.items()}
+    missing = [
+        line
+        for group, override in groups.items()
+        for line in _unknown_options(override, repo, chosen[group][1])
+    ]
+    if missing:
+        raise ConfigError(*problems, *missing)
+    return groups
+
+
 def _unknown_options(override: Override, repo: Any, origin: str) -> list[str]:
     group, value = override.key_or_group, override.value()
     if override.is_delete() or value is None:
@@ -308,14 +288,20 @@ def _unknown_options(override: Override, repo: Any, origin: str) -> list[str]:
     ]
 
 
-def _as_hydra_takes_it(override: Override, in_defaults: bool) -> Override:
-    """``+group=x`` of a group that the primary file has too, and ``group=null``."""
-    line = str(override.input_line)
-    if in_defaults and override.is_add():
-        line = line.lstrip("+")
-    if override.value() is None and not override.is_delete():
-        line = f"~{override.get_key_element().lstrip('+')}"
-    return OverridesParser.create().parse_override(line)
+def _as_hydra_takes_them(
+    groups: Mapping[str, Override], config_name: str | None, repo: Any
+) -> Iterator[str]:
+    """``+group=x`` of a group that the primary file has too, and ``group=null``, in its words."""
+    primary = repo.load_config(config_name) if config_name else None
+    defaults = (primary.defaults_list if primary else None) or ()
+    in_defaults = {default.group for default in defaults if isinstance(default, GroupDefault)}
+    for group, override in groups.items():
+        if override.value() is None and not override.is_delete():
+            yield f"~{group}"
+        elif group in in_defaults and override.is_add():
+            yield str(override.input_line).lstrip("+")
+        else:
+            yield str(override.input_line)
 
 
 def _join(settings: DictConfig, composed: DictConfig, overrides: list[Override]) -> None:
@@ -327,21 +313,6 @@ def _join(settings: DictConfig, composed: DictConfig, overrides: list[Override])
         form = OmegaConf.to_container(settings.hydra.job.config.override_dirname)
         settings.hydra.job.override_dirname = get_overrides_dirname(overrides, **form)  # type: ignore[arg-type]
     OmegaConf.set_struct(settings, True)
-
-
-def _overruled(request: Request, files: Sequence[Layer], groups: Sequence[Layer]) -> Iterator[str]:
-    """A line for each chosen group whose settings a ``config_path`` file overrides."""
-    by_origin = {group.origin: group.values for group in groups}
-    for layer in files:
-        for group, override in request.groups.items():
-            option = override.value()
-            chosen = by_origin.get(f"conf/{group}/{option}.yaml", {})
-            lost = [key for key in chosen if layer.values.get(key) not in (None, chosen[key])]
-            lost = [key for key in lost if key not in request.values]
-            shown = ", ".join(f"{key}={layer.values[key]}" for key in lost[:SHOWN])
-            if lost:
-                more = ", …" if lost[SHOWN:] else ""
-                yield f"{layer.origin} is stronger than {group}={option}: {shown}{more}"
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def settings_files(path: object, problems: list[str], seen: tuple[Path, ...] = (
         groups.setdefault("task", task)
     weaker = [settings_files(file.parent / name, problems, (*seen, file)) for name in names]
     own = Layer.read(str(file), values, problems)
-    own.groups = {group: _option(option) for group, option in groups.items()}
+    own.groups = {group: f"{group}={_option(option)}" for group, option in groups.items()}
     return [*chain.from_iterable(weaker), own]
 
 

@@ -31,6 +31,7 @@ from neobert.config.schema import (
 from neobert.config.section import Section, described, section_of
 from neobert.config.values import as_meant
 from neobert.console import get_logger
+from neobert.errors import ConfigError
 from neobert.files import first_line
 
 log = get_logger(__name__)
@@ -77,11 +78,11 @@ class Layer:
     by_user: bool = True
     """Whether the user wrote them, as opposed to the package's own files."""
 
-    deleted: Sequence[str] = ()
+    deleted: list[str] = field(default_factory=list)
     """Keys or sections that fall back to their default (``~key``)."""
 
     groups: dict[str, str] = field(default_factory=dict)
-    """Group files that a ``config_path`` file chooses, by group."""
+    """Overrides that choose group files, by group (and package)."""
 
     @classmethod
     def read(
@@ -231,8 +232,8 @@ def build(
 ) -> Config:
     """The ``Config`` of a typed tree, interpolations resolved, with its checks.
 
-    What fails is added to ``problems``. ``hydra_later``: ``${hydra:…}`` is not known yet; keys that
-    need it are checked when it is.
+    Raises ``ConfigError`` with the ``problems`` so far and what fails here. ``hydra_later``:
+    ``${hydra:…}`` is not known yet; keys that need it are checked when it is.
     """
     tree = copy.deepcopy(tree)
     with open_dict(tree):
@@ -251,7 +252,8 @@ def build(
     config = OmegaConf.to_object(tree)
     assert isinstance(config, Config)
     _expand_home(config)
-    problems += config.problems()
+    if problems := [*problems, *config.problems()]:
+        raise ConfigError(*problems)
     return config
 
 

@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+from neobert.config.layers import Layer
 from neobert.config.legacy import current_key, translate
 from neobert.config.schema import Flat, field_types, flatten, is_text, nearest, type_of
 from neobert.config.values import as_meant
@@ -28,23 +29,11 @@ LONGEST = 1000
 
 
 @dataclass(slots=True)
-class Request:
-    """What a list of overrides requests."""
-
-    groups: dict[str, Override] = field(default_factory=dict)
-    """Choices of group files, by group (and package)."""
+class Request(Layer):
+    """The command line: a layer of settings, and what is for Hydra."""
 
     hydra: list[str] = field(default_factory=list)
     """Overrides of Hydra's own settings."""
-
-    values: Flat = field(default_factory=dict)
-    """Settings, by dotted key in today's spelling."""
-
-    deleted: list[str] = field(default_factory=list)
-    """Settings that fall back to their default (``~key``)."""
-
-    missing: list[str] = field(default_factory=list)
-    """Problems with chosen files that do not exist."""
 
     task: list[Override] = field(default_factory=list)
     """All that are not about Hydra itself, as they were given; those of a sweep among them."""
@@ -107,7 +96,7 @@ def read_overrides(
     ``is_group`` tells whether a key names a group of files. Several values of a key (``a,b``) are
     a problem unless ``multirun``.
     """
-    request, raw = Request(), Flat()
+    request, raw = Request(COMMAND_LINE, {}), Flat()
     parser = OverridesParser.create()
     for word in overrides:
         try:
@@ -128,7 +117,7 @@ def read_overrides(
         if override.is_sweep_override():
             continue
         if is_group(key) and (override.package or not is_value(key, override.value())):
-            request.groups[override.get_key_element().lstrip("+~")] = override
+            request.groups[override.get_key_element().lstrip("+~")] = word
             if key == "task" and isinstance(override.value(), str):
                 raw[key] = override.value()  # a key too, and the command line is strongest
         elif override.is_delete():

@@ -8,7 +8,6 @@ from omegaconf import OmegaConf
 from neobert.config.layers import Layer, Merged, build
 from neobert.config.root import Config
 from neobert.config.yaml_file import read_settings
-from neobert.errors import ConfigError
 from neobert.files import write_atomically
 
 
@@ -20,11 +19,7 @@ def load_config_file(path: str | Path) -> Config:
     problems: list[str] = []
     layer = Layer.read(str(path), read_settings(Path(path)), problems)
     merged = Merged([layer])
-    problems = merged.problems(problems)
-    config = build(merged.tree, merged.layers, problems)
-    if problems:
-        raise ConfigError(*problems)
-    return config
+    return build(merged.tree, merged.layers, merged.problems(problems))
 
 
 def save_config(config: Config, path: str | Path) -> None:
