@@ -21,20 +21,20 @@ class ExitCode(IntEnum):
     """Ctrl-C outside training, or twice: nothing was saved."""
 
 
-class ConfigError(ValueError):
-    """Settings or input that cannot be used: ``problems`` holds one line for each."""
+class _ProblemsError(Exception):
+    """Ends a program: ``problems`` holds one line for each thing that is wrong."""
 
     def __init__(self, *problems: str) -> None:
         self.problems = [line for problem in problems for line in _raised(problem, type(self))]
         super().__init__("\n".join(self.problems))
 
 
-class RunError(RuntimeError):
+class ConfigError(_ProblemsError, ValueError):
+    """Settings or input that cannot be used."""
+
+
+class RunError(_ProblemsError, RuntimeError):
     """The settings are valid, the run cannot continue: a full disk, a lost rank, bad numbers."""
-
-    def __init__(self, *problems: str) -> None:
-        self.problems = [line for problem in problems for line in _raised(problem, type(self))]
-        super().__init__("\n".join(self.problems))
 
 
 def _raised(problem: str, kind: type[Exception]) -> list[str]:

@@ -16,11 +16,12 @@ class Limit:
     """Continues ``key=value: must``."""
 
     holds: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()
 
 
 def one_of(*allowed: str) -> Limit:
     """The limit of a choice."""
-    return Limit(f"be one of {', '.join(allowed)}", lambda value: value in allowed)
+    return Limit(f"be one of {', '.join(allowed)}", lambda value: value in allowed, allowed)
 
 
 def at_least(low: float) -> Limit:

@@ -28,8 +28,7 @@ from neobert.config.schema import (
     setting_of,
     type_of,
 )
-from neobert.config.section import Section, described, section_of
-from neobert.config.values import as_meant
+from neobert.config.section import Section, as_meant, described, section_of
 from neobert.console import get_logger
 from neobert.errors import ConfigError
 from neobert.files import first_line

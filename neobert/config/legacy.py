@@ -6,7 +6,7 @@ After it a run knows one spelling only.
 
 from collections.abc import Mapping
 
-from neobert.config.schema import Flat
+from neobert.config.schema import Flat, choices
 from neobert.console import get_logger
 
 log = get_logger(__name__)
@@ -96,21 +96,6 @@ SPELLINGS: dict[str, Mapping[str, str]] = {
 NULLS: Flat = {"dataset.path": "", "dataset.num_proc": 0, "trainer.max_steps": -1}
 """What ``null`` means for keys of another type, where the reference takes it."""
 
-ANY_CASE = (
-    "model.hidden_act",
-    "model.attn_backend",
-    "optimizer.name",
-    f"{MUON}.orthogonalization",
-    "scheduler.name",
-    "task",
-    "trainer.mixed_precision",
-    "contrastive.pooling",
-    "glue.classifier_activation",
-    "glue.classifier_pooling",
-    "contrastive.loss_type",
-)
-"""Choices that are written in any case."""
-
 
 def translate(values: Flat, origin: str, problems: list[str]) -> Flat:
     """``values`` in today's spelling; warns once per old key.
@@ -155,7 +140,7 @@ def spelled(key: str, value: object) -> object:
     word = str(value).lower()
     if word in spellings:
         return spellings[word]
-    return word if key in ANY_CASE and isinstance(value, str) else value
+    return word if key in choices() and isinstance(value, str) else value
 
 
 def _same(value: object, other: object) -> bool:

@@ -14,7 +14,7 @@ from neobert.config.checks import (
     one_of,
     require,
 )
-from neobert.config.section import Section
+from neobert.config.section import Section, mapping_problems
 
 T = TypeVar("T")
 
@@ -178,19 +178,15 @@ def with_shape_of(trained: ModelConfig, settings: ModelConfig) -> ModelConfig:
     return replace(settings, **{name: getattr(trained, name) for name in names})
 
 
-ROPE_TYPES: dict[str, tuple[set[str], set[str]]] = {
-    "default": (set(), set()),
-    "linear": ({"factor"}, set()),
-    "yarn": (
-        {"factor", "original_max_position_embeddings"},
-        {"attention_factor", "beta_fast", "beta_slow", "truncate"},
-    ),
-    "llama3": (
-        {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
-        set(),
-    ),
+_LENGTH = {"factor": Above0, "original_max_position_embeddings": Above0}
+_OPTIONAL = {"attention_factor": Any, "beta_fast": Above0, "beta_slow": Above0, "truncate": Any}
+ROPE_TYPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "linear": {"factor": Above0},
+    "yarn": _LENGTH | _OPTIONAL,
+    "llama3": _LENGTH | {"low_freq_factor": Above0, "high_freq_factor": Above0},
 }
-"""Keys that each type of rotary scaling needs, and those it may have."""
+"""Keys of each type of rotary scaling, which it needs unless they are optional."""
 
 
 def rope_scaling_problems(key: str, scaling: Mapping[str, Any]) -> list[str]:
@@ -200,18 +196,10 @@ def rope_scaling_problems(key: str, scaling: Mapping[str, Any]) -> list[str]:
     kind = scaling.get("rope_type")
     if problems := broken(f"{key}.rope_type", kind, one_of(*ROPE_TYPES)):
         return problems
-    needed, optional = ROPE_TYPES[str(kind)]
-    present = set(scaling) - {"rope_type"}
-    problems += [f"{key}.{name}: rope_type={kind} needs it" for name in sorted(needed - present)]
-    problems += [
-        f"{key}.{name}: rope_type={kind} has no such key, but "
-        f"{', '.join(sorted(needed | optional)) or 'none'}"
-        for name in sorted(present - needed - optional)
+    kinds = ROPE_TYPES[str(kind)]
+    problems = mapping_problems(key, scaling, {"rope_type": str, **kinds})
+    return problems + [
+        f"{key}.{name}: rope_type={kind} needs it"
+        for name in kinds
+        if name not in scaling and name not in _OPTIONAL
     ]
-    for name in sorted(present & (needed | optional) - {"truncate", "attention_factor"}):
-        value = scaling[name]
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        problems += require(
-            is_number and value > 0, f"{key}.{name}={value}: must be a number greater than 0"
-        )
-    return problems

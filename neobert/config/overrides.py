@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from neobert.config.layers import Layer
 from neobert.config.legacy import current_key, translate
 from neobert.config.schema import Flat, field_types, flatten, is_text, nearest, type_of
-from neobert.config.values import as_meant
+from neobert.config.section import as_meant
 from neobert.console import get_logger
 from neobert.errors import ConfigError
 

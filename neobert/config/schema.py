@@ -7,7 +7,7 @@ from typing import Any, get_args, get_origin
 
 from neobert.config.familiar import FAMILIAR
 from neobert.config.root import Config
-from neobert.config.section import joined, kinds_of, section_of, types_of
+from neobert.config.section import annotations_of, joined, kinds_of, limits_of, section_of, types_of
 
 Flat = dict[str, object]
 """Values by dotted key."""
@@ -34,6 +34,17 @@ def field_types() -> dict[str, Any]:
         for name, section in sections().items()
         for field, kind in types_of(section).items()
         if section_of(kind) is None
+    }
+
+
+@cache
+def choices() -> set[str]:
+    """The settings that are one of a few words, which are written in any case."""
+    return {
+        joined(name, field)
+        for name, section in sections().items()
+        for field, kind in annotations_of(section).items()
+        if any(limit.choices for limit in limits_of(kind))
     }
 
 

@@ -1,13 +1,14 @@
-"""Settings in plain Python: an attribute is checked when it is assigned."""
+"""Settings in plain Python: their types, what people mean by a value, and its checks."""
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
 from difflib import get_close_matches
-from functools import cache, partial
+from functools import cache
 from types import UnionType
-from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from neobert.config.checks import broken
+from neobert.config.checks import Limit, broken
 from neobert.errors import ConfigError
 
 NAMES = {
@@ -18,6 +19,11 @@ NAMES = {
     type(None): "null",
     Any: "anything",
 }
+
+LARGEST = 2**63
+"""No integer setting is that large: PyTorch's are of 64 bits."""
+
+BOOLEANS = ("true", "yes", "on", "1", "false", "no", "off", "0")
 
 
 class Section:
@@ -42,13 +48,16 @@ class Section:
         return []
 
 
-types_of = cast(Callable[[type], dict[str, Any]], cache(get_type_hints))
-"""The types of a section's fields."""
+@cache
+def types_of(section: type) -> dict[str, Any]:
+    """The types of a section's fields."""
+    return get_type_hints(section)
 
-annotations_of = cast(
-    Callable[[type], dict[str, Any]], cache(partial(get_type_hints, include_extras=True))
-)
-"""The same with the limits of the values."""
+
+@cache
+def annotations_of(section: type) -> dict[str, Any]:
+    """The same with the limits of the values."""
+    return get_type_hints(section, include_extras=True)
 
 
 def kinds_of(kind: Any) -> tuple[Any, ...]:
@@ -90,6 +99,38 @@ def fits(value: object, kind: Any) -> bool:
     return isinstance(value, allowed)
 
 
+def as_meant(value: object, kind: Any) -> object:
+    """``value`` in the form that OmegaConf takes for ``kind``, the type of a dataclass field.
+
+    Interpolations stay. Raises ``ValueError`` for what OmegaConf would take and nobody means: an
+    infinite number, ``2`` for a boolean.
+    """
+    kinds = kinds_of(kind)
+    if value is None or (isinstance(value, str) and "${" in value):
+        return value
+    if type(None) in kinds and str(value).lower() in ("null", "none"):
+        return None
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return {str(key): as_meant(entry, get_args(kind)[1]) for key, entry in value.items()}
+    if get_origin(kind) is list:
+        parts = [part for part in value.split(",") if part] if isinstance(value, str) else value
+        inner = get_args(kind)[0]
+        return [as_meant(part, inner) for part in parts] if isinstance(parts, list) else parts
+    if {int, float} & set(kinds):
+        return _number(value, kinds)
+    if str in kinds and (isinstance(value, dict | list) or "\0" in str(value)):
+        raise ValueError
+    if bool in kinds and str(value).lower() not in BOOLEANS:
+        raise ValueError
+    return str(value).lower() if str in kinds and isinstance(value, bool) else value
+
+
+def limits_of(kind: Any) -> tuple[Limit, ...]:
+    """The limits in the type of a field."""
+    annotated = (member for member in kinds_of(kind) if get_origin(member) is Annotated)
+    return next((member.__metadata__ for member in annotated), ())
+
+
 def type_problems(section: Section) -> list[str]:
     """The values of ``section``, and of the sections in it, that have another type."""
     return [
@@ -103,11 +144,10 @@ def value_problems(key: str, value: object, kind: Any) -> list[str]:
     """What is wrong with a value, and with those in it: their types, and the limits in them."""
     problems = []
     for place, inner, its_kind in _values_of(key, value, kind):
-        problems += (
-            broken(place, inner, *_limits_of(its_kind, inner))
-            if fits(inner, its_kind)
-            else [_mistyped(place, inner, its_kind)]
-        )
+        if not fits(inner, its_kind):
+            problems.append(_mistyped(place, inner, its_kind))
+        elif inner is not None:
+            problems += broken(place, inner, *limits_of(its_kind))
     return problems
 
 
@@ -146,12 +186,6 @@ def _values_of(key: str, value: Any, kind: Any) -> Iterator[tuple[str, object, A
             yield from _values_of(f"{key}.{name}", entry, get_args(kind)[1])
 
 
-def _limits_of(kind: Any, value: object) -> tuple[Any, ...]:
-    """The limits in a type; none for ``null``."""
-    annotated = [member for member in kinds_of(kind) if get_origin(member) is Annotated]
-    return annotated[0].__metadata__ if annotated and value is not None else ()
-
-
 def _mistyped(key: str, value: object, kind: Any) -> str:
     return f"{key}={value!r}: must be {described(kind)}"
 
@@ -169,3 +203,17 @@ def _unknown(section: Section, name: str) -> str:
 
     key = _key(section, name)
     return f"unknown key {key}{nearest(key)}"
+
+
+def _number(value: object, kinds: tuple[Any, ...]) -> object:
+    if isinstance(value, bool):
+        raise ValueError
+    try:
+        number = value if isinstance(value, int) else float(str(value))
+    except ValueError:
+        if str in kinds:
+            return value
+        raise
+    if not math.isfinite(number) or (abs(number) >= LARGEST and int in kinds):
+        raise ValueError
+    return int(number) if int in kinds and number == int(number) else number

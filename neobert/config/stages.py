@@ -69,40 +69,35 @@ class StageConfig(Section):
         )
 
 
+CHANGED_KEYS = {
+    "dataset": ("max_seq_length", "min_length", "mixture_temperature"),
+    "datacollator": ("mlm_probability",),
+    "trainer": ("per_device_train_batch_size", "gradient_accumulation_steps"),
+    "model": ("rope_theta", "rope_scaling"),
+}
+"""Section -> its keys that a stage has too."""
+
+
 def with_stage(config: "Config", stage: StageConfig) -> "Config":
     """The settings of a run with the changes of a stage."""
-    dataset, collator, trainer, model = (
-        config.dataset,
-        config.datacollator,
-        config.trainer,
-        config.model,
-    )
-    if stage.max_seq_length is not None:
-        dataset = replace(dataset, max_seq_length=stage.max_seq_length)
-        collator = replace(collator, max_length=None)
-    if stage.min_length is not None:
-        dataset = replace(dataset, min_length=stage.min_length, filter_by_length=True)
+    changes: dict[str, dict[str, Any]] = {
+        section: {key: getattr(stage, key) for key in keys if getattr(stage, key) not in (None, {})}
+        for section, keys in CHANGED_KEYS.items()
+    }
+    dataset, collator = changes["dataset"], changes["datacollator"]
+    if "max_seq_length" in dataset:
+        collator["max_length"] = None
+    if "min_length" in dataset:
+        dataset["filter_by_length"] = True
+    if "mlm_probability" in collator:
+        collator["mlm_schedule"] = {}
     if stage.mixture:
-        entries = dataset.mixture.items()
-        weighted = {
-            name: {**entry, "weight": stage.mixture.get(name, 0.0)} for name, entry in entries
+        dataset["mixture"] = {
+            name: {**entry, "weight": stage.mixture.get(name, 0.0)}
+            for name, entry in config.dataset.mixture.items()
         }
-        dataset = replace(dataset, mixture=weighted)
-    if stage.mixture_temperature is not None:
-        dataset = replace(dataset, mixture_temperature=stage.mixture_temperature)
-    if stage.mlm_probability is not None:
-        collator = replace(collator, mlm_probability=stage.mlm_probability, mlm_schedule={})
-    if stage.per_device_train_batch_size is not None:
-        trainer = replace(trainer, per_device_train_batch_size=stage.per_device_train_batch_size)
-    if stage.gradient_accumulation_steps is not None:
-        trainer = replace(trainer, gradient_accumulation_steps=stage.gradient_accumulation_steps)
-    if stage.rope_theta is not None:
-        model = replace(model, rope_theta=stage.rope_theta)
-    if stage.rope_scaling:
-        model = replace(model, rope_scaling=dict(stage.rope_scaling))
-    return replace(
-        config, dataset=dataset, datacollator=collator, trainer=trainer, model=model, stages=[]
-    )
+    sections = {name: replace(getattr(config, name), **new) for name, new in changes.items()}
+    return replace(config, **sections, stages=[])
 
 
 def place_in_run(place: str | int, total_steps: int) -> int:

@@ -107,8 +107,12 @@ def test_scaled_frequencies_are_those_of_transformers(name: str, theta: float) -
         ({"factor": 2}, "model.rope_scaling.rope_type=None: must be one of"),
         ({"rope_type": "yarn", "factor": 2}, "original_max_position_embeddings: rope_type=yarn"),
         ({"rope_type": "linear"}, "model.rope_scaling.factor: rope_type=linear needs it"),
-        ({"rope_type": "linear", "factor": 0}, "factor=0: must be a number greater than 0"),
-        ({"rope_type": "linear", "factor": 2, "beta": 1}, "beta: rope_type=linear has no such key"),
+        ({"rope_type": "linear", "factor": 0}, "factor=0: must be greater than 0"),
+        ({"rope_type": "linear", "factor": "2"}, "factor='2': must be number"),
+        (
+            {"rope_type": "linear", "factor": 2, "beta": 1},
+            "unknown key model.rope_scaling.beta; it has rope_type, factor",
+        ),
     ],
 )
 def test_a_scaling_that_is_wrong(scaling: dict[str, object], problem: str) -> None:
