@@ -3,8 +3,6 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import hydra
@@ -87,8 +85,9 @@ def run_application(task: TaskFunction) -> None:
     Raises ``ConfigError`` for wrong settings, and whatever Hydra or the task raises.
     """
     register_schemas()
-    with _own_application():
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=PRIMARY)(task)()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # what Hydra would print is raised
+    hydra_internal.Hydra = Application  # type: ignore[misc]
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=PRIMARY)(task)()
 
 
 def check_jobs(loader: Any, master: DictConfig, folder: str) -> int:
@@ -134,18 +133,3 @@ def _values_of(override: Override) -> list[str]:
     if isinstance(value, IntervalSweep):
         return [f"{key}={value.start}", f"{key}={value.end}"]
     return [f"{key}={option}" for option in override.sweep_string_iterator()]
-
-
-@contextmanager
-def _own_application() -> Iterator[None]:
-    """Let ``hydra.main`` make an :class:`Application`, and raise what it would print."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    hydra_internal.Hydra = Application  # type: ignore[misc]
-    try:
-        yield
-    finally:
-        hydra_internal.Hydra = Hydra  # type: ignore[misc]
-        os.environ.pop("HYDRA_FULL_ERROR")
-        if before is not None:
-            os.environ["HYDRA_FULL_ERROR"] = before

@@ -72,7 +72,6 @@ class AnswersConfig(Section):
     """Loader processes."""
 
     def problems(self) -> list[str]:
-        """What is wrong with this section; empty if nothing is."""
         least = self.max_question_length + SPECIAL_TOKENS + self.stride + 1
         return require(
             self.max_seq_length >= least,

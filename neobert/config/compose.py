@@ -213,22 +213,17 @@ class SettingsLoader(ConfigLoaderImpl):
             settings.trainer.output_dir = "${hydra:runtime.output_dir}"
             return []
         # Hydra makes the folder before the run begins, and would make one that is called ~.
-        hydra = settings.hydra
-        for section, key in (
-            (settings.trainer, "output_dir"),
-            (hydra.run, "dir"),
-            (hydra.sweep, "dir"),
-        ):
-            section[key] = expanded(section._get_node(key)._value())
-        for section in (settings.hydra.run, settings.hydra.sweep):
-            if section._get_node("dir")._value() in HYDRAS_FOLDERS:
-                section.dir = OUTPUT_DIR
+        trainer, hydra = settings.trainer, settings.hydra
+        trainer.output_dir = expanded(trainer._get_node("output_dir")._value())
+        for section in (hydra.run, hydra.sweep):
+            path = section._get_node("dir")._value()
+            section.dir = OUTPUT_DIR if path in HYDRAS_FOLDERS else expanded(path)
         name = "sweep" if run_mode == RunMode.MULTIRUN else "run"
         key = f"hydra.{name}.dir"
-        if settings.hydra[name]._get_node("dir")._value() == OUTPUT_DIR:
+        if hydra[name]._get_node("dir")._value() == OUTPUT_DIR:
             return []
         try:
-            folder, ours = OmegaConf.select(settings, key), settings.trainer.output_dir
+            folder, ours = OmegaConf.select(settings, key), trainer.output_dir
         except OmegaConfBaseException as error:
             return [f"{key}: {first_line(error)}"]
         # Lightning starts the other processes of a run with the first one's hydra.run.dir.
@@ -239,7 +234,7 @@ class SettingsLoader(ConfigLoaderImpl):
                 "names: keep one of them"
             ]
         if folder != ours:
-            settings.trainer.output_dir = folder
+            trainer.output_dir = folder
         return []
 
 

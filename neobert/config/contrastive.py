@@ -63,7 +63,6 @@ class ContrastiveConfig(Section):
     """File of scored pairs (sentence1, sentence2, score or label): Spearman while training."""
 
     def problems(self) -> list[str]:
-        """What is wrong with this section; empty if nothing is."""
         return require(
             self.pretrained_checkpoint_dir is None or self.pretrained_model_path is None,
             "contrastive.pretrained_checkpoint_dir and contrastive.pretrained_model_path are both "

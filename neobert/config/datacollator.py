@@ -56,7 +56,6 @@ class DataCollatorConfig(Section):
     """Length of packed rows in tokens; ``null``: ``dataset.max_seq_length``."""
 
     def problems(self) -> list[str]:
-        """What is wrong with this section; empty if nothing is."""
         problems = []
         for place in self.mlm_schedule:
             try:

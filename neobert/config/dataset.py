@@ -132,7 +132,6 @@ class DatasetConfig(Section):
     """Spans of steps whose data is left out, such as ``1200-1300``, after a loss spike."""
 
     def problems(self) -> list[str]:
-        """What is wrong with this section; empty if nothing is."""
         longest = self.crop_min_length is None or self.crop_min_length <= self.max_seq_length - 2
         problems = require(
             longest,

@@ -29,7 +29,6 @@ class DeepSpeedConfig(Section):
     ``trainer.strategy``."""
 
     def problems(self) -> list[str]:
-        """What is wrong with this section; empty if nothing is."""
         alone = self.config_file is None or not (self.offload_optimizer or self.offload_parameters)
         return require(
             alone,

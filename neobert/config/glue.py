@@ -124,7 +124,6 @@ class GlueConfig(Section):
     with micro_f1 as the score."""
 
     def problems(self) -> list[str]:
-        """What is wrong with this section; empty if nothing is."""
         known = one_of(*(MULTI_LABEL_METRICS if self.multi_label else METRIC_NAMES))
         problems = [line for name in self.metrics for line in broken("glue.metrics", name, known)]
         return problems + self._label_problems() + self._task_problems() + self._start_problems()

@@ -100,7 +100,7 @@ class Merged:
     Interpolations are kept.
     """
 
-    def __init__(self, layers: Sequence[Layer] = ()) -> None:
+    def __init__(self, layers: Sequence[Layer]) -> None:
         self.tree: DictConfig = OmegaConf.structured(Config)
         self.layers: dict[str, Layer] = {}
         """The layer that each key was set by."""

@@ -129,7 +129,6 @@ class ModelConfig(Section):
     which checkpoint), a checkpoint, a published folder, or a hub id; strict."""
 
     def problems(self) -> list[str]:
-        """What is wrong with this section; empty if nothing is."""
         problems = rope_scaling_problems("model.rope_scaling", self.rope_scaling)
         problems += require(
             self.rope or not self.rope_scaling,

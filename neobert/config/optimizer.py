@@ -83,7 +83,6 @@ class MuonConfig(Section):
     """For models with separate projections: ``q_proj`` and ``k_proj`` to the names they have."""
 
     def problems(self) -> list[str]:
-        """What is wrong with this section; empty if nothing is."""
         key = "optimizer.muon_config.clipping_layers_mapping"
         return [
             line for name in self.clipping_layers_mapping for line in broken(key, name, PROJECTION)
@@ -115,5 +114,4 @@ class OptimizerConfig(Section):
     another optimizer."""
 
     def problems(self) -> list[str]:
-        """What is wrong with this section; empty if nothing is."""
         return [] if self.muon_config is None else self.muon_config.problems()

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import yaml
 from hydra._internal.utils import get_args_parser
@@ -195,7 +195,7 @@ def _values(key: str, override: Override, word: str) -> Flat:
     kind: Any = field_types().get(current_key(key))
     if isinstance(value, str | int | float | bool) and is_text(kind):
         return {key: str(value) if isinstance(value, str) else typed.strip()}
-    if get_origin(kind) is list and isinstance(value, list) and is_text(get_args(kind)[0]):
+    if isinstance(value, list) and is_text(kind):
         return {key: yaml.load(typed, Loader=yaml.BaseLoader)}
     plain = value if isinstance(value, int | float | bool | list | dict | None) else str(value)
     return flatten({key: plain}) if "." in key else {key: plain}

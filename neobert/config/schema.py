@@ -79,8 +79,8 @@ def default_of(key: str) -> object:
 
 
 def is_text(kind: Any) -> bool:
-    """Whether ``kind`` takes text and no number, so that ``1.10`` is text and stays as written."""
-    kinds = kinds_of(kind)
+    """Whether ``kind`` takes text, or a list of texts, and no number: ``1.10`` stays as written."""
+    kinds = kinds_of(get_args(kind)[0] if get_origin(kind) is list else kind)
     return str in kinds and not {int, float} & set(kinds)
 
 

@@ -42,7 +42,6 @@ class TokenizerConfig(Section):
     """Give a tokenizer without a mask token RoBERTa's special tokens, instead of refusing it."""
 
     def problems(self) -> list[str]:
-        """What is wrong with this section; empty if nothing is."""
         return require(
             self.path is None or self.train_vocab_size is None,
             f"tokenizer.path={self.path} and tokenizer.train_vocab_size={self.train_vocab_size} "

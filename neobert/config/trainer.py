@@ -19,16 +19,7 @@ from neobert.config.section import Section
 
 PRECISIONS = ("no", "bf16", "fp16", "bf16-true")
 REPORTERS = ("wandb", "tensorboard", "mlflow", "csv", "none")
-STRATEGIES = (
-    "auto",
-    "single",
-    "ddp",
-    "fsdp2",
-    "deepspeed_zero0",
-    "deepspeed_zero1",
-    "deepspeed_zero2",
-    "deepspeed_zero3",
-)
+STRATEGIES = ("auto", "single", "ddp", "fsdp2", *(f"deepspeed_zero{stage}" for stage in range(4)))
 NUMBER_OF_DEVICES = Limit(
     "be auto or a number of at least 1",
     lambda devices: devices == "auto" or (isinstance(devices, int) and devices >= 1),
@@ -219,7 +210,6 @@ class TrainerConfig(Section):
     """On a CPU: keep large buffers in the allocator, and use the cores that are really there."""
 
     def problems(self) -> list[str]:
-        """What is wrong with this section; empty if nothing is."""
         problems = require(
             not self.load_best_model_at_end or (self.save_model and self.save_strategy != "no"),
             f"trainer.load_best_model_at_end=true needs saved checkpoints, but save_strategy="

@@ -1,7 +1,7 @@
 """YAML files of settings: bounded in size and depth, no key twice, text as it was written."""
 
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import yaml
 from omegaconf._utils import get_yaml_loader
@@ -63,10 +63,5 @@ def _keep_text(node: yaml.Node, prefix: str, count: list[int], depth: int) -> No
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
             _keep_text(value, prefix, count, depth + 1)
-    elif node.tag != NULL and _takes_text(prefix.removesuffix(".")):
+    elif node.tag != NULL and is_text(field_types().get(current_key(prefix.removesuffix(".")))):
         node.tag = TEXT
-
-
-def _takes_text(key: str) -> bool:
-    kind = field_types().get(current_key(key))
-    return is_text(get_args(kind)[0] if get_origin(kind) is list else kind)
