@@ -155,7 +155,8 @@ class Config(Section):
             problems += require(not value, f"{key} and {other} exclude each other")
         if self.trainer.max_steps > 0:
             problems += stage_ends(self.stages, self.trainer.max_steps)[1]
-        known = {*self._without_stages().problems()}
+        trainer = replace(self.trainer, batch_warmup_tokens=None)
+        known = {*replace(self, stages=[], trainer=trainer).problems()}
         for number, stage in enumerate(self.stages):
             place = f"stages[{number}]"
             problems += stage.problems(place)
@@ -164,9 +165,6 @@ class Config(Section):
             changed = with_stage(self, own_keys).problems()
             problems += [f"{place}: {problem}" for problem in changed if problem not in known]
         return problems
-
-    def _without_stages(self) -> "Config":
-        return replace(self, stages=[], trainer=replace(self.trainer, batch_warmup_tokens=None))
 
     def row_length(self) -> int:
         """Tokens of a packed row, or of the longest document."""

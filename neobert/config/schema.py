@@ -7,7 +7,15 @@ from typing import Any, get_args, get_origin
 
 from neobert.config.familiar import FAMILIAR
 from neobert.config.root import Config
-from neobert.config.section import annotations_of, joined, kinds_of, limits_of, section_of, types_of
+from neobert.config.section import (
+    annotations_of,
+    joined,
+    kinds_of,
+    limits_of,
+    nearest_of,
+    section_of,
+    types_of,
+)
 
 Flat = dict[str, object]
 """Values by dotted key."""
@@ -108,10 +116,7 @@ def nearest(key: str) -> str:
     """ "; did you mean …?", or an empty text if no key resembles ``key``."""
     owner, _, last = key.lower().rpartition(".")
     if (entry := section_of(type_of(owner))) is not None and owner not in sections():
-        matches = get_close_matches(last, types_of(entry), n=1, cutoff=0.6)
-        return (
-            f"; did you mean {matches[0]}?" if matches else f"; it has {', '.join(types_of(entry))}"
-        )
+        return nearest_of(last, types_of(entry))
     by_last = {known.rpartition(".")[2]: known for known in reversed(field_types())}
     close = get_close_matches(key.lower(), field_types(), n=5, cutoff=0.75)
     match = (

@@ -1,7 +1,7 @@
 """Settings in plain Python: their types, what people mean by a value, and its checks."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -157,11 +157,15 @@ def mapping_problems(key: str, values: Mapping[Any, Any], kinds: Mapping[str, An
     for name, value in values.items():
         if name in kinds:
             problems += value_problems(f"{key}.{name}", value, kinds[name])
-            continue
-        close = get_close_matches(str(name), kinds, n=1)
-        hint = f"did you mean {key}.{close[0]}?" if close else f"it has {', '.join(kinds)}"
-        problems.append(f"unknown key {key}.{name}; {hint}")
+        else:
+            problems.append(f"unknown key {key}.{name}{nearest_of(str(name), kinds, f'{key}.')}")
     return problems
+
+
+def nearest_of(name: str, known: Collection[str], section: str = "") -> str:
+    """ "; did you mean …?" with the one of the ``known`` names that is like ``name``, or all."""
+    close = get_close_matches(name, known, n=1)
+    return f"; did you mean {section}{close[0]}?" if close else f"; it has {', '.join(known)}"
 
 
 def joined(section: str, field: str) -> str:

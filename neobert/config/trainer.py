@@ -18,7 +18,6 @@ from neobert.config.checks import (
 from neobert.config.section import Section
 
 PRECISIONS = ("no", "bf16", "fp16", "bf16-true")
-REPORTERS = ("wandb", "tensorboard", "mlflow", "csv", "none")
 STRATEGIES = ("auto", "single", "ddp", "fsdp2", *(f"deepspeed_zero{stage}" for stage in range(4)))
 NUMBER_OF_DEVICES = Limit(
     "be auto or a number of at least 1",
@@ -151,7 +150,9 @@ class TrainerConfig(Section):
     use_cpu: bool = False
     """Stay on the CPU even if there is a GPU."""
 
-    report_to: list[Annotated[str, one_of(*REPORTERS)]] = field(default_factory=list)
+    report_to: list[Annotated[str, one_of("wandb", "tensorboard", "mlflow", "csv", "none")]] = (
+        field(default_factory=list)
+    )
     """Loggers: ``wandb``, ``tensorboard``, ``mlflow``; ``csv`` (``metrics.csv``, always written);
     ``none``."""
 

@@ -6,8 +6,6 @@ from typing import Annotated
 from neobert.config.checks import Positive, one_of
 from neobert.config.section import Section
 
-WATCHES = ("gradients", "parameters", "weights", "all", "off")
-
 
 @dataclass(kw_only=True)
 class WandbConfig(Section):
@@ -41,5 +39,5 @@ class WandbConfig(Section):
     dir: str = "logs/wandb"
     """Folder of W&B's own files."""
 
-    watch: Annotated[str, one_of(*WATCHES)] | None = None
+    watch: Annotated[str, one_of("gradients", "parameters", "weights", "all", "off")] | None = None
     """Histograms in W&B: ``gradients``, ``parameters`` (``weights``), ``all``; ``null``/``off``."""
