@@ -56,4 +56,5 @@ def require(claim: bool, problem: str) -> list[str]:
 
 def broken(key: str, value: object, *limits: Limit) -> list[str]:
     """A problem for each of the ``limits`` that ``value`` does not keep."""
-    return [f"{key}={value}: must {limit.must}" for limit in limits if not limit.holds(value)]
+    setting = key if value == "" else f"{key}={value}"
+    return [f"{setting}: must {limit.must}" for limit in limits if not limit.holds(value)]
