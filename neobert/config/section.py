@@ -1,12 +1,12 @@
 """Settings in plain Python: their types, what people mean by a value, and its checks."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import is_dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
 from neobert.config.checks import Limit, broken
 from neobert.errors import ConfigError
@@ -48,16 +48,13 @@ class Section:
         return []
 
 
-@cache
-def types_of(section: type) -> dict[str, Any]:
-    """The types of a section's fields."""
-    return get_type_hints(section)
+types_of = cast(Callable[[type], dict[str, Any]], cache(get_type_hints))
+"""The types of a section's fields."""
 
-
-@cache
-def annotations_of(section: type) -> dict[str, Any]:
-    """The same with the limits of the values."""
-    return get_type_hints(section, include_extras=True)
+annotations_of = cast(
+    Callable[[type], dict[str, Any]], cache(partial(get_type_hints, include_extras=True))
+)
+"""The same with the limits of the values."""
 
 
 def kinds_of(kind: Any) -> tuple[Any, ...]:
