@@ -234,17 +234,17 @@ def _one_step(job: Job) -> Measured:
     from neobert.data.tokenizer import describe_tokenizer
     from neobert.tasks.contrastive.batches import Texts
     from neobert.tasks.contrastive.gradcache import encode_texts
-    from neobert.tasks.contrastive.prepared_pairs import recipe_of
+    from neobert.tasks.contrastive.prepared_pairs import pair_encoder
     from neobert.training.start import open_weights
 
     encoder = open_weights(job.model).encoder().train()
     tokenizer = describe_tokenizer(saved_tokenizer(Path(job.model)), job.model)
     length = f"dataset.max_seq_length={job.max_length}"
-    recipe = recipe_of(compose_config(["task=contrastive", length]), tokenizer)
+    encode = pair_encoder(compose_config(["task=contrastive", length]), tokenizer)
     with Path(job.pairs).open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in islice(lines, job.batch)]
     texts = [row[side] for side in ("query", "positive") for row in rows]
-    batch = Texts.of(recipe.documents(texts), job.chunk)
+    batch = Texts.of(encode.documents(texts), job.chunk)
     before, start = peak_memory_mib(), (time.perf_counter(), time.process_time())
     vectors = torch.nn.functional.normalize(encode_texts(encoder, batch, "avg"))
     queries, documents = vectors.split(len(rows))

@@ -71,12 +71,12 @@ def _prepare_documents(config: Config) -> Iterator[str]:
 
 def _prepare_pairs(config: Config) -> Iterator[str]:
     from neobert.tasks.contrastive.corpus import open_corpus
-    from neobert.tasks.contrastive.prepared_pairs import prepare_sources, recipe_of
+    from neobert.tasks.contrastive.prepared_pairs import pair_encoder, prepare_sources
     from neobert.tasks.contrastive.starting_model import open_tokenizer
 
     tokenizer = open_tokenizer(config)
     force = config.dataset.force_redownload and not config.dataset.load_all_from_disk
-    for source in prepare_sources(config, recipe_of(config, tokenizer), force=force):
+    for source in prepare_sources(config, pair_encoder(config, tokenizer), force=force):
         yield str(source.folder)
     corpus = open_corpus(config, tokenizer)
     if corpus is not None:

@@ -1,8 +1,6 @@
 """Texts of pretraining steps from a corpus of their own: ``contrastive.pretraining_dataset``."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import overload
 
 from neobert.config.root import Config
 from neobert.data.cache import cache_folder
@@ -17,7 +15,7 @@ from neobert.files import user_path
 
 
 @dataclass(frozen=True, slots=True)
-class Corpus(Sequence[list[int]]):
+class Corpus:
     """The documents of a token store, opened, closed and cut to the length."""
 
     store: TokenStore
@@ -27,14 +25,8 @@ class Corpus(Sequence[list[int]]):
     def __len__(self) -> int:
         return self.store.info.documents
 
-    @overload
-    def __getitem__(self, index: int) -> list[int]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[list[int]]: ...
-    def __getitem__(self, index: int | slice) -> list[int] | list[list[int]]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(len(self))[index]]
-        return self.tokenizer.text.wrap(self.store.document(index).tolist(), self.max_length)
+    def __getitem__(self, number: int) -> list[int]:
+        return self.tokenizer.text.wrap(self.store.document(number).tolist(), self.max_length)
 
 
 def open_corpus(config: Config, tokenizer: TokenizerInfo) -> Corpus | None:

@@ -17,15 +17,17 @@ from neobert.console import get_logger
 from neobert.data.cache import opening
 from neobert.data.loader import CountedLoader, Workers, one_ahead, sum_over_ranks
 from neobert.data.masking import build_masking
+from neobert.data.packing import Packing
 from neobert.data.steps import Share
+from neobert.data.token_rows import RowMaker
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.errors import ConfigError
 from neobert.tasks.contrastive.batches import PairBatch, Texts
 from neobert.tasks.contrastive.corpus import open_corpus
 from neobert.tasks.contrastive.pair_encoder import HELD_OUT, TRAIN
 from neobert.tasks.contrastive.pair_evaluation import EvaluationSet
-from neobert.tasks.contrastive.pair_loader import AnyBatch, Batches, Draws, Making, PairRows
-from neobert.tasks.contrastive.prepared_pairs import PAIRS, Prepared, prepare_sources, recipe_of
+from neobert.tasks.contrastive.pair_loader import AnyBatch, Batches, Draws, PairRows
+from neobert.tasks.contrastive.prepared_pairs import PAIRS, Prepared, pair_encoder, prepare_sources
 from neobert.training.data import RunDataModule
 from neobert.training.resume import ROWS_PER_STEP
 
@@ -53,20 +55,20 @@ class ContrastiveDataModule(RunDataModule):
     def read(self) -> None:
         """Prepare what is missing, one process at a time, and split it."""
         config = self.config
-        recipe = recipe_of(config, self.tokenizer)
+        encoder = pair_encoder(config, self.tokenizer)
         if config.dataset.force_redownload:
             log.warning(
                 "dataset.force_redownload acts in python -m neobert.tools.prepare "
                 "task=contrastive; a run takes what is prepared"
             )
-        self.prepared = prepare_sources(config, recipe)
+        self.prepared = prepare_sources(config, encoder)
         self.sources: list[PairRows] = []
         self.evaluation = EvaluationSet()
         self.held_out: dict[str, NDArray[np.int64]] = {}  # rows of the tables, by source
         for source in self.prepared:
             self._open(source)
         if config.contrastive.eval_sts is not None:
-            self.evaluation.add_sts(config.contrastive.eval_sts, recipe)
+            self.evaluation.add_sts(config.contrastive.eval_sts, encoder)
         self.corpus = open_corpus(config, self.tokenizer)
 
     def _open(self, prepared: Prepared) -> None:
@@ -147,18 +149,24 @@ class ContrastiveDataModule(RunDataModule):
             config.seed,
             self.total_steps * config.trainer.gradient_accumulation_steps,
         )
-        masking = None
+        masker = None
         if settings.pretraining_step == "mlm":
-            collator, steps = config.datacollator, self.total_steps
-            masking = build_masking(collator, self.tokenizer, config.seed, steps)
-        making = Making(
-            hard_negatives=settings.hard_negatives,
-            chunk_size=settings.micro_batch_size,
-            seed=config.seed,
-            masking=masking,
-            is_special=self.tokenizer.is_special,
+            masking = build_masking(
+                config.datacollator, self.tokenizer, config.seed, self.total_steps
+            )
+            length, wrapping = config.dataset.max_seq_length, self.tokenizer.wrapping
+            packing = Packing(length, length, wrapping, packed=False, truncate=True)
+            masker = RowMaker(self.tokenizer, masking, packing)
+        batches = Batches(
+            self.sources,
+            draws,
+            self.share,
+            config.seed,
+            settings.hard_negatives,
+            settings.micro_batch_size,
+            self.corpus,
+            masker,
         )
-        batches = Batches(self.sources, self.corpus, draws, self.share, making)
         requested = config.trainer.dataloader_num_workers
         workers = self.workers(requested, "trainer.dataloader_num_workers")
         return PairLoader(batches, len(draws.turn), workers, self.share)

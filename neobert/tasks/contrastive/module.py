@@ -4,13 +4,13 @@ The loss is a mean over the pairs of a micro-batch, whose queries meet the docum
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from neobert.batch import MaskedBatch
-from neobert.config.optimizer import OptimizerConfig
+from neobert.config.root import Config
 from neobert.losses.contrastive import (
     Anchors,
     Candidates,
@@ -24,7 +24,7 @@ from neobert.losses.mlm import masked_lm_loss
 from neobert.model.encoder import Encoder
 from neobert.model.heads import MaskedLM
 from neobert.optim.schedule import Schedule
-from neobert.tasks.contrastive.batches import PairBatch, TwiceBatch
+from neobert.tasks.contrastive.batches import PairBatch, Texts, TwiceBatch
 from neobert.tasks.contrastive.data import EvaluationBatch
 from neobert.tasks.contrastive.gradcache import encode_texts
 from neobert.tasks.contrastive.pair_evaluation import EvaluationSet
@@ -32,16 +32,6 @@ from neobert.training.logger import log_metrics
 from neobert.training.module import OptimizedModule
 
 LOSSES = {"simcse": simcse_loss, "supcon": supcon_loss}
-
-
-@dataclass(frozen=True, slots=True)
-class ContrastiveSettings:
-    """What the module needs beside model and optimizer."""
-
-    pooling: str
-    loss_type: str
-    similarity: Similarity
-    log_grad_norm: bool = False
 
 
 class ContrastiveModule(OptimizedModule):
@@ -53,19 +43,15 @@ class ContrastiveModule(OptimizedModule):
         self,
         model: Encoder | MaskedLM,
         evaluation: EvaluationSet,
-        optimizer_config: OptimizerConfig,
         schedule: Schedule,
-        settings: ContrastiveSettings,
+        config: Config,
     ) -> None:
-        super().__init__(
-            optimizer_config,
-            schedule,
-            encoder_of(model).config.num_attention_heads,
-            settings.log_grad_norm,
-        )
+        heads = encoder_of(model).config.num_attention_heads
+        super().__init__(config.optimizer, schedule, heads, config.trainer.log_grad_norm)
         self.model = model
         self.evaluation = evaluation
-        self.settings = settings
+        self.settings = settings = config.contrastive
+        self.similarity = Similarity(settings.temperature, settings.hard_negative_weight)
         self._vectors = torch.zeros(())
 
     @property
@@ -116,22 +102,22 @@ class ContrastiveModule(OptimizedModule):
         self._vectors = torch.zeros(shape, device=self.device)
 
     def validation_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
-        vectors = encode_texts(self.encoder, batch.texts, self.settings.pooling)
-        self._vectors[batch.places] = vectors
+        self._vectors[batch.places] = self._encoded(batch.texts)
 
     def on_validation_epoch_end(self) -> None:
         # Each rank has filled in its own rows; the others are zero.
         vectors = torch.as_tensor(self.trainer.strategy.reduce(self._vectors, reduce_op="sum"))
-        metrics = self.evaluation.metrics(vectors, self.settings.similarity.temperature)
+        metrics = self.evaluation.metrics(vectors, self.similarity.temperature)
         self._vectors = torch.zeros(())
-        self.log_dict(
-            metrics, logger=False, sync_dist=True
-        )  # for early stopping and the best model
+        # For early stopping and the best model.
+        self.log_dict(metrics, logger=False, sync_dist=True)
         log_metrics(self.trainer, metrics)
 
+    def _encoded(self, texts: Texts) -> Tensor:
+        return encode_texts(self.encoder, texts, self.settings.pooling)
+
     def _pairs(self, batch: PairBatch) -> ContrastiveLoss:
-        vectors = encode_texts(self.encoder, batch.texts, self.settings.pooling)
-        pairs = batch.num_pairs
+        vectors, pairs = self._encoded(batch.texts), batch.num_pairs
         queries, documents = vectors[:pairs], vectors[pairs:]
         is_hard = torch.arange(len(documents), device=documents.device) >= pairs
         groups = torch.zeros_like(batch.document_texts)
@@ -145,9 +131,7 @@ class ContrastiveModule(OptimizedModule):
 
     def _twice(self, batch: TwiceBatch) -> ContrastiveLoss:
         """Unsupervised SimCSE: dropout makes two vectors of each text, which belong together."""
-        once, again = (
-            encode_texts(self.encoder, batch.texts, self.settings.pooling) for _ in range(2)
-        )
+        once, again = self._encoded(batch.texts), self._encoded(batch.texts)
         numbers = batch.numbers
         return self._compare(
             Anchors(once, numbers, numbers, _first(len(numbers), once)),
@@ -163,8 +147,8 @@ class ContrastiveModule(OptimizedModule):
         sizes: Sequence[int] | None = None,
     ) -> ContrastiveLoss:
         candidates, first = gather_candidates(own, sizes)
-        moved = Anchors(anchors.vectors, anchors.texts, anchors.groups, anchors.own + first)
-        return LOSSES[loss_type](moved, candidates, self.settings.similarity)
+        moved = replace(anchors, own=anchors.own + first)
+        return LOSSES[loss_type](moved, candidates, self.similarity)
 
     def _masked(self, batch: MaskedBatch) -> Tensor:
         model = self.model

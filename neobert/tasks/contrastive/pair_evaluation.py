@@ -15,7 +15,7 @@ from torchmetrics.functional import spearman_corrcoef
 from neobert.data.data_files import find_files
 from neobert.data.rows import TABLES, read_table, row_columns
 from neobert.errors import ConfigError
-from neobert.tasks.contrastive.prepared_pairs import Recipe
+from neobert.tasks.contrastive.pair_encoder import PairEncoder
 
 SENTENCES = ("sentence1", "sentence2")
 SCORE_COLUMNS = ("score", "label", "similarity_score")
@@ -73,7 +73,7 @@ class EvaluationSet:
         self.texts += [row["query"] for row in rows]  # type: ignore[misc]
         self.held_out.append(HeldOut(name, queries, documents, own, left_out))
 
-    def add_sts(self, file: str, recipe: Recipe) -> None:
+    def add_sts(self, file: str, encoder: PairEncoder) -> None:
         """Add scored sentence pairs. Raises ``ConfigError`` for a file without the columns."""
         setting = "contrastive.eval_sts"
         data = find_files(file, setting, TABLES)
@@ -91,8 +91,7 @@ class EvaluationSet:
         sides = []
         for name in SENTENCES:
             sides.append(torch.arange(len(scores)) + len(self.texts))
-            sentences = [recipe.query_prefix + str(text) for text in table[name].to_pylist()]
-            self.texts += recipe.documents(sentences)
+            self.texts += encoder.queries([str(text) for text in table[name].to_pylist()])
         self.sts = (sides[0], sides[1], scores)
 
     def check_metric(self, metric: str | None) -> None:

@@ -7,6 +7,7 @@ data is one number.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,11 @@ from datasets import Dataset as ArrowDataset
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from neobert.batch import MaskedBatch, PackedBatch
-from neobert.data.masking import Masking, mask_row
+from neobert.batch import MaskedBatch
 from neobert.data.steps import Share
+from neobert.data.token_rows import Row, RowMaker
 from neobert.tasks.contrastive.batches import PairBatch, Texts, TwiceBatch
+from neobert.tasks.contrastive.corpus import Corpus
 from neobert.tasks.contrastive.pair_encoder import text_number
 
 AnyBatch = PairBatch | TwiceBatch | MaskedBatch
@@ -81,108 +83,74 @@ class PairRows:
         first = place * together + share.rank * size
         return self.rows[self._order[first : first + size]].tolist()
 
-    def read(self, rows: Sequence[int]) -> list[dict[str, object]]:
+    def read(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Rows of the table."""
         return self.table.select(rows).to_list()
 
 
-@dataclass(frozen=True, slots=True)
-class Making:
-    """How rows become batches."""
-
-    hard_negatives: int
-    chunk_size: int | None
-    seed: int
-    masking: Masking | None
-    """For MLM steps; ``None``: pretraining steps are unsupervised SimCSE."""
-
-    is_special: NDArray[np.bool_]
-
-
+@dataclass(frozen=True)
 class Batches(Dataset[AnyBatch]):
     """Micro-batches of a run by their number; what loader processes compute."""
 
-    def __init__(
-        self,
-        sources: Sequence[PairRows],
-        corpus: Sequence[Sequence[int]] | None,
-        draws: Draws,
-        share: Share,
-        making: Making,
-    ) -> None:
-        """``corpus``: texts of pretraining steps; ``None``: those of the pairs."""
-        self.sources, self.corpus = sources, corpus
-        self.draws, self.share, self.making = draws, share, making
+    sources: Sequence[PairRows]
+    draws: Draws
+    share: Share
+    seed: int
+    hard_negatives: int
+    """Of each row's negatives so many at most."""
+
+    chunk_size: int | None = None
+    corpus: Sequence[Sequence[int]] | Corpus | None = None
+    """Texts of pretraining steps; ``None``: those of the pairs."""
+
+    masker: RowMaker | None = None
+    """For MLM steps; ``None``: pretraining steps are unsupervised SimCSE."""
 
     def __getitem__(self, number: int) -> AnyBatch:
         source = self.sources[self.draws.source[number]]
-        turn = int(self.draws.turn[number])
+        turn, key = int(self.draws.turn[number]), number * self.share.ranks + self.share.rank
         if not self.draws.is_pretraining[number]:
-            rows = source.read(source.chosen(turn, self.share))
-            return pair_batch(rows, source.name, self.making, self._key(number))
+            return self._pairs(source.read(source.chosen(turn, self.share)), source.name, key)
         if self.corpus is None:
             texts = [row["positive"] for row in source.read(source.chosen(turn, self.share))]
         else:
-            draw = _generator(self.making.seed, TEXTS, self._key(number))
+            draw = _generator(self.seed, TEXTS, key)
             places = draw.choice(len(self.corpus), self.share.batch_size)
             texts = [self.corpus[int(place)] for place in places]
+        if self.masker is None:
+            numbers = [text_number(repr(list(text))) for text in texts]
+            return TwiceBatch(Texts.of(texts, self.chunk_size), torch.tensor(numbers))
         step = number // self.share.accumulation
-        return pretraining_batch(texts, self.making, self._key(number), step)  # type: ignore[arg-type]
+        masked = []
+        for place, text in enumerate(texts):
+            row = Row(np.array(text, dtype=np.int64), [len(text)], len(text))
+            masked.append(self.masker.mask(row, key * len(texts) + place, step))
+        return self.masker.batch(masked)
 
-    def _key(self, number: int) -> int:
-        return number * self.share.ranks + self.share.rank
+    def _pairs(self, rows: Sequence[dict[str, Any]], source: str, key: int) -> PairBatch:
+        draw = _generator(self.seed, NEGATIVES, key)
+        negatives: list[list[int]] = []
+        numbers: list[int] = []
+        for row in rows:
+            stored = row["negatives"]
+            count = min(self.hard_negatives, len(stored))
+            for place in draw.choice(len(stored), count, replace=False) if count else ():
+                negatives.append(stored[place])
+                numbers.append(row["negative_texts"][place])
+        queries, positives = ([row[name] for row in rows] for name in ("query", "positive"))
+        return PairBatch(
+            texts=Texts.of([*queries, *positives, *negatives], self.chunk_size),
+            query_texts=_numbers(rows, "query_text"),
+            document_texts=torch.cat(
+                [_numbers(rows, "positive_text"), torch.tensor(numbers).long()]
+            ),
+            groups=_numbers(rows, "group"),
+            source=source,
+        )
 
 
-def pair_batch(
-    rows: Sequence[dict[str, object]], source: str, making: Making, key: int
-) -> PairBatch:
-    """Queries, positives, and up to ``hard_negatives`` of each row's negatives."""
-    draw = _generator(making.seed, NEGATIVES, key)
-    negatives: list[list[int]] = []
-    numbers: list[int] = []
-    for row in rows:
-        stored, texts = row["negatives"], row["negative_texts"]
-        count = min(making.hard_negatives, len(stored))  # type: ignore[arg-type]
-        for place in draw.choice(len(stored), count, replace=False) if count else ():  # type: ignore[arg-type]
-            negatives.append(stored[place])  # type: ignore[index]
-            numbers.append(texts[place])  # type: ignore[index]
-    queries, positives = ([row[name] for row in rows] for name in ("query", "positive"))
-    return PairBatch(
-        texts=Texts.of([*queries, *positives, *negatives], making.chunk_size),  # type: ignore[list-item]
-        query_texts=_numbers(rows, "query_text"),
-        document_texts=torch.cat([_numbers(rows, "positive_text"), torch.tensor(numbers).long()]),
-        groups=_numbers(rows, "group"),
-        source=source,
-    )
-
-
-def _numbers(rows: Sequence[dict[str, object]], name: str) -> torch.Tensor:
+def _numbers(rows: Sequence[dict[str, Any]], name: str) -> torch.Tensor:
     return torch.tensor([row[name] for row in rows], dtype=torch.int64)
-
-
-def pretraining_batch(
-    texts: Sequence[Sequence[int]], making: Making, key: int, step: int
-) -> TwiceBatch | MaskedBatch:
-    """A step against forgetting: the same texts twice, or with some of their tokens masked."""
-    if making.masking is None:
-        numbers = [text_number(repr(list(text))) for text in texts]
-        return TwiceBatch(Texts.of(texts, making.chunk_size), torch.tensor(numbers))
-    corrupted, positions, labels, offset = [], [], [], 0
-    for place, text in enumerate(texts):
-        ids = np.asarray(text, dtype=np.int64)
-        row = key * len(texts) + place
-        masked, chosen = mask_row(ids, ~making.is_special[ids], making.masking, row, step)
-        corrupted.append(masked.tolist())
-        positions.append(chosen + offset)
-        labels.append(ids[chosen])
-        offset += len(ids)
-    targets = np.concatenate(labels)
-    return MaskedBatch(
-        PackedBatch.from_documents(corrupted),
-        torch.from_numpy(np.concatenate(positions)),
-        torch.from_numpy(targets),
-        len(targets),
-    )
 
 
 def _generator(*seed: int) -> np.random.Generator:

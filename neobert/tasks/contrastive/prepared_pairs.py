@@ -30,33 +30,8 @@ from neobert.tasks.contrastive.pair_sources import EVERYTHING, PairSource, selec
 
 log = get_logger(__name__)
 
-VERSION = 2
 BATCH = 1000
 PAIRS, MANIFEST = "pairs.arrow", "manifest.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What the tokens of a pair depend on, beside its texts."""
-
-    tokenizer: TokenizerInfo
-    max_length: int
-    query_prefix: str = ""
-    document_prefix: str = ""
-
-    def documents(self, texts: list[str]) -> list[list[int]]:
-        """Ids of texts with start and end token, cut to the length; the caller adds prefixes."""
-        return self.tokenizer.text.documents(texts, self.max_length)
-
-    def key(self) -> dict[str, object]:
-        """Part of the key and of the manifest."""
-        return {
-            "version": VERSION,
-            "tokenizer": self.tokenizer.fingerprint,
-            "max_length": self.max_length,
-            "query_prefix": self.query_prefix,
-            "document_prefix": self.document_prefix,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,89 +42,75 @@ class Prepared:
     folder: Path
     manifest: dict[str, object]
 
-    @property
-    def pairs(self) -> int:
-        return int(str(self.manifest["pairs"]))
 
-
-def recipe_of(config: Config, tokenizer: TokenizerInfo) -> Recipe:
-    """The recipe that the settings ask for."""
-    settings = config.contrastive
-    if config.dataset.max_seq_length <= tokenizer.wrapping:
-        length = config.dataset.max_seq_length
+def pair_encoder(config: Config, tokenizer: TokenizerInfo) -> PairEncoder:
+    """The encoder that the settings ask for."""
+    settings, length = config.contrastive, config.dataset.max_seq_length
+    if length <= tokenizer.wrapping:
         raise ConfigError(f"dataset.max_seq_length={length}: leaves no room for text")
-    return Recipe(
-        tokenizer, config.dataset.max_seq_length, settings.query_prefix, settings.document_prefix
+    return PairEncoder(
+        tokenizer.text,
+        tokenizer.fingerprint,
+        length,
+        settings.query_prefix,
+        settings.document_prefix,
     )
 
 
-def prepare_sources(config: Config, recipe: Recipe, force: bool = False) -> list[Prepared]:
+def prepare_sources(config: Config, encoder: PairEncoder, force: bool = False) -> list[Prepared]:
     """The sources that ``dataset.name`` selects, tokenised: what is missing is made.
 
     With ``dataset.load_all_from_disk`` nothing is made or looked at but the tokens on disk; with
     ``force`` they are rebuilt. Raises ``ConfigError`` for sources that cannot be used.
     """
-    root, cache = prepared_root(config), cache_folder(config.dataset.cache_dir)
+    cache = cache_folder(config.dataset.cache_dir)
+    root = user_path(config.dataset.path) if config.dataset.path else cache / "pairs"
     sources = select_sources(config.dataset.name, config.contrastive)
     if config.dataset.load_all_from_disk:
         every = config.dataset.name.strip().lower() in EVERYTHING
         names = None if every else [source.name for source in sources]
-        return [_opened(*one, cache) for one in _on_disk(root, recipe, names)]
-    return [_prepare(source, root, recipe, config, force) for source in sources]
-
-
-def prepared_root(config: Config) -> Path:
-    """``dataset.path``, else a folder in the cache."""
-    if config.dataset.path:
-        return user_path(config.dataset.path)
-    return cache_folder(config.dataset.cache_dir) / "pairs"
+        return [_opened(folder, cache) for folder in _on_disk(root, encoder, names)]
+    return [_prepare(source, root, encoder, config, force) for source in sources]
 
 
 def _prepare(
-    source: PairSource, root: Path, recipe: Recipe, config: Config, force: bool
+    source: PairSource, root: Path, encoder: PairEncoder, config: Config, force: bool
 ) -> Prepared:
     sources_dir, cache = config.contrastive.sources_dir, cache_folder(config.dataset.cache_dir)
-    key = {
-        "source": identity(source, sources_dir, cache),
-        **recipe.key(),
-    }
+    key = {"source": identity(source, sources_dir, cache), **encoder.key()}
     folder = root / source.name / key_of(key)
 
     def make(target: Path) -> None:
         log.info("%s: tokenising", source.name)
         examples = read_examples(source, sources_dir, fresh=force)
-        counts = _write(target / PAIRS, examples, recipe, num_processes(config.dataset.num_proc))
+        counts = _write(target / PAIRS, examples, encoder, num_processes(config.dataset.num_proc))
         if not counts["pairs"]:
             raise ConfigError(f"source {source.name}: has no pair with text on both sides")
         manifest = {"name": source.name, **key, **counts, "sha256": sha256(target / PAIRS)}
         (target / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
 
     build_cached(folder, make, rebuild=force)
-    return _opened(source.name, folder, cache)
+    return _opened(folder, cache)
 
 
-def _opened(name: str, folder: Path, cache: Path) -> Prepared:
+def _opened(folder: Path, cache: Path) -> Prepared:
     with opening(folder):
         manifest = dict(json.loads((folder / MANIFEST).read_text()))
         left_out = {reason: number for reason, number in manifest["left_out"].items() if number}
         if file_digests([folder / PAIRS], cache) != [manifest["sha256"]]:
             raise ValueError(f"{PAIRS}: its SHA-256 is not the recorded one")
-    log.info(
-        "%s: %s pairs%s",
-        name,
-        f"{manifest['pairs']:,}",
-        f", left out: {left_out}" if left_out else "",
-    )
+    name, omissions = manifest["name"], f", left out: {left_out}" if left_out else ""
+    log.info("%s: %s pairs%s", name, f"{manifest['pairs']:,}", omissions)
     return Prepared(name, folder, manifest)
 
 
-def _on_disk(root: Path, recipe: Recipe, names: list[str] | None) -> list[tuple[str, Path]]:
-    """What was prepared under this recipe, whatever has become of its source since."""
+def _on_disk(root: Path, encoder: PairEncoder, names: list[str] | None) -> list[Path]:
+    """What was prepared for this encoder, whatever has become of its source since."""
     folders: dict[str, Path] = {}
     for manifest in sorted(root.glob(f"*/*/{MANIFEST}"), key=lambda path: path.stat().st_mtime):
         with opening(manifest.parent):
             recorded = dict(json.loads(manifest.read_text()))
-            if all(recorded.get(key) == value for key, value in recipe.key().items()):
+            if all(recorded.get(key) == value for key, value in encoder.key().items()):
                 folders[recorded["name"]] = manifest.parent
     selected = sorted(folders) if names is None else names
     missing = [name for name in selected if name not in folders]
@@ -160,36 +121,25 @@ def _on_disk(root: Path, recipe: Recipe, names: list[str] | None) -> list[tuple[
             f"{', '.join(sorted(folders)) or 'none'}. Prepare it: "
             "python -m neobert.tools.prepare task=contrastive"
         )
-    return [(name, folders[name]) for name in selected]
+    return [folders[name] for name in selected]
 
 
 def _write(
-    file: Path, examples: Iterator[Example], recipe: Recipe, num_proc: int
+    file: Path, examples: Iterator[Example], encoder: PairEncoder, num_proc: int
 ) -> dict[str, object]:
     """Tokenise in ``num_proc`` processes and write; return the counts of pairs and omissions."""
     left_out: Counter[str] = Counter()
     pairs = tokens = negatives = 0
-    encode = PairEncoder(
-        recipe.tokenizer.text, recipe.max_length, recipe.query_prefix, recipe.document_prefix
-    )
-    batches = (list(cleaned(batch, left_out)) for batch in _batches(examples))
+    batches = iter(lambda: list(islice(examples, BATCH)), [])
+    good = (list(cleaned(batch, left_out)) for batch in batches)
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
-        for table in in_processes(encode, batches, num_proc):
+        for table in in_processes(encoder, good, num_proc):
             writer.write_batch(table)
             pairs += len(table)
             negatives += len(table["negatives"].flatten())
             tokens += sum(len(table[name].flatten()) for name in ("query", "positive"))
-    return {
-        "pairs": pairs,
-        "negatives": negatives,
-        "tokens": tokens,
-        "left_out": dict(left_out),
-    }
-
-
-def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
-    while batch := list(islice(examples, BATCH)):
-        yield batch
+    counts = {"pairs": pairs, "negatives": negatives, "tokens": tokens}
+    return {**counts, "left_out": dict(left_out)}
 
 
 def cleaned(batch: Iterable[Example], left_out: Counter[str]) -> Iterator[Example]:

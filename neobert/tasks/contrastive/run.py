@@ -8,10 +8,9 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from neobert.config.root import Config
-from neobert.losses.contrastive import Similarity
 from neobert.optim.schedule import Schedule
 from neobert.tasks.contrastive.data import ContrastiveDataModule
-from neobert.tasks.contrastive.module import ContrastiveModule, ContrastiveSettings
+from neobert.tasks.contrastive.module import ContrastiveModule
 from neobert.tasks.contrastive.starting_model import open_start
 from neobert.training.metrics_file import read_metrics
 from neobert.training.run import TaskRun, TrainedRun
@@ -42,15 +41,7 @@ class ContrastiveRun(TaskRun):
         return run.parts.checkpointer.best.metric or "eval/mrr_at_10"
 
     def build_module(self, schedule: Schedule) -> ContrastiveModule:
-        own = self.config.contrastive
-        settings = ContrastiveSettings(
-            pooling=own.pooling,
-            loss_type=own.loss_type,
-            similarity=Similarity(own.temperature, own.hard_negative_weight),
-            log_grad_norm=self.config.trainer.log_grad_norm,
-        )
-        evaluation, optimizer = self.data.evaluation, self.config.optimizer
-        return ContrastiveModule(self.start.model, evaluation, optimizer, schedule, settings)
+        return ContrastiveModule(self.start.model, self.data.evaluation, schedule, self.config)
 
     def summary(self, run: TrainedRun) -> dict[str, object]:
         rows = read_metrics(run.folder.metrics_file)

@@ -42,6 +42,13 @@ def info():
     return describe_tokenizer(word_tokenizer(), "words")
 
 
+def encoder(info, max_length: int, query_prefix: str = ""):
+    """What turns pairs into tokens of the tokenizer ``info``."""
+    from neobert.tasks.contrastive.pair_encoder import PairEncoder
+
+    return PairEncoder(info.text, info.fingerprint, max_length, query_prefix)
+
+
 def small_config(**changes: object):
     from neobert.config.model import ModelConfig
 

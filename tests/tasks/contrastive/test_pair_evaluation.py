@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from neobert.errors import ConfigError
 from neobert.tasks.contrastive.pair_evaluation import EvaluationSet
-from neobert.tasks.contrastive.prepared_pairs import Recipe
+from tests.tasks.contrastive.conftest import encoder
 
 
 def row(query: int, positive: int, group: int | None = None) -> dict[str, object]:
@@ -101,7 +101,7 @@ def test_sts_is_the_rank_correlation_of_cosines_and_scores(info, tmp_path: Path)
     lines = [json.dumps({"sentence1": a, "sentence2": b, "label": c}) for a, b, c in pairs]
     file.write_text("\n".join(lines))
     held = EvaluationSet()
-    held.add_sts(str(file), Recipe(info, 16))
+    held.add_sts(str(file), encoder(info, 16))
     vectors = torch.randn(6, 4)
     cosines = F.cosine_similarity(vectors[:3], vectors[3:])
     expected = spearmanr(cosines, [1, 4.5, 3]).statistic
@@ -117,7 +117,7 @@ def test_an_sts_file_that_cannot_serve_is_one_clear_error(content, message, info
     if content is not None:
         file.write_text(content)
     with pytest.raises(ConfigError, match=message):
-        EvaluationSet().add_sts(str(file), Recipe(info, 16))
+        EvaluationSet().add_sts(str(file), encoder(info, 16))
 
 
 def test_the_best_model_s_metric_must_be_one_that_is_logged() -> None:

@@ -1,6 +1,7 @@
 """Batches by their number: shares of the sources, epochs, ranks, processes, resume."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -12,10 +13,12 @@ from neobert.batch import IGNORE, MaskedBatch
 from neobert.data.curriculum import MaskRate
 from neobert.data.loader import CountedLoader, Workers
 from neobert.data.masking import Masking
+from neobert.data.packing import Packing
 from neobert.data.steps import Share
+from neobert.data.token_rows import RowMaker
 from neobert.tasks.contrastive.batches import PairBatch, Texts, TwiceBatch
 from neobert.tasks.contrastive.data import held_out_rows, sample_of
-from neobert.tasks.contrastive.pair_loader import Batches, Draws, Making, PairRows
+from neobert.tasks.contrastive.pair_loader import Batches, Draws, PairRows
 from neobert.training.callbacks.batch_digest import batch_digest
 
 
@@ -40,23 +43,8 @@ def source(name: str, count: int, offset: int = 0, negatives: int = 0) -> PairRo
     return PairRows(name, table, np.arange(count), seed=0)
 
 
-def making(**changes) -> Making:
-    is_special = np.zeros(64, dtype=bool)
-    is_special[:5] = True
-    default = {
-        "hard_negatives": 1,
-        "chunk_size": None,
-        "seed": 0,
-        "masking": None,
-        "is_special": is_special,
-    }
-    return Making(**{**default, **changes})
-
-
-def batches(sources, draws, share=None, **changes) -> Batches:
-    return Batches(
-        sources, changes.pop("corpus", None), draws, share or Share(4, 1), making(**changes)
-    )
+def batches(sources, draws, share=None, hard_negatives=1, **changes) -> Batches:
+    return Batches(sources, draws, share or Share(4, 1), 0, hard_negatives, **changes)
 
 
 @pytest.mark.proves("dataset.alpha")
@@ -150,9 +138,11 @@ def test_up_to_so_many_hard_negatives_of_a_pair_are_drawn_anew_each_time(asked):
 
 
 @pytest.mark.proves("contrastive.pretraining_step")
-def test_a_masked_step_keeps_what_stood_at_its_targets():
+def test_a_masked_step_keeps_what_stood_at_its_targets(info):
     masking = Masking(MaskRate.constant(0.4), True, mask_id=4, random_ids=np.arange(5, 64), seed=0)
-    loaded = batches([source("a", 8)], Draws.of([8], 1.0, 1.0, 0, 3), masking=masking)
+    is_special = np.arange(64) < 5
+    masker = RowMaker(replace(info, is_special=is_special), masking, Packing(8, 8, 2, False, True))
+    loaded = batches([source("a", 8)], Draws.of([8], 1.0, 1.0, 0, 3), masker=masker)
     batch = loaded[2]
     assert isinstance(batch, MaskedBatch)
     assert (batch.inputs.input_ids[batch.positions] == 4).all()

@@ -10,8 +10,8 @@ from datasets import Dataset
 
 from neobert.errors import ConfigError, RunError
 from neobert.tasks.contrastive import prepared_pairs
-from neobert.tasks.contrastive.prepared_pairs import PAIRS, Recipe, prepare_sources, recipe_of
-from tests.tasks.contrastive.conftest import write_jsonl
+from neobert.tasks.contrastive.prepared_pairs import PAIRS, pair_encoder, prepare_sources
+from tests.tasks.contrastive.conftest import encoder, write_jsonl
 
 MARK = b"\xff\xff\xff\xff"
 """Begins each message of an Arrow stream."""
@@ -37,8 +37,8 @@ def rows_of(prepared) -> list[dict[str, object]]:
 
 
 def test_empty_texts_and_negatives_equal_to_query_or_positive_are_left_out_and_counted(own, info):
-    (prepared,) = prepare_sources(own(), Recipe(info, 16))
-    assert prepared.pairs == 2
+    (prepared,) = prepare_sources(own(), encoder(info, 16))
+    assert prepared.manifest["pairs"] == 2
     assert prepared.manifest["left_out"] == {
         "pairs with an empty text": 2,
         "negatives that are empty": 1,
@@ -73,7 +73,7 @@ def test_several_processes_make_the_same_pairs(
     def made(number: int) -> tuple[object, list[dict[str, object]]]:
         words = (f"dataset.num_proc={number}", f"dataset.path={tmp_path / str(number)}")
         (found,) = prepare_sources(
-            settings(f"contrastive.sources={source}", *words), Recipe(info, 16)
+            settings(f"contrastive.sources={source}", *words), encoder(info, 16)
         )
         return found.manifest, rows_of(found)
 
@@ -85,16 +85,16 @@ def test_a_source_without_a_single_pair_is_one_clear_error(settings, info, tmp_p
     file = write_jsonl(tmp_path / "rows.jsonl", [{"q": "", "a": "x"}])
     config = settings(f"contrastive.sources={{own:{{path:{file},query:q,positive:a}}}}")
     with pytest.raises(ConfigError, match="source own: has no pair with text on both sides"):
-        prepare_sources(config, Recipe(info, 16))
+        prepare_sources(config, encoder(info, 16))
 
 
 @pytest.mark.proves("dataset.max_seq_length")
 def test_longer_texts_are_cut_to_the_length_with_their_special_tokens(own, info):
     config = own("dataset.max_seq_length=4")
-    (prepared,) = prepare_sources(config, recipe_of(config, info))
+    (prepared,) = prepare_sources(config, pair_encoder(config, info))
     assert rows_of(prepared)[0]["positive"][::3] == [2, 3]
     with pytest.raises(ConfigError, match="leaves no room"):
-        recipe_of(replace_length(config, 2), info)
+        pair_encoder(replace_length(config, 2), info)
 
 
 def replace_length(config, length: int):
@@ -104,7 +104,7 @@ def replace_length(config, length: int):
 @pytest.mark.proves("contrastive.query_prefix", "contrastive.document_prefix")
 def test_prefixes_stand_before_queries_and_documents(own, info):
     config = own("contrastive.query_prefix='old '", "contrastive.document_prefix='the city '")
-    (prepared,) = prepare_sources(config, recipe_of(config, info))
+    (prepared,) = prepare_sources(config, pair_encoder(config, info))
     row, ids = rows_of(prepared)[0], info.tokenizer.get_vocab()
     assert row["query"][1] == ids["old"]
     assert row["positive"][1:3] == row["negatives"][0][1:3] == [ids["the"], ids["city"]]
@@ -113,19 +113,23 @@ def test_prefixes_stand_before_queries_and_documents(own, info):
 @pytest.mark.proves("dataset.path")
 def test_tokens_lie_below_the_path_under_a_key_of_source_tokenizer_and_settings(own, info):
     config = own()
-    (first,) = prepare_sources(config, Recipe(info, 16))
+    (first,) = prepare_sources(config, encoder(info, 16))
     assert first.folder.parent == Path(config.dataset.path) / "own"
     made = (first.folder / PAIRS).stat().st_mtime_ns
-    (again,) = prepare_sources(config, Recipe(info, 16))
+    (again,) = prepare_sources(config, encoder(info, 16))
     assert again.folder == first.folder
     assert (again.folder / PAIRS).stat().st_mtime_ns == made
-    others = [Recipe(info, 8), Recipe(info, 16, "x "), Recipe(replace(info, fingerprint="y"), 16)]
+    others = [
+        encoder(info, 8),
+        encoder(info, 16, "x "),
+        encoder(replace(info, fingerprint="y"), 16),
+    ]
     folders = {prepare_sources(config, other)[0].folder for other in others}
     assert len(folders | {first.folder}) == 4
     write_jsonl(Path(config.contrastive.sources["own"]["path"]), ROWS[3:])
-    (changed,) = prepare_sources(config, Recipe(info, 16))
+    (changed,) = prepare_sources(config, encoder(info, 16))
     assert changed.folder != first.folder
-    assert changed.pairs == 1
+    assert changed.manifest["pairs"] == 1
 
 
 @pytest.mark.proves("dataset.load_all_from_disk")
@@ -134,15 +138,15 @@ def test_load_all_from_disk_takes_what_is_prepared_and_makes_nothing(own, info):
     with pytest.raises(
         ConfigError, match=r"has no own prepared with this tokenizer.*there are none"
     ):
-        prepare_sources(from_disk, Recipe(info, 16))
-    (made,) = prepare_sources(own(), Recipe(info, 16))
+        prepare_sources(from_disk, encoder(info, 16))
+    (made,) = prepare_sources(own(), encoder(info, 16))
     Path(from_disk.contrastive.sources["own"]["path"]).unlink()  # the source is not needed any more
-    (found,) = prepare_sources(from_disk, Recipe(info, 16))
-    assert (found.folder, found.pairs) == (made.folder, 2)
+    (found,) = prepare_sources(from_disk, encoder(info, 16))
+    assert (found.folder, found.manifest["pairs"]) == (made.folder, 2)
     everything = own("dataset.load_all_from_disk=true", "dataset.name=ALL")
-    assert [one.name for one in prepare_sources(everything, Recipe(info, 16))] == ["own"]
+    assert [one.name for one in prepare_sources(everything, encoder(info, 16))] == ["own"]
     with pytest.raises(ConfigError, match="there are none"):
-        prepare_sources(from_disk, Recipe(info, 8))
+        prepare_sources(from_disk, encoder(info, 8))
 
 
 def test_an_interrupted_preparation_leaves_nothing_behind(own, info):
@@ -150,14 +154,14 @@ def test_an_interrupted_preparation_leaves_nothing_behind(own, info):
     file = Path(config.contrastive.sources["own"]["path"])
     file.write_text(file.read_text() + '{"q": "cut')
     with pytest.raises(ConfigError, match=r"rows\.jsonl, line 5: not valid JSON"):
-        prepare_sources(config, Recipe(info, 16))
+        prepare_sources(config, encoder(info, 16))
     assert not [one for one in Path(config.dataset.path).rglob("*") if one.suffix != ".lock"][1:]
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "cut between batches", "flipped", "gone"])
 def test_damaged_pairs_are_one_line_and_are_made_again(own, info, monkeypatch, damage: str):
     monkeypatch.setattr(prepared_pairs, "BATCH", 1)
-    (made,) = prepare_sources(own(), Recipe(info, 16))
+    (made,) = prepare_sources(own(), encoder(info, 16))
     file, rows = made.folder / PAIRS, rows_of(made)
     content = file.read_bytes()
     batches = [place for place in range(8, len(content), 8) if content[place:].startswith(MARK)]
@@ -172,7 +176,7 @@ def test_damaged_pairs_are_one_line_and_are_made_again(own, info, monkeypatch, d
             assert len(stream.read_all()) == 1, "Arrow itself does not notice"
     file.unlink() if damage == "gone" else file.write_bytes(damaged[damage])
     with pytest.raises(RunError, match=r"own/\w+: damaged .*delete it, and the next run makes it"):
-        prepare_sources(own(), Recipe(info, 16))
+        prepare_sources(own(), encoder(info, 16))
     shutil.rmtree(made.folder)
-    (again,) = prepare_sources(own(), Recipe(info, 16))
+    (again,) = prepare_sources(own(), encoder(info, 16))
     assert rows_of(again) == rows
