@@ -11,7 +11,6 @@ import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -36,54 +35,8 @@ from neobert.tools.arguments import (
 log = get_logger("neobert.tools.embed")
 
 POOLING = ("avg", "cls", "max")
-
-
-class Writer(Protocol):
-    """Takes the rows in order."""
-
-    def write(self, texts: list[str], vectors: NDArray[np.float32]) -> None:
-        """Add rows."""
-
-    def close(self) -> None:
-        """No more rows."""
-
-
-class NpyWriter:
-    """``.npy``: the number of rows must be known beforehand."""
-
-    def __init__(self, path: Path, rows: int, width: int) -> None:
-        # numpy cannot map an array of no bytes.
-        shape = (rows, width)
-        self.array = open_memmap(path, "w+", np.float32, shape) if rows else np.zeros(shape)
-        if not rows:
-            with path.open("wb") as file:
-                np.save(file, self.array.astype(np.float32))
-        self.row = 0
-
-    def write(self, texts: list[str], vectors: NDArray[np.float32]) -> None:
-        self.array[self.row : self.row + len(vectors)] = vectors
-        self.row += len(vectors)
-
-    def close(self) -> None:
-        if isinstance(self.array, np.memmap):
-            self.array.flush()
-
-
-class ParquetWriter:
-    """``.parquet``: a row group per call."""
-
-    def __init__(self, path: Path, width: int) -> None:
-        self.kind = pa.list_(pa.float32(), width)
-        schema = pa.schema([("text", pa.string()), ("embedding", self.kind)])
-        self.file = pq.ParquetWriter(path, schema)
-
-    def write(self, texts: list[str], vectors: NDArray[np.float32]) -> None:
-        flat = pa.array(vectors.ravel(), pa.float32())
-        columns = [pa.array(texts), pa.FixedSizeListArray.from_arrays(flat, type=self.kind)]
-        self.file.write_table(pa.table(columns, schema=self.file.schema))
-
-    def close(self) -> None:
-        self.file.close()
+Part = tuple[list[str], NDArray[np.float32]]
+"""Texts and their vectors."""
 
 
 def embed_file(
@@ -94,24 +47,48 @@ def embed_file(
     normalize: bool = False,
 ) -> int:
     """Write a vector per text to ``output``; returns the number of texts."""
-    rows = 0
-    with replacing(output) as temporary:
-        writer = _writer(temporary, output.suffix, texts, encoder.width)
+
+    def parts() -> Iterator[Part]:
+        rows = 0
         for lines, vectors in encoder.encode_parts(texts(), prefix):
             rescaled = torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors
-            writer.write(lines, rescaled.numpy())
+            yield lines, rescaled.numpy()
             rows += len(lines)
             log.info("%d texts", rows)
-        writer.close()
+
+    with replacing(output) as temporary:
+        if output.suffix == ".parquet":
+            return _write_parquet(temporary, parts(), encoder.width)
+        if output.suffix == ".npy":
+            return _write_npy(temporary, parts(), sum(1 for _ in texts()), encoder.width)
+        raise ValueError(f"--output must end in .npy or .parquet, not {output.suffix!r}")
+
+
+def _write_npy(path: Path, parts: Iterator[Part], rows: int, width: int) -> int:
+    """An array of all rows, whose number must be known beforehand."""
+    if not rows:  # numpy cannot map an array of no bytes
+        with path.open("wb") as file:
+            np.save(file, np.zeros((0, width), np.float32))
+        return 0
+    array, row = open_memmap(path, "w+", np.float32, (rows, width)), 0
+    for lines, vectors in parts:
+        array[row : row + len(lines)] = vectors
+        row += len(lines)
+    array.flush()
+    return row
+
+
+def _write_parquet(path: Path, parts: Iterator[Part], width: int) -> int:
+    """A row group per part."""
+    kind, rows = pa.list_(pa.float32(), width), 0
+    schema = pa.schema([("text", pa.string()), ("embedding", kind)])
+    with pq.ParquetWriter(path, schema) as file:
+        for lines, vectors in parts:
+            flat = pa.array(vectors.ravel(), pa.float32())
+            columns = [pa.array(lines), pa.FixedSizeListArray.from_arrays(flat, type=kind)]
+            file.write_table(pa.table(columns, schema=schema))
+            rows += len(lines)
     return rows
-
-
-def _writer(path: Path, suffix: str, texts: Callable[[], Iterator[str]], width: int) -> Writer:
-    if suffix == ".parquet":
-        return ParquetWriter(path, width)
-    if suffix == ".npy":
-        return NpyWriter(path, sum(1 for _ in texts()), width)
-    raise ValueError(f"--output must end in .npy or .parquet, not {suffix!r}")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from neobert.model.encoder import Encoder
 from neobert.model.pretrained import run_settings
 from neobert.model.weight_files import read_json_object
 from neobert.tasks.mteb.hub_encoder import HubEncoder, load_hub_encoder
-from neobert.tasks.mteb.packed_encoder import PackedEncoder, model_meta, revision_of
+from neobert.tasks.mteb.packed_encoder import PackedEncoder, revision_of
 from neobert.training.precision import resolve_precision
 from neobert.training.run_folder import RunFolder
 from neobert.training.start import Pretrained, open_weights
@@ -34,14 +34,6 @@ class Evaluated:
     """Where the weights are from."""
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingUse:
-    """How a model was trained to make vectors, as far as its folder says."""
-
-    pooling: str | None
-    prompts: Mapping[str, str]
-
-
 def load_evaluated(config: Config) -> Evaluated:
     """The model that ``config`` names. Raises ``ConfigError`` if it cannot be used."""
     on_cuda = runs_on_cuda(config.trainer)
@@ -51,37 +43,39 @@ def load_evaluated(config: Config) -> Evaluated:
         return Evaluated(hub, hub.label, str(config.model.name))
     weights, label = _open(config)
     encoder, folder = weights.encoder().eval(), weights.folder
-    trained = embedding_use(folder)
-    prompts = config.mteb_prompts or trained.prompts
+    trained_pooling, trained_prompts = embedding_use(folder)
+    prompts = config.mteb_prompts or trained_prompts
     max_length = _max_length(config, encoder)
     settings = EncodeSettings(
-        pooling=_pooling(config, trained),
+        pooling=_pooling(config, trained_pooling),
         max_length=max_length,
         tokens_per_batch=config.mteb_batch_size * max_length,
         bf16=bf16,
     )
     revision = revision_of(encoder, settings.pooling, max_length, bf16, prompts)
-    width = encoder.config.hidden_size
-    meta = model_meta(label_of_run(folder), revision, encoder, width, max_length)
     tokenizer = weights.tokenizer_or(config.tokenizer)
     texts = TextEncoder(encoder.to("cuda" if on_cuda else "cpu"), tokenizer, settings)
-    return Evaluated(PackedEncoder(texts, meta, prompts), label, str(folder))
+    packed = PackedEncoder(texts, label_of_run(folder), revision, prompts)
+    return Evaluated(packed, label, str(folder))
 
 
-def embedding_use(folder: Path) -> EmbeddingUse:
-    """Pooling and prompts in a contrastive run's ``config.yaml`` or a published folder's files."""
+def embedding_use(folder: Path) -> tuple[str | None, dict[str, str]]:
+    """The pooling and the prompts that a model was trained with, as far as its folder says.
+
+    In a contrastive run's ``config.yaml`` or a published folder's files.
+    """
     if (folder / "config.yaml").is_file():
         settings = run_settings(folder / "config.yaml")
         section = settings.get("contrastive")
         if not isinstance(section, dict) or settings.get("task") != "contrastive":
-            return EmbeddingUse(None, {})
+            return None, {}
         prefixes = {kind: section.get(f"{kind}_prefix") for kind in ("query", "document")}
-        return EmbeddingUse(section.get("pooling"), _given(prefixes))
+        return section.get("pooling"), _given(prefixes)
     modes = _optional(folder / "1_Pooling" / "config.json")
     names = {"avg": "mean_tokens", "cls": "cls_token", "max": "max_tokens"}
     pooling = next((way for way in names if modes.get(f"pooling_mode_{names[way]}")), None)
     prompts = _optional(folder / "config_sentence_transformers.json").get("prompts")
-    return EmbeddingUse(pooling, _given(prompts if isinstance(prompts, dict) else {}))
+    return pooling, _given(prompts if isinstance(prompts, dict) else {})
 
 
 def _optional(file: Path) -> dict[str, object]:
@@ -118,13 +112,13 @@ def _open(config: Config) -> tuple[Pretrained, str]:
     return weights, label_of_run(weights.folder) if is_local else name.replace("/", "__")
 
 
-def _pooling(config: Config, trained: EmbeddingUse) -> str:
+def _pooling(config: Config, trained: str | None) -> str:
     """``mteb_pooling``, where ``mean`` and ``avg`` are one; a difference to training is logged."""
     pooling = "avg" if config.mteb_pooling == "mean" else config.mteb_pooling
-    if trained.pooling not in (None, pooling):
+    if trained not in (None, pooling):
         log.warning(
             "the model was trained with %s pooling and is evaluated with mteb_pooling=%s",
-            trained.pooling,
+            trained,
             config.mteb_pooling,
         )
     return pooling

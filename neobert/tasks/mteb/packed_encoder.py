@@ -6,7 +6,7 @@ fingerprint of the weights and of whatever else changes the vectors.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Unpack
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from neobert.model.encode import TextEncoder
+from neobert.training.summary import num_parameters
 
 ORGANISATION = "neobert"
 """mteb wants names of the form organisation/model."""
@@ -30,10 +31,23 @@ class PackedEncoder(AbsEncoder):
 
     mteb_model_meta: ModelMeta
 
-    def __init__(self, texts: TextEncoder, meta: ModelMeta, prompts: Mapping[str, str]) -> None:
+    def __init__(
+        self, texts: TextEncoder, label: str, revision: str, prompts: Mapping[str, str]
+    ) -> None:
+        """``label`` is its name without the organisation."""
         self.model = texts
-        self.mteb_model_meta = meta
         self.model_prompts = dict(prompts)
+        self.mteb_model_meta = ModelMeta.create_empty(
+            {
+                "name": f"{ORGANISATION}/{label}",
+                "revision": revision,
+                "n_parameters": num_parameters(texts.encoder),
+                "max_tokens": texts.max_length,
+                "embed_dim": texts.width,
+                "framework": ["PyTorch"],
+                "similarity_fn_name": ScoringFunction.COSINE,
+            }
+        )
 
     def encode(
         self,
@@ -47,25 +61,9 @@ class PackedEncoder(AbsEncoder):
     ) -> NDArray[np.float32]:
         """A row per text, in their order."""
         prefix = get_prompt(self.model_prompts, task_metadata, prompt_type) or ""
-        parts = [part.numpy() for _, part in self.model.encode_parts(_texts(inputs), prefix)]
+        texts = (text for batch in inputs for text in batch["text"])
+        parts = [part.numpy() for _, part in self.model.encode_parts(texts, prefix)]
         return np.concatenate(parts) if parts else np.empty((0, self.model.width), np.float32)
-
-
-def model_meta(
-    label: str, revision: str, model: nn.Module, width: int, max_length: int
-) -> ModelMeta:
-    """What mteb records with every result."""
-    return ModelMeta.create_empty(
-        {
-            "name": f"{ORGANISATION}/{label}",
-            "revision": revision,
-            "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "max_tokens": max_length,
-            "embed_dim": width,
-            "framework": ["PyTorch"],
-            "similarity_fn_name": ScoringFunction.COSINE,
-        }
-    )
 
 
 def revision_of(
@@ -89,8 +87,3 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _texts(inputs: DataLoader[BatchedInput]) -> Iterator[str]:
-    for batch in inputs:
-        yield from batch["text"]

@@ -7,6 +7,7 @@ read.
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from mteb.benchmarks import Benchmark
 from mteb.get_tasks import TASK_LIST
@@ -19,7 +20,7 @@ from neobert.errors import RunError
 from neobert.files import SUMMARY, write_json
 from neobert.tasks.mteb.evaluate import Outcome, evaluate_tasks
 from neobert.tasks.mteb.model import Evaluated, load_evaluated
-from neobert.tasks.mteb.scores import by_type, missing, overall
+from neobert.tasks.mteb.scores import MEAN_TASK, by_type, overall
 from neobert.tasks.mteb.select import check_prompts, select_tasks
 from neobert.training.summary import command_line, origin
 
@@ -48,7 +49,8 @@ def run_mteb(config: Config) -> float:
     _record_types(outcomes, folder / OWN_TASKS)
     summary = summarize(config, model, outcomes, benchmark)
     write_json(summary, folder / SUMMARY)
-    _show(outcomes)
+    means = {**summary["by_type"], **summary["overall"]}
+    log.info("%s", "   ".join(f"{name} {100 * mean:.2f}" for name, mean in means.items()))
     if failed := [outcome for outcome in outcomes if outcome.error]:
         done = len(outcomes) - len(failed)
         raise RunError(
@@ -56,14 +58,16 @@ def run_mteb(config: Config) -> float:
             f"{len(failed)} of {len(outcomes)} tasks failed; the results of the other {done} "
             f"are in {folder}, and the same command tries the failed ones again",
         )
-    return sum(_scores(outcomes).values()) / len(outcomes)
+    return float(means[MEAN_TASK])
 
 
 def summarize(
     config: Config, model: Evaluated, outcomes: list[Outcome], benchmark: Benchmark | None
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What ``summary.json`` says."""
-    scores, types = _scores(outcomes), {outcome.name: outcome.type for outcome in outcomes}
+    scores = {outcome.name: outcome.score for outcome in outcomes if outcome.score is not None}
+    types = {outcome.name: outcome.type for outcome in outcomes}
+    names = [task.metadata.name for task in benchmark.tasks] if benchmark is not None else []
     meta = model.encoder.mteb_model_meta
     return {
         "task": "mteb",
@@ -73,7 +77,8 @@ def summarize(
         "revision": meta.revision,
         "source": model.source,
         "tasks": {outcome.name: asdict(outcome) for outcome in outcomes},
-        "missing": missing(scores, benchmark),
+        # Only without any is a mean the benchmark's.
+        "missing": [name for name in names if name not in scores],
         "by_type": by_type(scores, types),
         "overall": overall(scores, types),
         **{f"pretraining_{key}": value for key, value in config.pretraining_metadata.items()},
@@ -88,13 +93,3 @@ def _record_types(outcomes: list[Outcome], file: Path) -> None:
     if own:
         earlier = json.loads(file.read_text()) if file.is_file() else {}
         write_json(earlier | own, file)
-
-
-def _scores(outcomes: list[Outcome]) -> dict[str, float]:
-    return {outcome.name: outcome.score for outcome in outcomes if outcome.score is not None}
-
-
-def _show(outcomes: list[Outcome]) -> None:
-    scores, types = _scores(outcomes), {outcome.name: outcome.type for outcome in outcomes}
-    means = {**by_type(scores, types), **overall(scores, types)}
-    log.info("%s", "   ".join(f"{name} {100 * mean:.2f}" for name, mean in means.items()))

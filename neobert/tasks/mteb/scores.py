@@ -1,9 +1,7 @@
 """From the scores of tasks to the numbers of a benchmark."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-
-from mteb.benchmarks import Benchmark
+from collections.abc import Mapping
 
 MEAN_TASK, MEAN_TYPE = "Mean (Task)", "Mean (TaskType)"
 """mteb's names: the mean over tasks, and the mean over the means of types."""
@@ -26,9 +24,3 @@ def overall(scores: Mapping[str, float], types: Mapping[str, str]) -> dict[str, 
         MEAN_TASK: sum(scores.values()) / len(scores),
         MEAN_TYPE: sum(means.values()) / len(means),
     }
-
-
-def missing(scores: Mapping[str, float], benchmark: Benchmark | None) -> Sequence[str]:
-    """Tasks of the benchmark without a score. Only without any is a mean the benchmark's."""
-    tasks = benchmark.tasks if benchmark is not None else ()
-    return [task.metadata.name for task in tasks if task.metadata.name not in scores]
