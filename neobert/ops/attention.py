@@ -5,8 +5,8 @@ Four ways with one meaning, ``softmax(scale * q k^T) v`` among the tokens of eac
 * ``documents``: documents of similar length together, the fast way on a CPU
   (:mod:`neobert.ops.document_attention`).
 * ``dense``: PyTorch's SDPA under a block-diagonal mask; runs anywhere and is the reference.
-* ``flash_attn``, ``torch_varlen``: kernels for packed sequences on a GPU
-  (:mod:`neobert.ops.varlen_attention`).
+* ``flash_attn``, ``torch_varlen``: kernels for packed sequences on a GPU, of the flash-attn package
+  or PyTorch's own.
 
 :func:`neobert.ops.kernels.resolve_attention` chooses.
 
@@ -23,7 +23,6 @@ from torch import Tensor
 from neobert.batch import PackedBatch
 from neobert.ops.document_attention import document_attention, document_max_logits
 from neobert.ops.kernels import AttentionKernel
-from neobert.ops.varlen_attention import flash_attention, torch_varlen_attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +55,6 @@ class Layout:
     row_length: int | None
     """Length of a packed row; ``None`` for unpacked batches."""
 
-    @property
-    def rows(self) -> Rectangle:
-        """The rectangle, for those who work on it."""
-        assert self.rectangle is not None, f"{self.kernel} was laid out without rows"
-        return self.rectangle
-
 
 def lay_out(batch: PackedBatch, kernel: AttentionKernel, pad_token_id: int) -> Layout:
     """Prepare what ``kernel`` needs to know about the documents of ``batch``."""
@@ -77,12 +70,10 @@ def document_of_token(cu_seqlens: Int[Tensor, " bounds"], tokens: int) -> Int[Te
 
 
 def _rectangle(layout: Layout) -> Rectangle:
-    return _packed_rectangle(layout) if layout.row_length else _padded_rectangle(layout)
-
-
-def _packed_rectangle(layout: Layout) -> Rectangle:
+    if layout.row_length is None:
+        return _padded_rectangle(layout)
     document = document_of_token(layout.cu_seqlens, len(layout.is_text))
-    document = document.view(-1, layout.row_length or 1)  # (R, L)
+    document = document.view(-1, layout.row_length)  # (R, L)
     return Rectangle((document[:, :, None] == document[:, None, :])[:, None], None, None)
 
 
@@ -115,7 +106,8 @@ def attend(
         return flash_attention(q, k, v, bounds, longest, scale, dropout)
     if layout.kernel == "torch_varlen":
         return torch_varlen_attention(q, k, v, bounds, longest, scale)
-    return dense_attention(q, k, v, layout.rows, scale, dropout)
+    assert layout.rectangle is not None, f"{layout.kernel} was laid out without rows"
+    return dense_attention(q, k, v, layout.rectangle, scale, dropout)
 
 
 def max_attention_logits(
@@ -227,3 +219,46 @@ def dense_attention(
     )  # (R, H, L, D)
     out = out.transpose(1, 2).flatten(0, 1)  # (R L, H, D)
     return out if rectangle.inverse is None else out[rectangle.inverse]
+
+
+def flash_attention(  # noqa: PLR0913, PLR0917  the signature all ways of attending share
+    q: Float[Tensor, "T H D"],
+    k: Float[Tensor, "T H D"],
+    v: Float[Tensor, "T H D"],
+    cu_seqlens: Int[Tensor, " bounds"],
+    max_seqlen: int,
+    scale: float,
+    dropout: float = 0.0,
+) -> Float[Tensor, "T H D"]:
+    """Attend by ``flash_attn_varlen_func`` (arXiv 2307.08691); bf16 or fp16 on CUDA."""
+    from flash_attn import flash_attn_varlen_func  # optional package
+
+    return flash_attn_varlen_func(
+        q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, dropout, softmax_scale=scale
+    )
+
+
+def torch_varlen_attention(
+    q: Float[Tensor, "T H D"],
+    k: Float[Tensor, "T H D"],
+    v: Float[Tensor, "T H D"],
+    cu_seqlens: Int[Tensor, " bounds"],
+    max_seqlen: int,
+    scale: float,
+) -> Float[Tensor, "T H D"]:
+    """Attend by ``torch.nn.attention.varlen``; bf16 or fp16 on CUDA, no dropout."""
+    from torch.nn.attention.varlen import varlen_attn  # not in every build of PyTorch
+
+    # The keyword for another scale than 1 / sqrt(D) is not in every version that has the function.
+    q = q * (scale * q.shape[-1] ** 0.5)
+    out = varlen_attn(
+        query=q,
+        key=k,
+        value=v,
+        cu_seq_q=cu_seqlens,
+        cu_seq_k=cu_seqlens,
+        max_q=max_seqlen,
+        max_k=max_seqlen,
+    )
+    assert isinstance(out, Tensor)  # a pair only where auxiliary outputs were requested
+    return out

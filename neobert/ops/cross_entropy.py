@@ -2,7 +2,8 @@
 
 Rows are taken in chunks; each chunk's gradients are computed while its logits are in memory, so
 nothing of size K x V is kept for the backward pass. The idea is that of Liger's fused linear
-cross-entropy (arXiv 2410.10989); this is the portable twin, in plain PyTorch.
+cross-entropy (arXiv 2410.10989); this is the portable twin, in plain PyTorch, and the kernel itself
+where :func:`neobert.ops.kernels.liger_runs` is true.
 
 Letters: K rows, C rows of a chunk, E width, V vocabulary.
 """
@@ -15,7 +16,6 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from neobert.batch import IGNORE
 from neobert.ops.kernels import liger_runs
-from neobert.ops.liger import liger_linear_cross_entropy
 
 CHUNK = 1024
 """Rows whose logits exist at a time, at most."""
@@ -40,12 +40,28 @@ def linear_cross_entropy(
     """
     chunk_size = chunk_size or max(1, min(CHUNK, CHUNK_LOGITS // len(weight)))
     if len(hidden) and liger_runs(kernel_backend, hidden.device):
-        return liger_linear_cross_entropy(hidden, weight, labels)
+        return _liger(hidden, weight, labels)
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
         total, correct = _LinearCrossEntropy.apply(hidden, weight, labels, chunk_size)
         return total, correct
     total, correct, _, _ = _over_chunks(hidden, weight, labels, chunk_size, False)
     return total, correct
+
+
+def _liger(hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The same as one kernel, which chooses the chunk."""
+    from liger_kernel.transformers import functional  # optional package
+
+    output = functional.liger_fused_linear_cross_entropy(
+        hidden,
+        weight,
+        labels,
+        ignore_index=IGNORE,
+        reduction="sum",
+        accum_dtype=torch.float32,
+        return_predicted_tokens=True,
+    )
+    return output.loss, (output.predicted_tokens == labels).sum()
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -57,18 +57,6 @@ def document_attention(
     return _attend(q, k, v, cu_seqlens, seed, scale, dropout)
 
 
-def document_max_logits(
-    q: Float[Tensor, "T H D"],
-    k: Float[Tensor, "T H D"],
-    cu_seqlens: Int[Tensor, " bounds"],
-    is_text: Bool[Tensor, " T"],
-    scale: float,
-    chunk_size: int,
-) -> Float[Tensor, " H"]:
-    """Largest ``scale * q k^T`` of each head within documents of text, fp32; ``-inf`` if none."""
-    return _max_logits(q, k, cu_seqlens, is_text, scale, chunk_size)
-
-
 def _exactly(operator: Callable[Taken, Made]) -> Callable[Taken, Made]:
     """Run in the types that the operator chooses: autocast would turn its fp32 products to bf16."""
 
@@ -142,16 +130,16 @@ def _attend_backward(  # noqa: PLR0913, PLR0917
     return plan.unstack(dq.mul_(scale), q), plan.unstack(dk.mul_(scale), k), plan.unstack(dv, v)
 
 
-@torch.library.custom_op(
-    "neobert::document_max_logits",
-    mutates_args=(),
-    schema="(Tensor q, Tensor k, Tensor cu_seqlens, Tensor is_text, float scale, int chunk_size) "
-    "-> Tensor",
-)
 @_exactly
-def _max_logits(
-    q: Tensor, k: Tensor, cu_seqlens: Tensor, is_text: Tensor, scale: float, chunk_size: int
-) -> Tensor:
+def document_max_logits(
+    q: Float[Tensor, "T H D"],
+    k: Float[Tensor, "T H D"],
+    cu_seqlens: Int[Tensor, " bounds"],
+    is_text: Bool[Tensor, " T"],
+    scale: float,
+    chunk_size: int,
+) -> Float[Tensor, " H"]:
+    """Largest ``scale * q k^T`` of each head within documents of text, fp32; ``-inf`` if none."""
     # Without the pad document at the end of a packed row.
     first = cu_seqlens[:-1].long().clamp(max=max(0, len(is_text) - 1))
     plan, heads = _plan_of(cu_seqlens, q.shape[1], is_text[first]), q.shape[1]
@@ -187,11 +175,6 @@ def _(q: Tensor, k: Tensor, v: Tensor, *_: object) -> Tensor:
 def _(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
     dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
     return dq, dk, dv
-
-
-@_max_logits.register_fake
-def _(q: Tensor, *_: object) -> Tensor:
-    return q.new_empty(q.shape[1], dtype=torch.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from typing import Literal
 
 import torch
 
+from neobert.errors import ConfigError
+
 AttentionKernel = Literal["documents", "dense", "flash_attn", "torch_varlen"]
 HAS_LIGER = find_spec("liger_kernel") is not None
 """The package liger-kernel is installed. A constant, which ``torch.compile`` reads at no cost."""
@@ -21,10 +23,6 @@ FLASH_CAPABILITY = (8, 0)
 
 FLASH_WIDTH = 256
 """Widest head that the flash kernels take. PyTorch's needs a multiple of 8; flash-attn pads."""
-
-
-class KernelError(RuntimeError):
-    """A kernel was demanded that cannot run here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +71,7 @@ DESCRIPTIONS: dict[AttentionKernel, str] = {
 def liger_runs(backend: str, device: torch.device) -> bool:
     """Tell whether Liger's kernels run on ``device`` under ``model.kernel_backend``.
 
+    Raises ``ConfigError`` where they are demanded and cannot.
     ``auto`` leaves them out of compiled graphs, where inductor fuses the same operations itself.
     """
     if backend == "torch":
@@ -81,7 +80,7 @@ def liger_runs(backend: str, device: torch.device) -> bool:
         return HAS_LIGER and device.type == "cuda" and not torch.compiler.is_compiling()
     reason = why_no_liger(device)
     if reason is not None:
-        raise KernelError(
+        raise ConfigError(
             f"model.kernel_backend=liger {reason}; use model.kernel_backend=auto to run without"
         )
     return True

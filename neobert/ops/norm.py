@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from neobert.ops.kernels import liger_runs
-from neobert.ops.liger import liger_rms_norm
 
 
 def rms_norm(
@@ -21,7 +20,10 @@ def rms_norm(
 ) -> Float[Tensor, "*rows E"]:
     """``weight * x / sqrt(mean(x^2) + eps)`` with the statistics in fp32, in x's type."""
     if liger_runs(kernel_backend, x.device):
-        return liger_rms_norm(x, weight, eps)
+        from liger_kernel.transformers import functional  # optional package
+
+        # "llama": statistics in fp32, then cast, then weight, as the portable twin does.
+        return functional.liger_rms_norm(x, weight, eps, casting_mode="llama", in_place=False)
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         return _RMSNorm.apply(x, weight, eps)
     return plain_rms_norm(x, weight, eps)

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from neobert.ops.attention import document_of_token
+
 
 def pool(
     hidden: Float[Tensor, "T E"], cu_seqlens: Int[Tensor, " bounds"], how: str
@@ -21,28 +23,22 @@ def pool(
     lengths = cu_seqlens.diff().to(torch.int64)  # (S,)
     match how:
         case "avg":
-            return _summed(hidden, lengths) / lengths.clamp(min=1)[:, None]
+            return _summed(hidden, cu_seqlens) / lengths.clamp(min=1)[:, None]
         case "cls":
             first = cu_seqlens[:-1].clamp(max=len(hidden) - 1).to(torch.int64)
             return hidden.index_select(0, first) * (lengths > 0)[:, None]
         case "max":
-            return _largest(hidden, lengths)
+            return _largest(hidden, cu_seqlens)
         case _:
             raise ValueError(f"pooling {how!r}: must be avg, cls or max")
 
 
-def _owners(lengths: Int[Tensor, " S"], tokens: int) -> Int[Tensor, " T"]:
-    """The document of each token; the number of tokens is an argument, to avoid a device sync."""
-    documents = torch.arange(len(lengths), device=lengths.device)
-    return torch.repeat_interleave(documents, lengths, output_size=tokens)
+def _summed(hidden: Float[Tensor, "T E"], bounds: Int[Tensor, " bounds"]) -> Float[Tensor, "S E"]:
+    sums = hidden.new_zeros(len(bounds) - 1, hidden.shape[1])
+    return sums.index_add(0, document_of_token(bounds, len(hidden)), hidden)
 
 
-def _summed(hidden: Float[Tensor, "T E"], lengths: Int[Tensor, " S"]) -> Float[Tensor, "S E"]:
-    sums = hidden.new_zeros(len(lengths), hidden.shape[1])
-    return sums.index_add(0, _owners(lengths, len(hidden)), hidden)
-
-
-def _largest(hidden: Float[Tensor, "T E"], lengths: Int[Tensor, " S"]) -> Float[Tensor, "S E"]:
-    zeros = hidden.new_zeros(len(lengths), hidden.shape[1])
-    owners = _owners(lengths, len(hidden))[:, None].expand_as(hidden)
+def _largest(hidden: Float[Tensor, "T E"], bounds: Int[Tensor, " bounds"]) -> Float[Tensor, "S E"]:
+    zeros = hidden.new_zeros(len(bounds) - 1, hidden.shape[1])
+    owners = document_of_token(bounds, len(hidden))[:, None].expand_as(hidden)
     return zeros.scatter_reduce(0, owners, hidden, "amax", include_self=False)

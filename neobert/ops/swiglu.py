@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neobert.ops.kernels import liger_runs
-from neobert.ops.liger import liger_swiglu
 
 
 def swiglu(
@@ -16,7 +15,10 @@ def swiglu(
 ) -> Float[Tensor, "*rows F"]:
     """``silu(gate) * up``."""
     if liger_runs(kernel_backend, gate.device):
-        return liger_swiglu(gate, up)
+        from liger_kernel.transformers import functional  # optional package
+
+        # Its backward pass overwrites the two inputs, which nobody uses again.
+        return functional.liger_swiglu(gate, up)
     return F.silu(gate) * up
 
 

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from neobert.config.model import ModelConfig
+from neobert.errors import ConfigError
 from neobert.model.heads import MaskedLM
 from neobert.ops import kernels
-from neobert.ops.kernels import KernelError, liger_runs, resolve_attention
+from neobert.ops.kernels import liger_runs, resolve_attention
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 FLASH = "flash_attn_varlen"
@@ -116,7 +117,7 @@ def test_liger_on_a_cpu_is_an_error_and_auto_is_not(changes) -> None:
 
     run("auto")
     run("torch")
-    with pytest.raises(KernelError, match=r"kernel_backend=liger.*kernel_backend=auto"):
+    with pytest.raises(ConfigError, match=r"kernel_backend=liger.*kernel_backend=auto"):
         run("liger")
 
 
@@ -129,5 +130,5 @@ def test_auto_takes_liger_on_a_gpu() -> None:
 def test_a_missing_package_is_named(monkeypatch) -> None:
     monkeypatch.setattr(kernels, "HAS_LIGER", False)
     assert not liger_runs("auto", CUDA)
-    with pytest.raises(KernelError, match=r"pip install 'neobert\[liger\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'neobert\[liger\]'"):
         liger_runs("liger", CUDA)
