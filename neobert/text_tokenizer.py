@@ -58,7 +58,9 @@ class TextTokenizer:
         roles = set(tokenizer.all_special_tokens)
         _hide(core, roles | special_tokens(core), matched)
         _bound(core["model"])
-        return cls(json.dumps(core), *boundary_ids(tokenizer), matches_special=bool(matched))
+        vocabulary = tokenizer.get_vocab()
+        start, end = (vocabulary.get(token or "") for token in boundary_tokens(tokenizer))
+        return cls(json.dumps(core), start, end, matches_special=bool(matched))
 
     @property
     def core(self) -> Tokenizer:
@@ -108,13 +110,6 @@ def boundary_tokens(tokenizer: "PreTrainedTokenizerFast") -> tuple[str | None, s
         first, last = _template_of(tokenizer)
         start, end = start or first, end or last
     return start, end
-
-
-def boundary_ids(tokenizer: "PreTrainedTokenizerFast") -> tuple[int | None, int | None]:
-    """Ids of :func:`boundary_tokens`."""
-    vocabulary = tokenizer.get_vocab()
-    start, end = boundary_tokens(tokenizer)
-    return vocabulary.get(start or ""), vocabulary.get(end or "")
 
 
 def wraps_documents(tokenizer: "PreTrainedTokenizerFast") -> bool:

@@ -292,17 +292,12 @@ def _group_bounds(lengths: list[int], heads: int) -> Iterator[tuple[int, int]]:
     """First row of each group and the one after its last; ``lengths`` of rows fall."""
     first = 0
     while first < len(lengths):
-        longest = lengths[first]
-        most, last = _most_rows(longest, heads), first + 1
+        longest, last = lengths[first], first + 1
+        most = max(1, TOGETHER // longest**2, min(heads, MOST_WEIGHTS // longest**2))
         while last < len(lengths) and last - first < most and lengths[last] >= SIMILAR * longest:
             last += 1
         yield first, last
         first = last
-
-
-def _most_rows(length: int, heads: int) -> int:
-    """Rows of a group whose longest has this length."""
-    return max(1, TOGETHER // length**2, min(heads, MOST_WEIGHTS // length**2))
 
 
 def _weights(q: Tensor, k: Tensor, scale: float, group: _Group) -> Tensor:

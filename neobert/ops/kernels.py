@@ -45,19 +45,15 @@ def resolve_attention(
     CPU, SDPA under a block-diagonal mask on a GPU.
     """
     portable: AttentionKernel = "documents" if device.type == "cpu" else "dense"
-    if backend == "sdpa":
-        return AttentionChoice(portable, f"attention: {DESCRIPTIONS[portable]}")
-    reason = _why_no_flash(device, dtype, head_dim)
-    if reason is None and find_spec("flash_attn") is not None:
-        return AttentionChoice("flash_attn", f"attention: {DESCRIPTIONS['flash_attn']}")
-    if reason is None:
-        reason = _why_no_torch_varlen(dropout, head_dim)
-    if reason is None:
-        return AttentionChoice("torch_varlen", f"attention: {DESCRIPTIONS['torch_varlen']}")
-    return AttentionChoice(
-        portable,
-        f"attention: {DESCRIPTIONS[portable]}, since model.attn_backend={backend} {reason}",
-    )
+    kernel, reason = portable, None
+    if backend != "sdpa":
+        reason = _why_no_flash(device, dtype, head_dim)
+        if reason is None and find_spec("flash_attn") is not None:
+            kernel = "flash_attn"
+        elif reason is None and (reason := _why_no_torch_varlen(dropout, head_dim)) is None:
+            kernel = "torch_varlen"
+    why = "" if reason is None else f", since model.attn_backend={backend} {reason}"
+    return AttentionChoice(kernel, f"attention: {DESCRIPTIONS[kernel]}{why}")
 
 
 DESCRIPTIONS: dict[AttentionKernel, str] = {

@@ -20,7 +20,7 @@ from torch import Tensor
 from neobert.config.store import load_config_file
 from neobert.console import get_logger, show_messages
 from neobert.errors import ConfigError
-from neobert.failures import run_program
+from neobert.failures import report_failure, run_program
 from neobert.files import publish_folder, user_path, write_json
 from neobert.losses.mlm import masked_lm_loss
 from neobert.model.heads import MaskedLM
@@ -208,9 +208,7 @@ def main(argv: list[str] | None = None) -> int:
         record = write_average(parts, shares, options.output)
         metrics = {} if options.no_evaluation else compare(parts, options.output)
     except ConfigError as error:
-        for problem in error.problems:
-            log.error("error: %s", problem)
-        return 2
+        return report_failure(error)
     if metrics:
         for key, name in RECORDED.items():
             values = {

@@ -45,10 +45,8 @@ class MaskFiller:
         written = [text.replace("[MASK]", self.tokenizer.mask_token) for text in texts]
         documents = self.text.documents(written)
         objections = [self._objection(*pair) for pair in zip(texts, documents, strict=True)]
-        pairs = list(zip(documents, objections, strict=True))
-        good = [document for document, problem in pairs if problem is None]
-        filled = fill_masks(self.model, self.tokenizer, good, top_k) if good else []
-        answers = iter(filled)
+        good = [ids for ids, problem in zip(documents, objections, strict=True) if problem is None]
+        answers = iter(fill_masks(self.model, self.tokenizer, good, top_k) if good else [])
         return [next(answers) if problem is None else problem for problem in objections]
 
     def _objection(self, text: str, document: list[int]) -> str | None:

@@ -22,9 +22,8 @@ from neobert.console import get_logger, show_messages
 from neobert.errors import ConfigError
 from neobert.failures import run_program
 from neobert.files import read_text, reading, user_path
-from neobert.tasks.mteb.evaluate import main_score
+from neobert.tasks.mteb.evaluate import MEAN_TASK, MEAN_TYPE, by_type, main_score, overall
 from neobert.tasks.mteb.run import OWN_TASKS
-from neobert.tasks.mteb.scores import MEAN_TASK, MEAN_TYPE, by_type, overall
 from neobert.tasks.mteb.select import find_benchmark
 from neobert.tools.report_files import Scores, bar_chart, markdown_table, write_report_files
 

