@@ -72,17 +72,8 @@ PUBLISHED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """Results of one model and revision."""
-
-    label: str
-    results: dict[str, TaskResult]
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """Main score of each task, within [0, 1]."""
-        return {name: main_score(result) for name, result in self.results.items()}
+Results = dict[str, TaskResult]
+"""What a model has, by task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +101,10 @@ class Report:
         return [*sorted(set(self.types.values())), MEAN_TASK, MEAN_TYPE]
 
 
-def read_models(folders: Sequence[Path]) -> tuple[list[Model], dict[str, str]]:
-    """The models with results below ``folders``, and the types of tasks that mteb does not know."""
-    models: dict[str, Model] = {}
+def read_models(folders: Sequence[Path]) -> tuple[dict[str, Results], dict[str, str]]:
+    """The results below ``folders`` of each model and revision, and the types of tasks that mteb
+    does not know."""
+    models: dict[str, Results] = {}
     own: dict[str, str] = {}
     for folder in folders:
         places = sorted(folder.glob("**/results/*/*/model_meta.json"))
@@ -122,33 +114,33 @@ def read_models(folders: Sequence[Path]) -> tuple[list[Model], dict[str, str]]:
             with reading(file, "folders"):
                 own |= dict(json.loads(read_text(file)))
         for place in places:
-            model = _read_model(place)
-            if model.label in models:  # the same settings, other weights
-                model = Model(f"{model.label} {place.parent.name[:6]}", model.results)
-            models[model.label] = model
-    return list(models.values()), own
+            label, results = _read_model(place)
+            if label in models:  # the same settings, other weights
+                label = f"{label} {place.parent.name[:6]}"
+            models[label] = results
+    return models, own
 
 
 def build_report(
-    models: Sequence[Model], own: Mapping[str, str], benchmark: Benchmark | None
+    models: Mapping[str, Results], own: Mapping[str, str], benchmark: Benchmark | None
 ) -> Report:
     """Means of each model over the benchmark's tasks; without one, over all that any model has."""
     known = {task.metadata.name: task.metadata.type for task in TASK_LIST} | dict(own)
     if benchmark is not None:
         names = [task.metadata.name for task in benchmark.tasks]
     else:
-        names = sorted({name for model in models for name in model.scores})
+        names = sorted({name for results in models.values() for name in results})
     types = {name: str(known.get(name, "other")) for name in names}
     scores = {
-        model.label: {name: model.scores[name] for name in names if name in model.scores}
-        for model in models
+        label: {name: main_score(results[name]) for name in names if name in results}
+        for label, results in models.items()
     }
     name = benchmark.name if benchmark is not None else None
     return Report(
         benchmark=name,
         types=types,
         scores=scores,
-        means={model.label: _means(model, types, benchmark) for model in models},
+        means={label: _means(scores[label], types, benchmark, models[label]) for label in models},
         missing={
             label: [task for task in names if task not in tasks] for label, tasks in scores.items()
         },
@@ -194,7 +186,7 @@ def mteb_chart(report: Report) -> Figure:
     return figure
 
 
-def _read_model(meta_file: Path) -> Model:
+def _read_model(meta_file: Path) -> tuple[str, Results]:
     with reading(meta_file, "folders"):
         meta = json.loads(read_text(meta_file))
         settings = str(meta["revision"]).partition("-")[2]
@@ -205,26 +197,27 @@ def _read_model(meta_file: Path) -> Model:
             with reading(file, "folders"):
                 result = TaskResult.from_disk(file)
             results[result.task_name] = result
-    return Model(f"{name} ({settings})" if settings else name, results)
+    return f"{name} ({settings})" if settings else name, results
 
 
-def _means(model: Model, types: Mapping[str, str], benchmark: Benchmark | None) -> dict[str, float]:
+def _means(
+    scores: Mapping[str, float],
+    types: Mapping[str, str],
+    benchmark: Benchmark | None,
+    results: Results,
+) -> dict[str, float]:
     """By type where all of a type exist; over all, in the benchmark's own way, likewise."""
-    scores = {name: score for name, score in model.scores.items() if name in types}
-    complete = {
-        kind
-        for kind in types.values()
-        if all(name in scores for name, other in types.items() if other == kind)
-    }
-    means = {kind: mean for kind, mean in by_type(scores, types).items() if kind in complete}
+    incomplete = {kind for name, kind in types.items() if name not in scores}
+    by_kind = by_type(scores, types).items()
+    means = {kind: mean for kind, mean in by_kind if kind not in incomplete}
     if len(scores) < len(types):
         return means
     if benchmark is None:
         return means | overall(scores, types)
     result = ModelResult(
-        model_name=model.label, model_revision="-", task_results=list(model.results.values())
+        model_name="model", model_revision="-", task_results=list(results.values())
     )
-    official = benchmark.get_score(BenchmarkResults(model_results=[result]))[model.label]
+    official = benchmark.get_score(BenchmarkResults(model_results=[result]))["model"]
     for label, name in (("Mean(Task)", MEAN_TASK), ("Mean(TaskType)", MEAN_TYPE)):
         mean = official.get(label)
         if mean is not None:

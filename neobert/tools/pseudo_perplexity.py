@@ -46,7 +46,7 @@ log = get_logger("neobert.tools.pseudo_perplexity")
 COLUMNS = ("text", "tokens", "bytes", "nats", "pseudo_perplexity", "bits_per_byte")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Score:
     """Outcome for one text."""
 
@@ -62,6 +62,9 @@ class Score:
     bytes: int = 0
     """UTF-8 bytes of the text; of one that was cut off, its share by tokens."""
 
+    left: int = 0
+    """Copies that are still to be computed."""
+
     @property
     def bits_per_byte(self) -> float:
         """Comparable between vocabularies; 0 for a text without bytes."""
@@ -71,17 +74,6 @@ class Score:
     def pseudo_perplexity(self) -> float:
         """``exp(nats / tokens)``; 1 for a text without tokens."""
         return math.exp(self.nats / self.tokens) if self.tokens else 1.0
-
-
-@dataclass(slots=True)
-class _Open:
-    """A text some of whose copies are still to be computed."""
-
-    text: int
-    tokens: int
-    left: int
-    bytes: int
-    nats: float = 0.0
 
 
 class Scorer:
@@ -107,13 +99,13 @@ class Scorer:
 
         What is longer than ``max_length`` tokens is cut off.
         """
-        unfinished: deque[_Open] = deque()
-        batch: list[tuple[_Open, list[int], int]] = []
+        unfinished: deque[Score] = deque()
+        batch: list[tuple[Score, list[int], int]] = []
         room = self.tokens_per_batch
         for number, text in texts:
             ids, size = self._encode(text)
             places = [place for place, token in enumerate(ids) if token not in self.special]
-            unfinished.append(_Open(number, len(places), len(places), size))
+            unfinished.append(Score(number, len(places), 0.0, size, left=len(places)))
             for place in places:
                 if batch and room < len(ids):
                     self._run(batch)
@@ -134,7 +126,7 @@ class Scorer:
             size = round(size * len(ids) / len(whole))
         return ids, size
 
-    def _run(self, batch: list[tuple[_Open, list[int], int]]) -> None:
+    def _run(self, batch: list[tuple[Score, list[int], int]]) -> None:
         """Mask, predict, and give each text the surprise of its copies."""
         lengths = torch.tensor([len(ids) for _, ids, _ in batch])
         places = bounds_of(lengths)[:-1] + torch.tensor([place for _, _, place in batch])
@@ -142,9 +134,10 @@ class Scorer:
         labels = tokens[places]
         tokens[places] = self.tokenizer.mask_token_id
         packed = PackedBatch.from_lengths(tokens, lengths)
-        for (text, _, _), nats in zip(batch, self._surprises(packed, places, labels), strict=True):
-            text.nats += nats
-            text.left -= 1
+        surprises = self._surprises(packed, places, labels)
+        for (score, _, _), nats in zip(batch, surprises, strict=True):
+            score.nats += nats
+            score.left -= 1
 
     @torch.no_grad()
     def _surprises(self, batch: PackedBatch, places: Tensor, labels: Tensor) -> list[float]:
@@ -157,10 +150,9 @@ class Scorer:
         return [float(value) for value in nats.tolist()]
 
 
-def _finished(unfinished: deque[_Open]) -> Iterator[Score]:
+def _finished(unfinished: deque[Score]) -> Iterator[Score]:
     while unfinished and not unfinished[0].left:
-        done = unfinished.popleft()
-        yield Score(done.text, done.tokens, done.nats, done.bytes)
+        yield unfinished.popleft()
 
 
 def score_file(

@@ -163,14 +163,14 @@ class ContrastiveDataModule(RunDataModule):
             packing = Packing(length, length, wrapping, packed=False, truncate=True)
             masker = RowMaker(self.tokenizer, masking, packing)
         batches = Batches(
-            self.sources,
-            draws,
-            self.share,
-            config.seed,
-            settings.hard_negatives,
-            settings.micro_batch_size,
-            self.corpus,
-            masker,
+            sources=self.sources,
+            draws=draws,
+            share=self.share,
+            seed=config.seed,
+            hard_negatives=settings.hard_negatives,
+            chunk_size=settings.micro_batch_size,
+            corpus=self.corpus,
+            masker=masker,
         )
         requested = config.trainer.dataloader_num_workers
         workers = self.workers(requested, "trainer.dataloader_num_workers")
