@@ -54,23 +54,19 @@ class ContrastiveRun(TaskRun):
         }
 
     def report(self, run: TrainedRun, summary: Mapping[str, object]) -> None:
-        show_retrieval(summary, str(run.folder.path))
-
-
-def show_retrieval(summary: Mapping[str, object], run: str) -> None:
-    """Print the evaluations before and after to the terminal."""
-    before, after = summary["before"], summary["after"]
-    assert isinstance(before, dict)
-    assert isinstance(after, dict)
-    table = Table(title=run, title_justify="left")
-    table.add_column("")
-    for column in ("before", "after"):
-        table.add_column(column, justify="right")
-    for name, value in after.items():
-        was = before.get(name)
-        shown = "" if was is None else f"{was:.4f}"
-        table.add_row(name.removeprefix("eval/"), shown, f"{value:.4f}")
-    console = Console(stderr=True)
-    if after:
-        console.print(table)
-    console.print(f"{summary['pairs_per_sec']:,.0f} pairs/s in {summary['seconds']:.0f} s")
+        """Print the evaluations before and after to the terminal."""
+        before, after = summary["before"], summary["after"]
+        assert isinstance(before, dict)
+        assert isinstance(after, dict)
+        table = Table(title=str(run.folder.path), title_justify="left")
+        table.add_column("")
+        for column in ("before", "after"):
+            table.add_column(column, justify="right")
+        for name, value in after.items():
+            was = before.get(name)
+            shown = "" if was is None else f"{was:.4f}"
+            table.add_row(name.removeprefix("eval/"), shown, f"{value:.4f}")
+        console = Console(stderr=True)
+        if after:
+            console.print(table)
+        console.print(f"{summary['pairs_per_sec']:,.0f} pairs/s in {summary['seconds']:.0f} s")
