@@ -69,24 +69,17 @@ def _local_place(source: PairSource, sources_dir: str | None) -> Path | None:
 def identity(source: PairSource, sources_dir: str | None, cache: Path) -> dict[str, object]:
     """What tells one state of a source from another; ``cache`` remembers digests of files."""
     columns = [source.query, source.positive, *source.negatives, source.text, source.label]
-    identified: dict[str, object] = {"columns": columns, "above": source.above}
+    state: dict[str, object]
     if source.package is not None:
         place = _local_place(source, sources_dir)
-        return identified | {
-            "package": source.name,
-            "folder": None if place is None else str(place),
-        }
-    local = local_files(source, sources_dir)
-    if local is not None:
+        state = {"package": source.name, "folder": None if place is None else str(place)}
+    elif (local := local_files(source, sources_dir)) is not None:
         names = [str(file.name) for file in local.files]  # they tell the splits
         digests = file_digests((file.path for file in local.files), cache)
-        return identified | {
-            "files": names,
-            "digests": digests,
-            "split": source.split,
-            "rules": RULES,
-        }
-    return identified | {"hub": source.hub, "configs": source.configs, "split": source.split}
+        state = {"files": names, "digests": digests, "split": source.split, "rules": RULES}
+    else:
+        state = {"hub": source.hub, "configs": source.configs, "split": source.split}
+    return {"columns": columns, "above": source.above, **state}
 
 
 def read_examples(
@@ -103,7 +96,7 @@ def read_examples(
         return
     local = local_files(source, sources_dir)
     if local is None:
-        yield from _joined_hub(source, fresh) if source.joined else _hub_examples(source, fresh)
+        yield from _hub_examples(source, fresh)
         return
     tables = None if not source.joined else _tables(source, local)
     for files, is_held_out in _split_files(source, local):
@@ -246,14 +239,12 @@ def _texts_by_id(rows: Iterator[Row], ids: set[str]) -> dict[str, str]:
     return texts
 
 
-def _joined_hub(source: PairSource, fresh: bool) -> Iterator[Example]:
+def _hub_examples(source: PairSource, fresh: bool) -> Iterator[Example]:
+    if not source.joined:
+        return _examples(source, _checked_hub_rows(source, fresh))
     qrels = list(_hub_rows(source.hub, "default", source.split, fresh))
     tables = (_hub_rows(source.hub, name, name, fresh) for name in ("queries", "corpus"))
     return _joined(qrels, *tables)
-
-
-def _hub_examples(source: PairSource, fresh: bool) -> Iterator[Example]:
-    return _examples(source, _checked_hub_rows(source, fresh))
 
 
 def _checked_hub_rows(source: PairSource, fresh: bool) -> Iterator[Row]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from neobert.batch import MaskedBatch
+from neobert.data.order import generator
 from neobert.data.steps import Share
 from neobert.data.token_rows import Row, RowMaker
 from neobert.tasks.contrastive.batches import PairBatch, Texts, TwiceBatch
@@ -42,7 +43,7 @@ class Draws:
     ) -> "Draws":
         """Draw ``count`` micro-batches: pretraining with probability ``pretraining``, else a source
         with probability proportional to size ** alpha."""
-        coins, picks = (_generator(seed, SOURCES, part).random(count) for part in (0, 1))
+        coins, picks = (generator(seed, SOURCES, part).random(count) for part in (0, 1))
         shares = np.array(sizes, dtype=np.float64) ** alpha
         edges = np.cumsum(shares / shares.sum())
         source = np.searchsorted(edges[:-1], picks, side="right").astype(np.int16)
@@ -78,7 +79,7 @@ class PairRows:
         together = size * share.ranks
         epoch, place = divmod(turn, len(self.rows) // together)
         if epoch != self._epoch:
-            order = _generator(self.seed, ROWS, epoch).permutation(len(self.rows))
+            order = generator(self.seed, ROWS, epoch).permutation(len(self.rows))
             self._epoch, self._order = epoch, order
         first = place * together + share.rank * size
         return self.rows[self._order[first : first + size]].tolist()
@@ -114,7 +115,7 @@ class Batches(Dataset[AnyBatch]):
         if self.corpus is None:
             texts = [row["positive"] for row in source.read(source.chosen(turn, self.share))]
         else:
-            draw = _generator(self.seed, TEXTS, key)
+            draw = generator(self.seed, TEXTS, key)
             places = draw.choice(len(self.corpus), self.share.batch_size)
             texts = [self.corpus[int(place)] for place in places]
         if self.masker is None:
@@ -128,7 +129,7 @@ class Batches(Dataset[AnyBatch]):
         return self.masker.batch(masked)
 
     def _pairs(self, rows: Sequence[dict[str, Any]], source: str, key: int) -> PairBatch:
-        draw = _generator(self.seed, NEGATIVES, key)
+        draw = generator(self.seed, NEGATIVES, key)
         negatives: list[list[int]] = []
         numbers: list[int] = []
         for row in rows:
@@ -151,7 +152,3 @@ class Batches(Dataset[AnyBatch]):
 
 def _numbers(rows: Sequence[dict[str, Any]], name: str) -> torch.Tensor:
     return torch.tensor([row[name] for row in rows], dtype=torch.int64)
-
-
-def _generator(*seed: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence(seed)))
