@@ -193,7 +193,7 @@ class FineTuningRun(TaskRun):
     def final_evaluation(self, run: TrainedRun) -> dict[str, float]:
         """Predict all splits with the best weights, write and score the predictions."""
         if self.config.trainer.load_best_model_at_end:
-            load_best(run.parts, run.module, run.folder)
+            load_best(run.parts, run.folder)
         after: dict[str, float] = {}
         for split in self.data.predicted_splits:
             batches = self.data.batches_of(split)

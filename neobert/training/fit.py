@@ -15,7 +15,6 @@ from neobert.console import get_logger
 from neobert.errors import ConfigError, RunError
 from neobert.files import first_line
 from neobert.optim.groups import MUONCLIP
-from neobert.training.callbacks.checkpointer import load_weights_of
 from neobert.training.callbacks.interrupt import Interrupted
 from neobert.training.metrics_file import read_metrics
 from neobert.training.resume import TOTAL_STEPS, resume_command
@@ -71,13 +70,14 @@ def restoring(trainer: Trainer, resume: Path | None) -> Iterator[None]:
         ) from error
 
 
-def load_best(parts: Parts, module: LightningModule, folder: RunFolder) -> None:
+def load_best(parts: Parts, folder: RunFolder) -> None:
     """``trainer.load_best_model_at_end``: continue with the weights of the best evaluation."""
     best = parts.checkpointer.best
     if best.step is None:
         log.warning("trainer.load_best_model_at_end: nothing was evaluated; the last weights stay")
         return
-    load_weights_of(parts.trainer, module, folder.checkpoints / str(best.step))
+    strategy = parts.trainer.strategy
+    strategy.load_model_state_dict(strategy.load_checkpoint(folder.checkpoints / str(best.step)))
     log.info("best model: step %d, %s %.4f", best.step, best.metric, best.value)
 
 

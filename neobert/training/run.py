@@ -5,7 +5,7 @@ A task is a class that says what is special about it (:class:`TaskRun`); :func:`
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -49,8 +49,9 @@ class TrainedRun:
     def final_step(self) -> int:
         """Step of the weights that the run ends with."""
         best = self.parts.checkpointer.best.step
-        takes_best = self.config.trainer.load_best_model_at_end and best is not None
-        return best if takes_best and best is not None else self.parts.trainer.global_step
+        if self.config.trainer.load_best_model_at_end and best is not None:
+            return best
+        return self.parts.trainer.global_step
 
 
 class TaskRun(ABC):
@@ -112,7 +113,7 @@ class TaskRun(ABC):
         if self.data.has_validation and not evaluation_at(run.folder, trainer.global_step):
             trainer.validate(run.module, datamodule=self.data, verbose=False)
         if self.config.trainer.load_best_model_at_end:
-            load_best(run.parts, run.module, run.folder)
+            load_best(run.parts, run.folder)
         metrics = evaluation_at(run.folder, run.final_step)
         if not metrics and run.final_step == trainer.global_step:  # metrics.csv was lost
             values = trainer.callback_metrics.items()
@@ -136,61 +137,6 @@ class TaskRun(ABC):
         """Show the result on the terminal."""
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """``summary.json`` of a run; ``own`` are the entries of its task."""
-
-    task: str
-    steps: int
-    tokens: int
-    seconds: float
-    tokens_per_sec: float
-    throughput: dict[str, object]
-    peak_memory_mib: float
-    before: dict[str, float]
-    after: dict[str, float]
-    objective: float | None
-    best: dict[str, object]
-    derived: dict[str, object]
-    own: dict[str, object] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, task: TaskRun, run: TrainedRun, after: dict[str, float]) -> "Summary":
-        """What ``run`` came to; ``after`` is its final evaluation."""
-        metrics, best = run.parts.metrics, run.parts.checkpointer.best
-        return cls(
-            task=run.config.task,
-            steps=run.parts.trainer.global_step,
-            tokens=metrics.tokens,
-            seconds=round(metrics.seconds, 3),
-            tokens_per_sec=round(metrics.tokens / max(metrics.seconds, 1e-9), 1),
-            throughput=run.parts.throughput.summary(),
-            peak_memory_mib=round(peak_memory_mib(), 1),
-            before=evaluation_at(run.folder, 0),
-            after=after,
-            objective=after.get(task.objective(run)),
-            best=asdict(best),
-            derived={
-                "total_steps": task.data.total_steps,
-                "steps_per_epoch": task.data.steps_per_epoch,
-                "parameters": num_parameters(run.module.model),
-                "precision": str(run.parts.trainer.precision),
-                "devices": run.parts.trainer.world_size,
-                "strategy": run.strategy.name,
-                "schedule": asdict(run.module.schedule),
-                "seed": run.config.seed,
-                **_encoder_choices(run),
-            },
-            own=task.summary(run),
-        )
-
-    def as_json(self) -> dict[str, object]:
-        """The file's content: the task's own entries beside the common ones."""
-        common = asdict(self)
-        own = common.pop("own")
-        return {**common, **own, **origin(command_line())}
-
-
 def train(kind: type[TaskRun], config: Config, extras: Extras | None = None) -> float | None:
     """Train a task; return the objective of a sweep, if it was evaluated."""
     own = resume_point(config.trainer)
@@ -207,7 +153,7 @@ def train(kind: type[TaskRun], config: Config, extras: Extras | None = None) -> 
     fit(trainer, run.module, task.data, resume)
     after = task.final_evaluation(run)
     if trainer.is_global_zero:
-        summary = Summary.of(task, run, after).as_json()
+        summary = summarize(task, run, after)
         write_json(summary, run.folder.summary_file)
         plot_losses(run.folder.metrics_file, run.folder.plot_file, task.loss_levels())
         task.report(run, summary)
@@ -247,6 +193,38 @@ def prepare_run(
     loggers = [*configured(config, "loggers"), *extras.loggers]
     parts.trainer.loggers = [*parts.trainer.loggers, *loggers]
     return TrainedRun(config, folder, module, parts, strategy)
+
+
+def summarize(task: TaskRun, run: TrainedRun, after: dict[str, float]) -> dict[str, object]:
+    """Content of ``summary.json``; ``after`` is the final evaluation."""
+    parts, data = run.parts, task.data
+    tokens, seconds = parts.metrics.tokens, parts.metrics.seconds
+    return {
+        "task": run.config.task,
+        "steps": parts.trainer.global_step,
+        "tokens": tokens,
+        "seconds": round(seconds, 3),
+        "tokens_per_sec": round(tokens / max(seconds, 1e-9), 1),
+        "throughput": parts.throughput.summary(),
+        "peak_memory_mib": round(peak_memory_mib(), 1),
+        "before": evaluation_at(run.folder, 0),
+        "after": after,
+        "objective": after.get(task.objective(run)),
+        "best": asdict(parts.checkpointer.best),
+        "derived": {
+            "total_steps": data.total_steps,
+            "steps_per_epoch": data.steps_per_epoch,
+            "parameters": num_parameters(run.module.model),
+            "precision": str(parts.trainer.precision),
+            "devices": parts.trainer.world_size,
+            "strategy": run.strategy.name,
+            "schedule": asdict(run.module.schedule),
+            "seed": run.config.seed,
+            **_encoder_choices(run),
+        },
+        **task.summary(run),
+        **origin(command_line()),
+    }
 
 
 def _encoders(module: nn.Module) -> list[Encoder]:

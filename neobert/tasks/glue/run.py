@@ -89,7 +89,7 @@ class GlueRun(TaskRun):
         """Predict all sets with the best weights, write the predictions, score them."""
         trainer = run.parts.trainer
         if self.config.trainer.load_best_model_at_end:
-            load_best(run.parts, run.module, run.folder)
+            load_best(run.parts, run.folder)
         self.scores = scores_by_step(run.folder.metrics_file, SCORE)
         predictions = self._predict(run)
         if self.data.has_validation:

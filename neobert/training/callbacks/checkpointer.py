@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from neobert.config.trainer import TrainerConfig
@@ -240,9 +239,3 @@ def save_plan(config: TrainerConfig, steps_per_epoch: int, score: str | None = N
         keep=keep,
         best=Best(metric, greater),
     )
-
-
-def load_weights_of(trainer: Trainer, module: torch.nn.Module, folder: Path) -> None:
-    """Put the weights of a checkpoint into ``module``, the trainer's own, strictly."""
-    checkpoint = trainer.strategy.load_checkpoint(folder)
-    trainer.strategy.load_model_state_dict(checkpoint, strict=True)
