@@ -4,15 +4,11 @@ The claim is a POSIX record lock: it ends with the process, however that ends, a
 processes do not hold it.
 """
 
+import fcntl
 import os
 from pathlib import Path
 
 from neobert.errors import ConfigError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 LOCK = ".claimed"
 
@@ -25,7 +21,7 @@ def claim(folder: Path) -> None:
     Raises ``ConfigError`` if another process has it.
     """
     key = folder.resolve()
-    if fcntl is None or _claims.get(key, -1) == _inode(key / LOCK):
+    if _claims.get(key, -1) == _inode(key / LOCK):
         return
     file = os.open(key / LOCK, os.O_RDWR | os.O_CREAT)  # stays open: closing it ends the claim
     try:

@@ -2,7 +2,6 @@
 line."""
 
 import shutil
-import sys
 
 from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
@@ -34,8 +33,6 @@ def _why_not_compiled(settings: TrainerConfig, strategy: StrategyChoice) -> str 
         return "DeepSpeed is active"
     if settings.torch_compile_backend != "inductor":
         return None
-    if sys.platform == "win32":
-        return "inductor does not run on Windows; trainer.torch_compile_backend=aot_eager does"
     if not strategy.on_cuda and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         return "inductor needs a C++ compiler on a CPU (g++ or clang++), and there is none"
     return None

@@ -22,15 +22,15 @@ _asked: Counter[str] = Counter()
 """How often this process has asked each question: the answer may change from run to run."""
 
 
-def once_per_node(question: str, answer: Callable[[], str | None]) -> str | None:
-    """The result of ``answer``, which the first process of this machine calls that needs it.
+def once_per_node(question: str, find: Callable[[], Path | None]) -> Path | None:
+    """The result of ``find``, which the first process of this machine calls that needs it.
 
     The others wait. If it raises, nothing is shared and the next process calls it.
     """
     folder = Path(tempfile.gettempdir()) / f"neobert-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():  # another user could answer
-        return answer()
+        return find()
     _asked[question] += 1
     name = sha256(f"{_asked[question]} {question}".encode()).hexdigest()
     file = folder / f"{name}.json"
@@ -38,11 +38,11 @@ def once_per_node(question: str, answer: Callable[[], str | None]) -> str | None
         if file.exists():
             shared = json.loads(file.read_text())
             if shared["process"] == os.getppid() or shared["time"] > _started():
-                result: str | None = shared["result"]
-                return result
-        result = answer()
+                return None if shared["result"] is None else Path(shared["result"])
+        path = find()
+        result = None if path is None else str(path)
         write_json({"process": os.getpid(), "time": time.time(), "result": result}, file)
-        return result
+        return path
 
 
 def _started() -> float:

@@ -84,10 +84,9 @@ def branch_point(settings: TrainerConfig) -> Path | None:
     key = "trainer.branch_from"
     trunk = settings.branch_from
 
-    def find() -> Path:
-        return select(trunk, "latest", key, resumable=True)
-
-    checkpoint = _on_this_node(settings, trunk, find)
+    checkpoint = _on_this_node(
+        settings, trunk, lambda: select(trunk, "latest", key, resumable=True)
+    )
     assert checkpoint is not None
     if checkpoint.resolve().is_relative_to(Path(settings.output_dir).resolve()):
         raise ConfigError(
@@ -105,13 +104,7 @@ def _on_this_node(
     """The checkpoint that ``find`` finds and verifies, in one process of each machine."""
     if planned_processes(settings) == 1:
         return find()
-
-    def answer() -> str | None:
-        checkpoint = find()
-        return None if checkpoint is None else str(checkpoint)
-
-    shared = once_per_node(f"{Path.cwd()} {question}", answer)
-    return None if shared is None else Path(shared)
+    return once_per_node(f"{Path.cwd()} {question}", find)
 
 
 def _checkpoint(run: Path, selector: str) -> Path | None:

@@ -5,7 +5,6 @@
     config.yaml  metrics.csv  summary.json  loss.png  checkpoints/<step>/
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -37,41 +36,28 @@ PATTERNS = (*MARKS, *OTHERS, "batches-*.csv", *PREDICTIONS)
 """What runs and evaluations write into their folder."""
 
 
-@dataclass(frozen=True, slots=True)
 class RunFolder:
     """Paths of one run. Make it with ``open_run_folder``."""
 
-    path: Path
-
-    @property
-    def config_file(self) -> Path:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.yaml"
         """The resolved configuration; composing it again gives the same run."""
-        return self.path / "config.yaml"
 
-    @property
-    def metrics_file(self) -> Path:
+        self.metrics_file = path / "metrics.csv"
         """Every logged number, a row per step."""
-        return self.path / "metrics.csv"
 
-    @property
-    def summary_file(self) -> Path:
+        self.summary_file = path / SUMMARY
         """What came out, and with which versions and command."""
-        return self.path / SUMMARY
 
-    @property
-    def plot_file(self) -> Path:
+        self.plot_file = path / "loss.png"
         """Training and evaluation loss over the steps."""
-        return self.path / "loss.png"
 
-    @property
-    def wandb_id_file(self) -> Path:
+        self.wandb_id_file = path / "wandb_run_id.txt"
         """Id of the W&B run, so that ``wandb.resume`` finds it again."""
-        return self.path / "wandb_run_id.txt"
 
-    @property
-    def checkpoints(self) -> Path:
+        self.checkpoints = path / "checkpoints"
         """One folder per saved step."""
-        return self.path / "checkpoints"
 
 
 def open_run_folder(config: Config, resuming: bool) -> RunFolder:

@@ -113,8 +113,7 @@ class Throughput(Callback):
         self._seconds = self._processor = self._pause = 0.0
         self._waited = self._saved = 0.0
         self._peak_memory = 0.0
-        self._all_flops = self._all_tokens = self._all_seconds = self._all_waited = 0.0
-        self._all_saved = 0.0
+        self._all_flops = self._all_tokens = self._all_seconds = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.peak = find_peak(trainer.strategy.root_device, str(trainer.precision))
@@ -163,8 +162,8 @@ class Throughput(Callback):
         figures: dict[str, object] = {
             "flops_per_token": self._all_flops / max(self._all_tokens, 1.0),
             "tflops_per_sec": self._all_flops / seconds / 1e12,
-            "data_wait": self._all_waited / seconds,
-            "save_wait": self._all_saved / seconds,
+            "data_wait": self._waited / seconds,
+            "save_wait": self._saved / seconds,
             "peak_memory_mib": round(self._peak_memory, 1),
         }
         if self.peak is not None:
@@ -208,8 +207,6 @@ class Throughput(Callback):
         self._all_flops += flops
         self._all_tokens += self._tokens
         self._all_seconds += seconds
-        self._all_waited += waited
-        self._all_saved += saved
         self._seconds = self.metrics.seconds
         self._waited, self._saved = self.waits.data, self.waits.save
         self._processor += processor
