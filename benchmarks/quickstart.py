@@ -117,9 +117,10 @@ def phases(scratch: Path, steps: int = 12) -> dict[str, float]:
     data = task.data
     data.setup("fit")
     plan = Plan(data.total_steps, data.steps_per_epoch)
-    module = build_module(task, plan.total_steps, resolve_strategy(config))
+    strategy = resolve_strategy(config)
+    module = build_module(task, plan.total_steps, strategy)
     card = ModelCard(data.tokenizer.tokenizer, data.tokenizer.info(), {})
-    trainer = build_trainer(config, open_run_folder(config, False), plan, card).trainer
+    trainer = build_trainer(config, open_run_folder(config, False), plan, card, strategy).trainer
     profiler = SimpleProfiler()
     trainer.profiler = profiler  # type: ignore[attr-defined]
     trainer.fit(module, datamodule=data)

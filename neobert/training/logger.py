@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch.nn import Module
 from neobert.config.root import Config
 from neobert.config.wandb import WandbConfig
 from neobert.errors import ConfigError
+from neobert.training.callbacks.checkpointer import evaluates_after
 from neobert.training.metrics_file import MetricsFile
 from neobert.training.run_folder import RunFolder
 
@@ -65,6 +66,33 @@ class WandbMetrics(WandbLogger):
     @rank_zero_only
     def _keep_id(self, run: RunFolder) -> None:
         run.wandb_id_file.write_text(f"{self.experiment.id}\n")
+
+
+class SaveLogs(Callback):
+    """Has ``metrics.csv`` written once per step: stands after the callbacks that log, and before
+    the one that saves checkpoints."""
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        if not evaluates_after(trainer, batch_idx):  # else its numbers go into the same row
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.save()
 
 
 def build_loggers(config: Config, run: RunFolder, resume_step: int | None) -> list[Logger]:

@@ -6,12 +6,13 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from neobert.config.optimizer import OptimizerConfig
 from neobert.errors import ConfigError
 from neobert.optim.build import build_optimizer
 from neobert.optim.schedule import Schedule, build_scheduler
-from neobert.training.optimization import clip_gradients
+from neobert.training.strategy_deepspeed import ZeRO
 
 RULES = ("lr", "weight_decay", "betas", "eps")
 """What an optimizer's groups of parameters have from the settings."""
@@ -88,7 +89,20 @@ class OptimizedModule(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         if gradient_clip_val or self.log_grad_norm:
-            self._grad_norm = clip_gradients(self, gradient_clip_val)
+            self._grad_norm = self._clip(gradient_clip_val)
+
+    def _clip(self, limit: float | None) -> Tensor:
+        """Scale all gradients so that their L2 norm together is at most ``limit``, if that is set.
+
+        Returns the norm before clipping, a scalar. Own, since Lightning's clipping refuses fused
+        optimizers under mixed precision and does not tell the norm.
+        """
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ZeRO):  # its engine clips in the step
+            return strategy.note_norm(self)
+        parameters = [weight for weight in self.parameters() if weight.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit or float("inf"))
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm  # sharded gradients
 
     def gradient_norm(self) -> dict[str, float]:
         """``train/grad_norm`` of the last step, before clipping, if it is to be logged."""

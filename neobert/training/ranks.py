@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch.distributed as dist
-from lightning.fabric.plugins import ClusterEnvironment
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from neobert.console import get_logger
@@ -124,12 +124,14 @@ def is_symptom(error: BaseException) -> bool:
     return any(symptom in str(error) for symptom in SYMPTOMS)
 
 
-def own_launcher(
-    environment: ClusterEnvironment | None, num_processes: int, num_nodes: int
-) -> Launcher:
-    """The launcher of every strategy of several processes."""
-    assert environment is not None
-    return Launcher(environment, num_processes, num_nodes)
+class WatchedRanks(ParallelStrategy):
+    """A strategy of several processes, which :class:`Launcher` starts and watches."""
+
+    num_processes: int
+
+    def _configure_launcher(self) -> None:
+        assert self.cluster_environment is not None
+        self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
 
 def gather_lists(mine: Sequence[Item]) -> list[Item]:

@@ -20,19 +20,17 @@ from neobert.config.root import Config
 from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
 from neobert.errors import ConfigError
-from neobert.training.ranks import own_launcher
+from neobert.training.ranks import WatchedRanks
 from neobert.training.strategy_checks import (
-    deepspeed_problems,
-    precision_problems,
-    single_problems,
+    DEEPSPEED,
+    strategy_problems,
     why_no_deepspeed,
+    zero_stage,
 )
 from neobert.training.strategy_deepspeed import ZeRO
 from neobert.training.strategy_fsdp2 import FSDP2
 
 log = get_logger(__name__)
-
-DEEPSPEED = "deepspeed_zero"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +114,13 @@ def resolve_strategy(config: Config, on_cuda: bool | None = None) -> StrategyCho
     """
     settings = config.trainer
     on_cuda = runs_on_cuda(settings) if on_cuda is None else on_cuda
-    devices = num_devices(settings.devices, on_cuda)
-    nodes = num_nodes(settings)
-    processes = devices * nodes
-    if settings.strategy == "auto":
-        name, reason = _chosen(config, on_cuda, processes)
-    else:
-        name, reason = settings.strategy, None
-    choice = StrategyChoice(name, devices, nodes, on_cuda, reason)
-    if problems := strategy_problems(config, choice, on_cuda):
+    devices, nodes = num_devices(settings.devices, on_cuda), num_nodes(settings)
+    name, reason = settings.strategy, None
+    if name == "auto":
+        name, reason = _chosen(config, on_cuda, devices * nodes)
+    if problems := strategy_problems(config, name, devices * nodes, on_cuda):
         raise ConfigError(*problems)
-    return choice
+    return StrategyChoice(name, devices, nodes, on_cuda, reason)
 
 
 def num_devices(devices: int | str, on_cuda: bool) -> int:
@@ -138,16 +132,6 @@ def num_devices(devices: int | str, on_cuda: bool) -> int:
     return torch.cuda.device_count() if on_cuda else 1
 
 
-def strategy_problems(config: Config, choice: StrategyChoice, on_cuda: bool) -> list[str]:
-    """Why the chosen strategy cannot run; empty if it can. Each with what to do instead."""
-    problems = precision_problems(config.trainer, choice.name, on_cuda)
-    if choice.name == "single":
-        problems += single_problems(choice.processes)
-    if choice.is_deepspeed:
-        problems += deepspeed_problems(config, zero_stage(choice.name))
-    return problems
-
-
 def holds_whole_model(trainer: Trainer) -> bool:
     """Whether one process alone can run the model after training: no weight is partitioned."""
     strategy = trainer.strategy
@@ -156,14 +140,14 @@ def holds_whole_model(trainer: Trainer) -> bool:
     )
 
 
-def build_strategy(config: Config, choice: StrategyChoice, on_cuda: bool) -> Strategy:
+def build_strategy(config: Config, choice: StrategyChoice) -> Strategy:
     """The Lightning strategy of ``choice``."""
     if choice.reason is not None:
         log.info("%s", choice.reason)
     timeout = timedelta(seconds=config.trainer.rank_timeout)
     match choice.name:
         case "single":
-            return SingleDeviceStrategy(device="cuda:0" if on_cuda else "cpu")
+            return SingleDeviceStrategy(device="cuda:0" if choice.on_cuda else "cpu")
         case "ddp":
             return DDP(timeout)
         case "fsdp2":
@@ -172,7 +156,7 @@ def build_strategy(config: Config, choice: StrategyChoice, on_cuda: bool) -> Str
             return ZeRO(zero_stage(choice.name), config.deepspeed, timeout)
 
 
-class DDP(DDPStrategy):
+class DDP(WatchedRanks, DDPStrategy):
     """Every process holds everything; gradients are averaged while they are computed."""
 
     def __init__(self, timeout: timedelta) -> None:
@@ -182,14 +166,6 @@ class DDP(DDPStrategy):
         new = "forward_sync_buffers" in arguments  # torch 2.13 renamed it
         keywords: Any = {"forward_sync_buffers" if new else "broadcast_buffers": False}
         super().__init__(timeout=timeout, gradient_as_bucket_view=True, **keywords)
-
-    def _configure_launcher(self) -> None:
-        self._launcher = own_launcher(self.cluster_environment, self.num_processes, self.num_nodes)
-
-
-def zero_stage(name: str) -> int:
-    """The stage in ``deepspeed_zero<stage>``."""
-    return int(name.removeprefix(DEEPSPEED))
 
 
 def _chosen(config: Config, on_cuda: bool, processes: int) -> tuple[str, str | None]:

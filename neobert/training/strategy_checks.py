@@ -5,9 +5,10 @@ from pathlib import Path
 
 from neobert.config.checks import require
 from neobert.config.root import Config
-from neobert.config.trainer import TrainerConfig
 from neobert.errors import ConfigError
 from neobert.files import read_json, reading
+
+DEEPSPEED = "deepspeed_zero"
 
 SET_ELSEWHERE = {
     "optimizer": "optimizer.*",
@@ -21,30 +22,41 @@ SET_ELSEWHERE = {
 """Keys of a DeepSpeed JSON that settings of this project decide."""
 
 
-def single_problems(processes: int) -> list[str]:
-    """``trainer.strategy=single``."""
-    return require(
-        processes == 1,
-        f"trainer.strategy=single runs one process, but {processes} are requested: set "
-        "trainer.devices=1 or trainer.strategy=ddp",
-    )
+def zero_stage(name: str) -> int:
+    """The stage in ``deepspeed_zero<stage>``."""
+    return int(name.removeprefix(DEEPSPEED))
 
 
-def precision_problems(settings: TrainerConfig, name: str, on_cuda: bool) -> list[str]:
-    """``trainer.mixed_precision=fp16``."""
-    if settings.mixed_precision != "fp16":
-        return []
+def strategy_problems(config: Config, name: str, processes: int, on_cuda: bool) -> list[str]:
+    """Why the strategy ``name`` cannot run; empty if it can."""
+    is_fp16 = config.trainer.mixed_precision == "fp16"
     problems = require(
-        on_cuda, "trainer.mixed_precision=fp16 needs a GPU: use bf16, or no (fp32), on a CPU"
+        on_cuda or not is_fp16,
+        "trainer.mixed_precision=fp16 needs a GPU: use bf16, or no (fp32), on a CPU",
     )
-    return problems + require(
-        name != "fsdp2",
+    problems += require(
+        name != "fsdp2" or not is_fp16,
         "trainer.mixed_precision=fp16 with trainer.strategy=fsdp2: the gradient scaler does not "
         "see the other ranks' overflows; use bf16, or trainer.strategy=ddp",
     )
+    problems += require(
+        name != "single" or processes == 1,
+        f"trainer.strategy=single runs one process, but {processes} are requested: set "
+        "trainer.devices=1 or trainer.strategy=ddp",
+    )
+    if name.startswith(DEEPSPEED):
+        problems += _deepspeed_problems(config, zero_stage(name))
+    return problems
 
 
-def deepspeed_problems(config: Config, stage: int) -> list[str]:
+def why_no_deepspeed() -> str | None:
+    """Why DeepSpeed cannot run at all on this machine; ``None`` if it can."""
+    if importlib.util.find_spec("deepspeed") is None:
+        return "the package is not installed (pip install 'neobert[deepspeed]')"
+    return None
+
+
+def _deepspeed_problems(config: Config, stage: int) -> list[str]:
     """DeepSpeed at all, and what ZeRO's flat pieces make impossible."""
     reason = why_no_deepspeed()
     problems = require(
@@ -74,14 +86,16 @@ def deepspeed_problems(config: Config, stage: int) -> list[str]:
         "deepspeed.offload_optimizer=true needs stage 1 or more: use "
         "trainer.strategy=deepspeed_zero2",
     )
-    return problems + own_file_problems(config.deepspeed.config_file, stage)
+    file = config.deepspeed.config_file
+    return problems if file is None else problems + _own_file_problems(file, stage)
 
 
-def own_file_problems(file: str | None, stage: int) -> list[str]:
+def _own_file_problems(file: str, stage: int) -> list[str]:
     """``deepspeed.config_file``: readable, of this stage, and silent about what is set here."""
-    if file is None:
-        return []
-    values = read_deepspeed_file(file)
+    with reading(file, "deepspeed.config_file"):
+        values = read_json(Path(file))
+    if not isinstance(values, dict):
+        raise ConfigError(f"deepspeed.config_file={file}: must hold an object")
     zero = values.get("zero_optimization")
     file_stage = zero.get("stage", 0) if isinstance(zero, dict) else 0
     if file_stage not in (0, 1, 2, 3) or isinstance(file_stage, bool | float):
@@ -99,19 +113,3 @@ def own_file_problems(file: str | None, stage: int) -> list[str]:
             key not in values, f"deepspeed.config_file={file}: {key} is decided by {place}; remove"
         )
     return problems
-
-
-def read_deepspeed_file(file: str) -> dict[str, object]:
-    """An own DeepSpeed JSON."""
-    with reading(file, "deepspeed.config_file"):
-        values = read_json(Path(file))
-    if not isinstance(values, dict):
-        raise ConfigError(f"deepspeed.config_file={file}: must hold an object")
-    return values
-
-
-def why_no_deepspeed() -> str | None:
-    """Why DeepSpeed cannot run at all on this machine; ``None`` if it can."""
-    if importlib.util.find_spec("deepspeed") is None:
-        return "the package is not installed (pip install 'neobert[deepspeed]')"
-    return None

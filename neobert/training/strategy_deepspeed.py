@@ -1,43 +1,32 @@
 """DeepSpeed: ZeRO stages 0 to 3 as Lightning's strategy, on GPUs and, for tests, on CPUs.
 
 Lightning's class refuses CPUs though DeepSpeed runs there, and its checkpoints are DeepSpeed's own.
-Here they are those of every other strategy, whole tensors gathered on the first rank: a run may
-resume under another stage, strategy or number of processes.
 """
 
 import argparse
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TypeVar, cast
 
 import torch
 from lightning.fabric.utilities.seed import reset_seed
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from neobert.config.deepspeed import DeepSpeedConfig
 from neobert.optim.sharded import Fragment
-from neobert.training.ranks import own_launcher
-from neobert.training.zero_layout import (
-    Described,
-    Place,
-    describe_optimizer,
-    find_places,
-    gather,
-    gather_held,
-)
+from neobert.training.strategy_sharded import Plain, ShardedStrategy
+from neobert.training.zero_layout import Described, Place, describe_optimizer, find_places
 
 MOVED = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 """Optimizer states that are laid out like the weights."""
 
-Plain = dict[str, object]
 Batch = TypeVar("Batch")
 
 
@@ -54,7 +43,7 @@ class EnginePrecision(DeepSpeedPrecision):
         super().backward(tensor, model, None, scale_wrt_gas=False, **kwargs)
 
 
-class ZeRO(DeepSpeedStrategy):
+class ZeRO(ShardedStrategy, DeepSpeedStrategy):
     """DeepSpeed's engine around the module, with one format of checkpoints."""
 
     def __init__(self, stage: int, settings: DeepSpeedConfig, timeout: timedelta) -> None:
@@ -82,9 +71,6 @@ class ZeRO(DeepSpeedStrategy):
         self._before: list[Described] = []
 
     # Lightning's class, without its demand for CUDA
-
-    def _configure_launcher(self) -> None:
-        self._launcher = own_launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
     def setup_environment(self) -> None:
         self.precision_plugin = EnginePrecision(self.precision_plugin.precision)  # type: ignore[arg-type]
@@ -141,11 +127,6 @@ class ZeRO(DeepSpeedStrategy):
             if place.part is None and place.master is not place.parameter:
                 place.master.copy_(place.parameter)
 
-    def init_deepspeed(self) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*handles gradient clipping internally.*")
-            super().init_deepspeed()
-
     def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
         """Before training the plain module evaluates, after it the engine that has the weights."""
         self.model = self._engine if self._engine is not None else model.to(self.root_device)
@@ -186,34 +167,18 @@ class ZeRO(DeepSpeedStrategy):
 
     # Checkpoints of whole tensors
 
-    # As for replicas: the first rank writes, every rank reads.
-    save_checkpoint = Strategy.save_checkpoint
-    load_checkpoint = Strategy.load_checkpoint
-    lightning_restore_optimizer = Strategy.lightning_restore_optimizer
-
-    def lightning_module_state_dict(self) -> dict[str, Tensor]:
-        """Whole fp32 weights, by name; gathered together, kept by the first rank."""
-        masters = {id(place.parameter): place for place in self._places}
-        copies: dict[int, Tensor] = {}
-        whole: dict[str, Tensor] = {}
-        parameters = dict(self._module.named_parameters(remove_duplicate=False))
-        for name, tensor in self._module.state_dict().items():
-            parameter = parameters.get(name, tensor)
-            if id(parameter) not in copies:
-                place = masters.get(id(parameter))
-                value = tensor if place is None else gather(place, place.master)
-                copies[id(parameter)] = value.detach().cpu().clone()
-            whole[name] = copies[id(parameter)]
-        return whole
+    def whole(self, weight: Tensor) -> Tensor:
+        """The whole tensor, in fp32 where the optimizer has it, on every rank."""
+        place = self._places_by_id.get(id(weight))
+        value = weight if place is None else place.whole(place.held(place.master))
+        return value.detach().cpu().clone()
 
     def weight_shards(self) -> list[Tensor]:
-        """This rank's numbers of each parameter in the optimizer's fp32 weights."""
         return [place.held(place.master).detach() for place in self._places]
 
     def write_weight_shards(self, shards: Sequence[Tensor]) -> None:
-        """Set these numbers and every copy of the weights that computes."""
         for place, shard in zip(self._places, shards, strict=True):
-            _fill(place.fragments(), gather_held(place, shard))
+            _fill(place.fragments(), place.whole(shard))
 
     def optimizer_state(  # type: ignore[override]
         self, optimizer: Optimizer | LightningOptimizer
@@ -225,7 +190,7 @@ class ZeRO(DeepSpeedStrategy):
             # Copies, also of the count of steps, which the parameters of a flat tensor share: the
             # fused AdamW of another strategy would count one step as many.
             states[number] = {
-                key: (gather(place, value).cpu() if key in MOVED else value).clone()
+                key: (place.whole(place.held(value)).cpu() if key in MOVED else value).clone()
                 for key, value in state.items()
             }
         groups, first = [], 0
@@ -244,7 +209,7 @@ class ZeRO(DeepSpeedStrategy):
         if strict and names != weights.keys():
             raise RuntimeError(f"weights do not fit: {sorted({*names} ^ {*weights})}")
         parameters = dict(self._module.named_parameters(remove_duplicate=False))
-        places = {id(place.parameter): place for place in self._places}
+        places = self._places_by_id
         for name, whole in weights.items():
             if name in parameters:
                 _fill(places[id(parameters[name])].fragments(), whole)
@@ -266,9 +231,8 @@ class ZeRO(DeepSpeedStrategy):
             group.update({key: value for key, value in values.items() if key != "params"})
 
     @property
-    def _module(self) -> LightningModule:
-        assert self.lightning_module is not None
-        return self.lightning_module
+    def _places_by_id(self) -> dict[int, Place]:
+        return {id(place.parameter): place for place in self._places}
 
 
 def without_compiled_ops() -> None:
@@ -290,10 +254,3 @@ def _fill(fragments: list[Fragment], whole: Tensor) -> None:
     for fragment in fragments:
         size = fragment.tensor.numel()
         fragment.tensor.copy_(numbers.narrow(0, fragment.start, size).to(fragment.tensor.device))
-
-
-def clips_itself(module: nn.Module) -> ZeRO | None:
-    """The strategy, if it clips gradients in its own step; ``None`` if the module has to."""
-    trainer: Trainer | None = module.trainer if isinstance(module, LightningModule) else None
-    strategy = trainer.strategy if trainer is not None else None
-    return strategy if isinstance(strategy, ZeRO) else None

@@ -1,8 +1,7 @@
 """FSDP2: weights, gradients and optimizer states are sharded by rows (``fully_shard``).
 
 Each block is one unit, everything else another; the LightningModule is the root, so that tasks need
-not know. Checkpoints are those of every other strategy: whole tensors, gathered on the first rank,
-so a run may resume under another strategy or number of processes.
+not know.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import cast
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -21,15 +20,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from neobert.model.self_attention import SelfAttention
-from neobert.training.ranks import own_launcher
+from neobert.training.strategy_sharded import Plain, ShardedStrategy
 
 STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 """Methods through which the model is run: weights are gathered before and released after."""
 
-Plain = dict[str, object]
 
-
-class FSDP2(ModelParallelStrategy):
+class FSDP2(ShardedStrategy, ModelParallelStrategy):
     """One group of ranks, each with its rows of every tensor."""
 
     def __init__(self, processes: int, timeout: timedelta) -> None:
@@ -39,14 +36,6 @@ class FSDP2(ModelParallelStrategy):
             save_distributed_checkpoint=False,
             timeout=timeout,
         )
-
-    def _configure_launcher(self) -> None:
-        self._launcher = own_launcher(self.cluster_environment, self.num_processes, self.num_nodes)
-
-    # As for replicas: the first rank writes whole tensors, every rank reads them.
-    save_checkpoint = Strategy.save_checkpoint
-    load_checkpoint = Strategy.load_checkpoint
-    lightning_restore_optimizer = Strategy.lightning_restore_optimizer
 
     def setup(self, trainer: Trainer) -> None:
         """As Lightning's, but the sharding is done here and not by the task."""
@@ -62,24 +51,7 @@ class FSDP2(ModelParallelStrategy):
             self.setup_optimizers(trainer)
         self.setup_precision_plugin()
 
-    def lightning_module_state_dict(self) -> dict[str, Tensor]:
-        """Whole weights on the first rank, by name; a tensor with two names is gathered once."""
-        state = self._module.state_dict()
-        identities = {
-            name: id(tensor)
-            for name, tensor in (
-                *self._module.named_parameters(remove_duplicate=False),
-                *self._module.named_buffers(remove_duplicate=False),
-            )
-        }
-        copies: dict[int, Tensor] = {}
-        for name, tensor in state.items():
-            if identities[name] not in copies:
-                copies[identities[name]] = gathered(tensor)
-        return {name: copies[identities[name]] for name in state}
-
     def weight_shards(self) -> list[Tensor]:
-        """This rank's rows of each parameter."""
         for module in self._module.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()  # an evaluation leaves the root's weights gathered
@@ -88,9 +60,16 @@ class FSDP2(ModelParallelStrategy):
 
     @torch.no_grad()
     def write_weight_shards(self, shards: Sequence[Tensor]) -> None:
-        """Set this rank's rows."""
         for weight, value in zip(self.weight_shards(), shards, strict=True):
             weight.copy_(value)
+
+    @torch.no_grad()
+    def whole(self, weight: Tensor) -> Tensor:
+        """The whole tensor on the first rank; empty on the others."""
+        if not isinstance(weight, DTensor):
+            return weight.detach().cpu()
+        whole = weight.full_tensor()
+        return whole.cpu() if self.is_global_zero else torch.empty(0)
 
     def optimizer_state(  # type: ignore[override]
         self, optimizer: Optimizer | LightningOptimizer
@@ -99,7 +78,7 @@ class FSDP2(ModelParallelStrategy):
         inner = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         state = inner.state_dict()
         state["state"] = {
-            number: {key: gathered(value) for key, value in values.items()}
+            number: {key: self.whole(value) for key, value in values.items()}
             for number, values in state["state"].items()
         }
         return state
@@ -128,11 +107,6 @@ class FSDP2(ModelParallelStrategy):
             }
             optimizer.load_state_dict({**whole, "state": parts})
 
-    @property
-    def _module(self) -> LightningModule:
-        assert self.lightning_module is not None
-        return self.lightning_module
-
 
 def shard_(module: LightningModule, mesh: DeviceMesh) -> None:
     """Spread the rows of all parameters of ``module`` over the ranks of ``mesh``."""
@@ -142,15 +116,6 @@ def shard_(module: LightningModule, mesh: DeviceMesh) -> None:
     root = cast(nn.Module, fully_shard(module, mesh=mesh))
     for name in STEPS:
         register_fsdp_forward_method(root, name)
-
-
-def gathered(tensor: Tensor) -> Tensor:
-    """The whole tensor in the memory of the CPU on the first rank; empty on the others."""
-    if not isinstance(tensor, DTensor):
-        return tensor.detach().cpu()
-    whole = tensor.full_tensor()
-    first = torch.distributed.get_rank() == 0
-    return whole.detach().cpu() if first else torch.empty(0)
 
 
 def sharded_like(example: Tensor, whole: Tensor) -> Tensor:

@@ -10,39 +10,31 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from transformers import PreTrainedTokenizerBase
 
+from neobert.config.optimizer import MuonConfig
 from neobert.config.root import Config
 from neobert.config.store import save_config
 from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
 from neobert.files import write_json
 from neobert.model.encoder import Encoder
+from neobert.optim.groups import MUONCLIP
 from neobert.training.callbacks.batch_digest import BatchDigests
 from neobert.training.callbacks.checkpointer import Checkpointer, save_plan
-from neobert.training.callbacks.clip_heads import qk_clip_callbacks
-from neobert.training.callbacks.ema import ema_callbacks
+from neobert.training.callbacks.clip_heads import QKClip
+from neobert.training.callbacks.ema import EmaWeights
 from neobert.training.callbacks.interrupt import Interrupt
-from neobert.training.callbacks.ngpt_weights import ngpt_callbacks
+from neobert.training.callbacks.ngpt_weights import UnitNorm
 from neobert.training.callbacks.progress import ProgressBar
 from neobert.training.callbacks.reproduce import SeedEachMicroBatch
-from neobert.training.callbacks.save_logs import SaveLogs
 from neobert.training.callbacks.stop_early import StopEarly
 from neobert.training.callbacks.throughput import PROFILE, Throughput, build_profiler
 from neobert.training.callbacks.train_metrics import TrainMetrics
 from neobert.training.checkpoint import FINGERPRINT
 from neobert.training.checkpoint_thread import ThreadedCheckpointIO
-from neobert.training.logger import build_loggers
-from neobert.training.precision import (
-    resolve_precision,
-    set_tf32,
-    take_batches_as_they_are,
-)
+from neobert.training.logger import SaveLogs, build_loggers
+from neobert.training.precision import resolve_precision, set_tf32, take_batches_as_they_are
 from neobert.training.run_folder import RunFolder
-from neobert.training.strategy import (
-    StrategyChoice,
-    build_strategy,
-    resolve_strategy,
-    runs_on_cuda,
-)
+from neobert.training.strategy import StrategyChoice, build_strategy
 
 log = get_logger(__name__)
 
@@ -102,24 +94,23 @@ def build_trainer(
     run: RunFolder,
     plan: Plan,
     card: ModelCard,
-    strategy: StrategyChoice | None = None,
+    strategy: StrategyChoice,
     callbacks: Sequence[Callback] = (),
 ) -> Parts:
-    """Build the Trainer; ``callbacks`` run first, and ``strategy=None`` is resolved here."""
+    """Build the Trainer; ``callbacks`` run first."""
     settings = config.trainer
     quiet_libraries()
     metrics = TrainMetrics(settings.logging_steps, settings.log_weight_norms)
     throughput = Throughput(metrics, build_profiler(settings.profiler, run.path / PROFILE))
     interrupt = Interrupt()
     saving = save_plan(settings, plan.steps_per_epoch, plan.score)
-    strategy = strategy or resolve_strategy(config, runs_on_cuda(settings))
     checkpoint_io = ThreadedCheckpointIO(
         lambda: _card_writer(config, card), strategy.saves_from_gpu
     )
     checkpointer = Checkpointer(saving, run.checkpoints, checkpoint_io, interrupt)
     trainer = Trainer(
         accelerator="cuda" if strategy.on_cuda else "cpu",
-        strategy=build_strategy(config, strategy, strategy.on_cuda),
+        strategy=build_strategy(config, strategy),
         devices=strategy.devices,
         num_nodes=strategy.num_nodes,
         precision=_precision(settings, strategy.on_cuda),  # type: ignore[arg-type]
@@ -135,7 +126,11 @@ def build_trainer(
         plugins=[checkpoint_io],
         callbacks=[
             *callbacks,
-            *_watching(config, run, metrics, throughput),
+            SeedEachMicroBatch(config.seed),
+            metrics,
+            throughput,
+            *weight_callbacks(config),
+            *([BatchDigests(run.path)] if settings.log_batch_digests else []),
             *_early_stopping(settings, checkpointer),
             interrupt,
             ProgressBar(metrics, bar=not settings.disable_tqdm),
@@ -147,20 +142,17 @@ def build_trainer(
     return Parts(trainer, metrics, checkpointer, throughput)
 
 
-def _watching(
-    config: Config, run: RunFolder, metrics: TrainMetrics, throughput: Throughput
-) -> list[Callback]:
-    """What measures a step, and what acts on its weights, before anything is saved."""
-    settings = config.trainer
-    return [
-        SeedEachMicroBatch(config.seed),
-        metrics,
-        throughput,
-        *qk_clip_callbacks(config.optimizer, settings.logging_steps),
-        *ngpt_callbacks(config.model),
-        *ema_callbacks(settings),
-        *([BatchDigests(run.path)] if settings.log_batch_digests else []),
-    ]
+def weight_callbacks(config: Config) -> list[Callback]:
+    """What acts on the weights of a step, before anything is saved."""
+    settings, muon = config.trainer, config.optimizer.muon_config or MuonConfig()
+    callbacks: list[Callback] = []
+    if config.optimizer.name == MUONCLIP and muon.enable_clipping:
+        callbacks.append(QKClip(muon, settings.logging_steps))
+    if config.model.ngpt:
+        callbacks.append(UnitNorm())
+    if settings.ema_decay is not None:
+        callbacks.append(EmaWeights(settings.ema_decay))
+    return callbacks
 
 
 def evaluation_interval(settings: TrainerConfig, plan: Plan) -> int:
@@ -186,6 +178,7 @@ def quiet_libraries() -> None:
         r".*`srun` command is available.*",
         r".*anonymous setting has no effect.*",
         r".*torch\.distributed\..* is deprecated.*",  # DeepSpeed's calls
+        r".*handles gradient clipping internally.*",  # DeepSpeed's
         r".*sync_dist=True.*",  # what is logged are sums over all ranks already
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -24,7 +24,6 @@ from neobert.optim.sharded import Fragment, Fragments, Part, keep_fragments
 class Place:
     """A parameter of the model, and the tensor of the optimizer that holds this rank's part."""
 
-    name: str
     parameter: nn.Parameter
     master: Tensor
     """fp32: flat under ZeRO, of the parameter's shape where nothing is sharded, or the parameter
@@ -32,9 +31,6 @@ class Place:
 
     part: Part | None
     """``None`` where ``master`` is this parameter alone, whole."""
-
-    group: int
-    """Number of its parameter group."""
 
     def held(self, tensor: Tensor) -> Tensor:
         """This rank's numbers in ``tensor``, which is laid out like ``master``."""
@@ -50,6 +46,15 @@ class Place:
         """The first of this rank's numbers."""
         return 0 if self.part is None else self.part.start
 
+    def whole(self, held: Tensor) -> Tensor:
+        """The tensor of which ``held`` are this rank's numbers, gathered on every rank."""
+        if self.part is None:
+            return held.detach().float().view(self.shape)
+        whole = torch.zeros(sum(self.part.sizes), dtype=torch.float32, device=held.device)
+        whole.narrow(0, self.start, self.part.size).copy_(held)
+        dist.all_reduce(whole)
+        return whole.view(self.shape)
+
     def fragments(self) -> list[Fragment]:
         """Every copy of what is held here: the optimizer's, and those that compute."""
         fragments = [Fragment(self.held(self.master), self.start)]
@@ -58,8 +63,8 @@ class Place:
             size = 0 if self.part is None else self.part.size
             fragments.append(Fragment(piece.data.view(-1)[:size], self.start))
         # Stage 3 keeps small parameters gathered between two steps.
-        whole = self.parameter.numel() == math.prod(self.shape)
-        if whole and self.parameter is not self.master:
+        is_whole = self.parameter.numel() == math.prod(self.shape)
+        if is_whole and self.parameter is not self.master:
             fragments.append(Fragment(self.parameter.data.view(-1), 0))
         return fragments
 
@@ -92,21 +97,6 @@ def find_places(wrapped: object, optimizer: Optimizer, before: list[Described]) 
     return places
 
 
-def gather(place: Place, tensor: Tensor) -> Tensor:
-    """The whole of what ``tensor``, laid out like the master weights, holds: on every rank."""
-    return gather_held(place, place.held(tensor))
-
-
-def gather_held(place: Place, held: Tensor) -> Tensor:
-    """The whole of which ``held`` are this rank's numbers."""
-    if place.part is None:
-        return held.detach().float().view(place.shape)
-    whole = torch.zeros(sum(place.part.sizes), dtype=torch.float32, device=held.device)
-    whole.narrow(0, place.start, place.part.size).copy_(held)
-    dist.all_reduce(whole)
-    return whole.view(place.shape)
-
-
 def _of_group(wrapped: object, before: list[Described], group: int) -> Iterator[Place]:
     described = before[group]
     stage_3 = hasattr(described[0][1], "ds_tensor")
@@ -119,11 +109,11 @@ def _of_group(wrapped: object, before: list[Described], group: int) -> Iterator[
     dist.all_gather_object(everywhere, [run.size if run is not None else -1 for run in runs])
     for number, ((name, parameter, shape), run) in enumerate(zip(described, runs, strict=True)):
         if run is None:
-            yield Place(name, parameter, masters[number], None, group)
+            yield Place(parameter, masters[number], None)
             continue
         sizes = tuple(sizes[number] for sizes in everywhere)
         part = Part(name, shape, sizes, run.offset, run.start, run.size)
-        yield Place(name, parameter, run.flat, part, group)
+        yield Place(parameter, run.flat, part)
 
 
 @dataclass(frozen=True, slots=True)

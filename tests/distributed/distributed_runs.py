@@ -32,15 +32,13 @@ from neobert.model.heads import MaskedLM
 from neobert.optim.muon import MuonClip
 from neobert.optim.schedule import resolve_schedule
 from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSettings
-from neobert.training.callbacks.clip_heads import qk_clip_callbacks
-from neobert.training.callbacks.ema import ema_callbacks
-from neobert.training.callbacks.ngpt_weights import ngpt_callbacks
+from neobert.training.callbacks.ema import EmaWeights
 from neobert.training.checkpoint import FolderCheckpointIO
 from neobert.training.compile import compile_if_enabled
 from neobert.training.precision import resolve_precision, take_batches_as_they_are
 from neobert.training.strategy import build_strategy, resolve_strategy
 from neobert.training.summary import num_parameters
-from neobert.training.trainer import quiet_libraries
+from neobert.training.trainer import quiet_libraries, weight_callbacks
 
 VOCABULARY = 50
 DOCUMENTS = 8
@@ -101,6 +99,7 @@ def config_of(run: Run) -> Config:
             torch_compile=run.compiled,
             torch_compile_backend="aot_eager",
             ema_decay=run.ema,
+            logging_steps=1,
             emulate_bf16=True,
             rank_timeout=60,
         ),
@@ -226,7 +225,7 @@ class Norms(Callback):
 class Evaluates(Callback):
     """After every step: the averages become the weights, as for an evaluation, and go again."""
 
-    def __init__(self, averages: list[Callback]) -> None:
+    def __init__(self, averages: list[EmaWeights]) -> None:
         self.averages = averages
         self.found: list[dict[str, Tensor]] = []
 
@@ -272,12 +271,12 @@ def train(run: Run, folder: Path, resume: Path | None = None) -> dict[str, objec
     ranks = choice.processes
     rank = int(os.environ["LOCAL_RANK"]) if ranks > 1 else 0
     kept, replicas, norms = Kept(), Replicas(), Norms()
-    averages = ema_callbacks(config.trainer)
-    evaluates = Evaluates(averages)
+    on_weights = weight_callbacks(config)
+    evaluates = Evaluates([each for each in on_weights if isinstance(each, EmaWeights)])
     watches_replicas = run.strategy not in ("fsdp2", "deepspeed_zero3")
     trainer = Trainer(
         accelerator="cpu",
-        strategy=build_strategy(config, choice, on_cuda=False),
+        strategy=build_strategy(config, choice),
         devices=choice.devices,
         precision=resolve_precision(config.trainer, on_cuda=False).lightning,  # type: ignore[arg-type]
         max_steps=run.steps,
@@ -285,10 +284,8 @@ def train(run: Run, folder: Path, resume: Path | None = None) -> dict[str, objec
         accumulate_grad_batches=run.accumulation,
         gradient_clip_val=run.clip,
         callbacks=[
-            *qk_clip_callbacks(config.optimizer, 1),
-            *ngpt_callbacks(config.model),
+            *on_weights,
             norms,
-            *averages,
             evaluates,
             *([replicas] if watches_replicas else []),
         ],

@@ -110,7 +110,7 @@ def test_an_own_deepspeed_file_is_used_and_checked(tmp_path: Path) -> None:
         )
 
     right = config({"zero_optimization": zero}, 1)
-    strategy = build_strategy(right, resolve_strategy(right, on_cuda=False), on_cuda=False)
+    strategy = build_strategy(right, resolve_strategy(right, on_cuda=False))
     assert isinstance(strategy, ZeRO)
     assert strategy.config["zero_optimization"] == zero
     for values, stage, words in (

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from neobert.config.optimizer import MuonConfig, OptimizerConfig
+from neobert.config.optimizer import MuonConfig
 from neobert.training.callbacks.attention_logits import Attention, attention_layers
 from neobert.training.logger import log_metrics
 
@@ -109,11 +109,3 @@ class QKClip(Callback):
         largest, clipped = state_dict["largest"], state_dict["clipped"]
         self._largest = largest if isinstance(largest, Tensor) else None
         self._clipped = clipped if isinstance(clipped, Tensor) else None
-
-
-def qk_clip_callbacks(config: OptimizerConfig, log_every: int) -> tuple[QKClip, ...]:
-    """The callback if ``optimizer.*`` enables it: MuonClip with ``enable_clipping``."""
-    settings = config.muon_config or MuonConfig()
-    if config.name != "muonclip" or not settings.enable_clipping:
-        return ()
-    return (QKClip(settings, log_every),)

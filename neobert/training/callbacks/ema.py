@@ -6,27 +6,16 @@ and exports use them; the trained weights are in its state.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from neobert.config.trainer import TrainerConfig
+from neobert.training.strategy_sharded import ShardedStrategy
 
 TRAINED = "current_model_state"
 """Key of the trained weights in a checkpoint, whose weights are the averages."""
-
-
-@runtime_checkable
-class ShardedWeights(Protocol):
-    """A strategy that shards the weights which the optimizer updates."""
-
-    def weight_shards(self) -> list[Tensor]:
-        """This rank's shard of each parameter, in fp32; changes with the parameter."""
-
-    def write_weight_shards(self, shards: Sequence[Tensor]) -> None:
-        """Set every copy of the weights to these shards; all ranks call this together."""
 
 
 class EmaWeights(Callback):
@@ -86,7 +75,7 @@ class EmaWeights(Callback):
         checkpoint[TRAINED] = checkpoint["state_dict"]
         self._swap(trainer, pl_module)
         averages = trainer.strategy.lightning_module_state_dict()
-        if not isinstance(trainer.strategy, ShardedWeights):  # theirs are copies already
+        if not isinstance(trainer.strategy, ShardedStrategy):  # theirs are copies already
             averages = _copies(averages)
         self._swap(trainer, pl_module)
         checkpoint["state_dict"] = averages
@@ -116,13 +105,13 @@ class EmaWeights(Callback):
 
 
 def _shards(trainer: Trainer, module: LightningModule) -> list[Tensor]:
-    if isinstance(trainer.strategy, ShardedWeights):
+    if isinstance(trainer.strategy, ShardedStrategy):
         return trainer.strategy.weight_shards()
     return [parameter.detach() for parameter in module.parameters()]
 
 
 def _write(trainer: Trainer, module: LightningModule, shards: Sequence[Tensor]) -> None:
-    if isinstance(trainer.strategy, ShardedWeights):
+    if isinstance(trainer.strategy, ShardedStrategy):
         trainer.strategy.write_weight_shards(shards)
         return
     for weight, value in zip(_shards(trainer, module), shards, strict=True):
@@ -136,8 +125,3 @@ def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if tensor.data_ptr() not in copies:
             copies[tensor.data_ptr()] = tensor.detach().clone()
     return {name: copies[tensor.data_ptr()] for name, tensor in state.items()}
-
-
-def ema_callbacks(settings: TrainerConfig) -> list[Callback]:
-    """The callback if ``trainer.ema_decay`` is set."""
-    return [] if settings.ema_decay is None else [EmaWeights(settings.ema_decay)]

@@ -3,7 +3,6 @@
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from neobert.config.model import ModelConfig
 from neobert.console import get_logger
 from neobert.model.ngpt import normalize_
 
@@ -28,8 +27,3 @@ class UnitNorm(Callback):
             optimizer.register_step_post_hook(lambda *_: normalize_(model))
         if decayed:
             log.info("model.ngpt=true: no weight decay, since every step ends on the unit sphere")
-
-
-def ngpt_callbacks(config: ModelConfig) -> tuple[UnitNorm, ...]:
-    """The callback if ``model.ngpt`` is set."""
-    return (UnitNorm(),) if config.ngpt else ()

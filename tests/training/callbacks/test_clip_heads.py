@@ -13,10 +13,11 @@ from neobert.batch import PackedBatch
 from neobert.config.compose import compose_config
 from neobert.config.model import ModelConfig
 from neobert.config.optimizer import MuonConfig, OptimizerConfig
+from neobert.config.root import Config
 from neobert.model.heads import MaskedLM
 from neobert.training.callbacks.attention_logits import attention_layers
-from neobert.training.callbacks.clip_heads import QKClip, qk_clip_callbacks
-from neobert.training.trainer import quiet_libraries
+from neobert.training.callbacks.clip_heads import QKClip
+from neobert.training.trainer import quiet_libraries, weight_callbacks
 
 CONFIG = ModelConfig(
     hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24
@@ -184,7 +185,8 @@ def test_the_settings_of_a_run_clip_its_heads(tmp_path: Path, alpha: float) -> N
     settings = compose_config(
         ["optimizer=muonclip", *(f"optimizer.muon_config.{word}" for word in words)]
     )
-    (clip,) = qk_clip_callbacks(settings.optimizer, 100)
+    (clip,) = weight_callbacks(settings)
+    assert isinstance(clip, QKClip)
     fit(module, clip.config, tmp_path, accumulation=1, steps=1)
     assert (before > threshold).any()
     assert_close(largest(module, [0])[0], before.clamp(max=threshold), rtol=1e-4, atol=0)
@@ -197,8 +199,9 @@ def test_the_settings_of_a_run_clip_its_heads(tmp_path: Path, alpha: float) -> N
 @pytest.mark.proves("optimizer.muon_config.enable_clipping")
 def test_it_is_there_where_it_is_asked_for() -> None:
     off_words = ["optimizer=muonclip", "optimizer.muon_config.enable_clipping=false"]
-    assert qk_clip_callbacks(compose_config(off_words).optimizer, 10) == ()
+    assert weight_callbacks(compose_config(off_words)) == []
     muon, off = OptimizerConfig(name="muonclip"), MuonConfig(enable_clipping=False)
-    assert len(qk_clip_callbacks(muon, 10)) == 1
-    assert qk_clip_callbacks(OptimizerConfig(name="muonclip", muon_config=off), 10) == ()
-    assert qk_clip_callbacks(OptimizerConfig(), 10) == ()
+    assert len(weight_callbacks(Config(optimizer=muon))) == 1
+    off_muon = OptimizerConfig(name="muonclip", muon_config=off)
+    assert weight_callbacks(Config(optimizer=off_muon)) == []
+    assert weight_callbacks(Config(optimizer=OptimizerConfig())) == []

@@ -7,12 +7,13 @@ from torch.utils.data import DataLoader
 from neobert.batch import PackedBatch
 from neobert.config.model import ModelConfig
 from neobert.config.optimizer import OptimizerConfig
+from neobert.config.root import Config
 from neobert.losses.mlm import masked_lm_loss
 from neobert.model.heads import MaskedLM
 from neobert.model.ngpt import normalize_
 from neobert.optim.build import build_optimizer
 from neobert.training.callbacks.attention_logits import NormalizedAttention
-from neobert.training.callbacks.ngpt_weights import ngpt_callbacks
+from neobert.training.trainer import weight_callbacks
 
 CONFIG = ModelConfig(
     hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, ngpt=True
@@ -47,7 +48,7 @@ def test_every_step_of_training_ends_on_the_sphere(tmp_path, optimizer) -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=list(ngpt_callbacks(CONFIG)),
+        callbacks=weight_callbacks(Config(model=CONFIG)),
     )
     trainer.fit(module, DataLoader(range(12)))
     after = {name: weight.detach().clone() for name, weight in module.model.named_parameters()}
@@ -58,7 +59,7 @@ def test_every_step_of_training_ends_on_the_sphere(tmp_path, optimizer) -> None:
 
 
 def test_plain_models_need_no_callback() -> None:
-    assert ngpt_callbacks(ModelConfig()) == ()
+    assert weight_callbacks(Config(model=ModelConfig())) == []
 
 
 def test_clipping_acts_on_the_learned_scale() -> None:
