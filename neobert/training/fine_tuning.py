@@ -116,7 +116,7 @@ class FineTuningRun(TaskRun):
     data: DocumentDataModule[Any, Any]
 
     def __init__(self, config: Config, resume: Path | None) -> None:
-        self._requested, self.after = config, dict[str, float]()
+        self.requested, self.after = config, dict[str, float]()
         settings = getattr(config, self.section)
         key = f"{self.section}.allow_random_weights"
         start = encoder_start(config, resume, key, settings.allow_random_weights)
@@ -145,13 +145,9 @@ class FineTuningRun(TaskRun):
         """Write the predictions of a split. The first rank calls this, with those of all ranks."""
 
     @property
-    def requested(self) -> Config:
-        return self._requested
-
-    @property
     def label(self) -> str:
         """What reports call the model."""
-        return model_label(self._requested, self.start.model, self.start.record)
+        return model_label(self.requested, self.start.model, self.start.record)
 
     @property
     def task_name(self) -> str:

@@ -57,7 +57,7 @@ class TrainedRun:
 class TaskRun(ABC):
     """What is special about the runs of a task.
 
-    The constructor opens what the run starts from and makes ``config`` and ``data``; nothing may be
+    The constructor opens what the run starts from and sets the attributes below; nothing may be
     written before :func:`train` has opened the run's folder.
     """
 
@@ -66,6 +66,9 @@ class TaskRun(ABC):
 
     config: Config
     """The settings with what is derived, by :meth:`build_module` too: what checkpoints say."""
+
+    requested: Config
+    """The settings that the run's own ``config.yaml`` says."""
 
     data: RunDataModule
 
@@ -93,11 +96,6 @@ class TaskRun(ABC):
 
     def check(self) -> None:  # noqa: B027 - a task may have nothing to check
         """Raise ``ConfigError`` if settings and data do not fit together."""
-
-    @property
-    def requested(self) -> Config:
-        """The settings that the run's own ``config.yaml`` says."""
-        return self.config
 
     def objective(self, run: TrainedRun) -> str:
         """Metric that a sweep minimises or maximises."""

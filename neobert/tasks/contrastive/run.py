@@ -23,7 +23,7 @@ class ContrastiveRun(TaskRun):
 
     def __init__(self, config: Config, resume: Path | None) -> None:
         self.start = open_start(config, resume)
-        self.config = self.start.config
+        self.config = self.requested = self.start.config
         self.data = ContrastiveDataModule(self.config, self.start.tokenizer)
 
     @property

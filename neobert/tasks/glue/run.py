@@ -40,16 +40,12 @@ class GlueRun(TaskRun):
     module: GlueModule
 
     def __init__(self, config: Config, resume: Path | None) -> None:
-        self.config = self._requested = config
+        self.config = self.requested = config
         self.start = find_start(config, resume)
         self.data = _data(config, self.start)
         self.after: dict[str, float] = {}
         self.scores: dict[int, float] = {}
         """Of every evaluation, by step."""
-
-    @property
-    def requested(self) -> Config:
-        return self._requested
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -28,13 +28,9 @@ class PretrainingRun(TaskRun):
     data: PretrainingDataModule
 
     def __init__(self, config: Config, resume: Path | None) -> None:
-        self.config = self._requested = config
+        self.config = self.requested = config
         self.weights = initial_weights(config, resume)
         self.data = PretrainingDataModule(config)
-
-    @property
-    def requested(self) -> Config:
-        return self._requested
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
