@@ -11,7 +11,6 @@ A checkpoint is written under a temporary name and renamed when all of it is on 
 trains, a thread does that (:mod:`neobert.training.checkpoint_thread`).
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -20,8 +19,7 @@ from typing import IO, cast
 
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from neobert.console import get_logger
@@ -130,10 +128,11 @@ def _check_state(state: object, path: Path) -> None:
 
 def load_weights(folder: Path) -> dict[str, Tensor]:
     """Weights of a checkpoint, shared ones under each of their names."""
-    weights = load_file(folder / WEIGHTS)
-    for name, shared in _shared_names(folder / WEIGHTS).items():
-        weights[name] = weights[shared]
-    return weights
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+        metadata = file.metadata() or {}
+    shared = {name: first for name, first in metadata.items() if first in weights}
+    return weights | {name: weights[first] for name, first in shared.items()}
 
 
 def remove_leftovers(checkpoints: Path) -> None:
@@ -175,10 +174,3 @@ def save_weights(state_dict: dict[str, Tensor], path: Path) -> str:
         first_name[place] = name
         tensors[name] = tensor.detach().cpu().contiguous()
     return write_weights(tensors, path, {"format": "pt", **shared})
-
-
-def _shared_names(path: Path) -> dict[str, str]:
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    metadata = header.get("__metadata__", {})
-    return {name: shared for name, shared in metadata.items() if shared in header}

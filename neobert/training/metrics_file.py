@@ -14,7 +14,7 @@ from lightning.pytorch.loggers.logger import Logger
 
 from neobert.console import get_logger
 from neobert.errors import ConfigError, RunError
-from neobert.files import first_line, reading, replacing
+from neobert.files import first_line, reading, write_atomically
 
 log = get_logger(__name__)
 
@@ -126,25 +126,20 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def _rewrite(self, rows: list[Row]) -> None:
-        columns = list(
-            dict.fromkeys(["step", *self._columns, *(key for row in rows for key in row)])
-        )
-        self._columns, before = columns, self._columns
+        before = self._columns
+        self._columns = list(dict.fromkeys([*before, *(key for row in rows for key in row)]))
+        header = {key: key for key in self._columns}
+        lines = [self._line(row) for row in (header, *rows)]
         try:
-            with replacing(self.path) as temporary, temporary.open("wb") as file:
-                file.write(self._line({key: key for key in columns}))
-                start = file.tell()
-                for row in rows:
-                    start = file.tell()
-                    file.write(self._line(row))
-                size = file.tell()
+            write_atomically(self.path, b"".join(lines))
         except OSError:
             self._columns = before
             raise
-        self._last_start, self._size = start, size
-        self._last_step = rows[-1]["step"] if rows else ""
+        self._size = self._last_start = sum(map(len, lines))
+        self._last_step = ""
         if rows:
-            self._last = rows[-1]
+            self._last, self._last_step = rows[-1], rows[-1]["step"]
+            self._last_start -= len(lines[-1])
 
     def _line(self, row: Row) -> bytes:
         text = io.StringIO()

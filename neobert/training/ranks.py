@@ -82,12 +82,9 @@ class Launcher(_SubprocessScriptLauncher):
         except RuntimeError as error:
             if not is_symptom(error):
                 raise
-            self._kill_all()
+            for process in self.procs:
+                process.kill()
             raise LostRank(error) from error
-
-    def _kill_all(self) -> None:
-        for process in self.procs:
-            process.kill()
 
 
 class Watch(threading.Thread):

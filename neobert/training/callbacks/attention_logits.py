@@ -3,8 +3,6 @@
 Letters: B rows, L tokens of a row, H heads, D width of a head.
 """
 
-from typing import Protocol
-
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
@@ -24,23 +22,6 @@ from neobert.optim.qk_clip import (
 log = get_logger(__name__)
 
 
-class Attention(Protocol):
-    """An attention layer that can be measured and clipped."""
-
-    @property
-    def maxima(self) -> Tensor:
-        """(H,) fp32: largest logit of each head since ``reset``, -inf before the first."""
-
-    def reset(self) -> None:
-        """Forget what was measured."""
-
-    def record(self, on: bool) -> None:
-        """Measure in the forward passes to come, or stop doing so."""
-
-    def clip_(self, maxima: Tensor, threshold: float, alpha: float) -> Tensor:
-        """Scale the heads above ``threshold``; return their number, on the device."""
-
-
 class FusedAttention:
     """A block of ours, whose Q, K and V are one weight."""
 
@@ -50,15 +31,19 @@ class FusedAttention:
 
     @property
     def maxima(self) -> Tensor:
+        """(H,) fp32: largest logit of each head since ``reset``, -inf before the first."""
         return self.layer.max_logits.float()
 
     def reset(self) -> None:
+        """Forget what was measured."""
         self.layer.reset_max_logits()
 
     def record(self, on: bool) -> None:
+        """Measure in the forward passes to come, or stop doing so."""
         self.layer.record_max_logits = on
 
     def clip_(self, maxima: Tensor, threshold: float, alpha: float) -> Tensor:
+        """Scale the heads above ``threshold``; return their number, on the device."""
         return qk_clip_(self.layer.qkv.weight, maxima, threshold, alpha)
 
 
@@ -130,6 +115,9 @@ class SeparateAttention:
             largest = largest.maximum(logits.masked_fill(~pairs, -torch.inf).amax((0, 2, 3)))
         self._maxima = self._maxima.to(q.device).maximum(largest)
         self._queries = None
+
+
+Attention = FusedAttention | SeparateAttention
 
 
 def attention_layers(module: LightningModule, config: MuonConfig) -> list[Attention]:
