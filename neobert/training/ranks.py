@@ -124,6 +124,7 @@ def is_symptom(error: BaseException) -> bool:
 class WatchedRanks(ParallelStrategy):
     """A strategy of several processes, which :class:`Launcher` starts and watches."""
 
+    num_nodes: int
     num_processes: int
 
     def _configure_launcher(self) -> None:

@@ -115,7 +115,8 @@ def resolve_strategy(config: Config, on_cuda: bool | None = None) -> StrategyCho
     settings = config.trainer
     on_cuda = runs_on_cuda(settings) if on_cuda is None else on_cuda
     devices, nodes = num_devices(settings.devices, on_cuda), num_nodes(settings)
-    name, reason = settings.strategy, None
+    name = settings.strategy
+    reason: str | None = None
     if name == "auto":
         name, reason = _chosen(config, on_cuda, devices * nodes)
     if problems := strategy_problems(config, name, devices * nodes, on_cuda):
