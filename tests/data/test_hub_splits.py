@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from neobert.config.compose import compose_config
-from neobert.config.dataset import DatasetConfig
 from neobert.data.task_splits import CONVERTED, REVISIONS, HubReader, TableTask
 
 PRESETS = {
@@ -40,7 +39,7 @@ def test_a_converted_dataset_is_read_by_the_folder_of_its_configuration(tmp_path
             pq.write_table(pa.table({"tokens": [[word]], "upos": [[1]]}), folder / "0000.parquet")
     source = str(tmp_path / "data")  # a folder with the layout of the branch
     task = TableTask(("tokens",), "upos", source, "en_ewt", CONVERTED)
-    reader = HubReader(task, DatasetConfig(), tmp_path / "cache")
+    reader = HubReader(task, tmp_path / "cache")
     rows = reader.split("train", "train")
     assert rows is not None
     assert rows["tokens"] == [["good"]]

@@ -20,7 +20,7 @@ import pyarrow as pa
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import build_cached, cache_folder, file_digests, key_of, opening
-from neobert.data.corpora import is_packaged
+from neobert.data.corpora import CORPORA
 from neobert.data.processes import in_processes, num_processes
 from neobert.data.shards import token_store
 from neobert.data.sources import open_source
@@ -185,7 +185,7 @@ def open_corpus(config: Config, tokenizer: TokenizerInfo) -> Corpus | None:
     corpus = config.contrastive.pretraining_dataset
     if not corpus or config.dataset.pretraining_prob == 0:
         return None
-    is_file = not is_packaged(corpus) and user_path(corpus).exists()
+    is_file = corpus not in CORPORA and user_path(corpus).exists()
     name, path = ("local", corpus) if is_file else (corpus, "")
     settings = replace(config.dataset, streaming=False, eval_samples=None, name=name, path=path)
     cache = cache_folder(config.dataset.cache_dir)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datasets import Dataset
 
 from neobert.config.answers import AnswersConfig
-from neobert.data.bad_rows import report_bad_rows
 from neobert.errors import ConfigError
+from neobert.training.documents import report_bad_rows
 
 COLUMNS = ("context_column", "question_column", "answers_column", "id_column")
 """Settings that name a column."""

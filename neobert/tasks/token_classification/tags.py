@@ -7,8 +7,8 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset
 
 from neobert.config.tokens import TokensConfig
-from neobert.data.bad_rows import report_bad_rows
 from neobert.files import write_atomically
+from neobert.training.documents import report_bad_rows
 
 OUTSIDE = "O"
 COLUMNS = ("words_column", "tags_column")
