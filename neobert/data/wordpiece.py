@@ -99,8 +99,6 @@ def _continues_words(letter: str) -> bool:
     """Whether BERT's splitting leaves ``letter`` inside words: no punctuation, no ideograph."""
     category = unicodedata.category(letter)
     is_ascii_symbol = letter.isascii() and not letter.isalnum()
-    return not (category.startswith("P") or is_ascii_symbol or _is_ideograph(letter))
-
-
-def _is_ideograph(letter: str) -> bool:
-    return unicodedata.name(letter, "").startswith(("CJK UNIFIED", "CJK COMPATIBILITY"))
+    name = unicodedata.name(letter, "")
+    is_ideograph = name.startswith(("CJK UNIFIED", "CJK COMPATIBILITY"))
+    return not (category.startswith("P") or is_ascii_symbol or is_ideograph)

@@ -135,15 +135,11 @@ def batch_lines(
         if length and first % length == 0:
             yield f"  row {first // length}"
         number += 1
-        tokens = "padding" if _is_padding(batch, info, first) else f"{last - first} tokens"
+        is_padding = first < places and int(inputs.input_ids[first]) == info.pad_token_id
+        tokens = "padding" if is_padding else f"{last - first} tokens"
         yield f"    document {number}: places {first} to {last - 1}, {tokens}"
-        if tokens != "padding":
+        if not is_padding:
             yield from _text_lines(batch, info, first, last)
-
-
-def _is_padding(batch: MaskedBatch, info: TokenizerInfo, first: int) -> bool:
-    ids = batch.inputs.input_ids
-    return first < len(ids) and int(ids[first]) == info.pad_token_id
 
 
 def _text_lines(batch: MaskedBatch, info: TokenizerInfo, first: int, last: int) -> list[str]:
