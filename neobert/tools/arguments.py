@@ -7,6 +7,7 @@ import torch
 
 from neobert.config.model import ModelConfig
 from neobert.files import user_path
+from neobert.training.encoder_start import of_length
 from neobert.training.start import Pretrained, open_weights
 
 SHORTEST = 3
@@ -69,9 +70,6 @@ def add_device(arguments: argparse.ArgumentParser) -> None:
 
 
 def check_length(config: ModelConfig, max_length: int | None) -> None:
-    """Raise ``ValueError`` if learned positions end before ``--max-length``."""
-    longest = config.max_position_embeddings
-    if max_length is not None and not config.rope and max_length > longest:
-        raise ValueError(
-            f"--max-length {max_length}: the model's learned positions end at {longest}"
-        )
+    """Raise ``ConfigError`` if learned positions end before ``--max-length``."""
+    if max_length is not None:
+        of_length(config, "--max-length", max_length)

@@ -25,13 +25,7 @@ from neobert.data.rows import iter_texts
 from neobert.failures import run_program
 from neobert.files import replacing, user_path
 from neobert.model.encode import EncodeSettings, TextEncoder
-from neobert.tools.arguments import (
-    add_batches,
-    add_model,
-    add_texts,
-    check_length,
-    open_model,
-)
+from neobert.tools.arguments import add_batches, add_model, add_texts, check_length, open_model
 
 log = get_logger("neobert.tools.embed")
 

@@ -8,7 +8,6 @@ answered.
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from transformers import PreTrainedTokenizerFast
@@ -58,13 +57,6 @@ class MaskFiller:
         return None
 
 
-def chunks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    """``texts`` in lists of ``size``, the last one shorter."""
-    rest = iter(texts)
-    while chunk := list(islice(rest, size)):
-        yield chunk
-
-
 def answer(text: str, masks: list[list[Candidate]]) -> str:
     """The text, and under it a line per mask."""
     lines = [text]
@@ -94,12 +86,12 @@ def main(argv: list[str] | None = None) -> int:
     show_messages()
     # One line at a time where somebody types, so that each is answered at once.
     at_once = TEXTS_AT_ONCE if options.texts or not sys.stdin.isatty() else 1
-    texts = options.texts or (line for line in stdin_lines(sys.stdin.buffer) if line.strip())
+    texts = iter(options.texts or filter(str.strip, stdin_lines(sys.stdin.buffer)))
     try:
         weights = open_model(options)
         filler = MaskFiller(weights.masked_lm().eval(), weights.tokenizer, options.device)
         all_answered = True
-        for batch in chunks(texts, at_once):
+        for batch in iter(lambda: list(islice(texts, at_once)), []):
             for text, result in zip(batch, filler.fill(batch, options.top_k), strict=True):
                 if isinstance(result, str):
                     log.error("%s", result)

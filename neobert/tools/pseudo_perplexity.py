@@ -33,13 +33,7 @@ from neobert.failures import run_program
 from neobert.files import sha256, user_path, write_atomically, write_json
 from neobert.model.heads import MaskedLM
 from neobert.text_tokenizer import TextTokenizer, utf8_bytes
-from neobert.tools.arguments import (
-    add_batches,
-    add_model,
-    add_texts,
-    check_length,
-    open_model,
-)
+from neobert.tools.arguments import add_batches, add_model, add_texts, check_length, open_model
 
 log = get_logger("neobert.tools.pseudo_perplexity")
 

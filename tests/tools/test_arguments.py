@@ -18,5 +18,5 @@ def test_texts_may_be_longer_than_trained_only_with_rotary_positions() -> None:
     check_length(ModelConfig(max_position_embeddings=64, rope=True), 65)
     check_length(ModelConfig(max_position_embeddings=64, rope=False), 64)
     check_length(ModelConfig(max_position_embeddings=64, rope=False), None)
-    with pytest.raises(ValueError, match="learned positions end at 64"):
+    with pytest.raises(ValueError, match="--max-length=65 is longer than the 64 positions"):
         check_length(ModelConfig(max_position_embeddings=64, rope=False), 65)

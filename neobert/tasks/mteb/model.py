@@ -14,6 +14,7 @@ from neobert.model.pretrained import run_settings
 from neobert.model.weight_files import read_json_object
 from neobert.tasks.mteb.hub_encoder import HubEncoder, load_hub_encoder
 from neobert.tasks.mteb.packed_encoder import PackedEncoder, revision_of
+from neobert.training.encoder_start import of_length
 from neobert.training.precision import resolve_precision
 from neobert.training.run_folder import RunFolder
 from neobert.training.start import Pretrained, open_weights
@@ -127,8 +128,5 @@ def _pooling(config: Config, trained: str | None) -> str:
 def _max_length(config: Config, encoder: Encoder) -> int:
     trained = encoder.config.max_position_embeddings
     length = config.mteb_max_length or min(config.tokenizer.max_length, trained)
-    if not encoder.config.rope and length > trained:
-        raise ConfigError(
-            f"mteb_max_length={length}: the model has learned positions for {trained} tokens"
-        )
+    of_length(encoder.config, "mteb_max_length", length)
     return length

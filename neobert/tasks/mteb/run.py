@@ -18,13 +18,7 @@ from neobert.config.store import save_config
 from neobert.console import get_logger
 from neobert.errors import RunError
 from neobert.files import SUMMARY, write_json
-from neobert.tasks.mteb.evaluate import (
-    MEAN_TASK,
-    Outcome,
-    by_type,
-    evaluate_tasks,
-    overall,
-)
+from neobert.tasks.mteb.evaluate import MEAN_TASK, Outcome, by_type, evaluate_tasks, overall
 from neobert.tasks.mteb.model import Evaluated, load_evaluated
 from neobert.tasks.mteb.select import check_prompts, select_tasks
 from neobert.training.summary import command_line, origin
