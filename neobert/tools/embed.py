@@ -19,7 +19,6 @@ import torch
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from neobert.config.contrastive import POOLINGS
 from neobert.console import get_logger, show_messages
 from neobert.data.rows import iter_texts
 from neobert.failures import run_program
@@ -29,6 +28,7 @@ from neobert.tools.arguments import add_batches, add_model, add_texts, check_len
 
 log = get_logger("neobert.tools.embed")
 
+POOLING = ("avg", "cls", "max")
 Part = tuple[list[str], NDArray[np.float32]]
 """Texts and their vectors."""
 
@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     add_texts(arguments)
     arguments.add_argument("--output", type=user_path, required=True, help="*.npy or *.parquet")
     arguments.add_argument("--overwrite", action="store_true", help="replace the output if there")
-    arguments.add_argument("--pooling", choices=POOLINGS, default="avg")
+    arguments.add_argument("--pooling", choices=POOLING, default="avg")
     arguments.add_argument("--prefix", default="", help="put before every text")
     arguments.add_argument("--normalize", action="store_true", help="to unit length")
     add_batches(arguments, tokens=16384)

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional
@@ -34,6 +33,7 @@ from neobert.files import sha256, user_path, write_atomically, write_json
 from neobert.model.heads import MaskedLM
 from neobert.text_tokenizer import TextTokenizer, utf8_bytes
 from neobert.tools.arguments import add_batches, add_model, add_texts, check_length, open_model
+from neobert.tools.report_files import save_figure
 
 log = get_logger("neobert.tools.pseudo_perplexity")
 
@@ -234,7 +234,6 @@ def total(scores: list[Score]) -> Score:
 def plot_scores(scores: list[Score], picture: Path) -> None:
     """Pseudo-perplexity of each text over its length, and of each bucket."""
     figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     with_tokens = [score for score in scores if score.tokens]
     lengths = [score.tokens for score in with_tokens]
@@ -249,7 +248,7 @@ def plot_scores(scores: list[Score], picture: Path) -> None:
     axes.set_ylabel("pseudo-perplexity")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(picture, dpi=120)
+    save_figure(figure, picture)
 
 
 def parser() -> argparse.ArgumentParser:

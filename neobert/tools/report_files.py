@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from neobert.files import replacing, write_atomically
@@ -36,8 +35,8 @@ def bar_chart(
     groups: Sequence[str], models: Sequence[Scores], published: Sequence[Scores], unit: str
 ) -> Figure:
     """Bars in groups, one per model, and published figures as marks beside them."""
+    # Not of pyplot, which has a display and global state.
     figure = Figure(figsize=(4 + 1.2 * len(groups), 4.2), layout="constrained")
-    FigureCanvasAgg(figure)  # no display, no global state of pyplot
     axes = figure.subplots()
     width = 0.8 / max(1, len(models))
     for number, model in enumerate(models):
