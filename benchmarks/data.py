@@ -29,7 +29,7 @@ from benchmarks import harness
 from neobert.config.compose import compose_config
 from neobert.console import show_messages
 from neobert.data.corpora import read_corpus
-from neobert.data.loader import MicroBatches, OrderedRows, StepLoader, Workers
+from neobert.data.loader import MicroBatches, RunRows, SourceRows, StepLoader, Workers
 from neobert.data.order import Order
 from neobert.data.packing import Packing, RowPlan
 from neobert.data.steps import Share, Steps
@@ -227,7 +227,7 @@ def measure_memory(folder: Path, tokens: int) -> Figures:
     maker = RowMaker(info, masking, packing)
     rows = TokenRows(TokenStore.open(store), RowPlan.load(plan), maker)
     order = Order(rows.plan.num_rows, 0, 16)
-    batches = MicroBatches(OrderedRows(rows, order), rows.maker, Steps(Share(16, 1)))
+    batches = MicroBatches(RunRows([SourceRows([rows], order)]), rows.maker, Steps(Share(16, 1)))
     after_open = resident()
     seen = sum(batches[number].inputs.num_tokens for number in range(3000))
     return {

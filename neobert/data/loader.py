@@ -8,91 +8,62 @@ ranks at equal rows per step, nor on how often the run was stopped.
 """
 
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import accumulate, islice
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from itertools import accumulate, cycle, islice
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
 from neobert.batch import IGNORE, MaskedBatch
-from neobert.data.mixture import SourceOrder
+from neobert.data.mixture import ONE_SOURCE, SourceOrder
 from neobert.data.order import Order
 from neobert.data.processes import end_with_parent
 from neobert.data.steps import Share, Steps, of_whole_run
 from neobert.data.token_rows import Row, RowMaker, TokenRows
 
 Item = TypeVar("Item")
-Batch_co = TypeVar("Batch_co", covariant=True)
 Result = TypeVar("Result")
 
 
-@runtime_checkable
-class RowSequence(Protocol):
-    """The rows of a run by their number, before masking."""
+class SourceRows:
+    """The rows of a source, in each epoch in another order.
 
-    @property
-    def num_rows(self) -> int:
+    Documents that are cropped at random are cropped again in each epoch, by a plan of its own.
+    """
+
+    def __init__(self, epochs: Sequence[TokenRows], order: Order) -> None:
+        """``epochs``: the rows of each epoch that the run reaches, or of one for all; ``order``:
+        that of the first."""
+        self.epochs, self.order = epochs, order
+        later = (replace(order, num_rows=rows.plan.num_rows) for rows in epochs[1:])
+        self._orders = [order, *later]
+        counts = (order.num_rows for order in self._orders[:-1])
+        self._first_rows = list(accumulate(counts, initial=0))
+
+    def row(self, number: int) -> Row:
+        """The row with this number among those that the run takes of the source."""
+        epoch = bisect_right(self._first_rows, number) - 1
+        order, place = self._orders[epoch], number - self._first_rows[epoch]
+        return self.epochs[epoch].lay_out(order.row(epoch * order.num_rows + place))
+
+
+class RunRows:
+    """The rows of a run by their number, before masking: of each source in its own order and with
+    its own epochs."""
+
+    def __init__(self, sources: Sequence[SourceRows], order: SourceOrder = ONE_SOURCE) -> None:
+        self.sources, self.order = sources, order
+        self.num_rows = sum(source.order.num_rows for source in sources)
         """Rows of the data, in an epoch."""
 
-    @property
-    def rows_per_epoch(self) -> int:
+        self.rows_per_epoch = sum(source.order.rows_per_epoch for source in sources)
         """Row numbers of an epoch, empty ones included."""
-
-    def row(self, number: int) -> Row:
-        """The row with this number in the run."""
-
-
-@dataclass(frozen=True, slots=True)
-class OrderedRows:
-    """The rows of one plan in every epoch, each time in another order."""
-
-    rows: TokenRows
-    order: Order
-
-    @property
-    def num_rows(self) -> int:
-        return self.order.num_rows
-
-    @property
-    def rows_per_epoch(self) -> int:
-        return self.order.rows_per_epoch
-
-    def row(self, number: int) -> Row:
-        """The row with this number in the run."""
-        return self.rows.lay_out(self.order.row(number))
-
-
-class CroppedRows:
-    """Rows whose documents are cropped again in each epoch, by a plan of its own."""
-
-    def __init__(self, epochs: Sequence[TokenRows], seed: int, rows_per_step: int) -> None:
-        """``epochs``: the rows of each epoch that the run reaches."""
-        counts = [rows.plan.num_rows for rows in epochs]
-        self.epochs, self.seed, self.rows_per_step = epochs, seed, rows_per_step
-        self.num_rows = self.rows_per_epoch = counts[0]
-        self._ends = list(accumulate(counts))
-
-    def row(self, number: int) -> Row:
-        """The row with this number in the run."""
-        epoch = bisect_right(self._ends, number)
-        rows = self.epochs[epoch]
-        count = rows.plan.num_rows
-        place = number - self._ends[epoch] + count
-        order = Order(count, self.seed, self.rows_per_step)
-        return rows.lay_out(order.row(epoch * count + place))
-
-
-class MixedRows:
-    """The rows of several sources, each in its own order and with its own epochs."""
-
-    def __init__(self, sources: Sequence[RowSequence], order: SourceOrder) -> None:
-        self.sources, self.order = sources, order
-        self.num_rows = self.rows_per_epoch = sum(rows.num_rows for rows in sources)
 
     def row(self, number: int) -> Row:
         """The row with this number in the run."""
@@ -103,7 +74,7 @@ class MixedRows:
 class MicroBatches(Dataset[MaskedBatch]):
     """Micro-batches of a run by their number; what loader processes compute."""
 
-    def __init__(self, rows: RowSequence, maker: RowMaker, steps: Steps) -> None:
+    def __init__(self, rows: RunRows, maker: RowMaker, steps: Steps) -> None:
         self.rows, self.maker, self.steps = rows, maker, steps
 
     def __getitem__(self, number: int) -> MaskedBatch:
@@ -122,45 +93,69 @@ class Workers:
     pin_memory: bool = False
 
 
-class StepLoader:
-    """The training batches of a whole run, for Lightning one epoch.
+class TrainingLoader(ABC, Generic[Item]):
+    """The training batches of a whole run, for Lightning one epoch; it can continue in the middle.
 
-    Draws the micro-batches of an optimizer step together, counts their targets over all ranks, and
-    gives each the total. Its state is the number of micro-batches handed out, always whole steps in
-    a checkpoint.
+    Its state is the number of micro-batches handed out.
     """
 
-    def __init__(self, batches: MicroBatches, total_steps: int, workers: Workers) -> None:
-        self.batches, self.workers = batches, workers
-        self.total_steps = total_steps
+    def __init__(self, count: int) -> None:
+        """``count`` micro-batches of this rank."""
+        self.count = count
         self._done = 0
 
     def __len__(self) -> int:
-        return self.total_steps * self.batches.steps.share.accumulation
+        return self.count
 
-    def __iter__(self) -> Iterator[MaskedBatch]:
-        accumulation = self.batches.steps.share.accumulation
-        loader = build_loader(self.batches, range(self._done, len(self)), self.workers)
-        batches = iter(loader)
-        steps = iter(lambda: list(islice(batches, accumulation)), [])
-        for step, (total,) in one_ahead(steps, targets_over_ranks):
-            for batch in step:
-                self._done += 1
-                yield replace(batch, num_targets_in_step=total)
+    def __iter__(self) -> Iterator[Item]:
+        for batch in self.remaining():
+            self._done += 1
+            yield batch
 
-    def state_dict(self) -> dict[str, int]:
+    @abstractmethod
+    def remaining(self) -> Iterator[Item]:
+        """The batches that are not handed out yet."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run is in its data."""
+        return {"micro_batches": self._done}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue there."""
+        self._done = state_dict["micro_batches"]
+
+
+class CountedLoader(TrainingLoader[Item]):
+    """Micro-batches of which each is a function of its number."""
+
+    def __init__(self, batches: Dataset[Item], count: int, workers: Workers) -> None:
+        super().__init__(count)
+        self.batches, self.workers = batches, workers
+
+    def remaining(self) -> Iterator[Item]:
+        return iter(build_loader(self.batches, range(self._done, self.count), self.workers))
+
+
+class StepLoader(CountedLoader[MaskedBatch]):
+    """The training batches of indexed data. In a checkpoint its place is one between two steps."""
+
+    batches: MicroBatches
+
+    def __init__(self, batches: MicroBatches, total_steps: int, workers: Workers) -> None:
+        super().__init__(batches, total_steps * batches.steps.share.accumulation, workers)
+
+    def remaining(self) -> Iterator[MaskedBatch]:
+        return with_targets_of_step(super().remaining(), self.batches.steps.share.accumulation)
+
+    def state_dict(self) -> dict[str, Any]:
         """Where the run is in its data."""
         rows = self.batches.rows
         epoch = {"num_rows": rows.num_rows, "rows_per_epoch": rows.rows_per_epoch}
         return {**self.batches.steps.state(self._done), **epoch}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         state = self._renumbered(of_whole_run(state_dict))
         self.batches.steps, self._done = self.batches.steps.resumed(state)
-
-    def start_after(self, state_dict: dict[str, int]) -> None:
-        """Begin with the row that follows another loader's place."""
-        self.load_state_dict({**state_dict, "micro_batches": 0})
 
     def _renumbered(self, state: dict[str, int]) -> dict[str, int]:
         """With another batch, epochs that are filled up have another number of empty rows."""
@@ -172,76 +167,17 @@ class StepLoader:
         return {**state, "next_row": first + min(place, rows.num_rows)}
 
 
-class CountedLoader(Generic[Item]):
-    """The training batches of a whole run, for Lightning one epoch.
-
-    Its state is the number of micro-batches handed out: each is a function of its number.
-    """
-
-    def __init__(self, batches: Dataset[Item], count: int, workers: Workers) -> None:
-        """``count`` micro-batches of this rank."""
-        self.batches, self.count, self.workers = batches, count, workers
-        self._done = 0
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[Item]:
-        batches = build_loader(self.batches, range(self._done, self.count), self.workers)
-        for batch in self.completed(batches):
-            self._done += 1
-            yield batch
-
-    def completed(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """The batches with what they need to know of the other ranks'."""
-        return iter(batches)
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the run is in its data."""
-        return {"micro_batches": self._done}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._done = state_dict["micro_batches"]
-
-
-@runtime_checkable
-class TrainingLoader(Protocol[Batch_co]):
-    """The training batches of a run, which can continue in the middle."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Batch_co]: ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the run is in its data."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue there."""
-
-
-class RepeatedBatches(Generic[Item]):
+class RepeatedBatches(TrainingLoader[Item]):
     """The first batches of another loader over and over, as many in all as that one has."""
 
     def __init__(self, loader: TrainingLoader[Item], first: int) -> None:
         """``first``: how many micro-batches are repeated."""
+        super().__init__(len(loader))
         self.loader, self.first = loader, first
-        self._done = 0
 
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Item]:
+    def remaining(self) -> Iterator[Item]:
         batches = list(islice(self.loader, self.first))
-        for number in range(self._done, len(self)):
-            self._done += 1
-            yield batches[number % len(batches)]
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the run is in its data."""
-        return {"micro_batches": self._done}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._done = state_dict["micro_batches"]
+        return islice(cycle(batches), self._done, self.count)
 
 
 class EvaluationBatches(Dataset[Item]):
@@ -291,9 +227,10 @@ class RowBatches(EvaluationBatches[MaskedBatch]):
 
 
 def build_loader(
-    dataset: Dataset[Item], numbers: Sequence[int], workers: Workers
+    dataset: Dataset[Item], numbers: Sequence[int] | None, workers: Workers
 ) -> "DataLoader[Item]":
-    """A loader of the items ``numbers``, in this order, however many processes compute them."""
+    """A loader of the items ``numbers``, in this order, however many processes compute them;
+    ``None`` of a stream, whose items have none."""
     several = workers.number > 0
     return DataLoader(
         dataset,
@@ -308,18 +245,19 @@ def build_loader(
     )
 
 
-def build_stream_loader(dataset: IterableDataset[Item], workers: Workers) -> "DataLoader[Item]":
-    """A loader of a stream, read here or by one background process."""
-    several = workers.number > 0
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=workers.number,
-        worker_init_fn=end_with_parent,
-        prefetch_factor=workers.prefetch_factor if several else None,
-        pin_memory=workers.pin_memory,
-        generator=torch.Generator(),
-    )
+def with_targets_of_step(
+    batches: Iterator[MaskedBatch], accumulation: int
+) -> Iterator[MaskedBatch]:
+    """Each micro-batch with the targets of its optimizer step, counted over all ranks.
+
+    The micro-batches of a step are drawn together.
+    """
+    steps = iter(lambda: list(islice(batches, accumulation)), [])
+    for step, (total,) in one_ahead(
+        steps, lambda drawn: sum_over_ranks([sum(batch.num_targets for batch in drawn)])
+    ):
+        for batch in step:
+            yield replace(batch, num_targets_in_step=total)
 
 
 def sum_over_ranks(counts: Sequence[int]) -> Callable[[], list[int]]:
@@ -353,11 +291,6 @@ def one_ahead(
         before = begun
     if before is not None:
         yield before[0], before[1]()
-
-
-def targets_over_ranks(step: Sequence[MaskedBatch]) -> Callable[[], list[int]]:
-    """Begin to count the targets of an optimizer step on all ranks; one number."""
-    return sum_over_ranks([sum(batch.num_targets for batch in step)])
 
 
 @lru_cache(maxsize=1)

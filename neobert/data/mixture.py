@@ -80,11 +80,6 @@ class SourceOrder:
             order = cls((*order.spans, MixtureSpan(first, mixture, tuple(before))))
         return order
 
-    @classmethod
-    def of_one(cls) -> "SourceOrder":
-        """The order of a run with one source."""
-        return cls.of([(0, (1.0,))])
-
     def row(self, number: int) -> tuple[int, int]:
         """Source of row ``number`` of the run, and how many rows of that source precede it."""
         span = self._span(number)
@@ -166,3 +161,7 @@ def _sequence(parts: tuple[int, ...]) -> NDArray[np.int16]:
         sequence[place] = chosen
         behind[chosen] -= period
     return sequence
+
+
+ONE_SOURCE = SourceOrder.of([(0, (1.0,))])
+"""The order of a run with one source."""

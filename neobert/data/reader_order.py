@@ -12,23 +12,11 @@ from collections.abc import Sequence
 from heapq import heapify, heapreplace
 from itertools import accumulate
 from math import gcd, lcm
-from typing import Protocol, runtime_checkable
+from typing import TypeAlias
 
 import numpy as np
 
 from neobert.data.mixture import SourceOrder
-
-
-@runtime_checkable
-class ReaderOrder(Protocol):
-    """The readers of a run's rows. Readers are counted over all streams, stream by stream."""
-
-    def row(self, number: int) -> tuple[int, int]:
-        """The reader of a row of the run, and how many rows of that reader precede it. Rows before
-        the last one that was requested may be out of reach."""
-
-    def rows_before(self, number: int) -> list[int]:
-        """Rows of each reader before row ``number``, the first of a step."""
 
 
 class ReaderRotation:
@@ -48,7 +36,7 @@ class ReaderRotation:
 
 
 class DealtReaders:
-    """The readers of a mixture, from the first row of a step on.
+    """The readers of a mixture, counted over all streams, from the first row of a step on.
 
     A lane takes rows of a source from the readers whose number is the lane's modulo what both
     counts have in common: from those of no other lane, where the lanes divide the readers. Of
@@ -92,7 +80,8 @@ class DealtReaders:
         self._dealt: list[tuple[int, int]] = []
 
     def row(self, number: int) -> tuple[int, int]:
-        """The reader of a row of the run, and how many rows of that reader precede it."""
+        """The reader of a row of the run, and how many rows of that reader precede it. Rows before
+        the last one that was requested may be out of reach."""
         while number >= self._stop:
             self._deal()
         return self._dealt[number - self._first]
@@ -141,3 +130,6 @@ class DealtReaders:
         heapreplace(queue, (count + 1, reader))
         self._rows[source][place] += 1
         return reader, count
+
+
+ReaderOrder: TypeAlias = ReaderRotation | DealtReaders

@@ -6,8 +6,8 @@ order that depends on (seed, reader, window) alone. The rows of the run are deal
 in rotation: row ``g`` is the next row of reader ``g mod readers``. MosaicML's Streaming calls such
 readers canonical nodes; it deals samples, not packed rows.
 
-Row ``g`` is made by rank ``g mod ranks``, there by worker ``(g // ranks) mod workers``. Where the
-number of processes divides the number of readers, each runs readers that no other runs, so every
+Row ``g`` is made by rank ``g mod ranks``, there by the worker that runs its reader. Where the
+number of ranks divides the number of readers, each runs readers that no other runs, so every
 document is read, tokenised and packed once. The place of a run is the number of its next row, and
 for each reader the cursor at the start of its window: a resumed run reads one window per reader
 again, under any number of ranks and workers, and continues with the very next row.
@@ -18,19 +18,21 @@ ranks need the same one. The place of a run is then also the number of rows of e
 """
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, chain, count, islice, pairwise
 from math import gcd
+from typing import Any
 
 import torch.distributed as dist
 from torch.utils.data import IterableDataset, get_worker_info
 
 from neobert.batch import MaskedBatch
 from neobert.console import get_logger
-from neobert.data.loader import Workers, build_stream_loader, one_ahead, targets_over_ranks
-from neobert.data.mixture import SourceOrder
+from neobert.data.loader import TrainingLoader, Workers, build_loader, with_targets_of_step
+from neobert.data.mixture import ONE_SOURCE, SourceOrder
 from neobert.data.reader_order import DealtReaders, ReaderOrder, ReaderRotation
 from neobert.data.steps import Steps, of_whole_run
 from neobert.data.stream_readers import Reader, ReaderState, StreamRows
@@ -63,11 +65,10 @@ class StreamBatches(IterableDataset):  # type: ignore[type-arg]
     """A rank's micro-batches from ``first`` on; each worker gives its part of every one."""
 
     def __init__(
-        self, streams: Sequence[StreamRows], steps: Steps, order: SourceOrder | None = None
+        self, streams: Sequence[StreamRows], steps: Steps, order: SourceOrder = ONE_SOURCE
     ) -> None:
-        """``order`` says which stream each row is from; it may be left out where there is one."""
-        self.streams, self.steps = streams, steps
-        self.order = order or SourceOrder.of_one()
+        """``order`` says which stream each row is from."""
+        self.streams, self.steps, self.order = streams, steps, order
         self.heads = [stream.source.heads() for stream in streams]
         self.first_readers = list(accumulate((stream.readers for stream in streams), initial=0))
         """Number of the first reader of each stream among the readers of all."""
@@ -141,8 +142,7 @@ class StreamBatches(IterableDataset):  # type: ignore[type-arg]
         own, readers = self._own_readers(worker, workers), dict[int, Reader]()
         for source, (first, stop) in enumerate(pairwise(self.first_readers)):
             numbers = [reader - first for reader in own if first <= reader < stop]
-            opened = self._open(source, numbers, pool)
-            readers |= {first + number: reader for number, reader in opened.items()}
+            readers |= self._open(source, numbers, pool)
         order, micro_batches = self.reader_order(), map(self.steps.numbers, count(self.first))
         rows = islice(chain.from_iterable(micro_batches), 2 * len(self._own_readers(0, 1)))
         needed = [reader for reader, _ in map(order.row, rows) if reader in readers]
@@ -151,51 +151,42 @@ class StreamBatches(IterableDataset):  # type: ignore[type-arg]
         return readers
 
     def _own_readers(self, worker: int, workers: int) -> list[int]:
-        """The readers that this process runs. In a mixture, a rank's are shared by its workers."""
+        """The readers that this process runs: those of its rank are shared by the workers."""
         share = self.steps.share
-        if len(self.streams) == 1:
-            first = self.steps.numbers(self.first).start % share.ranks + share.ranks * worker
-            return list(readers_of(first, share.ranks * workers, self.streams[0].readers))
+        # The readers of a mixture are dealt from a step's first row on, one stream's from row 0.
+        first = self.steps.numbers(self.first).start if len(self.streams) == 1 else share.rank
         of_rank = [
-            first + reader
-            for first, stream in zip(self.first_readers, self.streams, strict=False)
-            for reader in readers_of(share.rank, share.ranks, stream.readers)
+            before + reader
+            for before, stream in zip(self.first_readers, self.streams, strict=False)
+            for reader in readers_of(first, share.ranks, stream.readers)
         ]
         return of_rank[worker::workers]
 
     def _open(
-        self, source: int, numbers: Iterable[int], pool: ThreadPoolExecutor
+        self, source: int, numbers: Sequence[int], pool: ThreadPoolExecutor
     ) -> dict[int, Reader]:
+        """The readers of a stream with these numbers in it, by their numbers among all."""
         stream, before = self.streams[source], self.first_readers[source]
         groups = stream.source.num_groups(stream.readers)
-        waiting: dict[int, dict[int, StreamPlace]] = {}
-        for number in numbers:
-            place = self.states.get(before + number, ReaderState()).place
-            waiting.setdefault(number % groups, {})[number // groups] = place
-        by_number = {
-            group: ReaderGroup(
-                stream.source,
-                number=group,
-                groups=groups,
-                readers=stream.readers // groups,
-                heads=self.heads[source],
-                window=stream.window,
-                waiting=places,
-            )
-            for group, places in waiting.items()
-        }
-        return {
-            place * groups + group: Reader(stream, place * groups + group, by_number[group], pool)
-            for group, places in waiting.items()
-            for place in places
-        }
+        opened: dict[int, Reader] = {}
+        for number in {reader % groups for reader in numbers}:
+            waiting = {
+                reader: self.states.get(before + reader, ReaderState()).place
+                for reader in numbers
+                if reader % groups == number
+            }
+            heads, each = self.heads[source], stream.readers // groups
+            group = ReaderGroup(stream.source, number, groups, each, heads, stream.window, waiting)
+            opened |= {before + reader: Reader(stream, reader, group, pool) for reader in waiting}
+        return opened
 
 
-class StreamLoader:
-    """The training batches of a whole run from a stream; for Lightning one epoch."""
+class StreamLoader(TrainingLoader[MaskedBatch]):
+    """The training batches of a whole run from a stream."""
 
     def __init__(self, batches: StreamBatches, total_steps: int, workers: Workers) -> None:
-        self.batches, self.total_steps = batches, total_steps
+        super().__init__(total_steps * batches.steps.share.accumulation)
+        self.batches = batches
         number = batches.workers(workers.number)
         if number < workers.number:
             log.info(
@@ -203,43 +194,41 @@ class StreamLoader:
                 "ranks)",
                 *(number, batches.first_readers[-1], batches.steps.share.ranks),
             )
-        self.workers = replace(workers, number=number)
+        self.workers = replace(workers, number=number, persistent=False)
         self.states: dict[int, ReaderState] = {}
         """Where the readers continue that have begun."""
 
-        self._done = 0
+        self._states_of_drawn: deque[dict[int, ReaderState]] = deque()
+        """Of the micro-batches that are drawn and not handed out, the windows they are from."""
+
         self._order = batches.reader_order()
 
-    def __len__(self) -> int:
-        return self.total_steps * self.batches.steps.share.accumulation
-
     def __iter__(self) -> Iterator[MaskedBatch]:
+        for batch in super().__iter__():
+            self.states |= self._states_of_drawn.popleft()
+            yield batch
+
+    def remaining(self) -> Iterator[MaskedBatch]:
         self.batches.states, self.batches.first = dict(self.states), self._done
         row = self.batches.steps.state(self._done)["next_row"]
         self.batches.begun = row, self._order.rows_before(row)
-        accumulation = self.batches.steps.share.accumulation
-        items = iter(build_stream_loader(self.batches, self.workers))
-        steps_left = range((len(self) - self._done) // accumulation)
-        steps = ([self._draw(items) for _ in range(accumulation)] for _ in steps_left)
-        for step, (total,) in one_ahead(
-            steps, lambda drawn: targets_over_ranks([batch for batch, _ in drawn])
-        ):
-            for batch, parts in step:
-                self._done += 1
-                for part in parts:
-                    self.states |= part.states
-                yield replace(batch, num_targets_in_step=total)
+        self._states_of_drawn.clear()
+        items = iter(build_loader(self.batches, None, self.workers))
+        drawn = (self._draw(items) for _ in range(self._done, self.count))
+        return with_targets_of_step(drawn, self.batches.steps.share.accumulation)
 
-    def _draw(self, items: Iterator[StreamPart | Failure]) -> tuple[MaskedBatch, list[StreamPart]]:
+    def _draw(self, items: Iterator[StreamPart | Failure]) -> MaskedBatch:
         parts: list[StreamPart] = []
-        for item in (next(items) for _ in range(max(1, self.workers.number))):
+        for item in islice(items, max(1, self.workers.number)):
             if isinstance(item, Failure):
                 raise ConfigError(*item.problems)
             parts.append(item)
+        states = (part.states.items() for part in parts)
+        self._states_of_drawn.append(dict(chain.from_iterable(states)))
         batch = self.batches.join(parts)
-        return (batch.pin_memory() if self.workers.pin_memory else batch), parts
+        return batch.pin_memory() if self.workers.pin_memory else batch
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """Where the run is in its stream: its next row, and the windows of the readers of all
         ranks. Every rank calls this."""
         place = self.batches.steps.state(self._done)
@@ -250,7 +239,7 @@ class StreamLoader:
             "rows": self._order.rows_before(place["next_row"]),
         }
 
-    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue with the very next row.
 
         If the settings that rows are made by were changed (and that was accepted), continue at the
@@ -260,9 +249,6 @@ class StreamLoader:
         state_dict = of_whole_run(state_dict)
         place, saved_key = state_dict["place"], state_dict["key"]
         readers = state_dict.get("readers", {})
-        assert isinstance(place, dict)
-        assert isinstance(saved_key, dict)
-        assert isinstance(readers, dict)
         self.batches.steps, self._done = self.batches.steps.resumed(place)
         self.states = {number: ReaderState.of(state) for number, state in readers.items()}
         is_another = saved_key["source"] != self._key["source"]
@@ -277,11 +263,9 @@ class StreamLoader:
             begun, sources = self.states, range(len(self.batches.streams))
             self._renumber([self._last_places(source, begun) for source in sources])
 
-    def start_after(self, state_dict: dict[str, object]) -> None:
+    def start_after(self, state_dict: dict[str, Any]) -> None:
         """Begin the first step with the row that follows another loader's place."""
-        place = state_dict["place"]
-        assert isinstance(place, dict)
-        self.load_state_dict({**state_dict, "place": {**place, "micro_batches": 0}})
+        self.load_state_dict({**state_dict, "place": {**state_dict["place"], "micro_batches": 0}})
 
     @property
     def _key(self) -> dict[str, str]:
@@ -296,14 +280,13 @@ class StreamLoader:
         places = [begun.get(number, ReaderState()).place for number in numbers]
         return [min(places[group::groups], key=in_order) for group in range(groups)]
 
-    def _rows_of_readers(self, state_dict: Mapping[str, object]) -> list[int]:
+    def _rows_of_readers(self, state_dict: Mapping[str, Any]) -> list[int]:
         """Rows of each reader so far. Before there were any in a checkpoint, the readers of a
         mixture made the rows of each source in rotation."""
-        rows, counts = state_dict.get("rows"), state_dict.get("counts")
-        if isinstance(rows, list):
-            return rows
-        if not isinstance(counts, list):
-            counts = self.batches.order.counts(self.batches.steps.state(self._done)["next_row"])
+        if "rows" in state_dict:
+            return list(state_dict["rows"])
+        next_row = self.batches.steps.state(self._done)["next_row"]
+        counts = state_dict.get("counts", self.batches.order.counts(next_row))
         if len(counts) > 1:
             log.warning(
                 "the checkpoint is of an earlier version: each reader of the mixture continues "

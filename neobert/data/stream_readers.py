@@ -166,7 +166,7 @@ class Reader:
         """The first window from ``state`` on that has a row."""
         while True:
             with explaining(self.stream.documents.explain):  # whatever the libraries of files raise
-                values, place = self.group.next_window(self.number // self.group.groups)
+                values, place = self.group.next_window(self.number)
             files = self.group.files_between(state.place, place)
             rows = self.stream.rows_of(values, self.number, state, files)
             count = rows.plan.num_rows

@@ -139,37 +139,6 @@ def _is_even(dealt: Sequence[Sequence[int]], sizes: Sequence[int]) -> bool:
     return len(dealt) == 1 or 0 < max(shares) <= UNEVEN * min(shares)
 
 
-@dataclass(slots=True)
-class _Files:
-    """The documents of some files from a cursor on, to the end of the last file."""
-
-    source: StreamSource
-    files: Sequence[int]
-    heads: Sequence[int]
-    cursor: Cursor
-    left: int | None
-
-    def __iter__(self) -> Iterator[object]:
-        for index in range(self.cursor.file, len(self.files)):
-            if index != self.cursor.file or self.cursor == Cursor():
-                file = self.files[index]
-                before = self.heads[file] if file < len(self.heads) else 0
-                self.cursor = Cursor(index, None, before)
-            yield from self._file(self.files[index])
-
-    def _file(self, file: int) -> Iterator[object]:
-        passed = self.cursor.passed
-        for chunk, state in self.source.chunks(file, self.cursor.state):
-            for place in range(passed, len(chunk)):
-                if self.left is not None:
-                    self.left -= 1
-                    if self.left < 0:
-                        return
-                self.cursor = Cursor(self.cursor.file, state, place + 1)
-                yield chunk[place]
-            passed = max(0, passed - len(chunk))
-
-
 @dataclass(frozen=True, slots=True)
 class StreamPlace:
     """Where a window of a group begins, the same for all its readers."""
@@ -195,18 +164,19 @@ class ReaderGroup:
     """Readers of the group, in all processes."""
 
     heads: Sequence[int]
+    """Documents of each file that are before the first of the stream."""
+
     window: int
     """Documents of a reader's window."""
 
     waiting: dict[int, StreamPlace]
-    """Readers of this process, by their number in the group, and where each continues."""
+    """Readers of this process, by their number in the stream, and where each continues."""
 
     _front: StreamPlace = field(init=False)
     _read: dict[tuple[int, int], tuple[StreamPlace, dict[int, list[object]]]] = field(
         init=False, default_factory=dict
     )
-    _documents: Iterator[object] | None = field(init=False, default=None)
-    _files: _Files = field(init=False)
+    _documents: Iterator[tuple[object, Cursor]] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._front = min(self.waiting.values(), key=in_order)
@@ -236,33 +206,44 @@ class ReaderGroup:
         """Read on, once for all readers of this process."""
         place = self._front
         if self._documents is None:
-            self._files = self._open(place)
-            self._documents = iter(self._files)
+            self._documents = self._open(place)
         count = self.readers * self.documents_in(place.window)
         mine = {
             number for number in self.waiting if in_order(self.waiting[number]) <= in_order(place)
         }
         dealt: dict[int, list[object]] = {number: [] for number in mine}
-        read = 0
-        for value in islice(self._documents, count):
-            reader = read % self.readers
+        read, cursor = 0, place.cursor
+        for value, behind in islice(self._documents, count):
+            cursor = behind
+            reader = self.number + read % self.readers * self.groups
             if reader in mine:
                 dealt[reader].append(value)
             read += 1
         if read == count:
-            documents = place.documents + read
-            after = StreamPlace(place.epoch, place.window + 1, documents, self._files.cursor)
+            after = StreamPlace(place.epoch, place.window + 1, place.documents + read, cursor)
         else:
             after, self._documents = StreamPlace(place.epoch + 1), None
         if mine:
             self._read[in_order(place)] = after, dealt
         self._front = after
 
-    def _open(self, place: StreamPlace) -> _Files:
+    def _open(self, place: StreamPlace) -> Iterator[tuple[object, Cursor]]:
+        """The documents from ``place`` on to the end of the last file, each with the cursor behind
+        it."""
         first, stop = self.source.first, self.source.stop
         limit = None if stop is None else max(0, stop - first - place.documents)
+        return islice(self._from(place.cursor), limit)
+
+    def _from(self, cursor: Cursor) -> Iterator[tuple[object, Cursor]]:
         files = self.source.files_of(self.number, self.groups)
-        return _Files(self.source, files, self.heads, place.cursor, limit)
+        for index in range(cursor.file, len(files)):
+            file, state, passed = files[index], cursor.state, cursor.passed
+            if index != cursor.file or cursor == Cursor():
+                state, passed = None, self.heads[file] if file < len(self.heads) else 0
+            for chunk, before in self.source.chunks(file, state):
+                for place in range(passed, len(chunk)):
+                    yield chunk[place], Cursor(index, before, place + 1)
+                passed = max(0, passed - len(chunk))
 
     def documents_in(self, window: int) -> int:
         """Documents of a reader in a window: few in the first, so that a run starts soon."""

@@ -14,7 +14,7 @@ import torch
 
 from neobert.batch import IGNORE, MaskedBatch
 from neobert.data.curriculum import MaskRate
-from neobert.data.loader import MicroBatches, OrderedRows, StepLoader, Workers, build_loader
+from neobert.data.loader import MicroBatches, RunRows, SourceRows, StepLoader, Workers, build_loader
 from neobert.data.masking import Masking
 from neobert.data.order import BLOCK, EMPTY, GROUP, Order
 from neobert.data.packing import Packing
@@ -42,7 +42,7 @@ def make_rows(info: TokenizerInfo, texts: list[str], **changes: object) -> Token
 
 def loader(rows: TokenRows, share: Share, workers: int = 0, **steps: object) -> StepLoader:
     order = Order(rows.plan.num_rows, 3, share.rows_per_step)
-    batches = MicroBatches(OrderedRows(rows, order), rows.maker, Steps(share, **steps))
+    batches = MicroBatches(RunRows([SourceRows([rows], order)]), rows.maker, Steps(share, **steps))
     return StepLoader(batches, TOTAL_STEPS, Workers(workers))
 
 
@@ -200,12 +200,13 @@ def test_after_a_change_of_batch_rows_follow_also_where_epochs_are_filled_up(
 ) -> None:
     def filled_up(size: int) -> StepLoader:
         order = Order(5, 3, size, whole_steps=False)
-        batches = MicroBatches(OrderedRows(rows, order), rows.maker, Steps(Share(size, 1)))
+        ordered = RunRows([SourceRows([rows], order)])
+        batches = MicroBatches(ordered, rows.maker, Steps(Share(size, 1)))
         return StepLoader(batches, 9, Workers())
 
     def drawn(one: StepLoader, steps: range) -> list[int]:
         numbers = [number for step in steps for number in one.batches.steps.numbers(step)]
-        found = [one.batches.rows.order.row(number) for number in numbers]
+        found = [one.batches.rows.sources[0].order.row(number) for number in numbers]
         return [row for row in found if row != EMPTY]
 
     before, after = filled_up(4), filled_up(2)  # epochs of two steps and of three

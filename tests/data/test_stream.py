@@ -14,7 +14,7 @@ from neobert.batch import MaskedBatch
 from neobert.data.curriculum import MaskRate
 from neobert.data.loader import Workers
 from neobert.data.masking import Masking
-from neobert.data.mixture import SourceOrder
+from neobert.data.mixture import ONE_SOURCE, SourceOrder
 from neobert.data.packing import Packing
 from neobert.data.sources import Documents
 from neobert.data.steps import Share, Steps
@@ -70,9 +70,8 @@ def loader(
 ) -> StreamLoader:
     streams = rows if isinstance(rows, list) else [rows]
     order = SourceOrder.of([(0, (0.6, 0.3, 0.1)), (170, (0.2, 0.0, 0.8))])
-    batches = StreamBatches(
-        streams, Steps(share, **steps), order if isinstance(rows, list) else None
-    )
+    order = order if isinstance(rows, list) else ONE_SOURCE
+    batches = StreamBatches(streams, Steps(share, **steps), order)
     return StreamLoader(batches, TOTAL_STEPS, Workers(workers))
 
 
@@ -401,12 +400,12 @@ def test_what_is_held_out_is_in_no_row_however_the_stream_is_dealt(
     batches = StreamBatches([part], Steps(Share(4, 1)))
     assert part.source.num_groups(8) == groups  # readers without a whole file share
     for reader in range(8):
-        waiting = {reader // groups: StreamPlace()}
+        waiting = {reader: StreamPlace()}
         group = ReaderGroup(
             part.source, reader % groups, groups, 8 // groups, batches.heads[0], 5, waiting
         )
-        while waiting[reader // groups].epoch == 0:
-            trained[reader].update(group.next_window(reader // groups)[0])
+        while waiting[reader].epoch == 0:
+            trained[reader].update(group.next_window(reader)[0])
     assert sorted(text for texts in trained.values() for text in texts) == sorted(kept)
 
 

@@ -1,6 +1,6 @@
 """The data of a contrastive run: from settings to batches, addressable by their number."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -199,8 +199,8 @@ class PairLoader(CountedLoader[AnyBatch]):
         super().__init__(batches, count, workers)
         self.share = share
 
-    def completed(self, batches: Iterable[AnyBatch]) -> Iterator[AnyBatch]:
-        for batch, sizes in one_ahead(batches, self._documents_of_ranks):
+    def remaining(self) -> Iterator[AnyBatch]:
+        for batch, sizes in one_ahead(super().remaining(), self._documents_of_ranks):
             if isinstance(batch, PairBatch) and sizes:
                 yield replace(batch, documents_of_ranks=tuple(sizes))
             else:

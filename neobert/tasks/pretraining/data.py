@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -13,12 +13,10 @@ from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.curriculum import MaskRate
 from neobert.data.loader import (
-    CroppedRows,
     MicroBatches,
-    MixedRows,
-    OrderedRows,
     RowBatches,
-    RowSequence,
+    RunRows,
+    SourceRows,
     StepLoader,
     Workers,
     build_loader,
@@ -29,7 +27,7 @@ from neobert.data.order import VERSION as ORDER_VERSION
 from neobert.data.order import Order
 from neobert.data.packing import Packing, RowPlan
 from neobert.data.reader_order import ReaderOrder
-from neobert.data.staged import StagedLoader, StageLoader
+from neobert.data.staged import StagedLoader
 from neobert.data.stages import Stage, resolve_stages
 from neobert.data.steps import Steps
 from neobert.data.stream import StreamBatches, StreamLoader
@@ -189,11 +187,9 @@ class PretrainingDataModule(RunDataModule):
 
     def training_batches(self) -> StepLoader | StreamLoader | StagedLoader:
         """The training batches of the whole run."""
-        stages = self.stages
-        if len(stages) == 1:
-            return self.stage_loader(stages[0])
-        make, continues = self.stage_loader, self.is_stream
-        return StagedLoader([StageLoader(one, partial(make, one), continues) for one in stages])
+        if len(self.stages) == 1:
+            return self.stage_loader(self.stages[0])
+        return StagedLoader(self.stages, self.stage_loader)
 
     def stage_loader(self, stage: Stage) -> StepLoader | StreamLoader:
         """The training batches of a stage."""
@@ -264,38 +260,29 @@ class PretrainingDataModule(RunDataModule):
         stage = stage or self.stages[0]
         steps, packing = self.stage_steps(stage), self.packing_of(stage.config, train=True)
         maker = RowMaker(self.tokenizer, self.masking(stage), packing)
-        rows: list[RowSequence] = [
+        rows = [
             self._rows(source, maker, count, steps.share.rows_per_step)
             for source, count in zip(self.sources, self.rows_of_sources(stage), strict=True)
         ]
-        mixed = MixedRows(rows, self.source_order(stage)) if len(rows) > 1 else rows[0]
-        return MicroBatches(mixed, maker, steps)
+        return MicroBatches(RunRows(rows, self.source_order(stage)), maker, steps)
 
     def _rows(
         self, source: SourceData, maker: RowMaker, count: int, rows_per_step: int
-    ) -> RowSequence:
+    ) -> SourceRows:
         """The rows of a source, ``count`` of which the run takes."""
-        store, seed = source.train_store, self.config.seed
-        if maker.packing.crop is not None:
-            plans = self._plans_of_epochs(store, maker.packing, count)
-            return CroppedRows(
-                [TokenRows(store, plan, maker) for plan in plans], seed, rows_per_step
-            )
-        plan = self._plan(store, maker.packing)
-        order = Order(plan.num_rows, seed, rows_per_step, self._whole_steps)
-        return OrderedRows(TokenRows(store, plan, maker), order)
+        store, packing = source.train_store, maker.packing
+        plans = [self._plan(store, packing)]
+        while packing.crop is not None and sum(plan.num_rows for plan in plans) < count:
+            plans.append(self._plan(store, packing, epoch=len(plans)))
+        whole_steps = self._whole_steps or packing.crop is not None
+        order = Order(plans[0].num_rows, self.config.seed, rows_per_step, whole_steps)
+        return SourceRows([TokenRows(store, plan, maker) for plan in plans], order)
 
     @property
     def _whole_steps(self) -> bool:
         """Whether steps run on into the next epoch."""
         whole = self.config.trainer.enforce_full_packed_batches or not self.packing.packed
         return whole or len(self.sources) > 1
-
-    def _plans_of_epochs(self, store: TokenStore, packing: Packing, rows: int) -> list[RowPlan]:
-        plans = [self._plan(store, packing)]
-        while sum(plan.num_rows for plan in plans) < rows:
-            plans.append(self._plan(store, packing, epoch=len(plans)))
-        return plans
 
     def val_dataloader(self) -> "DataLoader[MaskedBatch] | list[DataLoader[MaskedBatch]]":
         """This rank's evaluation batches: every row once over all ranks, masks always the same.

@@ -124,7 +124,7 @@ def test_a_stage_of_longer_documents_keeps_those_alone(
 
 
 def documents(data: PretrainingDataModule) -> list[object]:
-    rows = data.micro_batches().rows.rows
+    rows = data.micro_batches().rows.sources[0].epochs[0]
     return [ids for row in range(rows.plan.num_rows) for ids in rows.documents(row)]
 
 
