@@ -10,7 +10,6 @@ no step is a warm-up then.
 
 import statistics
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -96,7 +95,7 @@ def variants(named: Named) -> dict[str, Callable[[], object]]:
         return found
 
     one_by_one = muonclip("newton_schulz")
-    one_by_one.settings = replace(one_by_one.settings, batch_numbers=1)
+    one_by_one.batch_numbers = 1
     return {
         "muonclip, newton_schulz, one matrix at a time": one_by_one.step,
         "muonclip, newton_schulz": muonclip("newton_schulz").step,

@@ -121,16 +121,6 @@ class TokenRows:
         ]
         return maker.batch(masked)
 
-    def documents(self, row: int) -> list[Ids]:
-        """The documents of a row as ids, before masking."""
-        laid = self.lay_out(row)
-        ends = np.cumsum(laid.lengths)
-        return [
-            laid.ids[end - length : end]
-            for end, length in zip(ends, laid.lengths, strict=True)
-            if end <= laid.text
-        ]
-
     def lay_out(self, row: int) -> Row:
         """A row before masking; ``EMPTY`` gives one of padding."""
         pieces = [] if row == EMPTY else self.plan.row(row)

@@ -18,7 +18,7 @@ from neobert.optim.groups import (
     is_fused_qkv,
     owner_of,
 )
-from neobert.optim.muon import Group, MuonClip, MuonSettings
+from neobert.optim.muon import Group, MuonClip
 
 log = get_logger(__name__)
 
@@ -42,7 +42,7 @@ def build_optimizer(
             muon = config.muon_config or MuonConfig()
             for doubt in doubts_about(muon):
                 log.warning("optimizer.muon_config.%s", doubt)
-            return MuonClip(groups, muon_settings(muon))
+            return MuonClip(groups, muon)
         case other:
             raise ValueError(f"optimizer.name has no case for {other!r}")
 
@@ -62,18 +62,6 @@ def parameter_groups(
         _group(config, owner, heads, members[owner, heads])
         for owner, heads in sorted(members, key=lambda key: (order.index(key[0]), key[1]))
     ]
-
-
-def muon_settings(config: MuonConfig) -> MuonSettings:
-    """``optimizer.muon_config`` as the optimizer takes it."""
-    return MuonSettings(
-        beta=config.muon_beta,
-        nesterov=config.nesterov,
-        steps=config.ns_steps,
-        method=config.orthogonalization,
-        scale=config.norm_factor,
-        detect_anomalies=config.detect_anomalies,
-    )
 
 
 def doubts_about(config: MuonConfig) -> list[str]:

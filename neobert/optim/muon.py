@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 
+from neobert.config.optimizer import MuonConfig
 from neobert.console import get_logger
 from neobert.optim.orthogonalize import orthogonalize, working_dtype
 from neobert.optim.sharded import (
@@ -50,23 +51,9 @@ class Group(TypedDict, total=False):
 MAX_SKIPPED_IN_A_ROW = 10
 """Updates with a non-finite gradient, one after the other, before ``detect_anomalies`` stops."""
 
-
-@dataclass(frozen=True, slots=True)
-class MuonSettings:
-    """How the matrices are updated; the fields are those of ``optimizer.muon_config``."""
-
-    beta: float = 0.95
-    nesterov: bool = False
-    steps: int = 5
-    method: str = "polar_express"
-    scale: str = "match_rms_adamw"
-    dtype: torch.dtype | None = None
-    """What the iteration computes in; ``None`` lets the device decide."""
-
-    detect_anomalies: bool = False
-    batch_numbers: int = 2**26
-    """Matrices of one shape are orthogonalised together up to this many numbers: it bounds the
-    working memory."""
+BATCH_NUMBERS = 2**26
+"""Matrices of one shape are orthogonalised together up to this many numbers: it bounds the working
+memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +78,13 @@ class MuonClip(torch.optim.Optimizer):
     orthogonalised as three matrices. All other groups are AdamW's, bit for bit.
     """
 
-    def __init__(self, groups: list[Group], settings: MuonSettings) -> None:
+    def __init__(self, groups: list[Group], settings: MuonConfig) -> None:
         super().__init__(cast(list[dict[str, object]], groups), {})
         self.settings = settings
+        self.dtype: torch.dtype | None = None
+        """What the iteration computes in; ``None`` lets the device decide."""
+
+        self.batch_numbers = BATCH_NUMBERS
         self.parts: dict[int, list[Part]] = {}
         """The parameters in a flat tensor of ZeRO, by its id."""
 
@@ -163,7 +154,7 @@ class MuonClip(torch.optim.Optimizer):
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         momenta = [local(self.state[parameter]["momentum_buffer"]) for parameter in parameters]
         gradients = [local(gradient_of(parameter)) for parameter in parameters]
-        beta = self.settings.beta
+        beta = self.settings.muon_beta
         torch._foreach_lerp_(momenta, gradients, 1 - beta)
         if self.settings.nesterov:
             momenta = list(torch._foreach_lerp(gradients, momenta, beta))
@@ -172,23 +163,23 @@ class MuonClip(torch.optim.Optimizer):
     def _pieces(self, update: Tensor, target: Tensor, heads: int, lr: float) -> list[Piece]:
         """The matrices within a weight: itself, or Q, K and V."""
         if not heads:
-            scale = update_scale(self.settings.scale, *update.shape)
+            scale = update_scale(self.settings.norm_factor, *update.shape)
             return [Piece(update, target, -lr * scale)]
         updates, targets = (x.unflatten(0, (heads, 3, -1)).unbind(1) for x in (update, target))
-        scale = update_scale(self.settings.scale, update.shape[0] // 3, update.shape[1])
+        scale = update_scale(self.settings.norm_factor, update.shape[0] // 3, update.shape[1])
         return [Piece(*both, -lr * scale) for both in zip(updates, targets, strict=True)]
 
     def _descend(self, pieces: list[Piece]) -> None:
-        for batch in batches(pieces, self.settings.batch_numbers):
+        method, steps = self.settings.orthogonalization, self.settings.ns_steps
+        for batch in batches(pieces, self.batch_numbers):
             stacked = torch.stack([piece.update.reshape(piece.shape) for piece in batch])
             dtype = self._dtype(stacked.device)
-            settings = self.settings
-            updates = orthogonalize(stacked, settings.method, settings.steps, dtype)  # (N, R, C)
+            updates = orthogonalize(stacked, method, steps, dtype)  # (N, R, C)
             for piece, direction in zip(batch, updates, strict=True):
                 piece.target.add_(direction.reshape(piece.target.shape), alpha=piece.factor)
 
     def _dtype(self, device: torch.device) -> torch.dtype:
-        return self.settings.dtype or working_dtype(device)
+        return self.dtype or working_dtype(device)
 
     def _update_rest(self, group: Group) -> None:
         """AdamW, by torch's own kernel: fused on CPU, batched on GPU."""

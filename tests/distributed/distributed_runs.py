@@ -10,7 +10,7 @@ import signal
 import socket
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -120,7 +120,7 @@ class Module(PretrainingModule):
         found = super().configure_optimizers()
         optimizer = found["optimizer"]
         if isinstance(optimizer, MuonClip):
-            optimizer.settings = replace(optimizer.settings, dtype=torch.float32)
+            optimizer.dtype = torch.float32
         return found
 
     def training_step(self, batch, batch_idx):

@@ -10,7 +10,6 @@ from neobert.errors import ConfigError
 from neobert.optim.build import (
     build_optimizer,
     doubts_about,
-    muon_settings,
 )
 from neobert.optim.muon import MuonClip
 
@@ -54,9 +53,9 @@ def test_muonclip_gets_its_groups_and_settings() -> None:
     config = OptimizerConfig(name="muonclip", lr=2e-3, weight_decay=0.1, muon_config=muon)
     optimizer = build_optimizer(config, named(), num_heads=2)
     assert isinstance(optimizer, MuonClip)
-    assert optimizer.settings.beta == 0.9
-    assert optimizer.settings.steps == 7
-    assert optimizer.settings.scale == "spectral"
+    assert optimizer.settings.muon_beta == 0.9
+    assert optimizer.settings.ns_steps == 7
+    assert optimizer.settings.norm_factor == "spectral"
     found = [
         (g["param_names"], g["muon"], g.get("heads"), g["weight_decay"], g["lr"])
         for g in optimizer.param_groups
@@ -79,11 +78,11 @@ def test_muonclip_gets_its_groups_and_settings() -> None:
 @pytest.mark.parametrize(
     ("word", "field", "value"),
     [
-        ("muon_beta=0.5", "beta", 0.5),
-        ("ns_steps=9", "steps", 9),
+        ("muon_beta=0.5", "muon_beta", 0.5),
+        ("ns_steps=9", "ns_steps", 9),
         ("detect_anomalies=true", "detect_anomalies", True),
         ("nesterov=false", "nesterov", False),
-        ("norm_factor=spectral", "scale", "spectral"),
+        ("norm_factor=spectral", "norm_factor", "spectral"),
     ],
 )
 def test_a_setting_of_muon_reaches_its_optimizer(word: str, field: str, value: object) -> None:
@@ -96,7 +95,7 @@ def test_a_setting_of_muon_reaches_its_optimizer(word: str, field: str, value: o
 def test_without_muon_config_the_defaults_hold() -> None:
     optimizer = build_optimizer(OptimizerConfig(name="muonclip"), named(), num_heads=2)
     assert isinstance(optimizer, MuonClip)
-    assert optimizer.settings == muon_settings(MuonConfig())
+    assert optimizer.settings == MuonConfig()
 
 
 @pytest.mark.proves(
@@ -121,7 +120,7 @@ def test_spellings_of_the_orthogonalisation(word: str, method: str) -> None:
     config = compose_config(["optimizer=muonclip", f"optimizer.muon_config.{word}"])
     optimizer = build_optimizer(config.optimizer, named(), num_heads=2)
     assert isinstance(optimizer, MuonClip)
-    assert optimizer.settings.method == method
+    assert optimizer.settings.orthogonalization == method
 
 
 def test_switches_of_the_orthogonalisation_that_differ_are_one_error() -> None:

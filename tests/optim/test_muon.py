@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from neobert.config.optimizer import MuonConfig
 from neobert.optim.muon import (
+    BATCH_NUMBERS,
     MAX_SKIPPED_IN_A_ROW,
     MuonClip,
-    MuonSettings,
     Piece,
     batches,
     update_scale,
@@ -37,21 +38,25 @@ def network() -> Named:
     return {name: nn.Parameter(torch.randn(shape)) for name, shape in shapes.items()}
 
 
-def optimizer_of(named: Named, settings: MuonSettings, lr: float = 0.05) -> MuonClip:
+def optimizer_of(
+    named: Named, lr: float = 0.05, dtype: torch.dtype = FP32, **settings: object
+) -> MuonClip:
     def members(*names: str) -> list[tuple[str, nn.Parameter]]:
         return [(name, named[name]) for name in names]
 
     adam = {"muon": False, "lr": lr, "betas": (0.9, 0.98), "eps": 1e-8}
     muon = {"muon": True, "lr": lr, "weight_decay": 0.1}
-    return MuonClip(
+    optimizer = MuonClip(
         [
             {**muon, "heads": HEADS, "params": members("0.qkv.weight")},
             {**muon, "heads": 0, "params": members("0.wo.weight", "0.w1.weight", "1.w1.weight")},
             {**adam, "weight_decay": 0.2, "params": members("head.weight")},
             {**adam, "weight_decay": 0.0, "params": members("norm.weight")},
         ],
-        settings,
+        MuonConfig(**{"nesterov": False, **settings}),
     )
+    optimizer.dtype = dtype
+    return optimizer
 
 
 def copy_of(named: Named) -> Named:
@@ -70,11 +75,15 @@ def train(named: Named, optimizer: torch.optim.Optimizer, steps: range) -> None:
 def test_plain_matrices_move_as_with_torchs_muon(nesterov: bool) -> None:
     ours = network()
     theirs = copy_of(ours)
-    settings = MuonSettings(
-        method="newton_schulz", nesterov=nesterov, dtype=torch.bfloat16, scale="match_rms_adamw"
-    )
     start = copy_of(ours)
-    train(ours, optimizer_of(ours, settings), range(3))
+    optimizer = optimizer_of(
+        ours,
+        dtype=torch.bfloat16,
+        orthogonalization="newton_schulz",
+        nesterov=nesterov,
+        norm_factor="match_rms_adamw",
+    )
+    train(ours, optimizer, range(3))
     plain = ["0.wo.weight", "0.w1.weight", "1.w1.weight"]
     oracle = torch.optim.Muon(
         [theirs[name] for name in plain],
@@ -93,7 +102,7 @@ def test_plain_matrices_move_as_with_torchs_muon(nesterov: bool) -> None:
 def test_the_rest_moves_as_with_torchs_adamw() -> None:
     ours = network()
     theirs = copy_of(ours)
-    train(ours, optimizer_of(ours, MuonSettings(dtype=FP32)), range(5))
+    train(ours, optimizer_of(ours), range(5))
     groups = [
         {"params": [theirs["head.weight"]], "weight_decay": 0.2},
         {"params": [theirs["norm.weight"]], "weight_decay": 0.0},
@@ -106,7 +115,7 @@ def test_the_rest_moves_as_with_torchs_adamw() -> None:
 def test_q_k_v_are_three_matrices_though_stored_in_one() -> None:
     named = network()
     start = copy_of(named)
-    optimizer = optimizer_of(named, MuonSettings(beta=0.0, dtype=FP32), lr=0.05)
+    optimizer = optimizer_of(named, lr=0.05, muon_beta=0.0)
     train(named, optimizer, range(1))
     for which in range(3):
 
@@ -122,7 +131,7 @@ def test_q_k_v_are_three_matrices_though_stored_in_one() -> None:
 @pytest.mark.proves("optimizer.muon_config.muon_beta")
 def test_momentum_is_an_average_and_the_only_state_of_a_matrix() -> None:
     named = network()
-    optimizer = optimizer_of(named, MuonSettings(beta=0.8, dtype=FP32))
+    optimizer = optimizer_of(named, muon_beta=0.8)
     train(named, optimizer, range(1))
     first = named["0.wo.weight"].grad.clone()
     train(named, optimizer, range(1, 2))
@@ -150,7 +159,9 @@ def test_default_scale_gives_adamws_root_mean_square() -> None:
         "weight_decay": 0.0,
         "lr": 1.0,
     }
-    train(named, MuonClip([group], MuonSettings(dtype=FP32)), range(1))
+    optimizer = MuonClip([group], MuonConfig(nesterov=False))
+    optimizer.dtype = FP32
+    train(named, optimizer, range(1))
     rms = named["0.w.weight"].detach().square().mean().sqrt().item()
     assert rms == pytest.approx(0.2, rel=0.05)
 
@@ -158,7 +169,7 @@ def test_default_scale_gives_adamws_root_mean_square() -> None:
 def test_matrices_of_one_shape_share_a_chain_within_the_memory_bound() -> None:
     big = [Piece(torch.empty(8192, 4096, device="meta"), torch.empty(0), 1.0) for _ in range(5)]
     small = [Piece(torch.empty(4, 3), torch.empty(0), 1.0) for _ in range(3)]
-    assert [len(batch) for batch in batches([*big, *small], MuonSettings().batch_numbers)] == [
+    assert [len(batch) for batch in batches([*big, *small], BATCH_NUMBERS)] == [
         2,
         2,
         1,
@@ -167,16 +178,15 @@ def test_matrices_of_one_shape_share_a_chain_within_the_memory_bound() -> None:
 
 
 def test_resume_is_exact_to_the_bit_and_loads_as_plain_data() -> None:
-    settings = MuonSettings(dtype=FP32)
     straight = network()
     resumed = copy_of(straight)
-    train(straight, optimizer_of(straight, settings), range(6))
-    before = optimizer_of(resumed, settings)
+    train(straight, optimizer_of(straight), range(6))
+    before = optimizer_of(resumed)
     train(resumed, before, range(3))
     file = io.BytesIO()
     torch.save(before.state_dict(), file)
     file.seek(0)
-    after = optimizer_of(resumed, settings)
+    after = optimizer_of(resumed)
     after.load_state_dict(torch.load(file, weights_only=True))
     train(resumed, after, range(3, 6))
     for name, parameter in straight.items():
@@ -188,7 +198,7 @@ def test_a_non_finite_gradient_is_named_skipped_and_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     named = network()
-    optimizer = optimizer_of(named, MuonSettings(detect_anomalies=True, dtype=FP32))
+    optimizer = optimizer_of(named, detect_anomalies=True)
     train(named, optimizer, range(2))
     before = copy_of(named)
     named["0.w1.weight"].grad[0, 0] = torch.nan
@@ -199,14 +209,14 @@ def test_a_non_finite_gradient_is_named_skipped_and_counted(
     assert all(named[name].equal(parameter) for name, parameter in before.items())
     train(named, optimizer, range(2, 3))
     assert not named["0.w1.weight"].equal(before["0.w1.weight"])
-    again = optimizer_of(named, MuonSettings(detect_anomalies=True, dtype=FP32))
+    again = optimizer_of(named, detect_anomalies=True)
     again.load_state_dict(optimizer.state_dict())
     assert again.skipped_updates == 1
 
 
 def test_many_non_finite_gradients_in_a_row_stop_the_run() -> None:
     named = network()
-    optimizer = optimizer_of(named, MuonSettings(detect_anomalies=True, dtype=FP32))
+    optimizer = optimizer_of(named, detect_anomalies=True)
     train(named, optimizer, range(1))
     named["norm.weight"].grad.fill_(torch.inf)
     for _ in range(MAX_SKIPPED_IN_A_ROW - 1):
