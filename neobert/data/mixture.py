@@ -21,9 +21,13 @@ at the most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Mixture:
-    """The order of the sources under constant weights. It repeats after ``sum(parts)`` rows, so a
-    row's source needs no replay."""
+class MixtureSpan:
+    """The rows of a run from ``first`` on, under the same weights. Their sources repeat after
+    ``sum(parts)`` rows, so a row's source needs no replay."""
+
+    first: int
+    before: tuple[int, ...]
+    """Rows of each source before ``first``."""
 
     parts: tuple[int, ...]
     """Integer weights: rows of each source in a period."""
@@ -34,33 +38,6 @@ class Mixture:
     ordinals: NDArray[np.int64]
     """Rows of the same source before it in the period."""
 
-    @classmethod
-    def of(cls, weights: tuple[float, ...]) -> "Mixture":
-        """The mixture of these weights, which sum to 1 (up to rounding to 1e-5)."""
-        return _mixture(integer_parts(weights))
-
-    def row(self, number: int) -> tuple[int, int]:
-        """Source of row ``number``, and how many rows of that source precede it."""
-        period, place = divmod(number, len(self.sources))
-        source = int(self.sources[place])
-        return source, period * self.parts[source] + int(self.ordinals[place])
-
-    def counts(self, rows: int) -> list[int]:
-        """Rows of each source among the first ``rows``."""
-        periods, rest = divmod(rows, len(self.sources))
-        begun = np.bincount(self.sources[:rest], minlength=len(self.parts))
-        return [periods * part + int(more) for part, more in zip(self.parts, begun, strict=True)]
-
-
-@dataclass(frozen=True, slots=True)
-class MixtureSpan:
-    """The rows of a run from ``first`` on, under the same weights."""
-
-    first: int
-    mixture: Mixture
-    before: tuple[int, ...]
-    """Rows of each source before ``first``."""
-
 
 @dataclass(frozen=True, slots=True)
 class SourceOrder:
@@ -70,27 +47,35 @@ class SourceOrder:
 
     @classmethod
     def of(cls, changes: Iterable[tuple[int, tuple[float, ...]]]) -> "SourceOrder":
-        """The order under (first row, weights), ascending, from row 0 on."""
+        """The order under (first row, weights), ascending, from row 0 on.
+
+        Weights sum to 1 (up to rounding to 1e-5).
+        """
         order = cls(())
         for first, weights in changes:
-            mixture = Mixture.of(weights)
-            if order.spans and order.spans[-1].mixture.parts == mixture.parts:
+            parts = integer_parts(weights)
+            if order.spans and order.spans[-1].parts == parts:
                 continue
-            before = order.counts(first) if order.spans else [0] * len(weights)
-            order = cls((*order.spans, MixtureSpan(first, mixture, tuple(before))))
+            before = order.counts(first) if order.spans else [0] * len(parts)
+            span = MixtureSpan(first, tuple(before), parts, *_period(parts))
+            order = cls((*order.spans, span))
         return order
 
     def row(self, number: int) -> tuple[int, int]:
         """Source of row ``number`` of the run, and how many rows of that source precede it."""
         span = self._span(number)
-        source, ordinal = span.mixture.row(number - span.first)
-        return source, span.before[source] + ordinal
+        period, place = divmod(number - span.first, len(span.sources))
+        source = int(span.sources[place])
+        earlier = span.before[source] + period * span.parts[source]
+        return source, earlier + int(span.ordinals[place])
 
     def counts(self, number: int) -> list[int]:
         """Rows of each source before row ``number`` of the run."""
         span = self._span(number)
-        counts = span.mixture.counts(number - span.first)
-        return [before + count for before, count in zip(span.before, counts, strict=True)]
+        periods, rest = divmod(number - span.first, len(span.sources))
+        begun = np.bincount(span.sources[:rest], minlength=len(span.parts)).tolist()
+        each = zip(span.before, span.parts, begun, strict=True)
+        return [before + periods * part + more for before, part, more in each]
 
     def of_rows(self, first: int, count: int) -> NDArray[np.int16]:
         """Source of each of ``count`` rows from row ``first`` of the run on."""
@@ -98,7 +83,7 @@ class SourceOrder:
         later = (other.first for other in self.spans if other.first > first)
         within = min(count, next(later, first + count) - first)
         numbers = np.arange(first - span.first, first - span.first + within)
-        sources = span.mixture.sources[numbers % len(span.mixture.sources)]
+        sources = span.sources[numbers % len(span.sources)]
         if within == count:
             return sources
         return np.concatenate([sources, self.of_rows(first + within, count - within)])
@@ -136,13 +121,14 @@ def integer_parts(weights: tuple[float, ...]) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=32)
-def _mixture(parts: tuple[int, ...]) -> Mixture:
+def _period(parts: tuple[int, ...]) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+    """Source of each row of a period, and how many rows of that source precede it there."""
     sources = _sequence(parts)
     ordinals = np.zeros(len(sources), np.int64)
     for source in range(len(parts)):
         rows = np.flatnonzero(sources == source)
         ordinals[rows] = np.arange(len(rows))
-    return Mixture(parts, sources, ordinals)
+    return sources, ordinals
 
 
 def _sequence(parts: tuple[int, ...]) -> NDArray[np.int16]:

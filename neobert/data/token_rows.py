@@ -30,12 +30,9 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class MaskedRow:
+class MaskedRow(Row):
     """A row after masking: what loader processes compute."""
 
-    ids: Ids
-    lengths: list[int]
-    text: int
     positions: Ids
     """Where a token is to be predicted, ascending."""
 

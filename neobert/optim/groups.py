@@ -6,6 +6,7 @@ biases are updated by Adam, as in all published recipes.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -104,9 +105,7 @@ def owners_table(rows: list[Owner]) -> str:
         key = (_without_numbers(row.name), row.shape, row.owner, row.decay)
         merged[key] = merged.get(key, 0) + 1
     for (name, shape, owner, decay), count in merged.items():
-        size = count
-        for length in shape:
-            size *= length
+        size = count * prod(shape)
         text = " × ".join(map(str, shape))
         table.add_row(_short(name), text, str(count), f"{size:,}", owner, f"{decay:g}")
     console = Console(width=80, color_system=None)

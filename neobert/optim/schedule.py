@@ -76,9 +76,6 @@ class Schedule:
     stages: tuple[LrStage, ...] = ()
     """Stages whose learning rate is their own; the warm-up applies to them too."""
 
-    warning: str | None = None
-    """What was changed of the settings, and why; ``None`` if nothing was."""
-
     def factor(self, step: int) -> float:
         """Fraction of the full learning rate for update number ``step``, counted from 0."""
         if step < self.warmup:
@@ -129,11 +126,11 @@ def resolve_schedule(config: SchedulerConfig, max_steps: int) -> Schedule:
     decay_end = config.decay_steps or total
     if config.decay_percent is not None:
         decay_end = int(total * config.decay_percent / 100)
-    warnings = []
     if warmup >= total:
-        warnings.append(
-            f"scheduler: the warm-up of {warmup} steps would fill the whole run of {total}, so it "
-            f"takes a tenth, {total // 10} steps (scheduler.warmup_steps or .warmup_percent)"
+        log.warning(
+            "scheduler: the warm-up of %d steps would fill the whole run of %d, so it takes a "
+            "tenth, %d steps (scheduler.warmup_steps or .warmup_percent)",
+            *(warmup, total, total // 10),
         )
         warmup = total // 10
     decay_end = max(decay_end, warmup + 1)
@@ -143,12 +140,11 @@ def resolve_schedule(config: SchedulerConfig, max_steps: int) -> Schedule:
         length = config.decay_length or round(total * config.decay_length_percent / 100)
         decay_start = max(decay_end - length, warmup)
         if decay_end - length < warmup:
-            warnings.append(
-                f"scheduler: the decay of {length} steps would begin before the warm-up ends, so "
-                f"it takes {decay_end - warmup} steps (scheduler.decay_length or .warmup_steps)"
+            log.warning(
+                "scheduler: the decay of %d steps would begin before the warm-up ends, so it takes "
+                "%d steps (scheduler.decay_length or .warmup_steps)",
+                *(length, decay_end - warmup),
             )
-    for warning in warnings:
-        log.warning("%s", warning)
     return Schedule(
         name=config.name.lower(),
         total=total,
@@ -158,7 +154,6 @@ def resolve_schedule(config: SchedulerConfig, max_steps: int) -> Schedule:
         num_cycles=config.num_cycles,
         decay_start=decay_start,
         decay_shape=decay_shape,
-        warning="; ".join(warnings) or None,
     )
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neobert.data.mixture import Mixture, SourceOrder, integer_parts, tempered
+from neobert.data.mixture import SourceOrder, integer_parts, tempered
 
 
 @pytest.mark.parametrize(
@@ -18,17 +18,18 @@ from neobert.data.mixture import Mixture, SourceOrder, integer_parts, tempered
     ],
 )
 def test_the_share_of_each_source_is_within_one_row_at_every_row(weights: tuple[float]) -> None:
-    mixture = Mixture.of(weights)
-    shares = np.array(mixture.parts) / sum(mixture.parts)
+    order = SourceOrder.of([(0, weights)])
+    parts = order.spans[0].parts
+    shares = np.array(parts) / sum(parts)
     assert shares == pytest.approx(np.array(weights), abs=1e-5)
-    rows = min(3 * sum(mixture.parts), 120_000)
+    rows = min(3 * sum(parts), 120_000)
     counts = np.zeros(len(weights))
     for number in range(rows):
-        source, ordinal = mixture.row(number)
+        source, ordinal = order.row(number)
         assert ordinal == counts[source]
         counts[source] += 1
         assert np.abs(counts - shares * (number + 1)).max() < 1
-    assert mixture.counts(rows) == counts.astype(int).tolist()
+    assert order.counts(rows) == counts.astype(int).tolist()
 
 
 def test_parts_are_the_smallest_integers_of_the_proportion() -> None:
