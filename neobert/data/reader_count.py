@@ -1,14 +1,8 @@
-"""How many readers share a stream, and what so many processes can do with them."""
-
-import math
+"""How many readers share a stream."""
 
 from neobert.config.dataset import DatasetConfig
-from neobert.console import get_logger
 from neobert.data.loading import DEFAULT_READERS
 from neobert.data.sources import STREAM_SAMPLE
-from neobert.errors import ConfigError
-
-log = get_logger(__name__)
 
 FEW_DOCUMENTS = 32
 """Documents of a short stream for each of its readers."""
@@ -35,46 +29,3 @@ def num_readers(
     if documents >= STREAM_SAMPLE:
         return DEFAULT_READERS
     return min(DEFAULT_READERS, 1 << (most.bit_length() - 1))
-
-
-def check_readers(
-    settings: DatasetConfig, documents: int, trained_on: int, ranks: int, source: str = ""
-) -> None:
-    """Report what ``ranks`` processes cannot do with the readers of the stream, in a mixture of the
-    one whose settings have the key ``source``.
-
-    Raises ``ConfigError`` with the number to set.
-    """
-    readers = num_readers(settings, documents, trained_on, bool(source))
-    key, is_long = f"dataset.stream_readers={readers}", documents >= STREAM_SAMPLE
-    if not is_long and trained_on < readers:
-        raise ConfigError(
-            f"{key}: the stream has only {trained_on} documents to train on; set it to "
-            f"{trained_on} at most"
-        )
-    least = math.ceil(DEFAULT_READERS / ranks) * ranks
-    if ranks > readers and is_long and settings.shuffle_buffer_size > 0:
-        raise ConfigError(
-            f"{key}: {ranks} processes (trainer.devices × trainer.num_nodes) need {ranks} "
-            f"readers or more; set dataset.stream_readers={least}"
-        )
-    if readers % ranks and (is_long or not source):
-        log.warning(
-            "%s%s is not a multiple of the %d processes, so %d of them read and tokenise each "
-            "document; for a new run set dataset.stream_readers=%d",
-            *(source and f"{source}: ", key, ranks, ranks // math.gcd(ranks, readers), least),
-        )
-
-
-def report_shared_files(readers: int, groups: int, ranks: int, source: str = "") -> None:
-    """Warn that processes read the same files, of which each uses a part of the documents.
-
-    ``groups`` of the ``readers`` have files of their own. ``source`` as of :func:`check_readers`.
-    """
-    if groups < min(ranks, readers):
-        log.warning(
-            "%sthe stream's files can be read in %d parts only, so each of the %d processes reads "
-            "%d times what it trains on; decompress them (jsonl, txt and the row groups of parquet "
-            "are read in parts), split them, or set dataset.pre_tokenize=true",
-            *(source and f"{source}: ", groups, ranks, ranks // math.gcd(ranks, groups)),
-        )

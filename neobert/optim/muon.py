@@ -21,12 +21,11 @@ from neobert.config.optimizer import MuonConfig
 from neobert.console import get_logger
 from neobert.optim.orthogonalize import orthogonalize, working_dtype
 from neobert.optim.sharded import (
+    MatrixOwners,
     Owned,
     Part,
-    gather_whole,
     rows_of,
     run_of,
-    scatter_back,
     true_on_every_rank,
 )
 
@@ -135,13 +134,14 @@ class MuonClip(torch.optim.Optimizer):
 
     def _update_sharded(self, sharded: list[Owned]) -> None:
         """The same where each rank has some numbers: whole matrices meet at one owner each."""
-        wholes = gather_whole(sharded, self._dtype(sharded[0].update.device))
-        results = [torch.zeros_like(update) for _, update in wholes]
+        owners = MatrixOwners(sharded)
+        wholes = owners.gather(self._dtype(sharded[0].update.device))
+        results = [torch.zeros_like(update) for update in wholes]
         pieces: list[Piece] = []
-        for (item, update), result in zip(wholes, results, strict=True):
+        for item, update, result in zip(owners.mine, wholes, results, strict=True):
             pieces += self._pieces(update, result, item.heads, item.lr)
         self._descend(pieces)
-        for item, change in zip(sharded, scatter_back(sharded, results), strict=True):
+        for item, change in zip(sharded, owners.scatter(results), strict=True):
             item.target.add_(change)
 
     def _momentum(self, group: Group) -> Iterator[tuple[Tensor, Tensor]]:

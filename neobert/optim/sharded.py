@@ -103,48 +103,44 @@ def rows_per_rank(rows: int, ranks: int) -> list[int]:
     return [max(0, min(part, rows - rank * part)) for rank in range(ranks)]
 
 
-def gather_whole(items: list[Owned], dtype: torch.dtype) -> list[tuple[Owned, Tensor]]:
-    """Send what each rank holds to the owners; return those this rank owns, with whole updates."""
-    group, rank, owners = _owners(items)
-    ranks = dist.get_world_size(group)
-    mine = [item for item, owner in zip(items, owners, strict=True) if owner == rank]
-    outgoing = [
-        [item.update for item, owner in zip(items, owners, strict=True) if owner == other]
-        for other in range(ranks)
-    ]
-    incoming = _exchange(
-        outgoing,
-        [[item.sizes[other] for item in mine] for other in range(ranks)],
-        items[0].update.new_empty(0, dtype=dtype),
-        group,
-    )
-    return [
-        (item, torch.cat([part[index] for part in incoming]).view(item.shape))
-        for index, item in enumerate(mine)
-    ]
+class MatrixOwners:
+    """Which rank makes each of some sharded matrices whole."""
 
+    def __init__(self, items: list[Owned]) -> None:
+        self.items, self.group = items, items[0].group
+        self.ranks = dist.get_world_size(self.group)
+        self.owners = balanced([sum(item.sizes) for item in items], self.ranks)
+        self.of_rank: list[list[Owned]] = [[] for _ in range(self.ranks)]
+        for item, owner in zip(items, self.owners, strict=True):
+            self.of_rank[owner].append(item)
+        self.mine = self.of_rank[dist.get_rank(self.group)]
 
-def scatter_back(items: list[Owned], results: list[Tensor]) -> list[Tensor]:
-    """Send the owners' results home; return this rank's numbers of each, in the items' order."""
-    group, rank, owners = _owners(items)
-    ranks = dist.get_world_size(group)
-    mine = [item for item, owner in zip(items, owners, strict=True) if owner == rank]
-    cut = [result.flatten().split(item.sizes) for item, result in zip(mine, results, strict=True)]
-    incoming = _exchange(
-        [[parts[other] for parts in cut] for other in range(ranks)],
-        [
-            [
-                item.update.numel()
-                for item, owner in zip(items, owners, strict=True)
-                if owner == other
-            ]
-            for other in range(ranks)
-        ],
-        items[0].update,
-        group,
-    )
-    waiting = [iter(part) for part in incoming]
-    return [next(waiting[owner]) for owner in owners]
+    def gather(self, dtype: torch.dtype) -> list[Tensor]:
+        """Send what this rank holds to the owners; return the whole updates of ``mine``."""
+        incoming = _exchange(
+            [[item.update for item in owned] for owned in self.of_rank],
+            [[item.sizes[rank] for item in self.mine] for rank in range(self.ranks)],
+            self.items[0].update.new_empty(0, dtype=dtype),
+            self.group,
+        )
+        return [
+            torch.cat([part[index] for part in incoming]).view(item.shape)
+            for index, item in enumerate(self.mine)
+        ]
+
+    def scatter(self, results: list[Tensor]) -> list[Tensor]:
+        """Send the owners' results home; return this rank's numbers of each, in the items'
+        order."""
+        each = zip(self.mine, results, strict=True)
+        cut = [result.flatten().split(item.sizes) for item, result in each]
+        incoming = _exchange(
+            [[parts[rank] for parts in cut] for rank in range(self.ranks)],
+            [[item.update.numel() for item in owned] for owned in self.of_rank],
+            self.items[0].update,
+            self.group,
+        )
+        waiting = [iter(part) for part in incoming]
+        return [next(waiting[owner]) for owner in self.owners]
 
 
 def true_on_every_rank(flags: Tensor, parameter: Tensor) -> Tensor:
@@ -164,12 +160,6 @@ def keep_fragments(parameter: Tensor, fragments: Fragments) -> None:
 def fragments_of(parameter: Tensor) -> Fragments | None:
     """What :func:`keep_fragments` remembers; ``None`` for a parameter that holds its numbers."""
     return getattr(parameter, "neobert_fragments", None)
-
-
-def _owners(items: list[Owned]) -> tuple[dist.ProcessGroup | None, int, list[int]]:
-    group = items[0].group
-    sizes = [sum(item.sizes) for item in items]
-    return group, dist.get_rank(group), balanced(sizes, dist.get_world_size(group))
 
 
 def _place(parameter: DTensor) -> tuple[dist.ProcessGroup, int]:

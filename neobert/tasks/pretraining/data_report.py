@@ -1,14 +1,18 @@
 """What a run says about its rows before it starts: how full they are, and what was left out."""
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, gcd
 from typing import TypeAlias
 
 from neobert.config.mixture import MixtureSource
+from neobert.console import get_logger
+from neobert.data.loading import DEFAULT_READERS
 from neobert.data.packing import Packing
-from neobert.data.reader_count import check_readers, report_shared_files
 from neobert.data.sources import Documents
+from neobert.errors import ConfigError
 from neobert.tasks.pretraining.source_data import SourceData, each_source
+
+log = get_logger(__name__)
 
 Epochs: TypeAlias = Sequence[float | None]
 """How often a run reads each source; ``None``: unknown, of a stream."""
@@ -78,13 +82,39 @@ def check_streams(data: Sequence[SourceData], ranks: int) -> None:
 
     Raises ``ConfigError`` with what to set.
     """
-    each_source({source.settings: source for source in data}, lambda _, one: _check(one, ranks))
+    streams = {source.settings: source for source in data}
+    each_source(streams, lambda _, source: _check_stream(source, ranks))
 
 
-def _check(data: SourceData, ranks: int) -> None:
-    stream, key = data.source.stream, data.settings.key if data.name else ""
+def _check_stream(data: SourceData, ranks: int) -> None:
+    stream, settings = data.source.stream, data.settings
     assert stream is not None
-    seen, trained_on = data.train_store.info.documents, data.train_plan.info.documents
-    check_readers(data.settings.dataset, seen, trained_on, ranks, key)
-    if not (data.name and data.is_whole):  # a short source of a mixture may well be shared
-        report_shared_files(data.readers, stream.num_groups(data.readers), ranks, key)
+    readers, trained_on = data.readers, data.train_plan.info.documents
+    key, of = f"dataset.stream_readers={readers}", f"{settings.key}: " if data.name else ""
+    if data.is_whole and trained_on < readers:
+        raise ConfigError(
+            f"{key}: the stream has only {trained_on} documents to train on; set it to "
+            f"{trained_on} at most"
+        )
+    least = ceil(DEFAULT_READERS / ranks) * ranks
+    if ranks > readers and not data.is_whole and settings.dataset.shuffle_buffer_size > 0:
+        raise ConfigError(
+            f"{key}: {ranks} processes (trainer.devices × trainer.num_nodes) need {ranks} "
+            f"readers or more; set dataset.stream_readers={least}"
+        )
+    if data.name and data.is_whole:  # a short source of a mixture may well be shared
+        return
+    if readers % ranks:
+        log.warning(
+            "%s%s is not a multiple of the %d processes, so %d of them read and tokenise each "
+            "document; for a new run set dataset.stream_readers=%d",
+            *(of, key, ranks, ranks // gcd(ranks, readers), least),
+        )
+    groups = stream.num_groups(readers)
+    if groups < min(ranks, readers):
+        log.warning(
+            "%sthe stream's files can be read in %d parts only, so each of the %d processes reads "
+            "%d times what it trains on; decompress them (jsonl, txt and the row groups of parquet "
+            "are read in parts), split them, or set dataset.pre_tokenize=true",
+            *(of, groups, ranks, ranks // gcd(ranks, groups)),
+        )
