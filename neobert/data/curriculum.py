@@ -5,13 +5,13 @@ which documents are cropped (:func:`crop_documents`). Nothing here has a state, 
 needs none.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import cos, pi
 
 import numpy as np
 from numpy.typing import NDArray
 
+from neobert.config.datacollator import DataCollatorConfig
 from neobert.config.stages import place_in_run
 
 Numbers = NDArray[np.int64]
@@ -57,14 +57,16 @@ class MaskRate:
         return max(rate for _, rate in self.points)
 
 
-def mask_rate(
-    constant: float, schedule: Mapping[str, float], shape: str, total_steps: int
-) -> MaskRate:
-    """The mask rate of a run: ``constant``, or what ``schedule`` (place in the run: rate) says."""
-    if not schedule:
-        return MaskRate.constant(constant)
-    points = {place_in_run(place, total_steps): float(rate) for place, rate in schedule.items()}
-    return MaskRate(tuple(sorted(points.items())), shape)
+def mask_rate(collator: DataCollatorConfig, total_steps: int | None) -> MaskRate:
+    """The mask rate of a run: that of the place in it by ``mlm_schedule``, else the constant one,
+    which is also that of evaluation (``total_steps=None``)."""
+    if not collator.mlm_schedule or total_steps is None:
+        return MaskRate.constant(collator.mlm_probability)
+    points = {
+        place_in_run(place, total_steps): float(rate)
+        for place, rate in collator.mlm_schedule.items()
+    }
+    return MaskRate(tuple(sorted(points.items())), collator.mlm_schedule_shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,10 +65,8 @@ def build_masking(
             table = continues_word(tokenizer.tokenizer, tokenizer.vocab_size)
         except ValueError as error:
             raise ConfigError(f"datacollator.mask_unit=word: {error}; use span") from error
-    schedule = config.mlm_schedule if total_steps is not None else {}
-    shape, constant = config.mlm_schedule_shape, config.mlm_probability
     return Masking(
-        rate=mask_rate(constant, schedule, shape, total_steps or 1).after(first_step),
+        rate=mask_rate(config, total_steps).after(first_step),
         mask_all=config.mask_all,
         mask_id=tokenizer.mask_token_id,
         random_ids=tokenizer.random_ids,

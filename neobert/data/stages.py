@@ -68,8 +68,10 @@ def resolve_stages(config: Config, total_steps: int, ranks: int) -> tuple[Stage,
         raise ConfigError(*problems)
     stages = []
     for number, (stage, end) in enumerate(zip(settings, ends, strict=True)):
-        first = ends[number - 1] if number else 0
-        stages.append(_stage(config, stage, stage.name or str(number + 1), first, end))
+        name, first = stage.name or str(number + 1), ends[number - 1] if number else 0
+        ratio = None if stage.lr is None else stage.lr / config.optimizer.lr
+        changed = with_stage(config, stage)
+        stages.append(Stage(name, first, end, changed, ratio, stage.decay, stage.final_lr_ratio))
     if config.trainer.batch_warmup_tokens:
         stages = [*_batch_warm_up(stages[0], ranks), *stages[1:]]
     return tuple(_aligned(stages))
@@ -78,12 +80,6 @@ def resolve_stages(config: Config, total_steps: int, ranks: int) -> tuple[Stage,
 def stage_at(stages: tuple[Stage, ...], step: int) -> Stage:
     """The stage that a step is in; the last one's for steps after the run."""
     return next((stage for stage in stages if step < stage.end_step), stages[-1])
-
-
-def _stage(config: Config, stage: StageConfig, name: str, first: int, end: int) -> Stage:
-    ratio = None if stage.lr is None else stage.lr / config.optimizer.lr
-    changed = with_stage(config, stage)
-    return Stage(name, first, end, changed, ratio, stage.decay, stage.final_lr_ratio)
 
 
 def _batch_warm_up(stage: Stage, ranks: int) -> Iterator[Stage]:

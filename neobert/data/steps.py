@@ -23,11 +23,6 @@ class Share:
     def rows_per_step(self) -> int:
         return self.batch_size * self.accumulation * self.ranks
 
-    def numbers(self, micro_batch: int) -> range:
-        """Row numbers of this rank's micro-batch."""
-        first = micro_batch * self.batch_size * self.ranks + self.rank
-        return range(first, first + self.batch_size * self.ranks, self.ranks)
-
 
 @dataclass(frozen=True, slots=True)
 class Steps:
@@ -42,10 +37,11 @@ class Steps:
 
     def numbers(self, micro_batch: int) -> range:
         """Row numbers of this rank's micro-batch."""
-        accumulation = self.share.accumulation
-        step, part = divmod(micro_batch, accumulation)
-        numbers = self.share.numbers(self.data_step(step) * accumulation + part)
-        return range(numbers.start + self.offset, numbers.stop + self.offset, numbers.step)
+        share = self.share
+        step, part = divmod(micro_batch, share.accumulation)
+        of_all_ranks = share.batch_size * share.ranks
+        first = self.first_row(step) + part * of_all_ranks + share.rank
+        return range(first, first + of_all_ranks, share.ranks)
 
     def first_row(self, step: int) -> int:
         """The first row number of a step, over all ranks."""

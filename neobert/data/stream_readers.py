@@ -7,6 +7,7 @@ depends on (seed, reader, epoch, window) alone; the next window is made in the b
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,14 +41,10 @@ class ReaderState:
     """Rows of the reader before its epoch."""
 
     @classmethod
-    def of(cls, saved: Mapping[str, object]) -> "ReaderState":
+    def of(cls, saved: Mapping[str, Any]) -> "ReaderState":
         """What ``asdict`` made a mapping of."""
-        place = saved["place"]
-        assert isinstance(place, dict)
-        rows, epoch_rows = saved["rows"], saved["epoch_rows"]
-        assert isinstance(rows, int)
-        assert isinstance(epoch_rows, int)
-        return cls(StreamPlace(**{**place, "cursor": Cursor(**place["cursor"])}), rows, epoch_rows)
+        place = {**saved["place"], "cursor": Cursor(**saved["place"]["cursor"])}
+        return cls(StreamPlace(**place), saved["rows"], saved["epoch_rows"])
 
 
 @dataclass(frozen=True, slots=True)

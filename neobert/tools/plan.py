@@ -86,10 +86,7 @@ def stage_plans(config: Config, vocab_size: int, document_tokens: int | None) ->
 def _stage_plan(
     stage: Stage, total: int, ranks: int, cost: Flops, vocab_size: int, document_tokens: int | None
 ) -> StagePlan:
-    collator, length = stage.config.datacollator, stage.config.row_length()
-    rate = mask_rate(
-        collator.mlm_probability, collator.mlm_schedule, collator.mlm_schedule_shape, total
-    )
+    length, rate = stage.config.row_length(), mask_rate(stage.config.datacollator, total)
     rows = stage.rows_per_step(ranks)
     tokens = stage.steps * rows * length
     rates = [rate.at(step) for step in range(stage.first_step, stage.end_step)]

@@ -128,11 +128,7 @@ def _kept(config: Config, blocks: int, tokens: int, states: int) -> int:
     ids = torch.ones(tokens, dtype=torch.int64)
     batch = PackedBatch.from_lengths(ids, torch.tensor([tokens]), row_length=tokens)
     context = torch.autocast("cpu", torch.bfloat16, enabled=half)
-    with saved_tensors_hooks(keep, _same), context:
+    with saved_tensors_hooks(keep, lambda tensor: tensor), context:
         hidden = model.train().hidden(batch, torch.arange(states))
     storages[hidden.untyped_storage().data_ptr()] = hidden
     return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor

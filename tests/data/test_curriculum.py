@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 
+from neobert.config.datacollator import DataCollatorConfig
 from neobert.config.stages import place_in_run
-from neobert.data.curriculum import Crop, crop_documents, mask_rate
+from neobert.data.curriculum import Crop, MaskRate, crop_documents, mask_rate
+
+
+def rate_of(schedule: dict[str, float], shape: str) -> MaskRate:
+    collator = DataCollatorConfig(
+        mlm_probability=0.9, mlm_schedule=schedule, mlm_schedule_shape=shape
+    )
+    return mask_rate(collator, total_steps=100)
 
 
 @pytest.mark.parametrize(
@@ -16,19 +24,19 @@ from neobert.data.curriculum import Crop, crop_documents, mask_rate
     ],
 )
 def test_a_mask_rate_between_two_points(shape: str, expected: list[float]) -> None:
-    rate = mask_rate(0.9, {"10%": 0.3, "90": 0.15}, shape, total_steps=100)
+    rate = rate_of({"10%": 0.3, "90": 0.15}, shape)
     assert [rate.at(step) for step in (0, 10, 50, 90, 1000)] == pytest.approx(expected)
     assert rate.highest == 0.3
 
 
 def test_cosine_is_slow_at_its_ends() -> None:
-    rate = mask_rate(0.9, {"0": 0.0, "100": 1.0}, "cosine", total_steps=100)
+    rate = rate_of({"0": 0.0, "100": 1.0}, "cosine")
     assert rate.at(25) == pytest.approx(0.1464466)
 
 
 def test_without_a_schedule_the_rate_is_constant() -> None:
-    rate = mask_rate(0.2, {}, "linear", total_steps=100)
-    assert [rate.at(0), rate.at(99)] == [0.2, 0.2]
+    rate = rate_of({}, "linear")
+    assert [rate.at(0), rate.at(99)] == [0.9, 0.9]
 
 
 @pytest.mark.parametrize("place", ["101%", "-1", "end", "x%", "1.5"])

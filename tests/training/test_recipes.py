@@ -6,7 +6,7 @@ from neobert.config.compose import compose_config
 from neobert.config.root import Config
 from neobert.data.curriculum import mask_rate
 from neobert.data.stages import Stage, resolve_stages, stage_at
-from neobert.training.staged_schedule import staged_schedule
+from neobert.tasks.pretraining.run import staged_schedule
 
 BILLION = 10**9
 
@@ -128,12 +128,7 @@ def test_mask_rates_at_the_end_of_each_stage(
     found = []
     for parts in stages_of(config).values():
         collator = parts[-1].config.datacollator
-        rate = mask_rate(
-            collator.mlm_probability,
-            collator.mlm_schedule,
-            collator.mlm_schedule_shape,
-            config.trainer.max_steps,
-        )
+        rate = mask_rate(collator, config.trainer.max_steps)
         found.append(rate.at(parts[-1].end_step - 1))
     assert found == pytest.approx(stage_rates, abs=1e-4)
     assert config.datacollator.mlm_probability == evaluation
@@ -141,7 +136,7 @@ def test_mask_rates_at_the_end_of_each_stage(
 
 def test_the_masks_of_nexterabert_fall_from_40_percent() -> None:
     collator = compose_config(["experiment=nexterabert"]).datacollator
-    rate = mask_rate(0.2, collator.mlm_schedule, collator.mlm_schedule_shape, 183_923)
+    rate = mask_rate(collator, 183_923)
     assert [rate.at(step) for step in (0, 87_193, 174_386)] == pytest.approx([0.4, 0.3, 0.2])
 
 

@@ -17,6 +17,13 @@ CANDIDATES = 3
 SHORTEST, LONGEST = 8, 40
 """Tokens of a document that makes a readable example."""
 
+METRICS = (
+    ("evaluation loss (nats)", "eval/loss", "{:.3f}"),
+    ("bits per byte", "eval/bits_per_byte", "{:.3f}"),
+    ("masked tokens right", "eval/accuracy", "{:.1%}"),
+)
+"""Rows of the table at the end: name, metric, and how it is written."""
+
 
 @dataclass(frozen=True, slots=True)
 class FilledExample:
@@ -58,27 +65,17 @@ def fill_examples(
 def show_losses(summary: Mapping[str, object], examples: list[FilledExample], run: str) -> None:
     """Print the end of a run to the terminal."""
     console = Console(stderr=True)
-    table = Table(title=f"{run}", show_header=True, title_justify="left")
+    table = Table(title=run, show_header=True, title_justify="left")
     table.add_column("")
     for column in ("before", "after", "unigram"):
         table.add_column(column, justify="right")
     before, after = _numbers(summary, "before"), _numbers(summary, "after")
     unigram = summary.get("unigram_loss")
-    loss_row = ["evaluation loss (nats)", _cell(before.get("eval/loss"), "{:.3f}")]
-    table.add_row(
-        *loss_row,
-        _cell(after.get("eval/loss"), "{:.3f}"),
-        _cell(unigram if isinstance(unigram, float) else None, "{:.3f}"),
-    )
-    if "eval/bits_per_byte" in after:
-        bits = [_cell(metrics.get("eval/bits_per_byte"), "{:.3f}") for metrics in (before, after)]
-        table.add_row("bits per byte", *bits, "")
-    table.add_row(
-        "masked tokens right",
-        _cell(before.get("eval/accuracy"), "{:.1%}"),
-        _cell(after.get("eval/accuracy"), "{:.1%}"),
-        "",
-    )
+    unigram_metrics = {"eval/loss": unigram} if isinstance(unigram, float) else {}
+    for title, metric, form in METRICS:
+        if metric in after or metric != "eval/bits_per_byte":
+            columns = (before, after, unigram_metrics)
+            table.add_row(title, *(_cell(metrics.get(metric), form) for metrics in columns))
     console.print(table)
     console.print(
         f"{summary['tokens']:,} tokens in {summary['seconds']:.0f} s: "

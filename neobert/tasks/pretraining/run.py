@@ -1,6 +1,6 @@
 """What is special about a pretraining run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +8,10 @@ from lightning.pytorch import Callback
 from transformers import PreTrainedTokenizerBase
 
 from neobert.config.root import Config
-from neobert.data.stages import stage_at
+from neobert.config.scheduler import SchedulerConfig
+from neobert.data.stages import Stage, stage_at
 from neobert.errors import ConfigError
-from neobert.optim.schedule import Schedule
+from neobert.optim.schedule import LrStage, Schedule, resolve_schedule
 from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.tasks.pretraining.initial import initial_model, initial_weights
 from neobert.tasks.pretraining.module import PretrainingModule, PretrainingSettings
@@ -18,7 +19,6 @@ from neobert.tasks.pretraining.report import fill_examples, show_losses
 from neobert.training.callbacks.stage_changes import EnterStages, enter_rope
 from neobert.training.fit import model_fingerprint
 from neobert.training.run import TaskRun, TrainedRun
-from neobert.training.staged_schedule import staged_schedule
 from neobert.training.strategy import holds_whole_model, resolve_strategy
 
 
@@ -89,3 +89,13 @@ class PretrainingRun(TaskRun):
         examples = self.data.example_batches() if whole else []
         filled = fill_examples(run.module.model, self.data.tokenizer, examples)  # type: ignore[arg-type]
         show_losses(summary, filled, str(run.folder.path))
+
+
+def staged_schedule(config: SchedulerConfig, total_steps: int, stages: Sequence[Stage]) -> Schedule:
+    """``scheduler.*`` over ``total_steps``, with ``stages[i].lr`` where it is set."""
+    own = tuple(
+        LrStage(stage.first_step, stage.end_step, stage.lr_ratio, stage.decay, stage.final_ratio)
+        for stage in stages
+        if stage.lr_ratio is not None
+    )
+    return replace(resolve_schedule(config, total_steps), stages=own)
