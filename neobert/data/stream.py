@@ -69,7 +69,8 @@ class StreamBatches(IterableDataset):  # type: ignore[type-arg]
     ) -> None:
         """``order`` says which stream each row is from."""
         self.streams, self.steps, self.order = streams, steps, order
-        self.heads = [stream.source.heads() for stream in streams]
+        for stream in streams:
+            stream.source.heads()  # read here, once for all loader processes
         self.first_readers = list(accumulate((stream.readers for stream in streams), initial=0))
         """Number of the first reader of each stream among the readers of all."""
 
@@ -175,8 +176,8 @@ class StreamBatches(IterableDataset):  # type: ignore[type-arg]
                 for reader in numbers
                 if reader % groups == number
             }
-            heads, each = self.heads[source], stream.readers // groups
-            group = ReaderGroup(stream.source, number, groups, each, heads, stream.window, waiting)
+            each = stream.readers // groups
+            group = ReaderGroup(stream.source, number, groups, each, stream.window, waiting)
             opened |= {before + reader: Reader(stream, reader, group, pool) for reader in waiting}
         return opened
 

@@ -91,7 +91,7 @@ class StreamSource:
             state = part.state_dict()
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=64)
 def _before(source: StreamSource) -> tuple[list[int], int]:
     """Documents before ``first`` in each file that has any, and their characters in the last."""
     remaining, counts, size = source.first, [], 0
@@ -163,9 +163,6 @@ class ReaderGroup:
     readers: int
     """Readers of the group, in all processes."""
 
-    heads: Sequence[int]
-    """Documents of each file that are before the first of the stream."""
-
     window: int
     """Documents of a reader's window."""
 
@@ -235,11 +232,11 @@ class ReaderGroup:
         return islice(self._from(place.cursor), limit)
 
     def _from(self, cursor: Cursor) -> Iterator[tuple[object, Cursor]]:
-        files = self.source.files_of(self.number, self.groups)
+        files, heads = self.source.files_of(self.number, self.groups), self.source.heads()
         for index in range(cursor.file, len(files)):
             file, state, passed = files[index], cursor.state, cursor.passed
             if index != cursor.file or cursor == Cursor():
-                state, passed = None, self.heads[file] if file < len(self.heads) else 0
+                state, passed = None, heads[file] if file < len(heads) else 0
             for chunk, before in self.source.chunks(file, state):
                 for place in range(passed, len(chunk)):
                     yield chunk[place], Cursor(index, before, place + 1)

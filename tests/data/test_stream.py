@@ -397,13 +397,10 @@ def test_what_is_held_out_is_in_no_row_however_the_stream_is_dealt(
     kept = list(StreamSource(whole.source.dataset, "text"))[first:stop]
     part = replace(whole, source=replace(whole.source, first=first, stop=stop))
     assert list(part.source) == kept
-    batches = StreamBatches([part], Steps(Share(4, 1)))
     assert part.source.num_groups(8) == groups  # readers without a whole file share
     for reader in range(8):
         waiting = {reader: StreamPlace()}
-        group = ReaderGroup(
-            part.source, reader % groups, groups, 8 // groups, batches.heads[0], 5, waiting
-        )
+        group = ReaderGroup(part.source, reader % groups, groups, 8 // groups, 5, waiting)
         while waiting[reader].epoch == 0:
             trained[reader].update(group.next_window(reader)[0])
     assert sorted(text for texts in trained.values() for text in texts) == sorted(kept)

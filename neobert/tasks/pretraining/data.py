@@ -111,15 +111,6 @@ class PretrainingDataModule(RunDataModule):
         return shares_of_sources(config.dataset, self.sources)
 
     @property
-    def vocab_size(self) -> int:
-        """Rows of the embedding."""
-        return self.tokenizer.vocab_size
-
-    @property
-    def pad_token_id(self) -> int:
-        return self.tokenizer.pad_token_id
-
-    @property
     def packing(self) -> Packing:
         """How documents become rows of evaluation, and of a run without stages."""
         return self.packing_of(self.config)

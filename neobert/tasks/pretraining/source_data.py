@@ -15,8 +15,8 @@ from neobert.data.curriculum import Crop
 from neobert.data.mixture import tempered
 from neobert.data.packing import Packing, RowPlan
 from neobert.data.processes import num_processes
-from neobert.data.reader_count import num_readers
 from neobert.data.sources import STREAM_SAMPLE, Source
+from neobert.data.stream_readers import num_readers
 from neobert.data.token_store import TokenStore
 from neobert.errors import ConfigError
 

@@ -280,7 +280,8 @@ def test_more_readers_than_documents_or_fewer_than_ranks_are_reported(
     with caplog.at_level("WARNING", logger="neobert"):
         make(*stream, "dataset.stream_readers=4")
     assert "3 of them read and tokenise each document; for a new run set" in caplog.text
-    for module in ("tasks.pretraining.source_reader", "data.reader_count"):  # a long stream
+    modules = ("tasks.pretraining.source_reader", "tasks.pretraining.source_data")
+    for module in (*modules, "data.stream_readers"):  # a long stream
         monkeypatch.setattr(f"neobert.{module}.STREAM_SAMPLE", 10)
     assert make(*stream).fingerprint()["dataset.stream_readers"] == 64
     assert make(*stream, "dataset.shuffle_buffer_size=0").stream_batches().streams[0].readers == 1

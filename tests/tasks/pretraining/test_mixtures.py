@@ -217,7 +217,7 @@ def test_what_ranks_cannot_do_with_a_stream_is_reported_with_its_source(
     assert data.fingerprint()["dataset.stream_readers"] == {"web": 32, "wiki": 32, "books": 1}
     assert "is not a multiple" not in caplog.text
     modules = ("tasks.pretraining.source_reader", "tasks.pretraining.source_data")
-    for module in (*modules, "data.reader_count"):
+    for module in (*modules, "data.stream_readers"):
         monkeypatch.setattr(f"neobert.{module}.STREAM_SAMPLE", 30)
     with caplog.at_level("WARNING", logger="neobert"):
         data_of(folder, *words)
