@@ -118,8 +118,7 @@ class FineTuningRun(TaskRun):
     def __init__(self, config: Config, resume: Path | None) -> None:
         self.requested, self.after = config, dict[str, float]()
         settings = getattr(config, self.section)
-        key = f"{self.section}.allow_random_weights"
-        start = encoder_start(config, resume, key, settings.allow_random_weights)
+        start = encoder_start(config, resume, self.section)
         if start.kind != "hub":
             length = (f"{self.section}.max_seq_length", settings.max_seq_length)
             start = replace(start, model=of_length(start.model, *length))

@@ -20,7 +20,7 @@ from neobert.config.model import ModelConfig
 from neobert.config.tokenizer import TokenizerConfig
 from neobert.console import get_logger
 from neobert.data.saved_tokenizer import saved_tokenizer
-from neobert.data.tokenizer import TokenizerInfo, describe_tokenizer, load_tokenizer
+from neobert.data.tokenizer import load_tokenizer
 from neobert.errors import ConfigError
 from neobert.files import reading, sha256, user_path
 from neobert.model.encoder import Encoder
@@ -175,13 +175,6 @@ def load(path: str | Path, checkpoint: str | int = "latest") -> MaskedLM:
     shape.
     """
     return open_weights(path, checkpoint, selector_key="checkpoint").masked_lm().eval()
-
-
-def tokenizer_info(weights: Pretrained, settings: TokenizerConfig) -> TokenizerInfo:
-    """What follows from the tokenizer of ``weights``, whose embedding decides the sizes."""
-    info = describe_tokenizer(weights.tokenizer_or(settings), str(weights.folder))
-    config = weights.config
-    return replace(info, vocab_size=config.vocab_size, pad_token_id=config.pad_token_id)
 
 
 def select(

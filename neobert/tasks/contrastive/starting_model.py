@@ -3,15 +3,15 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from neobert.config.model import with_shape_of
 from neobert.config.root import Config
 from neobert.config.tokenizer import TokenizerConfig
 from neobert.console import get_logger
-from neobert.data.tokenizer import TokenizerInfo, load_tokenizer
+from neobert.data.tokenizer import TokenizerInfo, describe_tokenizer
 from neobert.errors import ConfigError
 from neobert.model.encoder import Encoder
 from neobert.model.heads import MaskedLM
-from neobert.training.start import Pretrained, open_weights, tokenizer_info
+from neobert.training.encoder_start import EncoderStart, deciding_key, random_start, start_of
+from neobert.training.start import Pretrained, open_weights
 
 log = get_logger(__name__)
 
@@ -46,21 +46,17 @@ def open_start(config: Config, resume: Path | None) -> ContrastiveStart:
     weights, tokenizer and settings do not fit.
     """
     _check_dropout(config)
-    weights = _named(config) if resume is None else Pretrained(resume)
-    if weights is None:
-        return _random(config)
-    merged = replace(config, model=with_shape_of(weights.config, config.model))
+    if resume is None:
+        start = _start(config)
+    else:
+        own = replace(config, tokenizer=TokenizerConfig())
+        start = start_of(own, Pretrained(resume), "resumed")
+    merged = replace(config, model=start.model)
     if problems := merged.problems():
         raise ConfigError(*problems)
-    log.info(
-        "starting from %s: %d × %d; shape and vocabulary are those of the weights",
-        weights.folder,
-        merged.model.hidden_size,
-        merged.model.num_hidden_layers,
-    )
-    build = weights.masked_lm if needs_decoder(config) else weights.encoder
-    tokenizer = tokenizer_info(weights, config.tokenizer if resume is None else TokenizerConfig())
-    return ContrastiveStart(build(merged.model), tokenizer, merged, str(weights.folder))
+    model = start.masked_lm() if needs_decoder(config) else start.encoder()
+    origin = "random weights" if start.weights is None else str(start.weights.folder)
+    return ContrastiveStart(model, _tokenizer_of(config, start), merged, origin)
 
 
 def _check_dropout(config: Config) -> None:
@@ -76,44 +72,34 @@ def _check_dropout(config: Config) -> None:
 
 def open_tokenizer(config: Config) -> TokenizerInfo:
     """The tokenizer alone, as :func:`open_start` gives it."""
-    weights = _named(config)
-    return _own_tokenizer(config) if weights is None else tokenizer_info(weights, config.tokenizer)
+    return _tokenizer_of(config, _start(config))
 
 
-def _named(config: Config) -> Pretrained | None:
-    """The weights to start from; ``None`` for random ones, if they are allowed."""
-    for key in ("pretrained_model_path", "pretrained_checkpoint_dir"):
-        place = getattr(config.contrastive, key)
-        if place is not None:
-            if config.contrastive.allow_random_weights:
-                log.warning(
-                    "contrastive.allow_random_weights=true has no effect: contrastive.%s=%s names "
-                    "the weights",
-                    *(key, place),
-                )
-            return open_weights(place, config.pretrained_checkpoint, f"contrastive.{key}")
-    if config.contrastive.allow_random_weights:
-        return None
-    raise ConfigError(
-        "contrastive: name the weights to start from: contrastive.pretrained_checkpoint_dir="
-        "RUN, or contrastive.pretrained_model_path=FOLDER_OR_HUB_ID; "
-        "contrastive.allow_random_weights=true starts from random ones"
-    )
-
-
-def _random(config: Config) -> ContrastiveStart:
-    tokenizer = _own_tokenizer(config)
-    kind = MaskedLM if needs_decoder(config) else Encoder
-    model = kind(config.model, tokenizer.vocab_size, tokenizer.pad_token_id)
-    log.warning("starting from random weights (contrastive.allow_random_weights=true)")
-    return ContrastiveStart(model, tokenizer, replace(config, model=model.config), "random weights")
-
-
-def _own_tokenizer(config: Config) -> TokenizerInfo:
+def _start(config: Config) -> EncoderStart:
+    names = ("pretrained_model_path", "pretrained_checkpoint_dir", "allow_random_weights")
+    values = {f"contrastive.{name}": getattr(config.contrastive, name) for name in names}
+    key = deciding_key(values)
+    if key is None:
+        raise ConfigError(
+            "contrastive: name the weights to start from: contrastive.pretrained_checkpoint_dir="
+            "RUN, or contrastive.pretrained_model_path=FOLDER_OR_HUB_ID; "
+            "contrastive.allow_random_weights=true starts from random ones"
+        )
+    if key != "contrastive.allow_random_weights":
+        return start_of(config, open_weights(values[key], config.pretrained_checkpoint, key))
     if config.tokenizer.train_vocab_size is not None:
         raise ConfigError(
             "contrastive.allow_random_weights needs an existing tokenizer: "
             "tokenizer.path=FOLDER or tokenizer.name=HUB_ID, with "
             "tokenizer.train_vocab_size=null"
         )
-    return load_tokenizer(config.tokenizer)
+    log.warning("starting from random weights (contrastive.allow_random_weights=true)")
+    return random_start(config)
+
+
+def _tokenizer_of(config: Config, start: EncoderStart) -> TokenizerInfo:
+    """What follows from the tokenizer of ``start``, whose embedding decides the sizes."""
+    given = config.tokenizer.path or config.tokenizer.name
+    name = given if start.weights is None else str(start.weights.folder)
+    info = describe_tokenizer(start.tokenizer, name)
+    return replace(info, vocab_size=start.model.vocab_size, pad_token_id=start.model.pad_token_id)

@@ -1,6 +1,5 @@
 """The classifier of a run: ours on the encoder that it starts from, or one of transformers."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -9,42 +8,37 @@ from transformers import AutoModelForSequenceClassification
 from neobert.config.glue import GlueConfig
 from neobert.config.root import Config
 from neobert.errors import ConfigError
-from neobert.model.encoder import Encoder
 from neobert.model.heads import ClassifierSettings, SequenceClassifier
-from neobert.tasks.glue.starting_weights import ClassifierStart
 from neobert.tasks.glue.tasks import GlueTask
+from neobert.training.encoder_start import EncoderStart
 from neobert.training.hub_model import HubHead, load_hub_model
 
 
-@dataclass(frozen=True, slots=True)
-class Classifier:
-    """A model and what the optimizer has to know of it."""
-
-    model: nn.Module
-    num_heads: int
-
-
 def build_classifier(
-    config: Config, start: ClassifierStart, task: GlueTask, num_labels: int
-) -> Classifier:
-    """The classifier with the weights of ``start``; all of them must fit, or it is an error."""
+    config: Config, start: EncoderStart, task: GlueTask, num_labels: int
+) -> tuple[nn.Module, int]:
+    """The classifier with the weights of ``start``, and its attention heads; all weights must fit,
+    or it is an error.
+    """
     if start.kind == "hub":
-        model, num_heads = load_hub_model(config, hub_head(config.glue, task, num_labels))
-        return Classifier(model, num_heads)
-    head = _head(config.glue)
-    dense = None
-    if start.weights is None:
-        encoder = Encoder(start.model, start.model.vocab_size, start.model.pad_token_id)
-    elif start.kind == "transfer":
+        return load_hub_model(config, hub_head(config.glue, task, num_labels))
+    glue, dense = config.glue, None
+    head = ClassifierSettings(
+        activation=glue.classifier_activation,
+        pooling=glue.classifier_pooling,
+        dropout=glue.classifier_dropout,
+        init_std=glue.classifier_init_range,
+    )
+    if start.kind == "transfer" and start.weights is not None:
         source = start.weights.classifier(start.model)
         _refuse_other_head(source, head, start.weights.folder)
         encoder, dense = source.model, source.dense
     else:
-        encoder = start.weights.encoder(start.model)
+        encoder = start.encoder()
     classifier = SequenceClassifier(encoder, num_labels, head)
     if dense is not None:
         classifier.dense = dense
-    return Classifier(classifier, start.model.num_attention_heads)
+    return classifier, start.model.num_attention_heads
 
 
 def hub_head(glue: GlueConfig, task: GlueTask, num_labels: int) -> HubHead:
@@ -56,15 +50,6 @@ def hub_head(glue: GlueConfig, task: GlueTask, num_labels: int) -> HubHead:
         task.problem_type,
         glue.classifier_dropout,
         ("glue.max_seq_length", glue.max_seq_length),
-    )
-
-
-def _head(glue: GlueConfig) -> ClassifierSettings:
-    return ClassifierSettings(
-        activation=glue.classifier_activation,
-        pooling=glue.classifier_pooling,
-        dropout=glue.classifier_dropout,
-        init_std=glue.classifier_init_range,
     )
 
 

@@ -16,8 +16,8 @@ from neobert.tasks.glue.metrics import check_metric
 from neobert.tasks.glue.module import GlueModule, GlueSettings, Predictions, gather_predictions
 from neobert.tasks.glue.predictions import write_examples, write_submission
 from neobert.tasks.glue.run_report import scores_by_step, show_scores, warn_of_labels
-from neobert.tasks.glue.starting_weights import ClassifierStart, find_start
-from neobert.training.encoder_start import of_length
+from neobert.tasks.glue.starting_weights import find_start
+from neobert.training.encoder_start import EncoderStart, of_length
 from neobert.training.fine_tuning import (
     model_label,
     tried_settings,
@@ -25,7 +25,7 @@ from neobert.training.fine_tuning import (
     with_run_name,
 )
 from neobert.training.fit import load_best
-from neobert.training.hub_model import load_hub_tokenizer, takes_types
+from neobert.training.hub_model import takes_types
 from neobert.training.logger import log_metrics, pretraining_metadata
 from neobert.training.run import TaskRun, TrainedRun
 
@@ -70,15 +70,16 @@ class GlueRun(TaskRun):
         return resolve_schedule(replace(self.config.scheduler, total_steps=None), total_steps)
 
     def build_module(self, schedule: Schedule) -> GlueModule:
-        classifier = build_classifier(self.config, self.start, self.data.task, self.data.num_labels)
+        data = self.data
+        model, num_heads = build_classifier(self.config, self.start, data.task, data.num_labels)
         settings = GlueSettings(
-            task=self.data.task,
-            num_heads=classifier.num_heads,
+            task=data.task,
+            num_heads=num_heads,
             accumulation=self.config.trainer.gradient_accumulation_steps,
             log_accuracy=self.config.trainer.log_train_accuracy,
             log_grad_norm=self.config.trainer.log_grad_norm,
         )
-        self.module = GlueModule(classifier.model, self.config.optimizer, schedule, settings)
+        self.module = GlueModule(model, self.config.optimizer, schedule, settings)
         return self.module
 
     def final_evaluation(self, run: TrainedRun) -> dict[str, float]:
@@ -164,14 +165,13 @@ class GlueRun(TaskRun):
         show_scores(summary, run.folder.path)
 
 
-def _data(config: Config, start: ClassifierStart) -> GlueDataModule:
-    if start.tokenizer is None:
-        tokenizer = load_hub_tokenizer(config)
-        return GlueDataModule(config, tokenizer, packed=False, has_types=takes_types(config))
-    return GlueDataModule(config, start.tokenizer, packed=True)
+def _data(config: Config, start: EncoderStart) -> GlueDataModule:
+    packed = start.kind != "hub"
+    has_types = not packed and takes_types(config)
+    return GlueDataModule(config, start.tokenizer, packed=packed, has_types=has_types)
 
 
-def _with_derived(config: Config, start: ClassifierStart, data: GlueDataModule) -> Config:
+def _with_derived(config: Config, start: EncoderStart, data: GlueDataModule) -> Config:
     """The settings with what was derived: what a checkpoint says of its model, and W&B shows."""
     label = model_label(config, start.model, start.record)
     with_name = with_run_name(config, label, config.glue.task_name)
