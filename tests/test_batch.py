@@ -32,10 +32,10 @@ def test_a_loader_pins_every_tensor_of_a_batch(monkeypatch: pytest.MonkeyPatch) 
 def test_batches_of_every_task_move_whole() -> None:
     row = torch.tensor([[2, 5, 3]])
     padded = PaddedBatch(row, torch.ones_like(row), None, num_tokens=3)
-    labelled = LabelledBatch(padded, torch.tensor([1]), torch.tensor([0]), num_examples_in_step=1)
+    labelled = LabelledBatch(padded, torch.tensor([1]), torch.tensor([0]), num_targets_in_step=1)
     moved = labelled.to("meta")
     assert moved.inputs.token_type_ids is None
-    assert moved.num_examples_in_step == 1
+    assert moved.num_targets_in_step == 1
     tensors = [moved.inputs.input_ids, moved.inputs.attention_mask, moved.labels, moved.rows]
     twice = TwiceBatch(Texts.of([[2, 5, 3], [2, 3]]), torch.tensor([7, 8])).to("meta")
     packed = twice.texts.packed

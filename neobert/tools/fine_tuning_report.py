@@ -26,6 +26,9 @@ from neobert.tools.report_files import Scores, bar_chart, markdown_table, write_
 log = get_logger("neobert.tools.fine_tuning_report")  # __name__ may be __main__ here
 
 TASKS = ("glue", "token_classification", "question_answering")
+ReportContent = tuple[str, object, Figure]
+"""What is written: a page, the same as data, a picture."""
+
 COLUMNS = ("model", "task", "score", "n", "examples", "lr", "batch", "epochs", "settings tried")
 
 
@@ -125,22 +128,13 @@ def results_chart(
     return bar_chart(tasks, models, published, "score, %")
 
 
-@dataclass(frozen=True, slots=True)
-class ReportContent:
-    """What is written: a page, the same as data, a picture."""
-
-    page: str
-    data: object
-    figure: Figure
-
-
 def fine_tuning_report(results: Sequence[Result]) -> ReportContent:
     """The report of all tasks."""
     lines = ["# Fine-tuning report", "", "Scores in percent, mean ± sd over seeds.", ""]
     page = "\n".join([*lines, *results_table(results), ""])
     tasks = sorted({result.task for result in results})
     data = {"results": [asdict(result) for result in results]}
-    return ReportContent(page, data, results_chart(results, tasks))
+    return page, data, results_chart(results, tasks)
 
 
 def report_command(
@@ -163,10 +157,10 @@ def report_command(
     if not runs:
         log.error("error: %s holds no finished run of %s", arguments.folder, kinds)
         return 1
-    report = make(best_results(runs))
+    page, data, figure = make(best_results(runs))
     output = (arguments.output or arguments.folder) / name
-    files = write_report_files(output, report.page, report.data, report.figure)
-    log.info("%s\n%d runs; written: %s", report.page, len(runs), ", ".join(map(str, files)))
+    files = write_report_files(output, page, data, figure)
+    log.info("%s\n%d runs; written: %s", page, len(runs), ", ".join(map(str, files)))
     return 0
 
 

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import mean
 
-from matplotlib.figure import Figure
-
 from neobert.failures import run_program
 from neobert.tasks.glue.published import GLUE_8, PUBLISHED
 from neobert.tools.fine_tuning_report import (
@@ -49,30 +47,22 @@ def glue_page(results: Sequence[Result]) -> str:
     return "\n".join([*lines, "", *_published_lines(), ""])
 
 
-def glue_chart(results: Sequence[Result]) -> Figure:
-    """Bars per task, one per model, and the published numbers as marks."""
-    reported = {result.task for result in results}
-    tasks = [task for task in GLUE_8 if task in reported] + sorted(reported - set(GLUE_8))
-    return results_chart(results, tasks, [Scores(row.model, row.scores) for row in PUBLISHED])
-
-
-def as_json(results: Sequence[Result]) -> dict[str, object]:
-    """The report as data."""
+def glue_report(results: Sequence[Result]) -> ReportContent:
+    """The report of all GLUE tasks; its chart has the published numbers as marks."""
     averages = {}
     for model in sorted({result.model for result in results}):
         value, missing = glue_average(results, model)
         averages[model] = {"average": value, "missing": missing}
-    return {
+    data = {
         "definition": DEFINITION,
         "results": [asdict(result) for result in results],
         "averages": averages,
         "published": [asdict(row) for row in PUBLISHED],
     }
-
-
-def glue_report(results: Sequence[Result]) -> ReportContent:
-    """The report of all GLUE tasks."""
-    return ReportContent(glue_page(results), as_json(results), glue_chart(results))
+    reported = {result.task for result in results}
+    tasks = [task for task in GLUE_8 if task in reported] + sorted(reported - set(GLUE_8))
+    published = [Scores(row.model, row.scores) for row in PUBLISHED]
+    return glue_page(results), data, results_chart(results, tasks, published)
 
 
 def main(words: Sequence[str] | None = None) -> int:

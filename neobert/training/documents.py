@@ -6,47 +6,141 @@ how it reads its splits, and how some of their documents become a batch.
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+import datasets
+import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from neobert.batch import PackedBatch, PaddedBatch
+from neobert.config.root import Config
 from neobert.console import get_logger
+from neobert.data.cache import cache_folder
 from neobert.data.loader import CountedLoader, EvaluationBatches, Workers, build_loader
 from neobert.data.order import EMPTY, Order
 from neobert.data.steps import Steps
+from neobert.data.task_splits import Splits, TableTask, open_splits
 from neobert.errors import ConfigError
 from neobert.training.data import RunDataModule
+from neobert.training.encoder_start import EncoderStart
+from neobert.training.hub_model import takes_types
+from neobert.training.resume import ROWS_PER_STEP
 
 log = get_logger(__name__)
 
 SHOWN = 5
 """Problems of rows that an error lists."""
 
-Document = TypeVar("Document")
+
+class HasIds(Protocol):
+    """A document of tokens."""
+
+    @property
+    def ids(self) -> Sized: ...
+
+
+Document = TypeVar("Document", bound=HasIds)
 Batch = TypeVar("Batch")
 
 
 class DocumentDataModule(RunDataModule, Generic[Document, Batch]):
     """Documents of a training split, and of splits that are predicted."""
 
-    train: Sequence[Document]
-    num_workers: tuple[str, int]
-    """Key and value of the setting for loader processes."""
+    section: ClassVar[str]
+    """Section of the task's settings, with ``max_seq_length`` and ``num_workers``."""
 
-    @property
-    @abstractmethod
-    def predicted_splits(self) -> Sequence[str]:
-        """Splits that are predicted at the end, ``validation`` first."""
+    unit: ClassVar[str] = "documents"
+    """What the task calls its documents."""
 
-    @abstractmethod
-    def documents_of(self, split: str) -> Sequence[Document]:
-        """The documents of a split that is predicted."""
+    shared: ClassVar[Sequence[str]]
+    """Settings of the section that a resumed run must share."""
+
+    documents: Mapping[str, Sequence[Document]]
+    """By split: ``train``, then those that are predicted, the evaluation sets first."""
+
+    validation_splits: Sequence[str] = ("validation",)
+    """The evaluation sets."""
+
+    def __init__(self, config: Config, start: EncoderStart) -> None:
+        super().__init__(config)
+        self.tokenizer, self.packed = start.tokenizer, start.kind != "hub"
+        self.has_types = not self.packed and takes_types(config)
 
     @abstractmethod
     def batch(self, documents: Sequence[Document], step: Sequence[Document] = ()) -> Batch:
         """The batch of ``documents``, maybe none; ``step`` are those of its optimizer step, on all
         ranks."""
+
+    def open_splits(self, task: TableTask, name: str, packaged: Path | None = None) -> Splits:
+        """The rows of all splits of ``task``, called ``name``."""
+        datasets.disable_progress_bars()
+        source, seed = self.config.dataset, self.config.seed
+        cache = cache_folder(source.cache_dir)
+        splits = open_splits(task, name, source, cache, seed, packaged)
+        self.origin = splits.origin
+        return splits
+
+    def inputs(
+        self,
+        ids: list[list[int]],
+        types: Sequence[list[int]] = (),
+        row_length: int | None = None,
+    ) -> PackedBatch | PaddedBatch:
+        """Documents of ``ids`` end to end, or for a model of transformers in padded rows.
+
+        Those have the segment of each token (``types``) if the model takes it, and are of
+        ``row_length``, by default as long as the longest. Without any document it is a pad token.
+        """
+        pad = self.tokenizer.pad_token_id if isinstance(self.tokenizer.pad_token_id, int) else 0
+        multiple = self.config.datacollator.pad_to_multiple_of or 1
+        documents = ids or [[pad]]
+        inputs: PackedBatch | PaddedBatch
+        if self.packed:
+            inputs = PackedBatch.from_documents(documents, pad, multiple)
+        else:
+            rows = [np.array(row, np.int64) for row in documents]
+            segments = [np.array(row, np.int64) for row in types] if self.has_types else None
+            inputs = PaddedBatch.from_documents(rows, pad, multiple, row_length, segments or None)
+        return inputs if ids else replace(inputs, num_tokens=0)
+
+    @property
+    def train(self) -> Sequence[Document]:
+        """The documents to train on."""
+        return self.documents["train"]
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens of the documents to train on."""
+        return sum(len(document.ids) for document in self.train)
+
+    @property
+    def predicted_splits(self) -> list[str]:
+        """Splits that are predicted at the end, the evaluation sets first."""
+        return [split for split in self.documents if split != "train"]
+
+    @property
+    def test_splits(self) -> list[str]:
+        """Those of them that are no evaluation sets."""
+        return [split for split in self.predicted_splits if split not in self.validation_splits]
+
+    @property
+    def settings(self) -> Any:  # noqa: ANN401 - each task has its own section
+        """The section of the task."""
+        return getattr(self.config, self.section)
+
+    def fingerprint(self) -> dict[str, object]:
+        """What a resumed run must share, by setting."""
+        size = f"{len(self.train)} {self.unit}, {self.train_tokens} tokens"
+        return {
+            "dataset": f"{self.origin}, {size}",
+            "dataset.train_split": self.config.dataset.train_split,
+            **{f"{self.section}.{name}": getattr(self.settings, name) for name in self.shared},
+            "seed": self.config.seed,
+            ROWS_PER_STEP: self.share.rows_per_step,
+        }
 
     @property
     def steps_per_epoch(self) -> int:
@@ -55,19 +149,19 @@ class DocumentDataModule(RunDataModule, Generic[Document, Batch]):
 
     def training_batches(self) -> CountedLoader[Batch]:
         """The training batches of the whole run."""
-        key, number = self.num_workers
-        workers = self.workers(number, key)
+        workers = self.workers(self.settings.num_workers, f"{self.section}.num_workers")
         batches = TrainingDocuments(self)
         return CountedLoader(batches, self.total_steps * self.share.accumulation, workers)
 
-    def val_dataloader(self) -> "DataLoader[Batch]":
-        """This rank's batches of the evaluation set."""
-        return self.batches_of("validation", self.config.trainer.eval_max_batches)
+    def val_dataloader(self) -> "list[DataLoader[Batch]]":
+        """This rank's batches of each evaluation set."""
+        budget = self.config.trainer.eval_max_batches
+        return [self.batches_of(split, budget) for split in self.validation_splits]
 
     def batches_of(self, split: str, budget: int | None = None) -> "DataLoader[Batch]":
         """Every document of a split once over all ranks, which have equal numbers of batches."""
         size = self.config.trainer.per_device_eval_batch_size
-        batches = SplitDocuments(self, self.documents_of(split), size, budget)
+        batches = SplitDocuments(self, self.documents[split], size, budget)
         return build_loader(batches, batches.numbers(self.share), Workers())
 
 

@@ -115,8 +115,9 @@ def start_of(config: Config, weights: Pretrained, kind: str = "encoder") -> Enco
             "starting from %s: %d × %d; shape and vocabulary are those of the weights",
             *(weights.folder, model.hidden_size, model.num_hidden_layers),
         )
-    record = {"kind": kind, "folder": str(weights.folder.resolve()), "sha256": weights.sha256}
-    return EncoderStart(kind, weights.tokenizer_or(config.tokenizer), model, weights, record)
+    tokenizer, folder = weights.tokenizer_or(config.tokenizer), str(weights.folder.resolve())
+    record: dict[str, object] = {"kind": kind, "folder": folder, "sha256": weights.sha256}
+    return EncoderStart(kind, tokenizer, model, weights, record)
 
 
 def hub_start(config: Config) -> EncoderStart:

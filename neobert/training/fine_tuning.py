@@ -1,29 +1,25 @@
-"""What runs that fine-tune an encoder on documents share: start, predictions of all splits, report.
-
-GLUE's runs have several starts and official scores of their own; see :mod:`neobert.tasks.glue.run`.
-The names and settings that reports compare are here for both.
-"""
+"""What runs that fine-tune an encoder share: start, predictions of all splits, report."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from neobert.config.model import ModelConfig
 from neobert.config.root import Config
 from neobert.config.store import load_config_file
 from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
 from neobert.errors import ConfigError
 from neobert.model.heads import TokenClassifier
-from neobert.training.data import RunDataModule
+from neobert.optim.schedule import Schedule
 from neobert.training.documents import DocumentDataModule
 from neobert.training.encoder_start import EncoderStart, encoder_start, of_length
-from neobert.training.fit import load_best
+from neobert.training.fine_tuning_module import FineTuningModule
+from neobert.training.fit import evaluation_at, load_best
 from neobert.training.hub_model import HubHead, load_hub_model
 from neobert.training.logger import log_metrics
 from neobert.training.ranks import gather_lists
@@ -34,45 +30,6 @@ log = get_logger(__name__)
 
 LARGEST_RATIO_OF_RATES = 50
 """Of the rates of pretraining and fine-tuning; 30 in the papers of NeoBERT and BERT at most."""
-
-
-def model_label(config: Config, model: ModelConfig, record: Mapping[str, object]) -> str:
-    """What a report calls the model: the end of ``model.name``, else the folder of its weights.
-
-    ``record`` says what the run started from; ``model`` is the shape of random weights.
-    """
-    if config.model.name:
-        return "/".join(Path(config.model.name).parts[-2:])
-    source = record.get("folder")
-    if source is None:
-        return f"random-{model.hidden_size}x{model.num_hidden_layers}"
-    folder = Path(str(source))
-    run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
-    step = f"-{folder.name}" if folder.parent.name == "checkpoints" else ""
-    return f"{run.name}{step}"
-
-
-def tried_settings(config: Config, data: RunDataModule, max_length: int) -> dict[str, object]:
-    """What runs of a task may differ in, for ``summary.json`` and reports."""
-    return {
-        "seed": config.seed,
-        "lr": config.optimizer.lr,
-        "batch_size": data.share.rows_per_step,
-        "epochs": round(data.total_steps / data.steps_per_epoch, 3),
-        "max_steps": data.total_steps,
-        "weight_decay": config.optimizer.weight_decay,
-        "max_seq_length": max_length,
-        "optimizer": config.optimizer.name,
-        "train_split": config.dataset.train_split,
-    }
-
-
-def with_run_name(config: Config, model: str, task: str) -> Config:
-    """The settings with W&B's name and tags of the run: model, task, learning rate and seed."""
-    wandb, rate, seed = config.wandb, f"{config.optimizer.lr:g}", config.seed
-    tags = [*wandb.tags, model, task, f"lr={rate}", f"seed={seed}"]
-    name = wandb.name or f"{model}-{task}-lr{rate}-seed{seed}"
-    return replace(config, wandb=replace(wandb, name=name, tags=list(dict.fromkeys(tags))))
 
 
 def check_best_metric(settings: TrainerConfig, names: Sequence[str]) -> None:
@@ -110,25 +67,35 @@ class FineTuningRun(TaskRun):
     """An encoder with a new head, trained and evaluated on splits of documents."""
 
     score = "eval/score"
-    section: str
-    """Section of the task's settings; its ``allow_random_weights`` allows random weights."""
+    data_module: ClassVar[type[DocumentDataModule[Any, Any]]]
+    """Whose section of the settings has ``allow_random_weights``."""
 
+    module_kind: ClassVar[type[FineTuningModule]]
     data: DocumentDataModule[Any, Any]
+    module: FineTuningModule
 
     def __init__(self, config: Config, resume: Path | None) -> None:
         self.requested, self.after = config, dict[str, float]()
-        settings = getattr(config, self.section)
-        start = encoder_start(config, resume, self.section)
+        start = self.find_start(config, resume)
         if start.kind != "hub":
-            length = (f"{self.section}.max_seq_length", settings.max_seq_length)
-            start = replace(start, model=of_length(start.model, *length))
+            key, length = f"{self.section}.max_seq_length", self.settings.max_seq_length
+            start = replace(start, model=of_length(start.model, key, length))
         self.start = start
         self.config = replace(config, model=start.model)
-        self.data = self.build_data(self.start)
+        self.data = self.data_module(self.config, start)
+
+    def find_start(self, config: Config, resume: Path | None) -> EncoderStart:
+        """What the run starts from."""
+        return encoder_start(config, resume, self.section)
 
     @abstractmethod
-    def build_data(self, start: EncoderStart) -> DocumentDataModule[Any, Any]:
-        """The data, tokenised with the tokenizer of the weights."""
+    def build_model(self) -> tuple[nn.Module, int]:
+        """The encoder with its head, and its attention heads."""
+
+    def build_module(self, schedule: Schedule) -> FineTuningModule:
+        model, num_heads = self.build_model()
+        self.module = self.module_kind(model, num_heads, schedule, self.data)
+        return self.module
 
     @property
     @abstractmethod
@@ -136,17 +103,31 @@ class FineTuningRun(TaskRun):
         """Metrics of an evaluation, without ``eval/``."""
 
     @abstractmethod
-    def evaluate(self, split: str, predictions: Sequence[Any]) -> dict[str, float]:
-        """``eval/*`` of a split from what ``predict_step`` returned on all ranks."""
-
-    @abstractmethod
     def write(self, split: str, predictions: Sequence[Any], folder: Path) -> None:
         """Write the predictions of a split. The first rank calls this, with those of all ranks."""
 
     @property
+    def section(self) -> str:
+        """Section of the task's settings."""
+        return self.data_module.section
+
+    @property
+    def settings(self) -> Any:  # noqa: ANN401 - each task has its own section
+        """The section of the task."""
+        return getattr(self.requested, self.section)
+
+    @property
     def label(self) -> str:
-        """What reports call the model."""
-        return model_label(self.requested, self.start.model, self.start.record)
+        """What reports call the model: the end of ``model.name``, else its folder."""
+        if name := self.requested.model.name:
+            return "/".join(Path(name).parts[-2:])
+        model, source = self.start.model, self.start.record.get("folder")
+        if source is None:
+            return f"random-{model.hidden_size}x{model.num_hidden_layers}"
+        folder = Path(str(source))
+        run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
+        step = f"-{folder.name}" if folder.parent.name == "checkpoints" else ""
+        return f"{run.name}{step}"
 
     @property
     def task_name(self) -> str:
@@ -157,7 +138,11 @@ class FineTuningRun(TaskRun):
     def check(self) -> None:
         check_best_metric(self.config.trainer, self.metric_names)
         warn_of_low_rate(self.config, self.start.record)
-        self.config = with_run_name(self.config, self.label, self.task_name)
+        wandb, rate, seed = self.config.wandb, f"{self.config.optimizer.lr:g}", self.config.seed
+        tags = [*wandb.tags, self.label, self.task_name, f"lr={rate}", f"seed={seed}"]
+        name = wandb.name or f"{self.label}-{self.task_name}-lr{rate}-seed{seed}"
+        wandb = replace(wandb, name=name, tags=list(dict.fromkeys(tags)))
+        self.config = replace(self.config, wandb=wandb)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -175,7 +160,7 @@ class FineTuningRun(TaskRun):
         ``auto``: the class of transformers that has this head, for a run that starts from a model
         of transformers.
         """
-        settings = getattr(self.config, self.section)
+        settings = self.settings
         if self.start.kind == "hub":
             length = (f"{self.section}.max_seq_length", settings.max_seq_length)
             hub_head = HubHead(auto, num_labels, names, None, settings.dropout, length)
@@ -186,36 +171,59 @@ class FineTuningRun(TaskRun):
         return model, self.start.model.num_attention_heads
 
     def final_evaluation(self, run: TrainedRun) -> dict[str, float]:
-        """Predict all splits with the best weights, write and score the predictions."""
+        """Predict all splits with the best weights, score and write the predictions.
+
+        The scores of an evaluation set are logged where training has not evaluated these weights.
+        """
+        data, trainer, step = self.data, run.parts.trainer, run.final_step
         if self.config.trainer.load_best_model_at_end:
             load_best(run.parts, run.folder)
-        after: dict[str, float] = {}
-        for split in self.data.predicted_splits:
-            batches = self.data.batches_of(split)
-            predictions = gather_lists(run.parts.trainer.predict(run.module, batches) or [])
-            end = "" if split == "validation" else f"_{split}"
-            metrics = self.evaluate(split, predictions)
-            after |= {f"{name}{end}": value for name, value in metrics.items()}
-            if run.parts.trainer.is_global_zero:
-                self.write(split, predictions, run.folder.path)
-        log_metrics(run.parts.trainer, after)
-        self.after = after
-        return after
+        predictions = {
+            split: gather_lists(trainer.predict(run.module, data.batches_of(split)) or [])
+            for split in data.predicted_splits
+        }
+        self.after = self.module.validation_metrics(predictions)
+        is_logged = step != trainer.global_step or evaluation_at(run.folder, step)
+        new = {} if is_logged else dict(self.after)
+        for split in data.test_splits:
+            metrics = self.module.test_metrics(split, predictions[split])
+            new |= {f"{name}_{split}": value for name, value in metrics.items()}
+        if new:
+            log_metrics(trainer, new)
+        self.after |= new
+        if trainer.is_global_zero:
+            for split, part in predictions.items():
+                self.write(split, part, run.folder.path)
+        return self.after
 
     def report(self, run: TrainedRun, summary: Mapping[str, object]) -> None:
         task = f"{self.task_name} with {self.label}"
         show_result(run.folder.path, summary, task, run.final_step)
 
     def summary(self, run: TrainedRun) -> dict[str, object]:
-        config, data = self.config, self.data
-        length = getattr(config, self.section).max_seq_length
-        sizes = {split: len(data.documents_of(split)) for split in data.predicted_splits}
+        data = self.data
+        sizes = {split: len(documents) for split, documents in data.documents.items()}
         return {
             "task_name": self.task_name,
             "model": self.label,
             "weights": self.start.record,
-            "settings": tried_settings(config, data, length),
-            "data": {"train": len(data.train), **sizes},
+            "settings": self._tried_settings(),
+            "data": sizes,
             "score": self.after.get(self.score or ""),
             "score_step": run.final_step,
+        }
+
+    def _tried_settings(self) -> dict[str, object]:
+        """What runs of a task may differ in, for reports."""
+        config, data = self.config, self.data
+        return {
+            "seed": config.seed,
+            "lr": config.optimizer.lr,
+            "batch_size": data.share.rows_per_step,
+            "epochs": round(data.total_steps / data.steps_per_epoch, 3),
+            "max_steps": data.total_steps,
+            "weight_decay": config.optimizer.weight_decay,
+            "max_seq_length": self.settings.max_seq_length,
+            "optimizer": config.optimizer.name,
+            "train_split": config.dataset.train_split,
         }

@@ -223,9 +223,9 @@ def test_texts_may_be_nested_and_other_columns_may_be_anything(tmp_path: Path) -
     ]
     for split in ("train", "validation"):
         write_rows(tmp_path / f"data/{split}.jsonl", rows)
-    found = label_splits(task, read(tmp_path, task))
-    assert found.train.data["doc.text"][:] == ["a", "b"]
-    assert found.task.labels == ("x", "y")
+    task, found = label_splits(task, read(tmp_path, task))
+    assert found["train"].data["doc.text"][:] == ["a", "b"]
+    assert task.labels == ("x", "y")
 
 
 @pytest.mark.proves("dataset.config")

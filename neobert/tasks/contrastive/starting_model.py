@@ -29,10 +29,6 @@ class ContrastiveStart:
 
     origin: str
 
-    @property
-    def encoder(self) -> Encoder:
-        return self.model.model if isinstance(self.model, MaskedLM) else self.model
-
 
 def needs_decoder(config: Config) -> bool:
     """Whether some steps are MLM."""

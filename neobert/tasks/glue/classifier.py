@@ -14,14 +14,12 @@ from neobert.training.encoder_start import EncoderStart
 from neobert.training.hub_model import HubHead, load_hub_model
 
 
-def build_classifier(
-    config: Config, start: EncoderStart, task: GlueTask, num_labels: int
-) -> tuple[nn.Module, int]:
+def build_classifier(config: Config, start: EncoderStart, task: GlueTask) -> tuple[nn.Module, int]:
     """The classifier with the weights of ``start``, and its attention heads; all weights must fit,
     or it is an error.
     """
     if start.kind == "hub":
-        return load_hub_model(config, hub_head(config.glue, task, num_labels))
+        return load_hub_model(config, hub_head(config.glue, task))
     glue, dense = config.glue, None
     head = ClassifierSettings(
         activation=glue.classifier_activation,
@@ -35,17 +33,17 @@ def build_classifier(
         encoder, dense = source.model, source.dense
     else:
         encoder = start.encoder()
-    classifier = SequenceClassifier(encoder, num_labels, head)
+    classifier = SequenceClassifier(encoder, task.num_labels, head)
     if dense is not None:
         classifier.dense = dense
     return classifier, start.model.num_attention_heads
 
 
-def hub_head(glue: GlueConfig, task: GlueTask, num_labels: int) -> HubHead:
+def hub_head(glue: GlueConfig, task: GlueTask) -> HubHead:
     """The classifier that a model of transformers gets for ``task``."""
     return HubHead(
         AutoModelForSequenceClassification,
-        num_labels,
+        task.num_labels,
         () if task.regression else task.labels,
         task.problem_type,
         glue.classifier_dropout,

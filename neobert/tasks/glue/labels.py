@@ -31,25 +31,12 @@ class Labelled:
     """Shape (rows,), or (rows, classes); NaN where rows of a test split have none."""
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledSplits:
-    """All splits of a task, checked."""
+def label_splits(task: GlueTask, splits: Splits) -> tuple[GlueTask, dict[str, Labelled]]:
+    """``task`` with the names of its classes, which the data may have to tell, and its splits:
+    ``train``, ``validation`` with the ends of the metrics' names, then those to predict.
 
-    task: GlueTask
-    """With the names of the classes, if the data had to tell them."""
-
-    train: Labelled
-    validation: dict[str, Labelled]
-    test: dict[str, Labelled]
-
-    @property
-    def num_labels(self) -> int:
-        """Scores of a document: classes, or 1 in a regression."""
-        return 1 if self.task.regression else len(self.task.labels)
-
-
-def label_splits(task: GlueTask, splits: Splits) -> LabelledSplits:
-    """Check columns and labels of all splits. Raises ``ConfigError`` with all that is wrong."""
+    Raises ``ConfigError`` with all that is wrong with columns and labels.
+    """
     parts = {"train": splits.train}
     parts |= {f"validation{end}": part for end, part in splits.validation.items()}
     where = {name: splits.where(name) for name in (*parts, *splits.test)}
@@ -66,18 +53,11 @@ def label_splits(task: GlueTask, splits: Splits) -> LabelledSplits:
         labelled[name], problem = _labelled(task, name, part)
         problems += [f"{where[name]}: {problem}"] if problem else []
     _raise(problems)
-    train = labelled.pop("train")
-    problems = _class_problems(task, train, list(labelled.values()))
+    problems = _class_problems(task, *labelled.values())
     _raise([f"{splits.origin}: {problem}" for problem in problems])
-    return LabelledSplits(
-        task=task,
-        train=train,
-        validation={name.removeprefix("validation"): part for name, part in labelled.items()},
-        test={
-            name: _maybe_labelled(task, name, part, where[name])
-            for name, part in splits.test.items()
-        },
-    )
+    for name, part in splits.test.items():
+        labelled[name] = _maybe_labelled(task, name, part, where[name])
+    return task, labelled
 
 
 def class_names(task: GlueTask, parts: Iterable[Dataset]) -> tuple[str, ...]:
@@ -170,31 +150,50 @@ def _form_problems(task: GlueTask, where: str, part: Dataset) -> list[str]:
 
 def _labelled(task: GlueTask, name: str, part: Dataset) -> tuple[Labelled, str | None]:
     """A split with its labels as numbers, and what is wrong with them."""
+    labels, values = _read_labels(task, part)
+    problem = _illegal(task, values, labels)
+    if task.relabel:
+        rows = [row for row, value in enumerate(values) if not _is_dropped(task, value)]
+        part, labels = part.select(rows), labels[rows]
+    return Labelled(name, part, labels), problem
+
+
+def _maybe_labelled(task: GlueTask, name: str, part: Dataset, where: str) -> Labelled:
+    """A test split: labels where all of them are legal, else none (GLUE's have -1)."""
+    shape = (len(part), len(task.labels)) if task.multi_label else (len(part),)
+    unknown = Labelled(name, part, np.full(shape, np.nan))
+    if not {*(task.label_columns or [task.label_column])} <= set(part.column_names):
+        return unknown
+    labels, values = _read_labels(task, part)
+    problem = _illegal(task, values, labels)
+    if problem and np.isfinite(labels).any():
+        log.warning("%s is predicted, but has no score: %s", where, problem)
+    return unknown if problem else Labelled(name, part, labels)
+
+
+def _read_labels(task: GlueTask, part: Dataset) -> tuple[NDArray[np.float64], list[object]]:
+    """The labels of all rows as numbers, NaN where they are not legal, and what the rows hold."""
     if task.multi_label:
-        hot = _multi_hot(task, part)
-        complete = np.all(np.isfinite(hot), axis=1)
-        problem = _illegal(task, range(len(part)), label_lists(task, part), complete)
-        return Labelled(name, part, hot), problem
+        return _multi_hot(task, part), label_lists(task, part)
     values = column_values(part, task.label_column)
-    rows: Sequence[int] = range(len(values))
     if task.relabel:
         values = [task.relabel.get(value, value) for value in values]
-        rows = [row for row, value in enumerate(values) if value != DROPPED]
-        part, values = part.select(rows), [values[row] for row in rows]
-    numbers = _numbers(task, part, values)
-    problem = _illegal(task, rows, values, _is_legal(task, numbers))
-    return Labelled(name, part, numbers), problem
+    numbers = np.array(list(map(_numbering(task, part), values)), dtype=np.float64)
+    return np.where(_is_legal(task, numbers), numbers, np.nan), values
 
 
-def _illegal(
-    task: GlueTask, rows: Sequence[int], values: Sequence[object], legal: NDArray[np.bool_]
-) -> str | None:
-    """What is wrong with ``values``, the labels of ``rows``."""
-    bad = np.flatnonzero(~legal).tolist()
+def _is_dropped(task: GlueTask, value: object) -> bool:
+    return bool(task.relabel) and value == DROPPED
+
+
+def _illegal(task: GlueTask, values: Sequence[object], labels: NDArray[np.float64]) -> str | None:
+    """What is wrong with ``values`` of rows: of some, that are not dropped, ``labels`` are NaN."""
+    without = np.flatnonzero(np.isnan(labels).reshape(len(labels), -1).any(1)).tolist()
+    bad = [row for row in without if not _is_dropped(task, values[row])]
     if not bad:
         return None
-    shown = ", ".join(repr(values[place]) for place in bad[:SHOWN])
-    have = f"{_rows([rows[place] for place in bad])} ha{'ve' if len(bad) > 1 else 's'}"
+    shown = ", ".join(repr(values[row]) for row in bad[:SHOWN])
+    have = f"{_rows(bad)} ha{'ve' if len(bad) > 1 else 's'}"
     return f"labels must be {_legal(task)}, but {have} {shown}"
 
 
@@ -211,36 +210,6 @@ def _multi_hot(task: GlueTask, part: Dataset) -> NDArray[np.float64]:
         else:
             hot[row] = np.nan
     return hot
-
-
-def _maybe_labelled(task: GlueTask, name: str, part: Dataset, where: str) -> Labelled:
-    """A test split: labels where all of them are legal, else none (GLUE's have -1)."""
-    shape = (len(part), len(task.labels)) if task.multi_label else (len(part),)
-    unknown = Labelled(name, part, np.full(shape, np.nan))
-    if not {*(task.label_columns or [task.label_column])} <= set(part.column_names):
-        return unknown
-    rows = range(len(part))
-    if task.multi_label:
-        labels = _multi_hot(task, part)
-        legal = np.all(np.isfinite(labels), axis=1)
-        problem = _illegal(task, rows, label_lists(task, part), legal)
-    else:
-        values = column_values(part, task.label_column)
-        if task.relabel:
-            values = [task.relabel.get(value, value) for value in values]
-        labels = _numbers(task, part, values)
-        legal = _is_legal(task, labels)
-        is_dropped = np.array([bool(task.relabel) and value == DROPPED for value in values])
-        problem = _illegal(task, rows, values, legal | is_dropped)
-        labels = np.where(legal, labels, np.nan)
-    if problem and legal.any():
-        log.warning("%s is predicted, but has no score: %s", where, problem)
-    return unknown if problem else Labelled(name, part, labels)
-
-
-def _numbers(task: GlueTask, part: Dataset, values: Sequence[object]) -> NDArray[np.float64]:
-    """Values as numbers; NaN for what is none."""
-    return np.array(list(map(_numbering(task, part), values)), dtype=np.float64)
 
 
 def _numbering(task: GlueTask, part: Dataset) -> Callable[[object], float]:
@@ -293,7 +262,7 @@ def _classes_in(task: GlueTask, part: Labelled) -> set[int]:
     return set(present.astype(int).tolist())
 
 
-def _class_problems(task: GlueTask, train: Labelled, others: list[Labelled]) -> list[str]:
+def _class_problems(task: GlueTask, train: Labelled, *others: Labelled) -> list[str]:
     if len(train.labels) == 0 or any(len(part.labels) == 0 for part in others):
         return ["a split has no labelled example"]
     if task.regression:

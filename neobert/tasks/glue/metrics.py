@@ -21,9 +21,7 @@ from torchmetrics.functional.classification import (
     multilabel_precision_recall_curve,
 )
 
-from neobert.config.trainer import TrainerConfig
 from neobert.tasks.glue.tasks import GlueTask
-from neobert.training.fine_tuning import check_best_metric
 
 Metric = Callable[[Tensor, Tensor, int], Tensor]
 """Predictions (N,), labels (N,), number of classes → a scalar."""
@@ -131,11 +129,6 @@ def logged_names(task: GlueTask) -> list[str]:
     """The evaluation metrics of a task, without ``eval/``."""
     own = [f"{name}{end}" for end in task.validation.values() for name in (*task.metrics, "loss")]
     return [*own, "score"]
-
-
-def check_metric(settings: TrainerConfig, task: GlueTask) -> None:
-    """Refuse a ``trainer.metric_for_best_model`` that the task does not log."""
-    check_best_metric(settings, logged_names(task))
 
 
 def _correlation(

@@ -1,44 +1,29 @@
-"""One step of fine-tuning: score the documents, compare with their labels, sum.
+"""One step of classification or regression: score the documents, compare with their labels, sum."""
 
-The loss is exact over the examples of the optimizer step, however they are split into micro-batches
-and ranks: see :mod:`neobert.tasks.pretraining.module`.
-"""
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple, cast
-
+import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from neobert.batch import PackedBatch, PaddedBatch
-from neobert.config.optimizer import OptimizerConfig
+from neobert.batch import PackedBatch
 from neobert.losses.classification import (
     classification_loss,
     multi_label_loss,
     regression_loss,
 )
 from neobert.optim.schedule import Schedule
+from neobert.tasks.glue.data import GlueDataModule
 from neobert.tasks.glue.labelled_batch import LabelledBatch
 from neobert.tasks.glue.metrics import best_thresholds, compute, official_score
-from neobert.tasks.glue.tasks import GlueTask
-from neobert.training.logger import log_metrics
-from neobert.training.module import OptimizedModule
+from neobert.training.callbacks.train_metrics import Sums
+from neobert.training.fine_tuning_module import FineTuningModule
 
 GROUP = 8
 """Documents of a padded batch that a CPU computes together: fewer leave less padding, but each
 group costs a gradient of all weights."""
-
-
-@dataclass(frozen=True, slots=True)
-class GlueSettings:
-    """What the module needs beside model and optimizer."""
-
-    task: GlueTask
-    num_heads: int
-    accumulation: int
-    log_accuracy: bool = False
-    log_grad_norm: bool = False
 
 
 class Predictions(NamedTuple):
@@ -51,83 +36,73 @@ class Predictions(NamedTuple):
     rows: Tensor
 
 
-class GlueModule(OptimizedModule):
+class GlueModule(FineTuningModule):
     """A classifier of documents that learns a task."""
 
+    targets = "examples"
+    data: GlueDataModule
+
     def __init__(
-        self,
-        model: nn.Module,
-        optimizer_config: OptimizerConfig,
-        schedule: Schedule,
-        settings: GlueSettings,
+        self, model: nn.Module, num_heads: int, schedule: Schedule, data: GlueDataModule
     ) -> None:
-        super().__init__(optimizer_config, schedule, settings.num_heads, settings.log_grad_norm)
-        self.model = model
-        self.settings = settings
+        super().__init__(model, num_heads, schedule, data)
+        self.task = data.task
+        self.log_accuracy = data.config.trainer.log_train_accuracy
         self.thresholds: Tensor | None = None
         """Of several labels a text, (C,): probabilities from which on a text has them."""
 
-        self._found: dict[int, list[Predictions]] = {}
-
-    def training_step(self, batch: LabelledBatch, batch_idx: int) -> dict[str, object]:
+    def batch_sums(self, batch: LabelledBatch) -> Sums:
         scores = self.scores(batch)
-        loss_sum = self._loss(scores, batch.labels)
-        parts = self.settings.accumulation * self.trainer.world_size
         sums: dict[str, Tensor | float] = {
-            "loss": loss_sum.detach(),
+            "loss": self._loss(scores, batch.labels),
             "examples": batch.num_examples,
-            "tokens": batch.inputs.num_tokens if batch.num_examples else 0,
         }
-        if self.settings.log_accuracy and batch.labels.dtype == torch.int64:
+        if self.log_accuracy and batch.labels.dtype == torch.int64:
             sums["correct"] = (scores.argmax(1) == batch.labels).sum()
-        return {"loss": loss_sum * (parts / max(1, batch.num_examples_in_step)), "sums": sums}
+        return sums
 
     def train_metrics(self, sums: dict[str, float]) -> dict[str, float]:
-        """Metrics of a logging window from its sums over all ranks."""
-        examples = max(1.0, sums["examples"])
-        metrics = {"train/loss": sums["loss"] / examples}
+        """With the accuracy, if it is to be logged."""
+        metrics = super().train_metrics(sums)
         if "correct" in sums:
-            metrics["train/accuracy"] = sums["correct"] / examples
-        return metrics | self.gradient_norm()
+            metrics["train/accuracy"] = sums["correct"] / max(1.0, sums["examples"])
+        return metrics
 
-    def on_validation_epoch_start(self) -> None:
-        self._found = {}
+    def validation_metrics(
+        self, predictions: Mapping[str, Sequence[Predictions]]
+    ) -> dict[str, float]:
+        """With the official score. Tunes the thresholds of several labels a text.
 
-    def validation_step(
-        self, batch: LabelledBatch, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._found.setdefault(dataloader_idx, []).append(self.predict_step(batch))
-
-    def on_validation_epoch_end(self) -> None:
-        parts = [gather_predictions(self._found[number]) for number in sorted(self._found)]
-        self._found = {}
-        metrics = self.evaluate(parts)
-        self.log_dict(metrics, logger=False)  # for early stopping and the best model
-        log_metrics(self.trainer, metrics)
-
-    def evaluate(self, parts: list[Predictions]) -> dict[str, float]:
-        """``eval/*`` of the task's evaluation sets, and their official score.
-
-        Tunes the thresholds of several labels a text.
+        Nothing where ``trainer.eval_strategy`` wants no evaluation.
         """
-        task = self.settings.task
+        if not self.data.has_validation:
+            return {}
+        parts = {split: ordered_by_row(predictions[split]) for split in self.data.validation_splits}
+        if self.task.multi_label:
+            first = parts[self.data.validation_splits[0]]
+            self.thresholds = best_thresholds(first.scores, first.labels)
         metrics: dict[str, float] = {}
-        if task.multi_label:
-            self.thresholds = best_thresholds(parts[0].scores, parts[0].labels)
-        for end, part in zip(task.validation.values(), parts, strict=True):
+        for split, part in parts.items():
+            end = split.removeprefix("validation")
             metrics |= {f"{name}{end}": value for name, value in self._metrics(part).items()}
-        metrics["score"] = official_score(task, metrics)
+        metrics["score"] = official_score(self.task, metrics)
         return {f"eval/{name}": value for name, value in metrics.items()}
 
-    def test_metrics(self, part: Predictions) -> dict[str, float]:
-        """Metrics and score of a test set, with the thresholds of the evaluation data."""
-        metrics = self._metrics(part)
-        task = self.settings.task  # MNLI's score is of two sets
-        own = replace(task, score=tuple(name for name in task.score if name in metrics))
-        return {**metrics, "score": official_score(own, metrics)}
+    def test_metrics(self, split: str, predictions: Sequence[Predictions]) -> dict[str, float]:
+        """With the thresholds of the evaluation data; of the examples that have labels."""
+        labels = self.data.documents[split].labels
+        is_labelled = torch.from_numpy(np.isfinite(labels).reshape(len(labels), -1)).all(1)
+        if not is_labelled.any():
+            return {}
+        metrics = self._metrics(
+            Predictions(*(part[is_labelled] for part in ordered_by_row(predictions)))
+        )
+        score = tuple(name for name in self.task.score if name in metrics)  # MNLI's is of two sets
+        metrics["score"] = official_score(replace(self.task, score=score), metrics)
+        return {f"eval/{name}": value for name, value in metrics.items()}
 
     def _metrics(self, part: Predictions) -> dict[str, float]:
-        metrics = compute(self.settings.task, part.scores, part.labels, self.thresholds)
+        metrics = compute(self.task, part.scores, part.labels, self.thresholds)
         return {**metrics, "loss": float(self._loss(part.scores, part.labels)) / len(part.labels)}
 
     @torch.no_grad()
@@ -146,39 +121,21 @@ class GlueModule(OptimizedModule):
             # Fewer tokens are less time here; a GPU would rather have one large batch.
             groups = inputs.by_length(GROUP)
             rows = torch.cat([rows for rows, _ in groups])
-            scores = torch.cat([self._padded(group) for _, group in groups])[rows.argsort()]
+            outputs = [self.hub_output(group).logits for _, group in groups]
+            scores = torch.cat(outputs)[rows.argsort()]
         else:
-            scores = self._padded(inputs)
+            scores = self.hub_output(inputs).logits
         return scores[: batch.num_examples]
 
-    def _padded(self, inputs: PaddedBatch) -> Tensor:
-        types = inputs.token_type_ids
-        segments = {} if types is None else {"token_type_ids": types}
-        output = self.model(
-            input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **segments
-        )
-        return output.logits
-
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
-        if self.settings.task.regression:
+        if self.task.regression:
             return regression_loss(scores, labels)
-        if self.settings.task.multi_label:
+        if self.task.multi_label:
             return multi_label_loss(scores, labels)
         return classification_loss(scores, labels)
 
 
-def gather_predictions(batches: list[Predictions]) -> Predictions:
-    """The predictions of all ranks, each example once, in the order of the rows."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        everywhere: list[list[Predictions] | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(everywhere, batches)
-        batches = [
-            prediction for part in cast(list[list[Predictions]], everywhere) for prediction in part
-        ]
-    rows = torch.cat([batch.rows for batch in batches])
-    order = rows.argsort()
-    return Predictions(
-        scores=torch.cat([batch.scores for batch in batches])[order],
-        labels=torch.cat([batch.labels for batch in batches])[order],
-        rows=rows[order],
-    )
+def ordered_by_row(batches: Sequence[Predictions]) -> Predictions:
+    """The predictions of a split in the order of its rows."""
+    order = torch.cat([batch.rows for batch in batches]).argsort()
+    return Predictions(*(torch.cat(parts)[order] for parts in zip(*batches, strict=True)))

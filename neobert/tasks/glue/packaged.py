@@ -36,11 +36,6 @@ class PackagedTask:
     """Package folder -> rows."""
 
 
-def is_packaged_task(source: str) -> bool:
-    """Whether a task's ``source`` is one of :data:`SOURCES`."""
-    return source in SOURCES
-
-
 def packaged_folder(source: str, cache: Path) -> Path:
     """A folder with ``train.jsonl`` and ``validation.jsonl`` of the task.
 

@@ -68,6 +68,11 @@ class GlueTask(TableTask):
     """Files of predictions have the names of the classes, not their numbers."""
 
     @property
+    def num_labels(self) -> int:
+        """Scores of a document: classes, or 1 in a regression."""
+        return 1 if self.regression else len(self.labels)
+
+    @property
     def problem_type(self) -> str:
         """What transformers calls the kind of task."""
         if self.regression:

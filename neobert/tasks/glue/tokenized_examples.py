@@ -14,10 +14,10 @@ from neobert.data.processes import in_processes
 from neobert.tasks.glue.labelled_batch import Examples
 from neobert.tasks.glue.labels import Labelled, column_values
 from neobert.tasks.glue.pair_tokenizer import PairTokenizer
+from neobert.tasks.glue.tasks import NUMBER
 
 VERSION = 3
 BATCH = 1000
-NUMBER = "idx"
 
 
 def tokenize(part: Labelled, tokenizer: PairTokenizer, cache: Path, num_proc: int) -> Examples:

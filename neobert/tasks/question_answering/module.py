@@ -1,6 +1,6 @@
 """One step of question answering: score each token as start and as end of the answer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 
 import torch
@@ -22,21 +22,25 @@ from neobert.tasks.question_answering.spans import (
     spans_of,
 )
 from neobert.tasks.question_answering.windows import QuestionSplit
+from neobert.training.callbacks.train_metrics import Sums
 from neobert.training.fine_tuning_module import FineTuningModule
 
 
 class AnswerModule(FineTuningModule):
     """A head of two scores per token that learns where answers start and end."""
 
+    data: AnswerDataModule
+
     def __init__(
         self, model: nn.Module, num_heads: int, schedule: Schedule, data: AnswerDataModule
     ) -> None:
-        super().__init__(model, num_heads, schedule, data.config)
-        self.data, self.settings = data, data.config.answers
+        super().__init__(model, num_heads, schedule, data)
+        self.settings = data.config.answers
         self.threshold = self.settings.null_score_threshold
 
-    def loss_sum(self, batch: AnswerBatch) -> tuple[Tensor, int]:
-        return self.losses(self.scores(batch), batch).sum(), len(batch.targets)
+    def batch_sums(self, batch: AnswerBatch) -> Sums:
+        loss = self.losses(self.scores(batch), batch).sum()
+        return {"loss": loss, "targets": len(batch.targets)}
 
     def scores(self, batch: AnswerBatch) -> Float[Tensor, "S L 2"]:
         """Scores of all tokens as start and as end, a row per window; -inf behind its end."""
@@ -47,11 +51,7 @@ class AnswerModule(FineTuningModule):
             shape = len(inputs.cu_seqlens) - 1, inputs.max_seqlen, 2
             full = scores.new_full(shape, -torch.inf)
             return full.index_put((row, inputs.position_ids), scores)
-        types = inputs.token_type_ids
-        segments = {} if types is None else {"token_type_ids": types}
-        output = self.model(
-            input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **segments
-        )
+        output = self.hub_output(inputs)
         full = torch.stack([output.start_logits, output.end_logits], -1).float()
         return full.masked_fill(inputs.attention_mask[..., None] == 0, -torch.inf)
 
@@ -61,8 +61,18 @@ class AnswerModule(FineTuningModule):
         losses = F.cross_entropy(of_windows, batch.targets.flatten(), reduction="none")
         return losses.reshape(-1, 2).mean(1)
 
-    def validation_metrics(self, predictions: Sequence[list[WindowSpans]]) -> dict[str, float]:
-        return self.evaluate(predictions, self.data.splits["validation"], tune=True)
+    def validation_metrics(
+        self, predictions: Mapping[str, Sequence[list[WindowSpans]]]
+    ) -> dict[str, float]:
+        """Tunes the threshold, too, if it is not set and some questions have no answer."""
+        split = self.data.splits["validation"]
+        return self.evaluate(predictions["validation"], split, tune=True)
+
+    def test_metrics(
+        self, split: str, predictions: Sequence[list[WindowSpans]]
+    ) -> dict[str, float]:
+        part = self.data.splits[split]
+        return self.evaluate(predictions, part) if part.is_labelled else {}
 
     @torch.no_grad()
     def predict_step(self, batch: AnswerBatch, batch_idx: int = 0) -> list[WindowSpans]:
@@ -85,13 +95,9 @@ class AnswerModule(FineTuningModule):
         return answers_of(windows, split.windows, split.questions, self.settings.n_best)
 
     def evaluate(
-        self, predictions: Sequence[list[WindowSpans]], split: QuestionSplit, tune: bool
+        self, predictions: Sequence[list[WindowSpans]], split: QuestionSplit, tune: bool = False
     ) -> dict[str, float]:
-        """``eval/*``: exact match, F1, loss, the score. ``tune``: the threshold, too, if it is not
-        set and ``split`` has unanswerable questions. Else nothing for a split without answers.
-        """
-        if not (tune or split.is_labelled):
-            return {}
+        """``eval/*``: exact match, F1, loss, the score; ``tune`` finds the threshold first."""
         answers, gold = self.answers(predictions, split), split.gold
         losses = [window.loss for part in predictions for window in part]
         metrics = {"loss": sum(losses) / max(1, len(losses))}

@@ -27,16 +27,16 @@ def test_every_weight_of_the_folder_is_in_the_encoder(settings, model_folder: Pa
 
 def test_the_shape_is_that_of_the_weights_and_dropout_that_of_the_settings(settings):
     start = open_start(settings("model.hidden_size=96", "model.dropout_prob=0.25"), None)
-    assert start.config.model.hidden_size == start.encoder.config.hidden_size == 32
-    assert start.config.model.dropout_prob == start.encoder.config.dropout_prob == 0.25
-    assert start.encoder.transformer_encoder[0].dropout.p == 0.25
+    assert start.config.model.hidden_size == start.model.config.hidden_size == 32
+    assert start.config.model.dropout_prob == start.model.config.dropout_prob == 0.25
+    assert start.model.transformer_encoder[0].dropout.p == 0.25
 
 
 def test_masked_steps_bring_the_decoder_along(settings, model_folder: Path):
     asked = settings("dataset.pretraining_prob=0.5", "contrastive.pretraining_step=mlm")
     start = open_start(asked, None)
     assert isinstance(start.model, MaskedLM)
-    assert start.model.decoder.weight is start.encoder.encoder.weight
+    assert start.model.decoder.weight is start.model.model.encoder.weight
     never = settings("dataset.pretraining_prob=0", "contrastive.pretraining_step=mlm")
     assert isinstance(open_start(never, None).model, Encoder)
 
@@ -73,8 +73,8 @@ def test_random_weights_have_to_be_asked_for(settings, tmp_path: Path):
         model=replace(nothing.model, hidden_size=36, num_attention_heads=3, num_hidden_layers=1),
     )
     start = open_start(asked, None)
-    assert start.encoder.config.hidden_size == 36
-    assert start.encoder.vocab_size == start.config.model.vocab_size == 128
+    assert start.model.config.hidden_size == 36
+    assert start.model.vocab_size == start.config.model.vocab_size == 128
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(settings, model_folder, tmp_path: Path):

@@ -14,12 +14,15 @@ from neobert.config.compose import compose_config
 from neobert.config.model import ModelConfig
 from neobert.config.root import Config
 from neobert.model.heads import MaskedLM
+from neobert.tasks.glue.data import GlueDataModule
+from neobert.training.encoder_start import EncoderStart
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["good", "bad", "film", "the", "a", "was", "is", "plot", "play", "end", "very", "not"]
 VOCABULARY = 128
 
 Rows = Sequence[dict[str, object]]
+Settings = Callable[..., Config]
 
 
 def make_tokenizer(special: Sequence[str] = SPECIAL) -> PreTrainedTokenizerFast:
@@ -98,6 +101,15 @@ def write_splits(folder: Path, **splits: Rows) -> Path:
     return folder
 
 
+def data_module(
+    config: Config, tokenizer: PreTrainedTokenizerFast, packed: bool = True, has_types: bool = False
+) -> GlueDataModule:
+    """The data of a run; ``packed=False`` pads, for models of transformers."""
+    data = GlueDataModule(config, EncoderStart("encoder", tokenizer, config.model))
+    data.packed, data.has_types = packed, has_types
+    return data
+
+
 @pytest.fixture
 def sst2(tmp_path: Path) -> Path:
     """A folder with a task ``sst2`` of 96 + 40 sentences and 10 to predict."""
@@ -107,9 +119,6 @@ def sst2(tmp_path: Path) -> Path:
     unlabelled = [{**row, "label": -1} for row in sentences(10, seed=6)]
     write_rows(folder / "sst2/test.jsonl", unlabelled)
     return folder
-
-
-Settings = Callable[..., Config]
 
 
 @pytest.fixture

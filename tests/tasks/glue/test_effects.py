@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from neobert.tasks import run
 from neobert.tasks.glue.data import GlueDataModule
-from tests.tasks.glue.conftest import Settings
+from tests.tasks.glue.conftest import Settings, data_module
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings(
 def data_of(
     settings: Settings, tokenizer: PreTrainedTokenizerFast, *words: str, packed: bool = True
 ) -> GlueDataModule:
-    data = GlueDataModule(settings(*words), tokenizer, packed=packed)
+    data = data_module(settings(*words), tokenizer, packed)
     data.setup("fit")
     return data
 

@@ -104,7 +104,7 @@ def test_a_model_of_transformers_resumes(
 
 def test_padding_does_not_change_what_a_model_says(settings: Settings, tmp_path: Path) -> None:
     config = settings(*words(save("bert", tmp_path / "bert")))
-    model, heads = load_hub_model(config, hub_head(config.glue, TASKS["stsb"], 1))
+    model, heads = load_hub_model(config, hub_head(config.glue, TASKS["stsb"]))
     model.eval()
     assert heads == 2
     ids = torch.tensor([[2, 5, 7, 3]])
@@ -117,7 +117,7 @@ def test_padding_does_not_change_what_a_model_says(settings: Settings, tmp_path:
 
 def test_a_head_of_another_task_is_left_out(settings: Settings, tmp_path: Path) -> None:
     config = settings(*words(save("bert-mlm", tmp_path / "bert")))
-    model, _ = load_hub_model(config, hub_head(config.glue, TASKS["mnli"], 3))
+    model, _ = load_hub_model(config, hub_head(config.glue, TASKS["mnli"]))
     assert model.classifier.out_features == 3
     assert model.config.id2label == dict(enumerate(TASKS["mnli"].labels))
 
@@ -150,7 +150,7 @@ def test_a_folder_that_does_not_fit_is_refused(
     said = spoil(folder)
     config = settings(*words(folder))
     with pytest.raises(ConfigError, match=said):
-        load_hub_model(config, hub_head(config.glue, TASKS["sst2"], 2))
+        load_hub_model(config, hub_head(config.glue, TASKS["sst2"]))
 
 
 def test_texts_longer_than_the_model_are_refused(settings: Settings, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_texts_longer_than_the_model_are_refused(settings: Settings, tmp_path: P
     with pytest.raises(
         ConfigError, match=r"glue.max_seq_length=65 is longer than the 64 positions"
     ):
-        load_hub_model(config, hub_head(config.glue, TASKS["sst2"], 2))
+        load_hub_model(config, hub_head(config.glue, TASKS["sst2"]))
 
 
 def test_a_name_that_is_nowhere_is_told(settings: Settings, tmp_path: Path) -> None:

@@ -6,10 +6,13 @@ import torch
 from torch.testing import assert_close
 
 from neobert.config.model import ModelConfig
+from neobert.config.root import Config
 from neobert.losses.classification import classification_loss
 from neobert.model.encoder import Encoder
 from neobert.model.heads import ClassifierSettings, SequenceClassifier
-from neobert.tasks.glue.labelled_batch import BatchLayout, Examples, LabelledBatch
+from neobert.tasks.glue.labelled_batch import Examples, LabelledBatch
+from neobert.tasks.glue.tasks import TASKS
+from tests.tasks.glue.conftest import data_module, make_tokenizer
 
 LENGTHS = [5, 1, 9, 3]
 
@@ -26,8 +29,22 @@ def examples() -> Examples:
     )
 
 
-def layout(**settings: object) -> BatchLayout:
-    return BatchLayout(**{"packed": True, "real_labels": False, "pad_token_id": 0, **settings})
+def batch(
+    *rows: int,
+    task: str = "sst2",
+    multiple: int | None = None,
+    row_length: int | None = None,
+    packed: bool = True,
+    has_types: bool = False,
+) -> LabelledBatch:
+    """The batch of these examples."""
+    config = Config(task="glue")
+    config.datacollator.pad_to_multiple_of = multiple
+    config.tokenizer.padding = "longest" if row_length is None else "max_length"
+    config.glue.max_seq_length = row_length or 128
+    data = data_module(config, make_tokenizer(), packed, has_types)
+    data.task = TASKS[task]
+    return data.batch([examples()[row] for row in rows])
 
 
 def model() -> SequenceClassifier:
@@ -50,8 +67,8 @@ def gradients(classifier: SequenceClassifier, batches: list[LabelledBatch]) -> l
 @pytest.mark.proves("datacollator.pad_to_multiple_of")
 def test_a_packed_batch_is_its_documents_one_by_one(multiple: int) -> None:
     classifier, rows = model(), [2, 0, 1]
-    together = layout(multiple=multiple).batch(examples(), rows)
-    alone = [layout().batch(examples(), [row]) for row in rows]
+    together = batch(*rows, multiple=multiple)
+    alone = [batch(row) for row in rows]
     assert len(together.inputs.input_ids) % multiple == 0
     assert together.inputs.num_tokens == 15
     scores = classifier(together.inputs)[: together.num_examples]
@@ -63,16 +80,16 @@ def test_a_packed_batch_is_its_documents_one_by_one(multiple: int) -> None:
 
 
 def test_an_empty_batch_teaches_nothing() -> None:
-    batch = layout().batch(examples(), [])
-    assert batch.num_examples == 0
-    assert all((gradient == 0).all() for gradient in gradients(model(), [batch]))
+    empty = batch()
+    assert empty.num_examples == empty.inputs.num_tokens == 0
+    assert all((gradient == 0).all() for gradient in gradients(model(), [empty]))
 
 
 def test_a_missing_label_is_no_class() -> None:
-    batch = layout().batch(examples(), [3, 0])
-    assert batch.labels.tolist() == [-1, 0]
-    assert batch.labels.dtype == torch.int64
-    assert layout(real_labels=True).batch(examples(), [0]).labels.dtype == torch.float32
+    found = batch(3, 0)
+    assert found.labels.tolist() == [-1, 0]
+    assert found.labels.dtype == torch.int64
+    assert batch(0, task="stsb").labels.dtype == torch.float32
 
 
 @pytest.mark.proves("tokenizer.padding")
@@ -80,10 +97,9 @@ def test_a_missing_label_is_no_class() -> None:
     ("settings", "width"), [({}, 9), ({"row_length": 12}, 12), ({"multiple": 4}, 12)]
 )
 def test_a_padded_batch_masks_what_is_no_text(settings: dict[str, int], width: int) -> None:
-    batch = layout(packed=False, has_types=True, **settings).batch(examples(), [0, 2])
-    inputs = batch.inputs
+    inputs = batch(0, 2, packed=False, has_types=True, **settings).inputs
     assert inputs.input_ids.shape == (2, width)
     assert inputs.attention_mask.sum(1).tolist() == [5, 9]
     assert (inputs.input_ids[inputs.attention_mask == 0] == 0).all()
     assert inputs.num_tokens == 14
-    assert layout(packed=False).batch(examples(), [0]).inputs.token_type_ids is None
+    assert batch(0, packed=False).inputs.token_type_ids is None

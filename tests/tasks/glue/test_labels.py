@@ -22,16 +22,16 @@ def splits(train: Dataset, validation: Dataset, test: Dataset | None = None) -> 
 
 
 def test_names_become_classes_in_their_order() -> None:
-    found = label_splits(OWN, splits(part(["sea", "land", "sea"]), part(["land"])))
-    assert found.task.labels == ("land", "sea")
-    assert found.train.labels.tolist() == [1, 0, 1]
-    assert found.validation[""].labels.tolist() == [0]
-    assert found.num_labels == 2
+    task, found = label_splits(OWN, splits(part(["sea", "land", "sea"]), part(["land"])))
+    assert task.labels == ("land", "sea")
+    assert found["train"].labels.tolist() == [1, 0, 1]
+    assert found["validation"].labels.tolist() == [0]
+    assert task.num_labels == 2
 
 
 def test_numbers_are_classes_from_zero() -> None:
-    found = label_splits(OWN, splits(part([0, 2, 1]), part([2])))
-    assert found.task.labels == ("0", "1", "2")
+    task, _ = label_splits(OWN, splits(part([0, 2, 1]), part([2])))
+    assert task.labels == ("0", "1", "2")
 
 
 @pytest.mark.parametrize(
@@ -47,23 +47,23 @@ def test_numbers_are_classes_from_zero() -> None:
 def test_numbers_from_above_zero_are_names(
     values: list[object], names: tuple[str, ...], numbers: list[int]
 ) -> None:
-    found = label_splits(OWN, splits(part(values), part(values[:1])))
-    assert found.task.labels == names
-    assert found.train.labels.tolist() == numbers
+    task, found = label_splits(OWN, splits(part(values), part(values[:1])))
+    assert task.labels == names
+    assert found["train"].labels.tolist() == numbers
 
 
 def test_a_class_label_names_its_classes() -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
     rows = Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
-    found = label_splits(OWN, splits(rows, rows))
-    assert found.task.labels == ("no", "yes")
-    assert found.train.labels.tolist() == [1, 0]
+    task, found = label_splits(OWN, splits(rows, rows))
+    assert task.labels == ("no", "yes")
+    assert found["train"].labels.tolist() == [1, 0]
 
 
 def test_a_regression_has_one_score() -> None:
-    found = label_splits(NUMBERS, splits(part([0.5, -3.0]), part([2.0])))
-    assert found.num_labels == 1
-    assert found.train.labels.tolist() == [0.5, -3.0]
+    task, found = label_splits(NUMBERS, splits(part([0.5, -3.0]), part([2.0])))
+    assert task.num_labels == 1
+    assert found["train"].labels.tolist() == [0.5, -3.0]
 
 
 def test_examples_without_agreement_are_dropped_and_classes_mapped() -> None:
@@ -71,23 +71,23 @@ def test_examples_without_agreement_are_dropped_and_classes_mapped() -> None:
         texts = ["a"] * len(labels)
         return Dataset.from_dict({"premise": texts, "hypothesis": texts, "label": labels})
 
-    snli = label_splits(TASKS["snli"], splits(pairs([0, -1, 2, 1]), pairs([-1, 1])))
-    assert snli.train.labels.tolist() == [0, 2, 1]
-    assert len(snli.validation[""].data) == 1
-    allnli = label_splits(TASKS["allnli"], splits(pairs([0, 1, 2]), pairs([2])))
-    assert allnli.train.labels.tolist() == [0, 1, 1]
+    _, snli = label_splits(TASKS["snli"], splits(pairs([0, -1, 2, 1]), pairs([-1, 1])))
+    assert snli["train"].labels.tolist() == [0, 2, 1]
+    assert len(snli["validation"].data) == 1
+    _, allnli = label_splits(TASKS["allnli"], splits(pairs([0, 1, 2]), pairs([2])))
+    assert allnli["train"].labels.tolist() == [0, 1, 1]
 
 
 @pytest.mark.parametrize(("labels", "known"), [([-1, -1], False), ([1, 0], True)])
 def test_a_test_set_may_have_labels_or_none(labels: list[int], known: bool) -> None:
-    found = label_splits(OWN, splits(part([0, 1]), part([1]), part(labels)))
-    assert np.isnan(found.test["test"].labels).all() == (not known)
+    _, found = label_splits(OWN, splits(part([0, 1]), part([1]), part(labels)))
+    assert np.isnan(found["test"].labels).all() == (not known)
 
 
 def test_a_test_set_with_some_wrong_labels_has_none(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("WARNING", "neobert")
-    found = label_splits(OWN, splits(part([0, 1]), part([0]), part([1, 7])))
-    assert np.isnan(found.test["test"].labels).all()
+    _, found = label_splits(OWN, splits(part([0, 1]), part([0]), part([1, 7])))
+    assert np.isnan(found["test"].labels).all()
     assert "here, test is predicted, but has no score: labels must be" in caplog.text
     assert "row 1 has 7" in caplog.text
 

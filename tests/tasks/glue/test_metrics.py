@@ -6,8 +6,9 @@ import torch
 
 from neobert.config.trainer import TrainerConfig
 from neobert.errors import ConfigError
-from neobert.tasks.glue.metrics import METRICS, check_metric, compute, official_score
+from neobert.tasks.glue.metrics import METRICS, compute, logged_names, official_score
 from neobert.tasks.glue.tasks import TASKS
+from neobert.training.fine_tuning import check_best_metric
 
 sklearn = pytest.importorskip("sklearn.metrics")
 stats = pytest.importorskip("scipy.stats")
@@ -73,6 +74,6 @@ def test_a_score_is_never_made_of_half_its_metrics() -> None:
 @pytest.mark.proves("trainer.metric_for_best_model")
 def test_a_best_metric_must_be_one_of_the_tasks() -> None:
     for name in (None, "f1", "eval_f1", "eval/accuracy", "loss", "score"):
-        check_metric(TrainerConfig(metric_for_best_model=name), TASKS["mrpc"])
+        check_best_metric(TrainerConfig(metric_for_best_model=name), logged_names(TASKS["mrpc"]))
     with pytest.raises(ConfigError, match="metric_for_best_model=f1: the task has accuracy, loss"):
-        check_metric(TrainerConfig(metric_for_best_model="f1"), TASKS["sst2"])
+        check_best_metric(TrainerConfig(metric_for_best_model="f1"), logged_names(TASKS["sst2"]))

@@ -7,15 +7,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from neobert.config.optimizer import OptimizerConfig
 from neobert.config.scheduler import SchedulerConfig
 from neobert.optim.schedule import resolve_schedule
 from neobert.tasks.glue.classifier import hub_head
-from neobert.tasks.glue.labelled_batch import BatchLayout, Examples
-from neobert.tasks.glue.module import GlueModule, GlueSettings
+from neobert.tasks.glue.labelled_batch import Examples
+from neobert.tasks.glue.module import GlueModule
 from neobert.tasks.glue.tasks import TASKS
 from neobert.training.hub_model import load_hub_model
-from tests.tasks.glue.conftest import Settings
+from tests.tasks.glue.conftest import Settings, data_module, make_tokenizer
 from tests.tasks.glue.test_hub_classifier import save, words
 
 LENGTHS = [4, 17, 2, 9, 3, 30, 6, 5, 11, 2, 8]
@@ -39,14 +38,14 @@ def test_groups_of_like_length_give_what_the_whole_batch_gives(
     settings: Settings, tmp_path: Path, name: str, kind: str, types: bool
 ) -> None:
     task = TASKS[name]
-    labels = 1 if task.regression else 2
     config = settings(*words(save(kind, tmp_path / kind)))
-    model, heads = load_hub_model(config, hub_head(config.glue, task, labels))
+    model, heads = load_hub_model(config, hub_head(config.glue, task))
     schedule = resolve_schedule(SchedulerConfig(), 10)
-    module = GlueModule(model, OptimizerConfig(), schedule, GlueSettings(task, heads, 1)).eval()
+    data = data_module(config, make_tokenizer(), packed=False, has_types=types)
+    data.task = task
+    module = GlueModule(model, heads, schedule, data).eval()
     module.double()  # in fp32 some of these gradients cancel to what rounding leaves
-    layout = BatchLayout(packed=False, real_labels=task.regression, pad_token_id=0, has_types=types)
-    batch = layout.batch(examples(), range(len(LENGTHS)))
+    batch = data.batch(examples())
     inputs = batch.inputs
     segments = {"token_type_ids": inputs.token_type_ids} if types else {}
     whole = model(inputs.input_ids, inputs.attention_mask, **segments).logits
@@ -62,9 +61,12 @@ def test_groups_of_like_length_give_what_the_whole_batch_gives(
         assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_a_group_leaves_out_what_it_pads_whole() -> None:
-    layout = BatchLayout(packed=False, real_labels=False, pad_token_id=0, row_length=64)
-    inputs = layout.batch(examples(), range(len(LENGTHS))).inputs
+def test_a_group_leaves_out_what_it_pads_whole(settings: Settings) -> None:
+    config = settings("tokenizer.padding=max_length", "glue.max_seq_length=64")
+    data = data_module(config, make_tokenizer(), packed=False)
+    data.task = TASKS["sst2"]
+    inputs = data.batch(examples()).inputs
+    assert inputs.input_ids.shape == (len(LENGTHS), 64)
     groups = inputs.by_length(4)
     assert [group.input_ids.shape for _, group in groups] == [(4, 4), (4, 9), (3, 30)]
     assert sum(group.num_tokens for _, group in groups) == inputs.num_tokens == sum(LENGTHS)

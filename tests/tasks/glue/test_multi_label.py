@@ -45,22 +45,22 @@ def splits(train: Dataset, validation: Dataset, **tests: Dataset) -> Splits:
 
 def test_lists_of_names_are_one_column_per_name() -> None:
     train, validation = part(label=[["sea", "air"], [], ["land"]]), part(label=[["sea"]])
-    found = label_splits(LISTS, splits(train, validation, test=part(other=[1, 2])))
-    assert found.task.labels == ("air", "land", "sea")
-    assert found.train.labels.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
-    assert found.num_labels == 3
-    assert np.isnan(found.test["test"].labels).all()
-    assert found.test["test"].labels.shape == (2, 3)
+    task, found = label_splits(LISTS, splits(train, validation, test=part(other=[1, 2])))
+    assert task.labels == ("air", "land", "sea")
+    assert found["train"].labels.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+    assert task.num_labels == 3
+    assert np.isnan(found["test"].labels).all()
+    assert found["test"].labels.shape == (2, 3)
 
 
 def test_lists_of_numbers_and_class_labels() -> None:
-    found = label_splits(LISTS, splits(part(label=[[0, 2], [1]]), part(label=[[2]])))
-    assert found.task.labels == ("0", "1", "2")
+    task, found = label_splits(LISTS, splits(part(label=[[0, 2], [1]]), part(label=[[2]])))
+    assert task.labels == ("0", "1", "2")
     features = {"text": Value("string"), "label": List(ClassLabel(names=["no", "yes"]))}
     rows = Dataset.from_dict({"text": ["x", "y"], "label": [[0], [1, 0]]}, Features(features))
-    found = label_splits(LISTS, splits(rows, rows))
-    assert found.task.labels == ("no", "yes")
-    assert found.train.labels.tolist() == [[1, 0], [1, 1]]
+    task, found = label_splits(LISTS, splits(rows, rows))
+    assert task.labels == ("no", "yes")
+    assert found["train"].labels.tolist() == [[1, 0], [1, 1]]
 
 
 @pytest.mark.proves("glue.label_columns")
@@ -71,9 +71,9 @@ def test_a_column_per_label() -> None:
     assert config.problems() == []
     task = task_of(config, "local", None)
     train = part(a=[0, 1, 1], b=[True, False, True])
-    found = label_splits(task, splits(train, part(a=[1], b=[0])))
-    assert found.task.labels == ("a", "b")
-    assert found.train.labels.tolist() == [[0, 1], [1, 0], [1, 1]]
+    task, found = label_splits(task, splits(train, part(a=[1], b=[0])))
+    assert task.labels == ("a", "b")
+    assert found["train"].labels.tolist() == [[0, 1], [1, 0], [1, 1]]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from neobert.config.glue import GlueConfig
-from neobert.tasks.glue.run_report import warn_of_labels
+from neobert.tasks.glue.run import warn_of_labels
 
 
 @pytest.mark.proves("glue.num_labels")

@@ -39,7 +39,7 @@ def test_the_weights_of_a_folder_are_all_used(
         start = find_start(config)
     assert f"starting from {encoder_folder}: 32 × 2; shape and vocabulary" in caplog.text
     assert find_start(settings(f"model.init_from={encoder_folder}")).record == start.record
-    model, _ = build_classifier(config, start, TASKS["sst2"], 2)
+    model, _ = build_classifier(config, start, TASKS["sst2"])
     stored = load_file(encoder_folder / "model.safetensors")
     own = model.state_dict()
     encoder = [name for name in own if name.startswith("model.")]
@@ -107,7 +107,7 @@ def test_the_head_has_the_chosen_activation_and_pooling(
     def scores(*words: str) -> Tensor:
         config = settings(f"glue.pretrained_model_path={encoder_folder}", *words)
         torch.manual_seed(0)
-        model = build_classifier(config, find_start(config), TASKS["mnli"], 3)[0].eval()
+        model = build_classifier(config, find_start(config), TASKS["mnli"])[0].eval()
         assert ("dense.weight" in model.state_dict()) == ("none" not in str(words))
         return model(batch).detach()
 
@@ -127,7 +127,7 @@ def test_the_head_is_as_asked_for(settings: Settings, encoder_folder: Path) -> N
         "glue.classifier_dropout=0.4",
         "glue.classifier_init_range=0.5",
     )
-    model, _ = build_classifier(config, find_start(config), TASKS["mnli"], 3)
+    model, _ = build_classifier(config, find_start(config), TASKS["mnli"])
     assert isinstance(model, SequenceClassifier)
     assert model.dropout.p == 0.4
     assert model.classifier.weight.shape == (3, 32)
@@ -147,7 +147,7 @@ def test_the_head_s_spread_is_the_model_s_where_glue_sets_none(
     settings: Settings, encoder_folder: Path, words: list[str], spread: float
 ) -> None:
     config = settings(f"glue.pretrained_model_path={encoder_folder}", *words)
-    model, _ = build_classifier(config, find_start(config), TASKS["mnli"], 3)
+    model, _ = build_classifier(config, find_start(config), TASKS["mnli"])
     assert isinstance(model, SequenceClassifier)
     assert model.dense is not None
     assert model.dense.weight.std().item() == pytest.approx(spread, rel=0.1)
