@@ -9,10 +9,10 @@ products, which no compiler speeds up.
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from neobert.model.encoder import Encoder
-from neobert.model.self_attention import Rotary, SelfAttention
+from neobert.model.encoder import BlockRunner, Encoder
+from neobert.model.self_attention import Rotary
 from neobert.ops.attention import Layout
 
 
@@ -23,22 +23,7 @@ def compile_encoder(encoder: Encoder, backend: str, dynamic: bool | None = None)
     lengths that vary are dynamic: the number of documents, and of unpacked batches the number of
     tokens. ``False`` recompiles for each new length, ``True`` treats every size as unknown.
     """
-    compiled = torch.compile(encoder.run_blocks, backend=backend, dynamic=dynamic, fullgraph=True)
-
-    def run(
-        x: Float[Tensor, "T E"],
-        layout: Layout,
-        rotary: Rotary | None,
-        rows: Int[Tensor, " N"] | None,
-        packed: bool,
-    ) -> Float[Tensor, "N E"]:
-        if _has_constant_length(x, rows):
-            return encoder.run_blocks(x, layout, rotary, rows)
-        if dynamic is None:
-            _mark_lengths(x, layout, rotary, rows, packed)
-        return compiled(x, layout, rotary, rows)
-
-    encoder.compiled = run
+    encoder.compiled = _compiled(encoder.run_blocks, encoder, backend, dynamic)
 
 
 def compile_blocks(encoder: Encoder, backend: str, dynamic: bool | None = None) -> None:
@@ -48,40 +33,30 @@ def compile_blocks(encoder: Encoder, backend: str, dynamic: bool | None = None) 
     is what runs between them (as torchtitan does). Call it before the blocks are sharded. In
     pretraining all but the last block, which computes less, share a graph.
     """
-    packed = False
+    for block in encoder.attention_layers():
+        block.forward = _compiled(block.forward, block, backend, dynamic)
+    encoder.compiled = encoder.run_blocks
+
+
+def _compiled(
+    plain: BlockRunner, module: nn.Module, backend: str, dynamic: bool | None
+) -> BlockRunner:
+    """``plain``, a method of ``module``, which runs as a graph in training."""
+    compiled = torch.compile(plain, backend=backend, dynamic=dynamic, fullgraph=True)
 
     def run(
         x: Float[Tensor, "T E"],
         layout: Layout,
         rotary: Rotary | None,
         rows: Int[Tensor, " N"] | None,
-        is_packed: bool,
     ) -> Float[Tensor, "N E"]:
-        nonlocal packed
-        packed = is_packed
-        return encoder.run_blocks(x, layout, rotary, rows)
+        if not module.training or _has_constant_length(x, rows):
+            return plain(x, layout, rotary, rows)
+        if dynamic is None:
+            _mark_lengths(x, layout, rotary, rows)
+        return compiled(x, layout, rotary, rows)
 
-    def compile_block(block: SelfAttention) -> None:
-        plain = block.forward
-        compiled = torch.compile(plain, backend=backend, dynamic=dynamic, fullgraph=True)
-
-        def forward(
-            x: Float[Tensor, "T E"],
-            layout: Layout,
-            rotary: Rotary | None,
-            rows: Int[Tensor, " N"] | None,
-        ) -> Float[Tensor, "N E"]:
-            if not block.training or _has_constant_length(x, rows):
-                return plain(x, layout, rotary, rows)
-            if dynamic is None:
-                _mark_lengths(x, layout, rotary, rows, packed)
-            return compiled(x, layout, rotary, rows)
-
-        block.forward = forward
-
-    for block in encoder.attention_layers():
-        compile_block(block)
-    encoder.compiled = run
+    return run
 
 
 def _has_constant_length(x: Tensor, rows: Tensor | None) -> bool:
@@ -91,14 +66,12 @@ def _has_constant_length(x: Tensor, rows: Tensor | None) -> bool:
     return len(x) < 2 or (rows is not None and len(rows) < 2)
 
 
-def _mark_lengths(
-    x: Tensor, layout: Layout, rotary: Rotary | None, rows: Tensor | None, packed: bool
-) -> None:
+def _mark_lengths(x: Tensor, layout: Layout, rotary: Rotary | None, rows: Tensor | None) -> None:
     """Say which lengths differ from batch to batch, before the first one makes them constants."""
     # The mask rate changes from stage to stage, also where the rows do not.
     for tensor in (layout.cu_seqlens, *(() if rows is None else (rows,))):
         torch._dynamo.maybe_mark_dynamic(tensor, 0)
-    if packed:
+    if layout.row_length is not None:  # packed
         return
     for tensor in (x, layout.is_text, *(rotary or ())):
         torch._dynamo.maybe_mark_dynamic(tensor, 0)

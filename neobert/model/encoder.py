@@ -15,9 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from neobert.batch import PackedBatch
 from neobert.config.model import ModelConfig
 from neobert.console import get_logger
-from neobert.model.block import Block
+from neobert.model.block import Block, build_norm
 from neobert.model.ngpt import NormalizedBlock, normalize_
-from neobert.model.norm_layers import build_norm
 from neobert.model.self_attention import Rotary, SelfAttention
 from neobert.ops.attention import Layout, lay_out
 from neobert.ops.kernels import AttentionChoice, liger_runs, resolve_attention
@@ -25,7 +24,7 @@ from neobert.ops.rotary import rotary_table
 
 log = get_logger(__name__)
 
-BlockRunner = Callable[[Tensor, Layout, Rotary | None, Tensor | None, bool], Tensor]
+BlockRunner = Callable[[Tensor, Layout, Rotary | None, Tensor | None], Tensor]
 
 
 class Encoder(nn.Module):
@@ -80,7 +79,7 @@ class Encoder(nn.Module):
         else:
             x = self.encoder(batch.input_ids) + self.positional_embedding(self._table_rows(batch))
         if self.compiled is not None and self.training:
-            return self.compiled(x, layout, rotary, rows, batch.row_length is not None)
+            return self.compiled(x, layout, rotary, rows)
         return self.run_blocks(x, layout, rotary, rows)
 
     def run_blocks(

@@ -42,10 +42,3 @@ def fill_masks(
         for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     )
     return [list(islice(candidates, document.count(mask))) for document in documents]
-
-
-def _candidates(
-    tokenizer: PreTrainedTokenizerFast, tokens: list[int], probabilities: list[float]
-) -> list[Candidate]:
-    words = [str(tokenizer.decode([token])).strip() for token in tokens]
-    return [Candidate(word, p) for word, p in zip(words, probabilities, strict=True)]
