@@ -17,7 +17,7 @@ from types import ModuleType
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.functional import linear, normalize
+from torch.nn.functional import normalize
 
 from neobert.batch import PackedBatch
 from neobert.console import get_logger
@@ -26,9 +26,10 @@ from neobert.export.convert import MODULE
 from neobert.export.folder_checks import doctor, verify
 from neobert.export.onnx_files import sentences
 from neobert.export.source import ExportSource, Model, is_known, read_source
+from neobert.files import read_json
 from neobert.model.encode import EncodeSettings, TextEncoder
 from neobert.model.heads import MaskedLM
-from neobert.model.weight_files import PretrainedError, read_json_object, read_small_text
+from neobert.model.weight_files import PretrainedError, read_json_object
 
 log = get_logger(__name__)
 
@@ -42,6 +43,9 @@ TEXTS = (
     "lower UPPER mIxEd   spaces\tand\nlines",
 )
 MINUTES = 30
+NAMING_CODE = ("auto_map", "custom_pipelines")
+"""Keys of JSON files under which libraries look for classes to import."""
+
 KNOWN_MODULES = re.compile(r"sentence_transformers(\.\w+)*\.(Transformer|Pooling|Normalize)")
 """What ``modules.json`` may name: others are not written here, and can bring code of their own."""
 
@@ -88,15 +92,7 @@ def check_folder(folder: Path, python: str, trust_remote_code: bool) -> list[Fin
 
 def check_code(folder: Path, trust_remote_code: bool) -> None:
     """Refuse to run a folder's code unless it is the file that is shipped with this package."""
-    file = folder / f"{MODULE}.py"
-    targets = read_json_object(folder / "config.json").get("auto_map") or {}
-    is_ours = isinstance(targets, dict) and all(
-        re.fullmatch(rf"{MODULE}\.\w+", str(target)) for target in targets.values()
-    )
-    own = not file.is_file() or file.read_bytes() == Path(modeling_neobert.__file__).read_bytes()
-    complete = file.is_file() or not targets
-    file_to_read = other_code(folder) if own else file
-    file_to_read = file_to_read if is_ours and complete else file_to_read or folder / "config.json"
+    file_to_read = other_code(folder)
     if file_to_read is None:
         return
     if not trust_remote_code:
@@ -114,28 +110,37 @@ def other_code(folder: Path) -> Path | None:
     A tokenizer's or a module's JSON can name code as ``config.json`` does, and an adapter a model
     elsewhere. In folders that are links nobody looks, so they count as well.
     """
-    paths = sorted(folder.rglob("*"))
-    for path in paths:
+    for path in sorted(folder.rglob("*")):
         if path.is_symlink() and path.is_dir():
             return path
-        if path.suffix == ".py" and path != folder / f"{MODULE}.py":
+        if path.suffix == ".py" and not _is_shipped(path, folder):
             return path
         if path.suffix == ".json" and path.name != "tokenizer.json" and _names_code(path, folder):
             return path
     return None
 
 
+def _is_shipped(path: Path, folder: Path) -> bool:
+    is_there = path == folder / f"{MODULE}.py" and path.is_file()
+    return is_there and path.read_bytes() == Path(modeling_neobert.__file__).read_bytes()
+
+
 def _names_code(path: Path, folder: Path) -> bool:
     if path.name == "modules.json":
         try:
-            modules = json.loads(read_small_text(path))
+            modules = read_json(path)
             return not all(KNOWN_MODULES.fullmatch(module["type"]) for module in modules)
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError):
             return True
-    keys = {"auto_map", "custom_pipelines"} & read_json_object(path).keys()
-    return path.name == "adapter_config.json" or bool(
-        keys - ({"auto_map"} if path == folder / "config.json" else set())
-    )
+    values = read_json_object(path)
+    if path == folder / "config.json" and (targets := values.pop("auto_map", None)):
+        has_code = (folder / f"{MODULE}.py").is_file()
+        is_ours = isinstance(targets, dict) and all(
+            re.fullmatch(rf"{MODULE}\.\w+", str(target)) for target in targets.values()
+        )
+        if not (has_code and is_ours):
+            return True
+    return path.name == "adapter_config.json" or not values.keys().isdisjoint(NAMING_CODE)
 
 
 def run_checks(folder: Path, source: ExportSource) -> list[Finding]:
@@ -199,7 +204,7 @@ def _outputs(model: Model, rows: list[Tensor]) -> Tensor:
     """Of all tokens end to end, or a row per text of a classifier."""
     batch = PackedBatch.from_documents([row.tolist() for row in rows])
     if isinstance(model, MaskedLM):
-        return linear(model.hidden(batch), model.decoder_weight, model.decoder.bias)
+        return model.logits(model.hidden(batch))
     return model(batch)
 
 

@@ -1,4 +1,4 @@
-"""From our model to the files of an exported folder: names, settings, tokenizer."""
+"""From our model to the files of an exported folder: names, settings, tokenizer, pooling."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from neobert.config.model import ModelConfig, Part, fields_of
 from neobert.export.source import ExportSource, Model
 from neobert.files import write_json
-from neobert.model.heads import MaskedLM, SequenceClassifier, TokenClassifier
+from neobert.model.heads import MaskedLM, SequenceClassifier
 
 MODULE = "modeling_neobert"
 CLASSES = {
@@ -31,6 +31,9 @@ ARCHITECTURES = {
 }
 PUBLISHED_PARTS: tuple[Part, ...] = ("shape", "positions", "initialisation")
 """Settings that ``config.json`` has under the same name."""
+
+POOLING = {"cls": "cls_token", "avg": "mean_tokens", "max": "max_tokens"}
+"""``contrastive.pooling``, and what sentence-transformers calls it."""
 
 SPECIAL_TOKENS = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
 
@@ -55,22 +58,14 @@ def config_json(source: ExportSource) -> dict[str, object]:
     if isinstance(model, MaskedLM):
         values["tie_word_embeddings"] = model.tied
         values["decoder_bias"] = model.decoder.bias is not None
+    values |= label_settings(source)
     if isinstance(model, SequenceClassifier):
-        values |= label_settings(source, model.classifier.out_features)
         values |= {
             "classifier_dropout": source.classifier_dropout,
             "classifier_activation": model.settings.activation,
             "classifier_pooling": model.settings.pooling,
         }
-    if isinstance(model, TokenClassifier) and source.kind == "token_classifier":
-        values |= token_labels(source, model)
     return values
-
-
-def token_labels(source: ExportSource, model: TokenClassifier) -> dict[str, object]:
-    """Names of the classes of tokens."""
-    names = label_settings(source, model.get_submodule(model.head).out_features)  # type: ignore[arg-type]
-    return {name: value for name, value in names.items() if name != "problem_type"}
 
 
 def state_of(model: Model) -> dict[str, Tensor]:
@@ -107,11 +102,52 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, folder:
     write_json(special, folder / "special_tokens_map.json")
 
 
-def label_settings(source: ExportSource, count: int) -> dict[str, object]:
-    """Names of the ``count`` classes, and what the scores are."""
+def label_settings(source: ExportSource) -> dict[str, object]:
+    """Names of a classifier's classes, and what the scores of a text are; empty for others."""
+    if source.kind not in ("classifier", "token_classifier"):
+        return {}
+    count = len(source.model.state_dict()["classifier.bias"])
     names = source.labels if len(source.labels) == count else [f"LABEL_{i}" for i in range(count)]
-    return {
+    values: dict[str, object] = {
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
-        "problem_type": "regression" if count == 1 else f"{source.labels_per_text}_classification",
     }
+    if source.kind == "classifier":
+        kind = "regression" if count == 1 else f"{source.labels_per_text}_classification"
+        values["problem_type"] = kind
+    return values
+
+
+def write_sentence_transformers(
+    folder: Path, width: int, max_length: int, pooling: str, prompts: dict[str, str]
+) -> None:
+    """Make ``folder`` a SentenceTransformer: encoder, pooling, unit length.
+
+    ``prompts`` are texts put before every query and document, by those names. The layout is one
+    that versions 2 to 6 of sentence-transformers read.
+    """
+    package = "sentence_transformers.models"
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": f"{package}.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{package}.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Normalize", "type": f"{package}.Normalize"},
+    ]
+    (folder / "1_Pooling").mkdir()
+    (folder / "2_Normalize").mkdir()
+    write_json(modules, folder / "modules.json")
+    write_json(
+        {
+            "word_embedding_dimension": width,
+            **{f"pooling_mode_{name}": way == pooling for way, name in POOLING.items()},
+            "include_prompt": True,
+        },
+        folder / "1_Pooling" / "config.json",
+    )
+    write_json({}, folder / "2_Normalize" / "config.json")
+    write_json(
+        {"max_seq_length": max_length, "do_lower_case": False}, folder / "sentence_bert_config.json"
+    )
+    write_json(
+        {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"},
+        folder / "config_sentence_transformers.json",
+    )

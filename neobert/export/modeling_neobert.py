@@ -26,7 +26,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from transformers.utils import ModelOutput
+from transformers.utils import can_return_tuple
 
 try:
     from flash_attn import flash_attn_varlen_func
@@ -525,10 +525,10 @@ class NeoBERTPreTrainedModel(PreTrainedModel):
     config_class = NeoBERTConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
+    _input_embed_layer = "encoder"
     _no_split_modules = ["NeoBERTBlock", "NeoBERTNormalizedBlock"]
     _supports_sdpa = True
     _supports_flash_attn = True
-    _supports_flash_attn_2 = True
 
     def _init_weights(self, module: nn.Module) -> None:
         """Through ``nn.init``, which transformers 5 keeps away from loaded weights."""
@@ -551,10 +551,6 @@ class NeoBERTPreTrainedModel(PreTrainedModel):
     def _init_linear(self, weight: Tensor) -> None:
         reach = self.config.decoder_init_range
         nn.init.uniform_(weight, -reach, reach)
-
-    def _outputs(self, outputs: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        return outputs if return_dict else outputs.to_tuple()
 
 
 class NeoBERT(NeoBERTPreTrainedModel):
@@ -580,14 +576,7 @@ class NeoBERT(NeoBERTPreTrainedModel):
         self.layer_norm = nn.Identity() if config.ngpt else norm(config)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The table of tokens."""
-        return self.encoder
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Called by ``resize_token_embeddings``."""
-        self.encoder = value
-
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -597,8 +586,7 @@ class NeoBERT(NeoBERTPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> BaseModelOutput | tuple:
+    ) -> BaseModelOutput:
         """Hidden states: the embeddings first, the output last, its norm applied.
 
         ``token_type_ids`` are taken and not used: the model has no segments.
@@ -638,12 +626,11 @@ class NeoBERT(NeoBERTPreTrainedModel):
             x, here = block(x, rotary, layout)
             weights.append(here)
         x = with_padding(self.layer_norm(x), layout, shape)
-        outputs = BaseModelOutput(
+        return BaseModelOutput(
             last_hidden_state=x,
             hidden_states=(*states, x) if output_hidden_states else None,
             attentions=tuple(weights) if output_attentions else None,
         )
-        return self._outputs(outputs, return_dict)
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         if (input_ids is None) == (inputs_embeds is None):
@@ -734,22 +721,21 @@ class NeoBERTLMHead(NeoBERTPreTrainedModel):
             self.sz = nn.Parameter(torch.cat((old, new)))
         return table
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        return_dict: bool | None = None,
         **inputs: Any,
-    ) -> MaskedLMOutput | tuple:
+    ) -> MaskedLMOutput:
         """Logits (B, S, V); the loss is the mean over ``labels`` (B, S) that are not -100."""
         out = self.model(input_ids, attention_mask, return_dict=True, **inputs)
         logits = self._decode(out.last_hidden_state)
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten().to(logits.device))
-        outputs = MaskedLMOutput(loss, logits, out.hidden_states, out.attentions)
-        return self._outputs(outputs, return_dict)
+        return MaskedLMOutput(loss, logits, out.hidden_states, out.attentions)
 
     def _decode(self, hidden: Tensor) -> Tensor:
         if not self.config.ngpt:
@@ -848,20 +834,19 @@ class NeoBERTForSequenceClassification(NeoBERTWithClassifier):
     def __init__(self, config: NeoBERTConfig) -> None:
         super().__init__(config, config.num_labels)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        return_dict: bool | None = None,
         **inputs: Any,
-    ) -> SequenceClassifierOutput | tuple:
+    ) -> SequenceClassifierOutput:
         """Logits (B, labels). One label means regression unless ``problem_type`` says otherwise."""
         out = self.model(input_ids, attention_mask, return_dict=True, **inputs)
         logits = self.classifier(self._pooled(out.last_hidden_state, attention_mask))
         loss = None if labels is None else self._loss(logits, labels.to(logits.device))
-        outputs = SequenceClassifierOutput(loss, logits, out.hidden_states, out.attentions)
-        return self._outputs(outputs, return_dict)
+        return SequenceClassifierOutput(loss, logits, out.hidden_states, out.attentions)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         problem = self.config.problem_type
@@ -882,6 +867,7 @@ class NeoBERTForMultipleChoice(NeoBERTWithClassifier):
     def __init__(self, config: NeoBERTConfig) -> None:
         super().__init__(config, 1)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -889,9 +875,8 @@ class NeoBERTForMultipleChoice(NeoBERTWithClassifier):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        return_dict: bool | None = None,
         **inputs: Any,
-    ) -> MultipleChoiceModelOutput | tuple:
+    ) -> MultipleChoiceModelOutput:
         """Logits (B, choices) from inputs (B, choices, S); the loss is over the right choice."""
         choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]
         flat = [
@@ -910,8 +895,7 @@ class NeoBERTForMultipleChoice(NeoBERTWithClassifier):
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits.float(), labels.view(-1).to(logits.device))
-        outputs = MultipleChoiceModelOutput(loss, logits, out.hidden_states, out.attentions)
-        return self._outputs(outputs, return_dict)
+        return MultipleChoiceModelOutput(loss, logits, out.hidden_states, out.attentions)
 
 
 class NeoBERTForTokenClassification(NeoBERTWithNewHead):
@@ -922,22 +906,21 @@ class NeoBERTForTokenClassification(NeoBERTWithNewHead):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        return_dict: bool | None = None,
         **inputs: Any,
-    ) -> TokenClassifierOutput | tuple:
+    ) -> TokenClassifierOutput:
         """Logits (B, S, labels); the loss is the mean over ``labels`` (B, S) that are not -100."""
         out = self.model(input_ids, attention_mask, return_dict=True, **inputs)
         logits = self.classifier(self.dropout(out.last_hidden_state))
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten().to(logits.device))
-        outputs = TokenClassifierOutput(loss, logits, out.hidden_states, out.attentions)
-        return self._outputs(outputs, return_dict)
+        return TokenClassifierOutput(loss, logits, out.hidden_states, out.attentions)
 
 
 class NeoBERTForQuestionAnswering(NeoBERTWithNewHead):
@@ -948,15 +931,15 @@ class NeoBERTForQuestionAnswering(NeoBERTWithNewHead):
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
-        return_dict: bool | None = None,
         **inputs: Any,
-    ) -> QuestionAnsweringModelOutput | tuple:
+    ) -> QuestionAnsweringModelOutput:
         """Two times logits (B, S). Positions (B,) outside of the text are not learnt from."""
         out = self.model(input_ids, attention_mask, return_dict=True, **inputs)
         start, end = self.qa_outputs(self.dropout(out.last_hidden_state)).unbind(-1)
@@ -972,5 +955,4 @@ class NeoBERTForQuestionAnswering(NeoBERTWithNewHead):
                 for logits, target in zip((start, end), targets, strict=True)
             ]
             loss = (losses[0] + losses[1]) / 2
-        outputs = QuestionAnsweringModelOutput(loss, start, end, out.hidden_states, out.attentions)
-        return self._outputs(outputs, return_dict)
+        return QuestionAnsweringModelOutput(loss, start, end, out.hidden_states, out.attentions)

@@ -10,10 +10,10 @@ import transformers
 from torch import Tensor
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from neobert.export.convert import label_settings, state_of, token_labels
+from neobert.export.convert import label_settings, state_of
 from neobert.export.source import ExportSource
 from neobert.model.eurobert import eurobert_config, eurobert_weights, reasons_unsupported
-from neobert.model.heads import MaskedLM, SequenceClassifier, TokenClassifier
+from neobert.model.heads import MaskedLM, SequenceClassifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +86,8 @@ def native_config(source: ExportSource, core: CoreClass) -> dict[str, object]:
         "eos_token_id": tokenizer.eos_token_id if end is None else end,
         "tie_word_embeddings": isinstance(model, MaskedLM) and model.tied,
     }
-    pooling = "cls"
-    if isinstance(model, SequenceClassifier):
-        values |= label_settings(source, model.classifier.out_features)
-        pooling = model.settings.pooling
-    elif isinstance(model, TokenClassifier) and source.kind == "token_classifier":
-        values |= token_labels(source, model)
+    values |= label_settings(source)
+    pooling = model.settings.pooling if isinstance(model, SequenceClassifier) else "cls"
     if core.model_type == "eurobert":
         values["classifier_pooling"] = "bos" if pooling == "cls" else "mean"
         if tokenizer.mask_token_id is not None:

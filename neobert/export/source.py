@@ -15,7 +15,7 @@ from neobert.errors import ConfigError
 from neobert.model.encoder import Encoder
 from neobert.model.formats import FORMATS
 from neobert.model.heads import MaskedLM, SequenceClassifier, TokenClassifier
-from neobert.model.weight_files import PretrainedError, has_weights, read_json_object, weight_names
+from neobert.model.weight_files import PretrainedError, has_weights, read_json_object, read_weights
 from neobert.training.metrics_file import Row, read_metrics
 from neobert.training.run_folder import RunFolder
 from neobert.training.start import Pretrained, open_weights
@@ -159,7 +159,7 @@ def _kind(folder: Path, settings: Config | None) -> Kind:
     if settings is not None:
         return OF_TASK.get(settings.task, "masked_lm")
     if not (folder / "config.json").is_file():
-        return _kind_by_names(weight_names(folder)) if has_weights(folder) else "masked_lm"
+        return _kind_by_names(set(read_weights(folder))) if has_weights(folder) else "masked_lm"
     architectures = read_json_object(folder / "config.json").get("architectures")
     architectures = architectures or ["NeoBERTLMHead"]
     architecture = architectures[0] if isinstance(architectures, list) else architectures

@@ -9,8 +9,13 @@ from neobert.errors import ConfigError
 from neobert.export import modeling_neobert
 from neobert.export.card import model_card
 from neobert.export.check import Finding, run_checks
-from neobert.export.convert import MODULE, config_json, state_of, write_tokenizer
-from neobert.export.embedding import write_sentence_transformers
+from neobert.export.convert import (
+    MODULE,
+    config_json,
+    state_of,
+    write_sentence_transformers,
+    write_tokenizer,
+)
 from neobert.export.native import (
     CoreClass,
     NotNativeError,

@@ -23,18 +23,24 @@ from neobert.ops.swiglu import swiglu_width
 EUROBERT, ULTRABERT = "eurobert", "ultrabert"
 """``model_type`` of ``config.json``."""
 
-IN_BLOCK = {
+NAMES = {
+    "encoder": "embed_tokens",
+    "transformer_encoder": "layers",
     "attention_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
+    "qkv": "self_attn.qkv",
     "wo": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
     "ffn.w1": "mlp.gate_proj",
     "ffn.w2": "mlp.up_proj",
     "ffn.w3": "mlp.down_proj",
+    "layer_norm": "norm",
+    "decoder": "lm_head",
 }
-AROUND_BLOCKS = {"encoder": "embed_tokens", "layer_norm": "norm"}
+"""Parts of our names of weights, and of theirs; names of other heads are the same. Instead of
+``self_attn.qkv`` they have one weight for each of ``PROJECTIONS``."""
+
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
-BLOCK = re.compile(r"transformer_encoder\.(\d+)\.(.+)\.weight")
-EUROBERT_BLOCK = re.compile(r"layers\.(\d+)\.(.+)\.weight")
+PROJECTION = re.compile(rf"(.*self_attn\.)({'|'.join(PROJECTIONS)})\.weight")
 
 
 def reasons_unsupported(config: ModelConfig) -> list[str]:
@@ -54,44 +60,35 @@ def eurobert_weights(weights: Mapping[str, Tensor], num_heads: int) -> dict[str,
     The names may have the prefix ``model.`` or not; names of heads other than the decoder stay.
     """
     renamed: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        prefix, rest = _split_prefix(name)
-        block = BLOCK.fullmatch(rest)
-        if block is None:
-            renamed[prefix + _around_blocks(rest, AROUND_BLOCKS, "decoder", "lm_head")] = tensor
-            continue
-        layer = f"{prefix}layers.{block[1]}."
-        if block[2] == "qkv":
+    for ours, tensor in weights.items():
+        name = _renamed(ours, NAMES)
+        if name.endswith(".qkv.weight"):
             for part, rows in zip(PROJECTIONS, _split_qkv(tensor, num_heads), strict=True):
-                renamed[f"{layer}self_attn.{part}.weight"] = rows
+                renamed[name.replace("qkv", part)] = rows
         else:
-            renamed[f"{layer}{IN_BLOCK[block[2]]}.weight"] = tensor
+            renamed[name] = tensor
     return renamed
 
 
 def neobert_weights(weights: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]:
     """The inverse of :func:`eurobert_weights`. Raises ``ValueError`` for an unknown weight."""
-    ours = {native: name for name, native in IN_BLOCK.items()}
-    around = {native: name for name, native in AROUND_BLOCKS.items()}
+    names = {theirs: ours for ours, theirs in NAMES.items()}
     renamed: dict[str, Tensor] = {}
     projections: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in weights.items():
-        prefix, rest = _split_prefix(name)
-        block = EUROBERT_BLOCK.fullmatch(rest)
-        if block is None:
-            renamed[prefix + _around_blocks(rest, around, "lm_head", "decoder")] = tensor
+    for theirs, tensor in weights.items():
+        if projection := PROJECTION.fullmatch(theirs):
+            name = _renamed(f"{projection[1]}qkv.weight", names)
+            projections.setdefault(name, {})[projection[2]] = tensor
             continue
-        layer, part = f"{prefix}transformer_encoder.{block[1]}.", block[2]
-        if part.startswith("self_attn.") and part.removeprefix("self_attn.") in PROJECTIONS:
-            projections.setdefault(layer, {})[part.removeprefix("self_attn.")] = tensor
-        elif part in ours:
-            renamed[f"{layer}{ours[part]}.weight"] = tensor
-        else:
-            raise ValueError(f"unexpected weight {name}")
-    for layer, parts in projections.items():
+        name = _renamed(theirs, names)
+        if "self_attn." in name or "mlp." in name:  # others have no place in the model
+            raise ValueError(f"unexpected weight {theirs}")
+        renamed[name] = tensor
+    for name, parts in projections.items():
         if missing := [part for part in PROJECTIONS if part not in parts]:
+            layer = name.removesuffix("qkv.weight")
             raise ValueError(f"{layer} lacks {', '.join(missing)}")
-        renamed[f"{layer}qkv.weight"] = _join_qkv([parts[part] for part in PROJECTIONS], num_heads)
+        renamed[name] = _join_qkv([parts[part] for part in PROJECTIONS], num_heads)
     return renamed
 
 
@@ -130,9 +127,14 @@ def neobert_config(values: Mapping[str, object]) -> dict[str, object]:
     values = {**defaults, **{name: value for name, value in values.items() if value is not None}}
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     rope = rope if isinstance(rope, dict) else {}
-    problems = _window_problems(values) if ultra else []
-    if ultra and isinstance(of_layers := rope.get("full_attention"), dict):
-        rope = of_layers
+    problems = []
+    if ultra:
+        rope = of_layers if isinstance(of_layers := rope.get("full_attention"), dict) else rope
+        layers = values.get("layer_types")
+        if not isinstance(layers, list) or set(layers) != {"full_attention"}:
+            problems = [
+                f"layer_types is {layers}: only full attention in all layers has an equivalent"
+            ]
     if problems := problems + _problems(values, rope):
         raise ValueError("; ".join(problems))
     width = values["intermediate_size"]
@@ -183,11 +185,13 @@ ULTRABERT_DEFAULTS = DEFAULTS | {
 }
 
 
-def classifier_settings(values: Mapping[str, object]) -> dict[str, object]:
-    """The head of a classifier, under the names that the published NeoBERT's settings have.
+def head_settings(values: Mapping[str, object]) -> Mapping[str, object]:
+    """Settings of a classifier's head, under the names that the published NeoBERT's have.
 
     Raises ``ValueError`` for a head that has no equivalent.
     """
+    if values.get("model_type") not in (EUROBERT, ULTRABERT):
+        return values
     ultra = values.get("model_type") == ULTRABERT
     pooling = values.get("classifier_pooling") or ("cls" if ultra else "late")
     known = {"bos": "cls", "cls": "cls", "mean": "avg"}
@@ -199,13 +203,6 @@ def classifier_settings(values: Mapping[str, object]) -> dict[str, object]:
         "classifier_pooling": known[str(pooling)],
         "classifier_activation": "none" if ultra else "gelu",
     }
-
-
-def _window_problems(values: Mapping[str, object]) -> list[str]:
-    layers = values.get("layer_types")
-    if not isinstance(layers, list) or set(layers) != {"full_attention"}:
-        return [f"layer_types is {layers}: only full attention in all layers has an equivalent"]
-    return []
 
 
 def _problems(values: Mapping[str, object], rope: Mapping[str, object]) -> list[str]:
@@ -243,14 +240,10 @@ def _scaling(rope: Mapping[str, object]) -> dict[str, Any]:
     return {} if kind == "default" else {**scaling, "rope_type": kind}
 
 
-def _split_prefix(name: str) -> tuple[str, str]:
-    prefix = "model." if name.startswith("model.") else ""
-    return prefix, name.removeprefix("model.")
-
-
-def _around_blocks(name: str, names: Mapping[str, str], old: str, new: str) -> str:
-    module, _, rest = name.partition(".")
-    return f"{({**names, old: new}).get(module, module)}.{rest}"
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    """``name`` with each part that is a key of ``names`` in its other form."""
+    known = "|".join(map(re.escape, names))
+    return re.sub(rf"(?<![^.])(?:{known})(?![^.])", lambda part: names[part[0]], name)
 
 
 def _order(head_width: int) -> list[int]:

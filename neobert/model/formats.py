@@ -13,13 +13,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from neobert.config.model import ModelConfig, fields_of
-from neobert.model.eurobert import (
-    EUROBERT,
-    ULTRABERT,
-    classifier_settings,
-    neobert_config,
-    neobert_weights,
-)
+from neobert.model.eurobert import EUROBERT, ULTRABERT, neobert_config, neobert_weights
 
 EMBEDDING, DECODER, DECODER_BIAS = "model.encoder.weight", "decoder.weight", "decoder.bias"
 POSITIONS = "model.positional_embedding.weight"
@@ -122,12 +116,6 @@ def _from_eurobert(settings: Settings, weights: Weights) -> tuple[Settings, dict
     heads = own["num_attention_heads"]
     assert isinstance(heads, int)
     return own, published_names(neobert_weights(weights, heads))
-
-
-def head_settings(settings: Settings) -> Settings:
-    """Those of a classifier's head, ``classifier_activation`` and ``_pooling``, by our names."""
-    is_core = settings.get("model_type") in (EUROBERT, ULTRABERT)
-    return classifier_settings(settings) if is_core else settings
 
 
 FORMATS: dict[str, Translate] = {

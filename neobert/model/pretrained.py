@@ -22,14 +22,8 @@ from neobert.console import get_logger
 from neobert.errors import ConfigError
 from neobert.files import first_line
 from neobert.model.encoder import Encoder
-from neobert.model.formats import (
-    DECODER,
-    DECODER_BIAS,
-    EMBEDDING,
-    OURS,
-    head_settings,
-    translate_published,
-)
+from neobert.model.eurobert import head_settings
+from neobert.model.formats import DECODER, DECODER_BIAS, EMBEDDING, OURS, translate_published
 from neobert.model.heads import (
     ACTIVATIONS,
     ClassifierSettings,

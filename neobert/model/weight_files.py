@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -52,18 +52,16 @@ def weight_files(folder: Path) -> list[Path]:
     """The files that hold the tensors of a folder."""
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        raise NoWeightsError(f"{folder} has no {WEIGHTS}: {what_is_there(folder)}")
     return [folder / name for name in _shards(folder / INDEX)]
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder, as stored, by name. Mapped into memory, not copied."""
-    if (folder / WEIGHTS).is_file():
-        return _read_shard(folder / WEIGHTS)
-    if not (folder / INDEX).is_file():
-        raise NoWeightsError(f"{folder} has no {WEIGHTS}: {what_is_there(folder)}")
     weights: dict[str, Tensor] = {}
-    for name in _shards(folder / INDEX):
-        weights |= _read_shard(folder / name)
+    for file in weight_files(folder):
+        weights |= _read_shard(file)
     return weights
 
 
@@ -92,20 +90,6 @@ def write_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[s
         for name in names:
             file.write(weights[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return file.sha256
-
-
-def weight_names(folder: Path) -> set[str]:
-    """Names of a folder's tensors; the tensors themselves are not read."""
-    if not (folder / WEIGHTS).is_file():
-        places = read_json_object(folder / INDEX).get("weight_map")
-        return set(places) if isinstance(places, dict) else set()
-    try:
-        with safe_open(folder / WEIGHTS, "pt") as file:
-            return set(file.keys())
-    except (SafetensorError, OSError, ValueError) as error:
-        raise PretrainedError(
-            f"{folder / WEIGHTS} is no safetensors file: {first_line(error)}"
-        ) from error
 
 
 def what_is_there(folder: Path) -> str:
