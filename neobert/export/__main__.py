@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         log.error("%s", error)
         if options.json:
             print_json(folder, bad, None if bad else str(error))
-        return 2 if isinstance(error, ConfigError) and not isinstance(error, ExportError) else 1
+        return 2 if isinstance(error, ConfigError) else 1
     for finding in findings:
         log.info("ok  %-12s %s", finding.name, finding.detail)
     if options.json:

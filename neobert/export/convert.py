@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from neobert.config.model import ModelConfig, Part, fields_of
-from neobert.export.source import ExportSource, Model
+from neobert.export.source import KINDS, ExportSource, Model
 from neobert.files import write_json
 from neobert.model.heads import MaskedLM, SequenceClassifier
 
@@ -22,13 +22,9 @@ CLASSES = {
     "AutoModelForQuestionAnswering": "NeoBERTForQuestionAnswering",
     "AutoModelForMultipleChoice": "NeoBERTForMultipleChoice",
 }
-ARCHITECTURES = {
-    "masked_lm": "NeoBERTLMHead",
-    "classifier": "NeoBERTForSequenceClassification",
-    "token_classifier": "NeoBERTForTokenClassification",
-    "question_answering": "NeoBERTForQuestionAnswering",
-    "encoder": "NeoBERT",
-}
+ARCHITECTURES = {kind: name for name, kind in KINDS.items() if name.startswith("NeoBERT")}
+"""Our class of each kind."""
+
 PUBLISHED_PARTS: tuple[Part, ...] = ("shape", "positions", "initialisation")
 """Settings that ``config.json`` has under the same name."""
 
@@ -113,8 +109,9 @@ def label_settings(source: ExportSource) -> dict[str, object]:
         "label2id": {name: number for number, name in enumerate(names)},
     }
     if source.kind == "classifier":
-        kind = "regression" if count == 1 else f"{source.labels_per_text}_classification"
-        values["problem_type"] = kind
+        several = source.settings is not None and source.settings.glue.multi_label
+        kind = "multi_label_classification" if several else "single_label_classification"
+        values["problem_type"] = "regression" if count == 1 else kind
     return values
 
 

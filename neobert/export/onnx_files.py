@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from neobert.console import get_logger
 from neobert.data.corpora import read_corpus
 from neobert.errors import ConfigError
 from neobert.export import modeling_neobert
-from neobert.export.convert import ARCHITECTURES
+from neobert.export.convert import ARCHITECTURES, CLASSES
+from neobert.export.folder_checks.clients import compared_rows, mean_cosine, one_tensor, run_onnx
 from neobert.export.native import CoreClass
 from neobert.export.source import ExportSource
 from neobert.files import first_line
@@ -52,8 +52,7 @@ def write_onnx(source: ExportSource, folder: Path, core: CoreClass | None, choic
     traced = Traced(_load(source, folder, core))
     traced.write(folder / FP32)
     if choice == "int8":
-        longest = source.encoder.config.max_position_embeddings
-        Quantizer(traced, source.tokenizer, longest, folder).write()
+        Quantizer(traced, source, folder).write()
 
 
 def sentences() -> tuple[list[str], list[str]]:
@@ -104,13 +103,15 @@ class Traced(nn.Module):
 class Quantizer:
     """Dynamic int8 of the matrix products, their weights by channel."""
 
-    def __init__(
-        self, traced: Traced, tokenizer: PreTrainedTokenizerBase, longest: int, folder: Path
-    ) -> None:
-        self.traced, self.tokenizer, self.longest, self.folder = traced, tokenizer, longest, folder
+    def __init__(self, traced: Traced, source: ExportSource, folder: Path) -> None:
+        self.traced, self.folder = traced, folder
+        architecture = ARCHITECTURES[source.kind]
+        self.head = next(auto for auto, name in CLASSES.items() if name == architecture)
         texts, _ = sentences()
-        self.batches = [self._batch(texts[start : start + 8]) for start in range(0, len(texts), 8)]
-        self.expected = torch.cat([self._of_torch(*batch) for batch in self.batches])
+        self.batches = [
+            _batch(source, texts[start : start + 8]) for start in range(0, len(texts), 8)
+        ]
+        self.expected = self._of_torch()
 
     def write(self) -> None:
         """Quantise as many layers as :data:`TARGET` allows."""
@@ -145,12 +146,8 @@ class Quantizer:
                 weight_type=QuantType.QInt8,
                 extra_options={"MatMulConstBOnly": True},
             )
-        session = open_session(self.folder / INT8)
-        outputs = [run_session(session, ids, mask) for ids, mask in self.batches]
-        vectors = [
-            self._vectors(out, mask) for out, (_, mask) in zip(outputs, self.batches, strict=True)
-        ]
-        return self._cosine(torch.cat(vectors))
+        outputs = run_onnx(self.folder / INT8, self.batches)
+        return mean_cosine(self._rows(outputs), self.expected)
 
     def _nodes(self) -> dict[str, str]:
         """Products of the graph with a weight, by name, and the linear layer that each is."""
@@ -172,34 +169,25 @@ class Quantizer:
         damage = {}
         for layer in sorted(set(self._nodes().values())):
             with _in_int8(self.traced.get_submodule(layer)):
-                vectors = torch.cat([self._of_torch(*batch) for batch in self.batches])
-            damage[layer] = self._cosine(vectors)
+                damage[layer] = mean_cosine(self._of_torch(), self.expected)
         return sorted(damage, key=lambda layer: damage[layer])
 
-    def _cosine(self, vectors: Tensor) -> float:
-        """Mean over the rows; where a row is one score, of the scores of all texts."""
-        dim = 0 if vectors.shape[1] == 1 else 1
-        return float(torch.cosine_similarity(vectors, self.expected, dim).mean())
-
-    def _batch(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        batch = self.tokenizer(
-            texts, padding=True, truncation=True, max_length=self.longest, return_tensors="pt"
-        )
-        return batch["input_ids"], batch["attention_mask"]
-
     @torch.no_grad()
-    def _of_torch(self, ids: Tensor, mask: Tensor) -> Tensor:
-        return self._vectors(self.traced(ids, mask), mask)
+    def _of_torch(self) -> Tensor:
+        return self._rows([one_tensor(self.traced(*batch)) for batch in self.batches])
 
-    def _vectors(self, outputs: tuple[Tensor, ...], mask: Tensor) -> Tensor:
-        """A row per text: the mean of an encoder's tokens, the scores of a classifier; of other
-        heads a row per token."""
-        out = torch.stack(outputs, -1) if len(outputs) > 1 else outputs[0]
-        if self.traced.per_text:
-            return out
-        if self.traced.outputs != ("last_hidden_state",):
-            return out[mask.bool()]
-        return (out * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    def _rows(self, outputs: list[Tensor]) -> Tensor:
+        masks = [mask for _, mask in self.batches]
+        rows = [compared_rows(*pair, self.head) for pair in zip(outputs, masks, strict=True)]
+        return torch.cat(rows)
+
+
+def _batch(source: ExportSource, texts: list[str]) -> tuple[Tensor, Tensor]:
+    longest = source.encoder.config.max_position_embeddings
+    batch = source.tokenizer(
+        texts, padding=True, truncation=True, max_length=longest, return_tensors="pt"
+    )
+    return batch["input_ids"], batch["attention_mask"]
 
 
 @contextmanager
@@ -211,19 +199,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.getLogger().setLevel(level)
-
-
-def open_session(path: Path):  # type: ignore[no-untyped-def]  # noqa: ANN201
-    """An ``onnxruntime.InferenceSession`` on the CPU."""
-    import onnxruntime
-
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-
-def run_session(session, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    """All outputs for (B, S) ids and their mask."""
-    inputs = dict(zip(INPUTS, (ids.numpy(), mask.numpy()), strict=True))
-    return tuple(torch.from_numpy(out) for out in session.run(None, inputs))
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """What is exported: a checkpoint (of a run), with what the run says about it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,12 +100,6 @@ class ExportSource:
         return self.settings.glue.classifier_dropout if self.settings else 0.0
 
     @property
-    def labels_per_text(self) -> str:
-        """``single_label``, or ``multi_label`` where a text may have several."""
-        several = self.settings is not None and self.settings.glue.multi_label
-        return "multi_label" if several else "single_label"
-
-    @property
     def step(self) -> int | None:
         """Optimizer steps that the weights have seen, if the folder's name says so."""
         return int(self.folder.name) if self.folder.name.isdigit() else None
@@ -126,7 +119,7 @@ def read_source(path: Path) -> ExportSource:
         tokenizer=weights.tokenizer,
         settings=settings,
         labels=_labels(folder),
-        summary=_summary(run),
+        summary=read_json_object(run.summary_file) if run and run.summary_file.is_file() else {},
         metrics=read_metrics(run.metrics_file) if run and run.metrics_file.is_file() else [],
         plot=run.plot_file if run and run.plot_file.is_file() else None,
     )
@@ -206,11 +199,3 @@ def _run_of(folder: Path) -> RunFolder | None:
     if folder.parent.name != "checkpoints":
         return None
     return RunFolder(folder.parent.parent)
-
-
-def _summary(run: RunFolder | None) -> dict[str, object]:
-    if run is None or not run.summary_file.is_file():
-        return {}
-    summary = json.loads(run.summary_file.read_text())
-    assert isinstance(summary, dict)
-    return summary

@@ -31,9 +31,6 @@ from neobert.model.weight_files import write_weights
 log = get_logger(__name__)
 
 
-FORMATS = ("auto", "native", "neobert")
-
-
 def export(
     path: Path,
     output: Path,
@@ -45,8 +42,8 @@ def export(
     """Export what ``path`` names to ``output`` and return what the checks found.
 
     ``name`` is what the model card's snippets load: the folder, or its future name on the Hub.
-    ``format_`` is one of :data:`FORMATS`; ``onnx`` adds ONNX files, ``fp32`` or ``int8``.
-    Nothing is left behind if a check fails (:class:`neobert.export.check.ExportError`).
+    ``format_`` is ``auto``, ``native`` or ``neobert``; ``onnx`` adds ONNX files, ``fp32`` or
+    ``int8``. Nothing is left behind if a check fails (:class:`neobert.export.check.ExportError`).
     """
     _refuse_existing(output, overwrite)
     source = read_source(path)

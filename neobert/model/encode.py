@@ -8,7 +8,6 @@ Letters: S texts, T tokens of all texts of a batch, E model width.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
@@ -90,28 +89,20 @@ class TextEncoder:
         return vectors
 
     def _encode_different(self, texts: Sequence[str]) -> Float[Tensor, "S E"]:
-        documents = self._tokenized(texts)
-        vectors = torch.empty(len(texts), self.width)
-        with self._precision():
-            lengths = [len(ids) for ids in documents]
-            for rows in by_length(lengths, self.settings.tokens_per_batch):
-                vectors[rows] = self._pooled([documents[row] for row in rows]).float().cpu()
-        return vectors
-
-    def _tokenized(self, texts: Sequence[str]) -> list[list[int]]:
-        documents = self._tokenizer.documents(texts, self.max_length)
         # A text without a token would have no mean: it becomes a lone padding token.
-        return [ids or [self.encoder.pad_token_id] for ids in documents]
-
-    def _pooled(self, documents: list[list[int]]) -> Float[Tensor, "S E"]:
-        batch = PackedBatch.from_documents(documents).to(self.device)
-        hidden = self.encoder(batch)  # (T, E)
-        return pool(hidden.float(), batch.cu_seqlens, self.settings.pooling)
-
-    def _precision(self) -> AbstractContextManager[object]:
-        if not self.settings.bf16:
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+        documents = [
+            ids or [self.encoder.pad_token_id]
+            for ids in self._tokenizer.documents(texts, self.max_length)
+        ]
+        vectors = torch.empty(len(texts), self.width)
+        lengths = [len(ids) for ids in documents]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16):
+            for rows in by_length(lengths, self.settings.tokens_per_batch):
+                batch = PackedBatch.from_documents([documents[row] for row in rows])
+                batch = batch.to(self.device)
+                hidden = self.encoder(batch).float()  # (T, E)
+                vectors[rows] = pool(hidden, batch.cu_seqlens, self.settings.pooling).cpu()
+        return vectors
 
 
 def by_length(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:

@@ -84,12 +84,10 @@ class MaskedLM(nn.Module):
         attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None = None,
     ) -> MaskedLMOutput:
         """The door for padded batches: all logits of every token that the mask keeps."""
-        keep = (
-            torch.ones_like(input_ids, dtype=torch.bool)
-            if attention_mask is None
-            else attention_mask.bool()
-        )
-        hidden = self.hidden(_unpad(input_ids, keep))  # (T, E)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        keep = attention_mask.bool()
+        hidden = self.hidden(PackedBatch.from_lengths(input_ids[keep], keep.sum(1).cpu()))  # (T, E)
         states = hidden.new_zeros(*input_ids.shape, hidden.shape[-1])
         states[keep] = hidden
         logits = states.new_zeros(*input_ids.shape, self.vocab_size)
@@ -166,8 +164,3 @@ class TokenClassifier(nn.Module):
     def forward(self, batch: PackedBatch) -> Float[Tensor, "T num_labels"]:
         """A row of scores per token of ``batch``."""
         return self.get_submodule(self.head)(self.dropout(self.model(batch)))
-
-
-def _unpad(input_ids: Int[Tensor, "B L"], keep: Bool[Tensor, "B L"]) -> PackedBatch:
-    lengths = keep.sum(1).cpu()
-    return PackedBatch.from_lengths(input_ids[keep], lengths)

@@ -186,18 +186,20 @@ def _read_settings(folder: Path) -> dict[str, object]:
     shards = zero_folder(folder)
     # DeepSpeed's shards may be one folder further down; a run of the reference has its
     # config.yaml above.
-    for parent in (folder, *([shards] if shards else []), *folder.parents[:2]):
-        if (parent / "config.yaml").is_file():
-            section = _model_section(parent / "config.yaml")
-            if (folder / INFORMATION).is_file():
-                information = read_json_object(folder / INFORMATION)
-                section["pad_token_id"] = information.get(
-                    "pad_token_id", section.get("pad_token_id")
-                )
-            if (folder / MANIFEST).is_file():
-                section[OURS] = None
-            return section
-    raise PretrainedError(f"{folder} has weights but neither config.json nor config.yaml")
+    places = (folder, *([shards] if shards else []), *folder.parents[:2])
+    files = [place / "config.yaml" for place in places if (place / "config.yaml").is_file()]
+    if not files:
+        raise PretrainedError(f"{folder} has weights but neither config.json nor config.yaml")
+    section = run_settings(files[0]).get("model")
+    if not isinstance(section, dict):
+        raise PretrainedError(f"{files[0]} has no section `model`")
+    settings = {str(name): value for name, value in section.items()}
+    if (folder / INFORMATION).is_file():
+        information = read_json_object(folder / INFORMATION)
+        settings["pad_token_id"] = information.get("pad_token_id", settings.get("pad_token_id"))
+    if (folder / MANIFEST).is_file():
+        settings[OURS] = None
+    return settings
 
 
 def run_settings(path: Path) -> dict[str, object]:
@@ -210,32 +212,22 @@ def run_settings(path: Path) -> dict[str, object]:
         raise PretrainedError(*error.problems) from error
 
 
-def _model_section(path: Path) -> dict[str, object]:
-    section = run_settings(path).get("model")
-    if not isinstance(section, dict):
-        raise PretrainedError(f"{path} has no section `model`")
-    return {str(name): value for name, value in section.items()}
-
-
 def _typed(config: ModelConfig, folder: Path) -> ModelConfig:
     """``config`` with each value of its field's type; numbers may be written as text."""
     numbers = {}
     for field in fields(ModelConfig):
         value, kind = getattr(config, field.name), type(field.default)
         if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
-            numbers[field.name] = value = _float(value, field.name, folder)  # YAML: 1e-5 is a text
+            try:
+                numbers[field.name] = value = float(value)  # YAML: 1e-5 is a text
+            except (ValueError, OverflowError) as error:
+                message = f"{folder}: {field.name} is {value!r}, not a number"
+                raise PretrainedError(message) from error
         if field.default_factory is dict and not isinstance(value, dict):
             raise PretrainedError(f"{folder}: {field.name} is {value!r}, not a table")
         if kind in (bool, int, float, str) and type(value) is not kind:
             raise PretrainedError(f"{folder}: {field.name} is {value!r}, not a {kind.__name__}")
     return replace(config, **numbers, hidden_act=config.hidden_act.lower())  # type: ignore[arg-type]
-
-
-def _float(value: int | str, name: str, folder: Path) -> float:
-    try:
-        return float(value)
-    except (ValueError, OverflowError) as error:
-        raise PretrainedError(f"{folder}: {name} is {value!r}, not a number") from error
 
 
 def _check_settings(config: ModelConfig, weights: Mapping[str, Tensor], folder: Path) -> None:

@@ -13,9 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from neobert import files
 from neobert.errors import ConfigError
-from neobert.files import HashingFile, first_line
+from neobert.files import HashingFile, first_line, read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -104,20 +103,12 @@ def what_is_there(folder: Path) -> str:
 def read_json_object(path: Path) -> dict[str, object]:
     """The object in a JSON file."""
     try:
-        values = files.read_json(path)
+        values = read_json(path)
     except (OSError, ValueError) as error:
         raise PretrainedError(f"{path} is not JSON: {first_line(error)}") from error
     if not isinstance(values, dict):
         raise PretrainedError(f"{path} holds a {type(values).__name__}, not an object")
     return values
-
-
-def read_small_text(path: Path) -> str:
-    """A text file of a sensible size."""
-    try:
-        return files.read_text(path)
-    except (OSError, ValueError) as error:
-        raise PretrainedError(f"{path} cannot be read: {first_line(error)}") from error
 
 
 def _shards(index: Path) -> list[str]:

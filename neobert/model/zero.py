@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from neobert.model.weight_files import PretrainedError, read_small_text
+from neobert.files import first_line, read_text
+from neobert.model.weight_files import PretrainedError
 
 PIECES = "*_optim_states.pt"
 FORCE_PLAIN_DATA = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
@@ -36,7 +37,11 @@ def zero_folder(folder: Path) -> Path | None:
     if _has_pieces(folder):
         return folder
     if (folder / "latest").is_file():
-        name = read_small_text(folder / "latest").strip()
+        try:
+            name = read_text(folder / "latest").strip()
+        except (OSError, ValueError) as error:
+            message = f"{folder / 'latest'} cannot be read: {first_line(error)}"
+            raise PretrainedError(message) from error
         if Path(name).name != name or name in ("", ".", ".."):
             raise PretrainedError(f"{folder / 'latest'} names {name!r}, which is no folder's name")
         return folder / name if _has_pieces(folder / name) else None

@@ -1,5 +1,8 @@
 """Checks of an exported folder in its clients: tokenizer, pipeline, sentence-transformers, ONNX."""
 
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
 import torch
 import transformers
 from torch import Tensor
@@ -77,23 +80,22 @@ def check_onnx(exported: Exported) -> str:
     if not files:
         return "no ONNX files"
     try:
-        import onnxruntime  # not needed for the other checks
+        import onnxruntime  # noqa: F401 - not needed for the other checks
     except ImportError:
         return "not checked: onnxruntime is not installed"
     tensors, facts = exported.reference
     batch = exported.tokenizer(facts["sentences"], padding=True, return_tensors="pt")
     results = []
     for file in files:
-        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         in_int8 = "int8" in file.name
         texts = batch if in_int8 else tensors
         ids, mask = texts["input_ids"], texts["attention_mask"]
-        names = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
-        scores = [torch.from_numpy(output) for output in session.run(None, names)]
-        outputs = torch.stack(scores, -1) if len(scores) > 1 else scores[0]
-        expected = exported.outputs(ids, mask)
+        (outputs,), expected = run_onnx(file, [(ids, mask)]), exported.outputs(ids, mask)
         if in_int8:
-            cosine = mean_cosine(exported, outputs, expected, mask)
+            head = exported.head
+            cosine = mean_cosine(
+                compared_rows(outputs, mask, head), compared_rows(expected, mask, head)
+            )
             demand(cosine >= INT8_COSINE, f"{file.name}: mean cosine {cosine:.4f}")
             results.append(f"{file.name} has the mean cosine {cosine:.4f}")
         else:
@@ -103,13 +105,34 @@ def check_onnx(exported: Exported) -> str:
     return ", ".join(results)
 
 
-def mean_cosine(exported: Exported, outputs: Tensor, expected: Tensor, mask: Tensor) -> float:
-    """Of a text's mean vector from an encoder, of the scores of a text or token from a head; of
-    one score per text over the texts."""
-    if exported.head == "AutoModel":
-        weights = mask[..., None] / mask.sum(1)[:, None, None]
-        outputs, expected = (outputs * weights).sum(1), (expected * weights).sum(1)
-    else:
-        outputs, expected = exported.kept(outputs, mask), exported.kept(expected, mask)
-    dim = 0 if outputs.shape[1] == 1 else 1
-    return float(torch.nn.functional.cosine_similarity(outputs, expected, dim=dim).mean())
+def run_onnx(file: Path, batches: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Outputs for (B, S) ids and their masks, on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    results = []
+    for ids, mask in batches:
+        inputs = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
+        results.append(one_tensor([torch.from_numpy(out) for out in session.run(None, inputs)]))
+    return results
+
+
+def one_tensor(outputs: Sequence[Tensor]) -> Tensor:
+    """Scores of start and end in one tensor; of other models there is one output."""
+    return torch.stack(tuple(outputs), -1) if len(outputs) > 1 else outputs[0]
+
+
+def compared_rows(outputs: Tensor, mask: Tensor, head: str) -> Tensor:
+    """What int8 is judged by: the mean of a text's tokens from an encoder, the scores of a text
+    from its classifier; from other heads the scores of a token."""
+    if head == "AutoModelForSequenceClassification":
+        return outputs
+    if head != "AutoModel":
+        return outputs[mask.bool()]
+    return (outputs * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+
+
+def mean_cosine(rows: Tensor, expected: Tensor) -> float:
+    """Mean over the rows; where a row is one score, of the scores of all texts."""
+    dim = 0 if rows.shape[1] == 1 else 1
+    return float(torch.cosine_similarity(rows, expected, dim).mean())
