@@ -161,16 +161,26 @@ class Layout(NamedTuple):
     max_seqlen: int = 0
 
 
-def keys_to_keep(attention_mask: Tensor, shape: torch.Size) -> Tensor:
-    """(B, S) True at tokens that may be attended to, from a mask of any form that is accepted.
+def read_mask(attention_mask: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor | None]:
+    """(B, S) True at tokens that may be attended to, and what each query sees if they differ.
 
     The mask may be bool, 0/1 or additive (0 / -inf), of the shape (B, S), or (B, S, S) or
-    (B, 1 or H, 1 or S, S) with queries before keys; there a token is kept that any query sees.
+    (B, 1 or H, 1 or S, S) with queries before keys; there a token is kept that any query sees. What
+    queries see is (B, 1 or H, S, S), bool or to be added to the scores. A query that sees no key
+    would be all NaN: it may see everything, and means nothing.
     """
-    seen = seen_keys(attention_mask, shape)
-    while seen.dim() > 2:
-        seen = seen.any(1)
-    return seen.expand(shape)
+    seen = keep = seen_keys(attention_mask, shape)
+    while keep.dim() > 2:
+        keep = keep.any(1)
+    keep = keep.expand(shape)
+    if seen.dim() == 2 or seen.shape[-2] != shape[1]:
+        return keep, None
+    if seen.dim() == 3:
+        attention_mask, seen = attention_mask[:, None], seen[:, None]
+    sees_none = ~seen.any(-1, keepdim=True)
+    if not is_additive(attention_mask):
+        return keep, seen | sees_none
+    return keep, attention_mask.masked_fill(~seen, -torch.inf).masked_fill(sees_none, 0.0)
 
 
 def seen_keys(attention_mask: Tensor, shape: torch.Size) -> Tensor:
@@ -202,21 +212,6 @@ def is_additive(attention_mask: Tensor) -> bool:
     if not attention_mask.is_floating_point():
         return False
     return bool((attention_mask.min() < 0) | (attention_mask.max() <= 0))
-
-
-def pair_mask(attention_mask: Tensor, shape: torch.Size) -> Tensor | None:
-    """(B, 1 or H, S, S), bool or to be added to the scores; ``None`` if queries do not differ.
-
-    A query that sees no key would be all NaN: it may see everything, and means nothing.
-    """
-    if attention_mask.dim() == 2 or attention_mask.shape[-2] != shape[1]:
-        return None
-    pairs = attention_mask if attention_mask.dim() == 4 else attention_mask[:, None]
-    seen = seen_keys(pairs, shape)
-    sees_none = ~seen.any(-1, keepdim=True)
-    if is_additive(attention_mask):
-        return pairs.masked_fill(~seen, -torch.inf).masked_fill(sees_none, 0.0)
-    return seen | sees_none
 
 
 def lay_out(keep: Tensor | None, pairs: Tensor | None, shape: torch.Size, attention: str) -> Layout:
@@ -602,8 +597,7 @@ class NeoBERT(NeoBERTPreTrainedModel):
         attention = self._attention(x, output_attentions)
         keep = pairs = None
         if attention_mask is not None:
-            attention_mask = attention_mask.to(x.device)
-            keep, pairs = keys_to_keep(attention_mask, shape), pair_mask(attention_mask, shape)
+            keep, pairs = read_mask(attention_mask.to(x.device), shape)
         if keep is not None and attention not in ("rows", "eager") and keep.all():
             keep = None
         layout = lay_out(keep, pairs, shape, attention)
@@ -820,7 +814,7 @@ class NeoBERTWithClassifier(NeoBERTWithNewHead):
         average = self.config.classifier_pooling == "avg"
         if attention_mask is None:
             return hidden.mean(1) if average else hidden[:, 0]
-        keep = keys_to_keep(attention_mask.to(hidden.device), hidden.shape[:2])
+        keep, _ = read_mask(attention_mask.to(hidden.device), hidden.shape[:2])
         if average:
             total = (hidden * keep[..., None]).sum(1)
             return total / keep.sum(1, keepdim=True).clamp(min=1).to(hidden.dtype)

@@ -127,10 +127,7 @@ def read_source(path: Path) -> ExportSource:
 
 def is_known(config: Mapping[str, object]) -> bool:
     """Whether a ``config.json`` is that of an architecture which this package can represent."""
-    architectures = config.get("architectures")
-    return config.get("model_type") in FORMATS and (
-        not architectures or (isinstance(architectures, list) and architectures[0] in KINDS)
-    )
+    return config.get("model_type") in FORMATS and _architecture(config) in KINDS
 
 
 def _load(weights: Pretrained, kind: Kind) -> Model:
@@ -153,15 +150,18 @@ def _kind(folder: Path, settings: Config | None) -> Kind:
         return OF_TASK.get(settings.task, "masked_lm")
     if not (folder / "config.json").is_file():
         return _kind_by_names(set(read_weights(folder))) if has_weights(folder) else "masked_lm"
-    architectures = read_json_object(folder / "config.json").get("architectures")
-    architectures = architectures or ["NeoBERTLMHead"]
-    architecture = architectures[0] if isinstance(architectures, list) else architectures
+    architecture = _architecture(read_json_object(folder / "config.json"))
     if architecture not in KINDS:
         raise PretrainedError(
             f"{folder / 'config.json'}: architecture {architecture!r}; exported are "
             f"{', '.join(KINDS)}"
         )
-    return KINDS[str(architecture)]
+    return KINDS[architecture]
+
+
+def _architecture(config: Mapping[str, object]) -> str:
+    names = config.get("architectures") or ["NeoBERTLMHead"]
+    return str(names[0] if isinstance(names, list) else names)
 
 
 def _kind_by_names(names: set[str]) -> Kind:

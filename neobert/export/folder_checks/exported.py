@@ -18,12 +18,11 @@ class Exported(ModelFolder):
     """An exported folder, with what the model that was exported makes of some inputs."""
 
     def __init__(self, folder: Path, expected: Path) -> None:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self.native = "auto_map" not in config
+        super().__init__(folder, trust=False)
+        self.native = "auto_map" not in self.config
         """Whether the model is a class of transformers, and no code comes with it."""
 
-        super().__init__(folder, trust=not self.native)
-        self.expected = expected
+        self.trust, self.expected = not self.native, expected
 
     @cached_property
     def head(self) -> str:
