@@ -7,12 +7,11 @@ other client that knows ``eurobert`` or ``ultrabert`` do so without ``trust_remo
 from dataclasses import dataclass
 
 import transformers
-from torch import Tensor
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from neobert.export.convert import label_settings, state_of
+from neobert.export.convert import label_settings
 from neobert.export.source import ExportSource
-from neobert.model.eurobert import eurobert_config, eurobert_weights, reasons_unsupported
+from neobert.model.eurobert import EUROBERT, ULTRABERT, eurobert_config, reasons_unsupported
 from neobert.model.heads import MaskedLM, SequenceClassifier
 
 
@@ -26,18 +25,13 @@ class CoreClass:
     """The first version of transformers that has it."""
 
 
-def eurobert(architecture: str) -> CoreClass:
-    """A class with EuroBERT's block."""
-    return CoreClass(architecture, "eurobert", "5.3")
-
-
 CLASSES = {
-    "masked_lm": eurobert("EuroBertForMaskedLM"),
-    "encoder": eurobert("EuroBertModel"),
-    "token_classifier": eurobert("EuroBertForTokenClassification"),
-    "question_answering": CoreClass("UltrabertForQuestionAnswering", "ultrabert", "5.20"),
-    "classifier": eurobert("EuroBertForSequenceClassification"),
-    "one-layer classifier": CoreClass("UltrabertForSequenceClassification", "ultrabert", "5.20"),
+    "masked_lm": CoreClass("EuroBertForMaskedLM", EUROBERT, "5.3"),
+    "encoder": CoreClass("EuroBertModel", EUROBERT, "5.3"),
+    "token_classifier": CoreClass("EuroBertForTokenClassification", EUROBERT, "5.3"),
+    "question_answering": CoreClass("UltrabertForQuestionAnswering", ULTRABERT, "5.20"),
+    "classifier": CoreClass("EuroBertForSequenceClassification", EUROBERT, "5.3"),
+    "one-layer classifier": CoreClass("UltrabertForSequenceClassification", ULTRABERT, "5.20"),
 }
 TRAIN_A_NATIVE_HEAD = (
     "its classifiers have no tanh; glue.classifier_activation=gelu (or none) trains one that "
@@ -88,7 +82,7 @@ def native_config(source: ExportSource, core: CoreClass) -> dict[str, object]:
     }
     values |= label_settings(source)
     pooling = model.settings.pooling if isinstance(model, SequenceClassifier) else "cls"
-    if core.model_type == "eurobert":
+    if core.model_type == EUROBERT:
         values["classifier_pooling"] = "bos" if pooling == "cls" else "mean"
         if tokenizer.mask_token_id is not None:
             values["mask_token_id"] = tokenizer.mask_token_id
@@ -103,8 +97,3 @@ def native_config(source: ExportSource, core: CoreClass) -> dict[str, object]:
             },
         }
     return values
-
-
-def native_weights(source: ExportSource) -> dict[str, Tensor]:
-    """Tensors by the names of the core class; one that is tied is stored once."""
-    return eurobert_weights(state_of(source.model), source.encoder.config.num_attention_heads)

@@ -111,7 +111,7 @@ def read_source(path: Path) -> ExportSource:
     folder = weights.folder
     settings = _settings(folder)
     kind = _kind(folder, settings)
-    run = _run_of(folder)
+    run = RunFolder(folder.parent.parent) if folder.parent.name == "checkpoints" else None
     return ExportSource(
         folder=folder,
         kind=kind,
@@ -193,9 +193,3 @@ def _labels(folder: Path) -> list[str]:
     if not isinstance(names, dict):
         return []
     return [str(names.get(str(number), f"LABEL_{number}")) for number in range(len(names))]
-
-
-def _run_of(folder: Path) -> RunFolder | None:
-    if folder.parent.name != "checkpoints":
-        return None
-    return RunFolder(folder.parent.parent)

@@ -16,16 +16,11 @@ from neobert.export.convert import (
     write_sentence_transformers,
     write_tokenizer,
 )
-from neobert.export.native import (
-    CoreClass,
-    NotNativeError,
-    native_class,
-    native_config,
-    native_weights,
-)
+from neobert.export.native import CoreClass, NotNativeError, native_class, native_config
 from neobert.export.onnx_files import write_onnx
 from neobert.export.source import SETTINGS, ExportSource, read_source
 from neobert.files import publish_folder, write_json
+from neobert.model.eurobert import eurobert_weights
 from neobert.model.weight_files import write_weights
 
 log = get_logger(__name__)
@@ -86,11 +81,13 @@ def write_folder(
     ``core``: see :func:`choose_format`; ``name``, ``onnx``: see :func:`export`.
     """
     max_length = source.encoder.config.max_position_embeddings
+    weights = state_of(source.model)
     if core is None:
-        config, weights = config_json(source), state_of(source.model)
+        config = config_json(source)
         shutil.copyfile(modeling_neobert.__file__, folder / f"{MODULE}.py")
     else:
-        config, weights = native_config(source, core), native_weights(source)
+        config = native_config(source, core)
+        weights = eurobert_weights(weights, source.encoder.config.num_attention_heads)
     write_json(config, folder / "config.json")
     write_weights(weights, folder / "model.safetensors", {"format": "pt"})
     write_tokenizer(source.tokenizer, max_length, folder)

@@ -19,7 +19,7 @@ from neobert.model.block import Block, build_norm
 from neobert.model.ngpt import NormalizedBlock, normalize_
 from neobert.model.self_attention import Rotary, SelfAttention
 from neobert.ops.attention import Layout, lay_out
-from neobert.ops.kernels import AttentionChoice, liger_runs, resolve_attention
+from neobert.ops.kernels import liger_runs, resolve_attention
 from neobert.ops.rotary import rotary_table
 
 log = get_logger(__name__)
@@ -112,13 +112,10 @@ class Encoder(nn.Module):
         return self.config.hidden_size // self.config.num_attention_heads
 
     def _lay_out(self, batch: PackedBatch) -> Layout:
+        """For the attention backend of the current precision; a change of it is logged."""
+        device = batch.input_ids.device
         # Raises where Liger is demanded and absent, also for a model none of whose parts has it.
-        liger_runs(self.config.kernel_backend, batch.input_ids.device)
-        kernel = self._attention(batch.input_ids.device).kernel
-        return lay_out(batch, kernel, self.pad_token_id)
-
-    def _attention(self, device: torch.device) -> AttentionChoice:
-        """The attention backend for the current precision; a change is logged."""
+        liger_runs(self.config.kernel_backend, device)
         autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else self.encoder.weight.dtype
         dropout = self.training and self.config.dropout_prob > 0
@@ -128,7 +125,7 @@ class Encoder(nn.Module):
         if self.config.attn_backend != "sdpa" and choice.reason not in self._told:
             self._told.add(choice.reason)
             log.info(choice.reason)
-        return choice
+        return lay_out(batch, choice.kernel, self.pad_token_id)
 
     def _table_rows(self, batch: PackedBatch) -> Int[Tensor, " T"]:
         """Rows of the learned table: 1, 2, … within each document, 0 for pad ids."""

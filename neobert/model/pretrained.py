@@ -68,7 +68,9 @@ class StoredModel:
 
 def read_stored(folder: Path) -> StoredModel:
     """Read settings and weights of ``folder``."""
-    settings, stored = _read_settings(folder), _read_weights(folder)
+    settings = _read_settings(folder)
+    shards = None if has_weights(folder) else zero_folder(folder)
+    stored = read_weights(folder) if shards is None else read_zero(shards)
     try:
         config, weights = translate_published(settings, stored)
     except (RuntimeError, ValueError, TypeError) as error:  # gates that cannot be taken apart
@@ -171,12 +173,6 @@ def _classifier_settings(folder: Path) -> ClassifierSettings:
             )
         chosen[name] = str(value)
     return replace(ClassifierSettings(), **chosen)  # type: ignore[arg-type]
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """Of safetensors if there are any, else of the shards of DeepSpeed."""
-    shards = None if has_weights(folder) else zero_folder(folder)
-    return read_weights(folder) if shards is None else read_zero(shards)
 
 
 def _read_settings(folder: Path) -> dict[str, object]:
