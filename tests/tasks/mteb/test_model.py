@@ -46,7 +46,7 @@ def messages() -> Iterator[list[str]]:
 @pytest.fixture
 def published(make_run, tmp_path: Path) -> Path:
     """The checkpoint in the published layout, as a sentence-transformers folder."""
-    from neobert.export.embedding import write_sentence_transformers
+    from neobert.export.convert import write_sentence_transformers
 
     checkpoint = make_run() / "checkpoints/20"
     folder = tmp_path / "published"
