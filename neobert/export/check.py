@@ -129,7 +129,9 @@ def _names_code(path: Path, folder: Path) -> bool:
     if path.name == "modules.json":
         try:
             modules = read_json(path)
-            return not all(KNOWN_MODULES.fullmatch(module["type"]) for module in modules)
+            return not isinstance(modules, list) or not all(
+                KNOWN_MODULES.fullmatch(module["type"]) for module in modules
+            )
         except (OSError, ValueError, TypeError, KeyError):
             return True
     values = read_json_object(path)

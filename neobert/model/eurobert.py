@@ -127,7 +127,7 @@ def neobert_config(values: Mapping[str, object]) -> dict[str, object]:
     values = {**defaults, **{name: value for name, value in values.items() if value is not None}}
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     rope = rope if isinstance(rope, dict) else {}
-    problems = []
+    problems: list[str] = []
     if ultra:
         rope = of_layers if isinstance(of_layers := rope.get("full_attention"), dict) else rope
         layers = values.get("layer_types")
