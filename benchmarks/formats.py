@@ -31,8 +31,9 @@ from neobert.console import show_messages
 from neobert.data.corpora import read_corpus
 from neobert.data.wordpiece import train_wordpiece
 from neobert.errors import ConfigError
+from neobert.export.folder_checks.clients import run_session
 from neobert.export.modeling_neobert import NeoBERT, NeoBERTConfig
-from neobert.export.onnx_files import FP32, INT8, Quantizer, Traced, run_session
+from neobert.export.onnx_files import FP32, INT8, Quantizer, Traced
 from neobert.export.write import export
 from neobert.files import write_json
 from neobert.ops.kernels import cpu_has_bf16
@@ -183,7 +184,7 @@ def with_onnx(folder: Path, scratch: Path) -> Path:
     (scratch / "onnx").mkdir()
     traced = Traced(model)
     traced.write(scratch / FP32)
-    Quantizer(traced, tokenizer, tokenizer.model_max_length, scratch).write()
+    Quantizer(traced, tokenizer, tokenizer.model_max_length, scratch, "AutoModel").write()
     return scratch
 
 

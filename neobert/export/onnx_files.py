@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from neobert.console import get_logger
 from neobert.data.corpora import read_corpus
@@ -52,7 +53,10 @@ def write_onnx(source: ExportSource, folder: Path, core: CoreClass | None, choic
     traced = Traced(_load(source, folder, core))
     traced.write(folder / FP32)
     if choice == "int8":
-        Quantizer(traced, source, folder).write()
+        longest = source.encoder.config.max_position_embeddings
+        architecture = ARCHITECTURES[source.kind]
+        head = next(auto for auto, name in CLASSES.items() if name == architecture)
+        Quantizer(traced, source.tokenizer, longest, folder, head).write()
 
 
 def sentences() -> tuple[list[str], list[str]]:
@@ -103,13 +107,20 @@ class Traced(nn.Module):
 class Quantizer:
     """Dynamic int8 of the matrix products, their weights by channel."""
 
-    def __init__(self, traced: Traced, source: ExportSource, folder: Path) -> None:
-        self.traced, self.folder = traced, folder
-        architecture = ARCHITECTURES[source.kind]
-        self.head = next(auto for auto, name in CLASSES.items() if name == architecture)
+    def __init__(
+        self,
+        traced: Traced,
+        tokenizer: PreTrainedTokenizerBase,
+        longest: int,
+        folder: Path,
+        head: str,
+    ) -> None:
+        """``longest``: tokens of a text; ``head``: the Auto class of the model."""
+        self.traced, self.folder, self.head = traced, folder, head
         texts, _ = sentences()
         self.batches = [
-            _batch(source, texts[start : start + 8]) for start in range(0, len(texts), 8)
+            _batch(tokenizer, texts[start : start + 8], longest)
+            for start in range(0, len(texts), 8)
         ]
         self.expected = self._of_torch()
 
@@ -182,11 +193,10 @@ class Quantizer:
         return torch.cat(rows)
 
 
-def _batch(source: ExportSource, texts: list[str]) -> tuple[Tensor, Tensor]:
-    longest = source.encoder.config.max_position_embeddings
-    batch = source.tokenizer(
-        texts, padding=True, truncation=True, max_length=longest, return_tensors="pt"
-    )
+def _batch(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], longest: int
+) -> tuple[Tensor, Tensor]:
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
     return batch["input_ids"], batch["attention_mask"]
 
 

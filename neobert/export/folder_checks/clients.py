@@ -1,6 +1,6 @@
 """Checks of an exported folder in its clients: tokenizer, pipeline, sentence-transformers, ONNX."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -110,16 +110,18 @@ def run_onnx(file: Path, batches: Iterable[tuple[Tensor, Tensor]]) -> list[Tenso
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    results = []
-    for ids, mask in batches:
-        inputs = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
-        results.append(one_tensor([torch.from_numpy(out) for out in session.run(None, inputs)]))
-    return results
+    return [one_tensor(run_session(session, ids, mask)) for ids, mask in batches]
 
 
-def one_tensor(outputs: Sequence[Tensor]) -> Tensor:
+def run_session(session, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    """All outputs of an ``onnxruntime.InferenceSession`` for (B, S) ids and their mask."""
+    inputs = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
+    return tuple(torch.from_numpy(output) for output in session.run(None, inputs))
+
+
+def one_tensor(outputs: tuple[Tensor, ...]) -> Tensor:
     """Scores of start and end in one tensor; of other models there is one output."""
-    return torch.stack(tuple(outputs), -1) if len(outputs) > 1 else outputs[0]
+    return torch.stack(outputs, -1) if len(outputs) > 1 else outputs[0]
 
 
 def compared_rows(outputs: Tensor, mask: Tensor, head: str) -> Tensor:
