@@ -16,8 +16,9 @@ from benchmarks.formats import (
     texts,
     tokenize,
 )
+from neobert.export.folder_checks.clients import open_session, run_session
 from neobert.export.native import native_class
-from neobert.export.onnx_files import Traced, open_session, run_session
+from neobert.export.onnx_files import Traced
 from neobert.export.source import read_source
 from neobert.export.write import write_folder
 

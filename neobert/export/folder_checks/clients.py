@@ -107,10 +107,15 @@ def check_onnx(exported: Exported) -> str:
 
 def run_onnx(file: Path, batches: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
     """Outputs for (B, S) ids and their masks, on the CPU."""
+    session = open_session(file)
+    return [one_tensor(run_session(session, ids, mask)) for ids, mask in batches]
+
+
+def open_session(file: Path):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    """An ``onnxruntime.InferenceSession`` on the CPU."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return [one_tensor(run_session(session, ids, mask)) for ids, mask in batches]
+    return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
 
 def run_session(session, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
