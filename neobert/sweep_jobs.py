@@ -81,9 +81,6 @@ class PreparedJob:
     finished: bool
     """An earlier sweep ran these settings to the end."""
 
-    beside: Sequence[Sequence[str]] = ()
-    """Overrides of the jobs that are launched together, this one among them."""
-
 
 def run_as_process(settings: DictConfig) -> float:
     """Run the job that Hydra is at as a fresh process; its objective, or the worst there is."""
@@ -130,13 +127,16 @@ def digest(config: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def run_job(prepared: PreparedJob, devices: str | None = None) -> None:
+def run_job(
+    prepared: PreparedJob, beside: Sequence[Sequence[str]] = (), devices: str | None = None
+) -> None:
     """Run a job to its end unless it is finished; its record says what became of it.
 
-    ``devices``: the value of ``CUDA_VISIBLE_DEVICES``; ``None``: all.
+    ``beside``: overrides of the jobs that are launched together, this one among them. ``devices``:
+    the value of ``CUDA_VISIBLE_DEVICES``; ``None``: all.
     """
     job = prepared.job
-    shown = " ".join(varied_overrides(job.overrides, prepared.beside))
+    shown = " ".join(varied_overrides(job.overrides, beside))
     if prepared.finished:
         log.info("job %d: %s: finished before, in %s", job.number, shown, job.folder)
         job.code = ExitCode.DONE
@@ -245,8 +245,7 @@ def launch(
     Raises ``KeyboardInterrupt`` if a signal stopped them; the jobs have saved then.
     """
     prepared = [_prepared(loader, master, number, list(words)) for number, words in jobs]
-    for entry in prepared:
-        entry.beside = [other.job.overrides for other in prepared]
+    beside = [entry.job.overrides for entry in prepared]
     once = {entry.record: entry for entry in reversed(prepared)}  # equal settings run once
     for job, first in ((entry.job, once[entry.record].job) for entry in prepared):
         if job is not first:
@@ -259,7 +258,7 @@ def launch(
         if n_jobs > 1:
             threads = max(1, (os.cpu_count() or 1) // n_jobs)
             entry.environment.setdefault("OMP_NUM_THREADS", str(threads))
-        run_job(entry, share_of_gpus(here.slot, n_jobs, devices, entry.devices))
+        run_job(entry, beside, share_of_gpus(here.slot, n_jobs, devices, entry.devices))
 
     pool = ThreadPoolExecutor(n_jobs, initializer=lambda: setattr(here, "slot", next(slots)))
     with forwarding_signals(), pool:
