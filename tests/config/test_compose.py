@@ -276,6 +276,7 @@ def test_the_reference_s_command_line_form_is_accepted(
         ("trainer.mixed_precision=BF16", "trainer", "mixed_precision", "bf16"),
         ("model.rope=no", "model", "rope", False),
         ("model.hidden_act=GELU", "model", "hidden_act", "gelu"),
+        ("trainer.strategy=DDP", "trainer", "strategy", "ddp"),
         ("optimizer.lr=1e-4", "optimizer", "lr", 1e-4),
         ("optimizer.lr='5e-4'", "optimizer", "lr", 5e-4),
         ("optimizer.betas=[0.9,0.98]", "optimizer", "betas", [0.9, 0.98]),
