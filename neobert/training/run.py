@@ -151,7 +151,7 @@ def train(kind: type[TaskRun], config: Config, extras: Extras | None = None) -> 
     fit(trainer, run.module, task.data, resume)
     after = task.final_evaluation(run)
     if trainer.is_global_zero:
-        summary = summarize(task, run, after)
+        summary = run_summary(task, run, after)
         write_json(summary, run.folder.summary_file)
         plot_losses(run.folder.metrics_file, run.folder.plot_file, task.loss_levels())
         task.report(run, summary)
@@ -193,7 +193,7 @@ def prepare_run(
     return TrainedRun(config, folder, module, parts, strategy)
 
 
-def summarize(task: TaskRun, run: TrainedRun, after: dict[str, float]) -> dict[str, object]:
+def run_summary(task: TaskRun, run: TrainedRun, after: dict[str, float]) -> dict[str, object]:
     """Content of ``summary.json``; ``after`` is the final evaluation."""
     parts, data = run.parts, task.data
     tokens, seconds = parts.metrics.tokens, parts.metrics.seconds
