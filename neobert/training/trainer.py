@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,8 @@ def build_trainer(
     throughput = Throughput(metrics, build_profiler(settings.profiler, run.path / PROFILE))
     interrupt = Interrupt()
     saving = save_plan(settings, plan.steps_per_epoch, plan.score)
-    checkpoint_io = ThreadedCheckpointIO(
-        lambda: _card_writer(config, card), strategy.saves_from_gpu
-    )
+    card_writer = partial(_card_writer, config, card)
+    checkpoint_io = ThreadedCheckpointIO(card_writer, strategy.saves_from_gpu)
     checkpointer = Checkpointer(saving, run.checkpoints, checkpoint_io, interrupt)
     trainer = Trainer(
         accelerator="cuda" if strategy.on_cuda else "cpu",
