@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from neobert.config.datacollator import DataCollatorConfig
+from neobert.config.root import Config
 from neobert.data.curriculum import MaskRate
 from neobert.data.mask_units import MaskUnits
 from neobert.data.masking import Masking, mask_row
@@ -144,4 +145,4 @@ def test_the_shares_of_what_replaces() -> None:
     ],
 )
 def test_settings_of_masking_that_are_wrong(settings: dict[str, object], problem: str) -> None:
-    assert problem in "\n".join(DataCollatorConfig(**settings).problems())
+    assert problem in "\n".join(Config(datacollator=DataCollatorConfig(**settings)).problems())

@@ -6,6 +6,7 @@ from transformers import PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from neobert.config.model import ModelConfig
+from neobert.config.root import Config
 from neobert.ops.rotary import (
     apply_rotary,
     rotary_table,
@@ -116,4 +117,4 @@ def test_scaled_frequencies_are_those_of_transformers(name: str, theta: float) -
     ],
 )
 def test_a_scaling_that_is_wrong(scaling: dict[str, object], problem: str) -> None:
-    assert problem in "\n".join(ModelConfig(rope_scaling=scaling).problems())
+    assert problem in "\n".join(Config(model=ModelConfig(rope_scaling=scaling)).problems())

@@ -12,6 +12,7 @@ import transformers
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from neobert.config.glue import GlueConfig
+from neobert.config.root import Config
 from neobert.data.task_splits import Splits
 from neobert.errors import ConfigError
 from neobert.export.__main__ import main as export
@@ -68,7 +69,7 @@ def test_a_column_per_label() -> None:
     config = GlueConfig(
         task_name="m", text_columns=["text"], multi_label=True, label_columns=["a", "b"]
     )
-    assert config.problems() == []
+    assert Config(glue=config).problems() == []
     task = task_of(config, "local", None)
     train = part(a=[0, 1, 1], b=[True, False, True])
     task, found = label_splits(task, splits(train, part(a=[1], b=[0])))
@@ -117,7 +118,7 @@ def test_an_error_names_the_file_and_the_row() -> None:
 )
 def test_settings_that_contradict_each_other(wrong: dict[str, object], said: str) -> None:
     config = GlueConfig(task_name="m", text_columns=["text"], **wrong)
-    assert said in "\n".join(config.problems())
+    assert said in "\n".join(Config(glue=config).problems())
 
 
 def draw() -> tuple[torch.Tensor, torch.Tensor]:

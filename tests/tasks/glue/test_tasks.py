@@ -3,6 +3,7 @@
 import pytest
 
 from neobert.config.glue import METRIC_NAMES, TASK_NAMES, GlueConfig
+from neobert.config.root import Config
 from neobert.tasks.glue.metrics import METRICS, logged_names
 from neobert.tasks.glue.tasks import TASKS, task_of
 
@@ -74,7 +75,7 @@ def test_a_task_of_ones_own_needs_no_row() -> None:
         regression=True,
     )
     task = task_of(config, "org/reviews", None)
-    assert config.problems() == []
+    assert Config(glue=config).problems() == []
     assert (task.texts, task.label_column) == (("title", "body"), "stars")
     assert task.metrics == ("pearson", "spearmanr")
     named = GlueConfig(task_name="mine", text_columns=["title"], metrics=["macro_f1"])
@@ -98,4 +99,4 @@ def test_a_task_of_ones_own_needs_no_row() -> None:
     ],
 )
 def test_a_wrong_setting_is_told(wrong: dict[str, object], said: str) -> None:
-    assert said in "\n".join(GlueConfig(**wrong).problems())
+    assert said in "\n".join(Config(glue=GlueConfig(**wrong)).problems())
