@@ -27,16 +27,15 @@ def labelled(**columns: list[object]) -> Labelled:
 def test_texts_are_opened_and_closed(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     pair_tokenizer = PairTokenizer.of(tokenizer, ("a",), 8, own=True)
     found = tokenize(labelled(a=["good film", "bad", ""]), pair_tokenizer, tmp_path, 0)
-    documents = [found.document(row)[0].tolist() for row in range(3)]
+    documents = [found[row].ids.tolist() for row in range(3)]
     assert documents == [[CLS, GOOD, FILM, SEP], [CLS, BAD, SEP], [CLS, SEP]]
 
 
 def test_pairs_have_two_segments(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     pair_tokenizer = PairTokenizer.of(tokenizer, ("a", "b"), 8, own=True)
     found = tokenize(labelled(a=["good"], b=["bad film"]), pair_tokenizer, tmp_path, 0)
-    ids, types = found.document(0)
-    assert ids.tolist() == [CLS, GOOD, SEP, BAD, FILM, SEP]
-    assert types.tolist() == [0, 0, 0, 1, 1, 1]
+    assert found[0].ids.tolist() == [CLS, GOOD, SEP, BAD, FILM, SEP]
+    assert found[0].types.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 @pytest.mark.proves("glue.max_seq_length")
@@ -46,7 +45,7 @@ def test_the_length_is_the_one_that_is_asked_for(
 ) -> None:
     pair_tokenizer = PairTokenizer.of(tokenizer, ("a", "b"), length, own=True)
     texts = labelled(a=["good film " * 9], b=["bad"])
-    ids, _ = tokenize(texts, pair_tokenizer, tmp_path, 0).document(0)
+    ids = tokenize(texts, pair_tokenizer, tmp_path, 0)[0].ids
     assert len(ids) == length
     assert ids[-2:].tolist() == [BAD, SEP]  # the longer text is cut
 
@@ -55,9 +54,8 @@ def test_a_special_token_in_a_text_is_text(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     pair_tokenizer = PairTokenizer.of(tokenizer, ("a",), 16, own=True)
-    ids, _ = tokenize(labelled(a=["good [SEP] [MASK] film"]), pair_tokenizer, tmp_path, 0).document(
-        0
-    )
+    texts = labelled(a=["good [SEP] [MASK] film"])
+    ids = tokenize(texts, pair_tokenizer, tmp_path, 0)[0].ids
     assert (ids == SEP).sum() == 1
     assert MASK not in ids
 
@@ -135,7 +133,7 @@ def test_a_saved_folder_that_was_edited_is_tokenised_again(
     def first_ids(folder: Path) -> list[int]:
         data = load_from_disk(str(folder))
         part = Labelled("train", data, np.zeros(len(data)))
-        return tokenize(part, pair_tokenizer, tmp_path / "cache", 0).document(0)[0].tolist()
+        return tokenize(part, pair_tokenizer, tmp_path / "cache", 0)[0].ids.tolist()
 
     Dataset.from_dict({"a": ["good"]}).save_to_disk(str(tmp_path / "saved"))
     Dataset.from_dict({"a": ["bad!"]}).save_to_disk(str(tmp_path / "other"))
