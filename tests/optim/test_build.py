@@ -68,28 +68,32 @@ def test_muonclip_gets_its_groups_and_settings() -> None:
     ]
 
 
+def matrices_after_two_steps(*words: str) -> list[torch.Tensor]:
+    """What MuonClip makes of the same weights and gradients."""
+    torch.manual_seed(0)
+    config, parameters = compose_config(["optimizer=muonclip", *words]), named()
+    optimizer = build_optimizer(config.optimizer, parameters, num_heads=2)
+    for _ in range(2):
+        for _, parameter in parameters:
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+    return [parameter.detach() for name, parameter in parameters if "encoder.0" in name]
+
+
 @pytest.mark.proves(
     "optimizer.muon_config.muon_beta",
     "optimizer.muon_config.ns_steps",
-    "optimizer.muon_config.detect_anomalies",
     "optimizer.muon_config.nesterov",
     "optimizer.muon_config.norm_factor",
 )
 @pytest.mark.parametrize(
-    ("word", "field", "value"),
-    [
-        ("muon_beta=0.5", "muon_beta", 0.5),
-        ("ns_steps=9", "ns_steps", 9),
-        ("detect_anomalies=true", "detect_anomalies", True),
-        ("nesterov=false", "nesterov", False),
-        ("norm_factor=spectral", "norm_factor", "spectral"),
-    ],
+    "word", ["muon_beta=0.5", "ns_steps=3", "nesterov=false", "norm_factor=spectral"]
 )
-def test_a_setting_of_muon_reaches_its_optimizer(word: str, field: str, value: object) -> None:
-    config = compose_config(["optimizer=muonclip", f"optimizer.muon_config.{word}"])
-    optimizer = build_optimizer(config.optimizer, named(), num_heads=2)
-    assert isinstance(optimizer, MuonClip)
-    assert getattr(optimizer.settings, field) == value
+def test_a_setting_of_muon_changes_the_step(word: str) -> None:
+    usual = matrices_after_two_steps()
+    changed = matrices_after_two_steps(f"optimizer.muon_config.{word}")
+    for before, after in zip(usual, changed, strict=True):
+        assert not torch.equal(before, after)
 
 
 def test_without_muon_config_the_defaults_hold() -> None:
