@@ -71,7 +71,7 @@ class AnswersConfig(Section):
     num_workers: Count = 0
     """Loader processes."""
 
-    def problems(self) -> list[str]:
+    def combinations(self) -> list[str]:
         least = self.max_question_length + SPECIAL_TOKENS + self.stride + 1
         return require(
             self.max_seq_length >= least,

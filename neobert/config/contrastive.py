@@ -62,7 +62,7 @@ class ContrastiveConfig(Section):
     eval_sts: str | None = None
     """File of scored pairs (sentence1, sentence2, score or label): Spearman while training."""
 
-    def problems(self) -> list[str]:
+    def combinations(self) -> list[str]:
         return require(
             self.pretrained_checkpoint_dir is None or self.pretrained_model_path is None,
             "contrastive.pretrained_checkpoint_dir and contrastive.pretrained_model_path are both "

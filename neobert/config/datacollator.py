@@ -55,7 +55,7 @@ class DataCollatorConfig(Section):
     max_length: Annotated[int, at_least(3)] | None = None
     """Length of packed rows in tokens; ``null``: ``dataset.max_seq_length``."""
 
-    def problems(self) -> list[str]:
+    def combinations(self) -> list[str]:
         problems = []
         for place in self.mlm_schedule:
             try:

@@ -131,7 +131,7 @@ class DatasetConfig(Section):
     skip_steps: list[str] = field(default_factory=list)
     """Spans of steps whose data is left out, such as ``1200-1300``, after a loss spike."""
 
-    def problems(self) -> list[str]:
+    def combinations(self) -> list[str]:
         longest = self.crop_min_length is None or self.crop_min_length <= self.max_seq_length - 2
         problems = require(
             longest,

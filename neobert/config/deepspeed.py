@@ -28,7 +28,7 @@ class DeepSpeedConfig(Section):
     """An own DeepSpeed JSON, used instead of the keys above; its stage must be that of
     ``trainer.strategy``."""
 
-    def problems(self) -> list[str]:
+    def combinations(self) -> list[str]:
         alone = self.config_file is None or not (self.offload_optimizer or self.offload_parameters)
         return require(
             alone,

@@ -123,7 +123,7 @@ class GlueConfig(Section):
     score. Empty: accuracy; Pearson and Spearman in regression; with ``multi_label`` all three,
     with micro_f1 as the score."""
 
-    def problems(self) -> list[str]:
+    def combinations(self) -> list[str]:
         known = one_of(*(MULTI_LABEL_METRICS if self.multi_label else METRIC_NAMES))
         problems = [line for name in self.metrics for line in broken("glue.metrics", name, known)]
         return problems + self._label_problems() + self._task_problems() + self._start_problems()

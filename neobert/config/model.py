@@ -128,7 +128,7 @@ class ModelConfig(Section):
     """Pretraining and fine-tuning start from these weights: a run (``pretrained_checkpoint`` says
     which checkpoint), a checkpoint, a published folder, or a hub id; strict."""
 
-    def problems(self) -> list[str]:
+    def combinations(self) -> list[str]:
         problems = rope_scaling_problems("model.rope_scaling", self.rope_scaling)
         problems += require(
             self.rope or not self.rope_scaling,

@@ -82,7 +82,7 @@ class MuonConfig(Section):
     clipping_layers_mapping: dict[str, str] = field(default_factory=dict)
     """For models with separate projections: ``q_proj`` and ``k_proj`` to the names they have."""
 
-    def problems(self) -> list[str]:
+    def combinations(self) -> list[str]:
         key = "optimizer.muon_config.clipping_layers_mapping"
         return [
             line for name in self.clipping_layers_mapping for line in broken(key, name, PROJECTION)
@@ -113,5 +113,5 @@ class OptimizerConfig(Section):
     """Settings of ``muonclip``; ``null`` takes their defaults. Of no effect, with a warning, beside
     another optimizer."""
 
-    def problems(self) -> list[str]:
-        return [] if self.muon_config is None else self.muon_config.problems()
+    def combinations(self) -> list[str]:
+        return [] if self.muon_config is None else self.muon_config.combinations()

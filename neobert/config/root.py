@@ -133,7 +133,7 @@ class Config(Section):
             if not (isinstance(entry, dict) and isinstance(entry.get("_target_"), str))
         ]
         for section in vars(self).values():
-            problems += section.problems() if isinstance(section, Section) else []
+            problems += section.combinations() if isinstance(section, Section) else []
         problems += self._stages() + self._mixture() + self._lengths()
         return problems + self._combinations() + self._best_model()
 
@@ -159,7 +159,7 @@ class Config(Section):
         known = {*replace(self, stages=[], trainer=trainer).problems()}
         for number, stage in enumerate(self.stages):
             place = f"stages[{number}]"
-            problems += stage.problems(place)
+            problems += stage.combinations(place)
             problems += stage_mixture_problems(self.dataset, stage.mixture, place)
             own_keys = replace(stage, mixture={}, mixture_temperature=None)  # checked above
             changed = with_stage(self, own_keys).problems()

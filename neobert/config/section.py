@@ -44,7 +44,12 @@ class Section:
         object.__setattr__(self, name, value)
 
     def problems(self) -> list[str]:
-        """What is wrong with the settings of this section together; empty if nothing is."""
+        """Everything that is wrong with the settings of this section; empty if nothing is."""
+        key = _key(self, "").rstrip(".")
+        return [*value_problems(key, self, type(self)), *self.combinations()]
+
+    def combinations(self) -> list[str]:
+        """What is wrong with several settings together, each of which may be right."""
         return []
 
 

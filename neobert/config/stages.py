@@ -61,7 +61,7 @@ class StageConfig(Section):
     min_length: Count | None = None
     """Shortest document in tokens that is kept."""
 
-    def problems(self, place: str = "stages[0]") -> list[str]:
+    def combinations(self, place: str = "stages[0]") -> list[str]:
         """What is wrong with this stage, whose key is ``place``; empty if nothing is."""
         return require(
             self.decay is None or self.lr is not None,

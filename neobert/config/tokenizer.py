@@ -41,7 +41,7 @@ class TokenizerConfig(Section):
     allow_special_token_rewrite: bool = False
     """Give a tokenizer without a mask token RoBERTa's special tokens, instead of refusing it."""
 
-    def problems(self) -> list[str]:
+    def combinations(self) -> list[str]:
         return require(
             self.path is None or self.train_vocab_size is None,
             f"tokenizer.path={self.path} and tokenizer.train_vocab_size={self.train_vocab_size} "

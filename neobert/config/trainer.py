@@ -210,7 +210,7 @@ class TrainerConfig(Section):
     tune_cpu: bool = True
     """On a CPU: keep large buffers in the allocator, and use the cores that are really there."""
 
-    def problems(self) -> list[str]:
+    def combinations(self) -> list[str]:
         problems = require(
             not self.load_best_model_at_end or (self.save_model and self.save_strategy != "no"),
             f"trainer.load_best_model_at_end=true needs saved checkpoints, but save_strategy="

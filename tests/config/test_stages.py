@@ -57,7 +57,7 @@ def test_stages_that_overlap_or_do_not_end(ends: tuple[str | None, ...], problem
 )
 def test_a_stage_that_is_wrong(settings: dict[str, object], problem: str) -> None:
     stage = StageConfig(**settings)
-    problems = [*value_problems("stages[2]", stage, StageConfig), *stage.problems("stages[2]")]
+    problems = [*value_problems("stages[2]", stage, StageConfig), *stage.combinations("stages[2]")]
     assert problem in "\n".join(problems)
 
 
