@@ -31,7 +31,7 @@ ENDLESS = sys.maxsize
 
 @dataclass(frozen=True, slots=True)
 class SequentialValues:
-    """The values that ``read`` gives anew on each call, from number ``first`` up to ``stop``."""
+    """The values that ``read`` gives again on each call, from number ``first`` up to ``stop``."""
 
     read: Callable[[], Iterable[object]]
     files: tuple[Path, ...] = ()

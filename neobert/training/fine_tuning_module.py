@@ -84,7 +84,7 @@ class FineTuningModule(OptimizedModule):
 
     def on_validation_epoch_end(self) -> None:
         splits = enumerate(self.data.validation_splits)
-        found = {split: gather_lists(self._predictions[number]) for number, split in splits}
-        metrics = self.validation_metrics(found)
+        predictions = {split: gather_lists(self._predictions[number]) for number, split in splits}
+        metrics = self.validation_metrics(predictions)
         self.log_dict(metrics, logger=False)  # for early stopping and the best model
         log_metrics(self.trainer, metrics)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from neobert.export.__main__ import main
 from neobert.export.folder_checks.doctor import CHECKS, Patient
+from neobert.export.folder_checks.verify import NoPackage
 from tests.export.conftest import write_tokenizer
 
 pytest.importorskip("transformers.models.eurobert", reason="needs transformers 5.3")
@@ -244,3 +245,9 @@ def test_the_command_reports_as_json_with_an_exit_code(healthy, tmp_path, capsys
     code, report = check(folder)
     assert (code, report["ok"]) == (2, False)
     assert "--trust-remote-code" in report["error"]
+
+
+def test_a_model_that_imports_this_package_is_told_so() -> None:
+    with pytest.raises(ImportError, match=r"must not import neobert\.batch"):
+        NoPackage().find_spec("neobert.batch", None)
+    assert NoPackage().find_spec("neobert_other", None) is None

@@ -1,6 +1,7 @@
 """Checks an exported folder against the model that was exported."""
 
 import importlib
+import importlib.abc
 import sys
 import tempfile
 from collections.abc import Callable
@@ -166,6 +167,15 @@ def check_saved_again(exported: Exported) -> str:
     return f"weights unchanged, largest difference of the outputs {largest:.1e}"
 
 
+class NoPackage(importlib.abc.MetaPathFinder):
+    """Forbids ``import neobert``: whoever downloads the folder does not have it."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        """Raise for the package and leave everything else to the other finders."""
+        if fullname.partition(".")[0] == "neobert":
+            raise ImportError(f"the exported model must not import {fullname}")
+
+
 CHECKS: dict[str, Callable[[Exported], str]] = {
     "versions": check_versions,
     "files": check_files,
@@ -188,6 +198,5 @@ def main(folder: str, expected: str) -> int:
 
     ``expected`` is a safetensors file of :func:`neobert.export.check.write_expected`.
     """
-    # Whoever downloads the folder has no such package: to import it is an error.
-    sys.modules["neobert"] = None  # type: ignore[assignment]
+    sys.meta_path.insert(0, NoPackage())
     return report_checks(CHECKS, Exported(Path(folder), Path(expected)))

@@ -57,8 +57,8 @@ def _hub(name: str, hub: str, config: str | None = None, **columns: object) -> P
 
 
 TABLE = {
-    one.name: one
-    for one in (
+    source.name: source
+    for source in (
         _hub("ALLNLI", "sentence-transformers/all-nli", "triplet", **TRIPLET),
         _hub("AMAZONQA", "embedding-data/Amazon-QA", query="query", positive="pos[0]"),
         _hub(
