@@ -41,13 +41,15 @@ glue: setup ## Fine-tune the quickstart's encoder and report: make glue TASKS=co
 		glue.pretrained_model_path=$(ENCODER) seed=0,1
 	$(BIN)/python -m neobert.tools.glue_report output/glue
 
+# In two processes; the tests of a file share fixtures, so they stay together.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 test: setup ## Lint, types and the whole test suite, what is exported on transformers 4 too
 	$(MAKE) --no-print-directory check
 	$(MAKE) --no-print-directory test-transformers4
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: setup ## The tests that take under 20 s each
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow'
 
 test-parity: setup ## Does a test fail for each key of the contract whose effect is taken away? KEYS='wandb.*'
 	$(BIN)/python tests/parity.py $(KEYS)

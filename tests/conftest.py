@@ -1,6 +1,8 @@
 """Set for every test: one thread, no network, fixed seeds, no shared cache."""
 
 import os
+from collections.abc import Iterator
+from unittest import mock
 
 # Two threads on a busy machine can be ten times slower than one; before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -20,6 +22,13 @@ import torch
 def pytest_runtest_setup() -> None:
     """Before every fixture: those of the session too shall not hang on what ran before."""
     torch.manual_seed(0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """Put the environment back: Lightning notes there whom the ranks of its process have to call."""
+    with mock.patch.dict(os.environ):
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
