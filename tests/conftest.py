@@ -26,7 +26,7 @@ def pytest_runtest_setup() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Iterator[None]:
-    """Put the environment back: Lightning notes there whom the ranks of its process have to call."""
+    """Put the environment back: Lightning notes the address of the main rank there."""
     with mock.patch.dict(os.environ):
         return (yield)
 
