@@ -3,8 +3,9 @@
 Letters: S texts, B pairs, N hard negatives of them all.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,6 +35,9 @@ class Texts(TensorBatch):
     places: Int[Tensor, " S"]
     """Where each text, in the order it was given, is in ``packed``."""
 
+    spare_passes: int = 0
+    """Chunks that only other ranks have: under some strategies the ranks meet in each."""
+
     @classmethod
     def of(cls, texts: Sequence[Sequence[int]], chunk_size: int | None = None) -> "Texts":
         """Lay out ``texts`` (lists of ids), ``chunk_size`` of them at a time (``None``: all)."""
@@ -53,20 +57,22 @@ class Texts(TensorBatch):
         return cls(packed, tuple(chunks), torch.from_numpy(places))
 
     def parts(self) -> list[PackedBatch]:
-        """The chunks as batches."""
+        """The chunks as batches; the first once more for each spare pass."""
         if len(self.chunks) == 1:
-            return [self.packed]
-        return [
-            PackedBatch(
-                input_ids=self.packed.input_ids[chunk.first_token : chunk.end_token],
-                position_ids=self.packed.position_ids[chunk.first_token : chunk.end_token],
-                cu_seqlens=self.packed.cu_seqlens[chunk.first_text : chunk.end_text + 1]
-                - chunk.first_token,
-                max_seqlen=chunk.longest,
-                num_tokens=chunk.end_token - chunk.first_token,
-            )
-            for chunk in self.chunks
-        ]
+            parts = [self.packed]
+        else:
+            parts = [
+                PackedBatch(
+                    input_ids=self.packed.input_ids[chunk.first_token : chunk.end_token],
+                    position_ids=self.packed.position_ids[chunk.first_token : chunk.end_token],
+                    cu_seqlens=self.packed.cu_seqlens[chunk.first_text : chunk.end_text + 1]
+                    - chunk.first_token,
+                    max_seqlen=chunk.longest,
+                    num_tokens=chunk.end_token - chunk.first_token,
+                )
+                for chunk in self.chunks
+            ]
+        return parts + parts[:1] * self.spare_passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,13 @@ class PairBatch(TensorBatch):
     @property
     def num_pairs(self) -> int:
         return len(self.query_texts)
+
+    def among(self, documents: Sequence[int], chunk_size: int | None) -> "PairBatch":
+        """The batch with the number of ``documents`` in each rank's batch of the same number."""
+        most = self.num_pairs + max(documents)
+        passes = math.ceil(most / (chunk_size or most))
+        texts = replace(self.texts, spare_passes=passes - len(self.texts.chunks))
+        return replace(self, texts=texts, documents_of_ranks=tuple(documents))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The data of a contrastive run: from settings to batches, addressable by their number."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,10 +15,16 @@ from neobert.batch import TensorBatch
 from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.cache import opening
-from neobert.data.loader import CountedLoader, Workers, one_ahead, sum_over_ranks
+from neobert.data.loader import (
+    CountedLoader,
+    EvaluationBatches,
+    Workers,
+    build_loader,
+    one_ahead,
+    sum_over_ranks,
+)
 from neobert.data.masking import build_masking
 from neobert.data.packing import Packing
-from neobert.data.steps import Share
 from neobert.data.token_rows import RowMaker
 from neobert.data.tokenizer import TokenizerInfo
 from neobert.errors import ConfigError
@@ -174,43 +180,51 @@ class ContrastiveDataModule(RunDataModule):
         )
         requested = config.trainer.dataloader_num_workers
         workers = self.workers(requested, "trainer.dataloader_num_workers")
-        return PairLoader(batches, len(draws.turn), workers, self.share)
+        return PairLoader(batches, len(draws.turn), workers)
 
     def val_dataloader(self) -> "DataLoader[EvaluationBatch] | list[EvaluationBatch]":
         """This rank's part of the texts to encode."""
         if not self.has_validation:
             return []
-        texts, share = self.evaluation.texts, self.share
         size = self.config.trainer.per_device_eval_batch_size
-        # Of like length together; the ranks take turns.
-        order = np.argsort([len(text) for text in texts], kind="stable")
-        parts = [order[first : first + size] for first in range(0, len(order), size)]
-        batches = [
-            EvaluationBatch(Texts.of([texts[place] for place in part]), torch.from_numpy(part))
-            for part in parts[share.rank :: share.ranks]
-        ]
-        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        batches = EvaluationTexts(self.evaluation.texts, size)
+        return build_loader(batches, batches.numbers(self.share), Workers())
+
+
+class EvaluationTexts(EvaluationBatches[EvaluationBatch]):
+    """The texts of an evaluation, those of like length together; a number beyond the last gives a
+    batch whose vector has no place."""
+
+    def __init__(self, texts: Sequence[list[int]], size: int) -> None:
+        super().__init__(len(texts), size)
+        self.texts = texts
+        self.order = np.argsort([len(text) for text in texts], kind="stable")
+
+    def __getitem__(self, number: int) -> EvaluationBatch:
+        rows = self.rows(number)
+        places = self.order[rows.start : rows.stop]
+        texts = [self.texts[place] for place in (places if len(places) else self.order[:1])]
+        return EvaluationBatch(Texts.of(texts), torch.from_numpy(places))
 
 
 class PairLoader(CountedLoader[AnyBatch]):
     """Adds to each batch of pairs how many documents the other ranks' batches have."""
 
-    def __init__(self, batches: Batches, count: int, workers: Workers, share: Share) -> None:
-        super().__init__(batches, count, workers)
-        self.share = share
+    batches: Batches
 
     def remaining(self) -> Iterator[AnyBatch]:
         for batch, sizes in one_ahead(super().remaining(), self._documents_of_ranks):
             if isinstance(batch, PairBatch) and sizes:
-                yield replace(batch, documents_of_ranks=tuple(sizes))
+                yield batch.among(sizes, self.batches.chunk_size)
             else:
                 yield batch
 
     def _documents_of_ranks(self, batch: AnyBatch) -> Callable[[], list[int]]:
-        if self.share.ranks == 1 or not isinstance(batch, PairBatch):
+        share = self.batches.share
+        if share.ranks == 1 or not isinstance(batch, PairBatch):
             return list
-        counts = [0] * self.share.ranks
-        counts[self.share.rank] = len(batch.document_texts)
+        counts = [0] * share.ranks
+        counts[share.rank] = len(batch.document_texts)
         return sum_over_ranks(counts)
 
 

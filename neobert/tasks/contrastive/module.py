@@ -102,7 +102,7 @@ class ContrastiveModule(OptimizedModule):
         self._vectors = torch.zeros(shape, device=self.device)
 
     def validation_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
-        self._vectors[batch.places] = self._encoded(batch.texts)
+        self._vectors[batch.places] = self._encoded(batch.texts)[: len(batch.places)]
 
     def on_validation_epoch_end(self) -> None:
         # Each rank has filled in its own rows; the others are zero.

@@ -1,5 +1,7 @@
 """GradCache against the direct computation: loss and every gradient."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -47,6 +49,19 @@ def test_loss_and_gradients_are_those_of_the_whole_batch_at_once(dropout, chunk_
         assert_close(loss, results[0][0])
         for found, wanted in zip(gradients, results[0][1], strict=True):
             assert_close(found, wanted)
+
+
+def test_a_spare_pass_changes_neither_loss_nor_gradients():
+    encoder = Encoder(small_config(), 128, 0).double().train()
+    results = []
+    for spare in (0, 2):
+        encoder.zero_grad()
+        given = replace(Texts.of(texts(), 5), spare_passes=spare)
+        vectors = encode_texts(encoder, given, "avg")
+        vectors.square().sum().backward()
+        results.append([vectors.detach(), *(p.grad.clone() for p in encoder.parameters())])
+    for without, with_spare in zip(*results, strict=True):
+        assert_close(with_spare, without)
 
 
 def test_under_dropout_the_second_pass_draws_what_the_first_drew():

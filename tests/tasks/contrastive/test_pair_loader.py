@@ -17,7 +17,7 @@ from neobert.data.packing import Packing
 from neobert.data.steps import Share
 from neobert.data.token_rows import RowMaker
 from neobert.tasks.contrastive.batches import PairBatch, Texts, TwiceBatch
-from neobert.tasks.contrastive.data import held_out_rows, sample_of
+from neobert.tasks.contrastive.data import EvaluationTexts, held_out_rows, sample_of
 from neobert.tasks.contrastive.pair_loader import Batches, Draws, PairRows
 from neobert.training.callbacks.batch_digest import batch_digest
 
@@ -187,3 +187,29 @@ def test_chunks_are_the_texts_in_order_of_length_and_places_lead_back():
     assert [documents[place].tolist() for place in texts.places] == given
     positions = torch.cat([part.position_ids for part in parts])
     assert torch.equal(positions, texts.packed.position_ids)
+
+
+@pytest.mark.parametrize(("chunk_size", "passes"), [(None, [1, 1]), (4, [3, 3]), (3, [4, 4])])
+def test_ranks_with_unequal_texts_make_as_many_passes(chunk_size, passes):
+    found = []
+    for negatives in (1, 6):
+        documents = torch.arange(3 + negatives)
+        batch = PairBatch(
+            Texts.of([[1]] * (6 + negatives), chunk_size), *[torch.arange(3)] * 3, "own"
+        )
+        batch = replace(batch, document_texts=documents).among([4, 9], chunk_size)
+        assert batch.documents_of_ranks == (4, 9)
+        found.append(len(batch.texts.parts()))
+    assert found == passes
+
+
+def test_ranks_evaluate_equally_often_and_each_text_has_one_place():
+    texts = [[1] * length for length in (5, 2, 9, 1, 2)]
+    batches = EvaluationTexts(texts, 2)
+    shares = [Share(1, 1, rank, 2) for rank in range(2)]
+    numbers = [list(batches.numbers(share)) for share in shares]
+    assert [len(one) for one in numbers] == [2, 2]
+    places = torch.cat([batches[number].places for one in numbers for number in one])
+    assert sorted(places.tolist()) == [0, 1, 2, 3, 4]
+    last = batches[3]
+    assert (len(last.places), last.texts.packed.num_tokens) == (0, 1)
