@@ -85,9 +85,17 @@ def matrices_after_two_steps(*words: str) -> list[torch.Tensor]:
     "optimizer.muon_config.ns_steps",
     "optimizer.muon_config.nesterov",
     "optimizer.muon_config.norm_factor",
+    "optimizer.muon_config.orthogonalization",
 )
 @pytest.mark.parametrize(
-    "word", ["muon_beta=0.5", "ns_steps=3", "nesterov=false", "norm_factor=spectral"]
+    "word",
+    [
+        "muon_beta=0.5",
+        "ns_steps=3",
+        "nesterov=false",
+        "norm_factor=spectral",
+        "orthogonalization=newton_schulz",
+    ],
 )
 def test_a_setting_of_muon_changes_the_step(word: str) -> None:
     usual = matrices_after_two_steps()
@@ -102,11 +110,7 @@ def test_without_muon_config_the_defaults_hold() -> None:
     assert optimizer.settings == MuonConfig()
 
 
-@pytest.mark.proves(
-    "optimizer.muon_config.orthogonalization",
-    "optimizer.muon_config.algorithm",
-    "optimizer.muon_config.polar_express",
-)
+@pytest.mark.proves("optimizer.muon_config.algorithm", "optimizer.muon_config.polar_express")
 @pytest.mark.parametrize(
     ("word", "method"),
     [

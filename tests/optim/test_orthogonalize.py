@@ -28,7 +28,6 @@ GOLDEN = {
 }
 
 
-@pytest.mark.proves("optimizer.muon_config.orthogonalization")
 @pytest.mark.parametrize("case", GOLDEN, ids=str)
 def test_first_row_is_the_references(case: tuple[str, int, int]) -> None:
     method, rows, columns = case
