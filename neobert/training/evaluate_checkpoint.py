@@ -10,9 +10,8 @@ from neobert.config.store import load_config_file
 from neobert.files import write_json
 from neobert.training.extras import Extras
 from neobert.training.run import TaskRun, prepare_run
+from neobert.training.run_folder import EVALUATION
 from neobert.training.summary import command_line, origin
-
-EVALUATION = "evaluation.json"
 
 
 def evaluate_checkpoint(kind: type[TaskRun], config: Config, checkpoint: Path) -> dict[str, float]:

@@ -21,8 +21,12 @@ log = get_logger(__name__)
 MARKS = ("config.yaml", "metrics.csv", "checkpoints")
 """A folder that has one of them holds a run."""
 
+EVALUATION = "evaluation.json"
+"""The metrics of a checkpoint that was evaluated without training."""
+
 OTHERS = (
     SUMMARY,
+    EVALUATION,
     "loss.png",
     "wandb_run_id.txt",
     "tensorboard",

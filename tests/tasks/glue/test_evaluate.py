@@ -24,6 +24,10 @@ def test_an_evaluation_gives_the_numbers_of_the_run(
     assert not (folder / "checkpoints").exists()
     predictions = {path.name for path in folder.glob("predictions*")}
     assert predictions == {path.name for path in run.folder.glob("predictions*")} != set()
+    first = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".claimed"}
+    neobert.evaluate(run, ["trainer.per_device_eval_batch_size=3"])
+    moved = run.folder / "evaluations/6.old-1"
+    assert {path.name: path.read_bytes() for path in moved.iterdir()} == first
 
 
 def test_a_run_without_a_checkpoint_is_refused(settings, sst2: Path, encoder_folder: Path) -> None:
