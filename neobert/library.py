@@ -120,7 +120,7 @@ def evaluate(
 
     They are what the run itself logged at that step, and are written to
     ``RUN/evaluations/<step>/``, with predictions where the task has some. With ``task=mteb`` the
-    checkpoint is evaluated on MTEB.
+    checkpoint is evaluated on MTEB, and the results are in ``RUN/mteb/<step>/``.
     """
     folder = Path(run.folder if isinstance(run, Run) else run)
     file = folder / "config.yaml"
@@ -128,9 +128,7 @@ def evaluate(
         raise ConfigError(f"{folder} is not the folder of a run: it has no config.yaml")
     config = compose([f"config_path={quote(str(file))}", *overrides])
     if config.task == "mteb":
-        config = replace(config, mteb_model=str(folder), pretrained_checkpoint=str(checkpoint))
-        summary = train_config(config).summary
-        return {name: task["score"] for name, task in summary["tasks"].items()}
+        return _evaluate_on_mteb(config, folder, str(checkpoint))
     check(replace(config, trainer=replace(config.trainer, resume_from_checkpoint="latest")))
     _show_messages(config.debug)
     from neobert.model.weight_files import NoWeightsError
@@ -150,6 +148,18 @@ def evaluate(
     output = folder / EVALUATIONS / selected.name
     config = replace(config, trainer=replace(config.trainer, output_dir=str(output)))
     return evaluate_checkpoint(task_run(config), config, selected)
+
+
+def _evaluate_on_mteb(config: Config, folder: Path, checkpoint: str) -> dict[str, float]:
+    """The score of each task."""
+    trainer = replace(config.trainer, output_dir=str(folder))
+    # No name of its own: the results are where ``task=mteb trainer.output_dir=RUN`` has them, so
+    # that neither runs the finished tasks of the other again.
+    has_checkpoints = (folder / "checkpoints").is_dir()
+    model = None if has_checkpoints else str(folder)
+    config = replace(config, trainer=trainer, mteb_model=model, pretrained_checkpoint=checkpoint)
+    summary = train_config(config).summary
+    return {name: task["score"] for name, task in summary["tasks"].items()}
 
 
 def check(config: Config) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import neobert
 from neobert.errors import ConfigError, RunError
 from neobert.model.encode import TextEncoder
 from neobert.tasks.mteb.run import run_mteb
@@ -64,6 +65,19 @@ def test_a_finished_task_is_run_again_only_if_asked(
     assert file.stat().st_mtime_ns == written
     assert run_mteb(compose(*words, "mteb_overwrite_results=true")) == first
     assert file.stat().st_mtime_ns > written
+
+
+def test_the_command_that_evaluates_a_run_finds_its_finished_tasks(
+    make_run, compose, local_sts, monkeypatch
+) -> None:
+    folder = make_run()
+    first = run_mteb(compose(f"trainer.output_dir={folder}", "mteb_task_type=local", local_sts))
+    (folder.parent / "elsewhere").mkdir()  # the run's own settings have another output_dir, too
+    moved = folder.rename(folder.parent / "elsewhere" / folder.name)
+    monkeypatch.delattr(TextEncoder, "encode")
+    words = ["task=mteb", "trainer.use_cpu=true", "mteb_task_type=local", local_sts]
+    assert neobert.evaluate(moved, words) == {"Pairs": first}
+    assert [path.name for path in (moved / "mteb").iterdir()] == ["20"]
 
 
 def test_changed_data_is_evaluated_anew(make_run, compose, local_sts, sts_file) -> None:
