@@ -1,6 +1,6 @@
 """The data of a contrastive run: from settings to batches, addressable by their number."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +86,8 @@ class ContrastiveDataModule(RunDataModule):
         with opening(prepared.folder):
             table = ArrowDataset.from_file(str(prepared.folder / PAIRS))
         held = held_out_rows(table, self.config.dataset.validation_split)
+        if held.sum() == 1:  # a single pair has nothing to be ranked among
+            held &= table.data.column("split").to_numpy() == HELD_OUT
         places = sample_of(table, np.flatnonzero(held), self.config.dataset.eval_samples)
         rows = np.flatnonzero(~held)
         together = min(self.share.batch_size, len(rows) // self.share.ranks) * self.share.ranks
@@ -101,19 +103,27 @@ class ContrastiveDataModule(RunDataModule):
         if len(places) > 1:
             self.evaluation.add_pairs(prepared.name, table.select(places).to_list())
         elif self.config.trainer.eval_strategy != "no":
-            log.warning(
-                "%s: %d of %s pairs held out (dataset.validation_split=%s), so it is not "
-                "evaluated: raise dataset.validation_split, or put a val.jsonl beside the pairs",
-                prepared.name,
-                len(places),
-                f"{len(held):,}",
-                self.config.dataset.validation_split,
-            )
+            log.warning("%s", self._not_evaluated(prepared.name, len(held)))
+        evaluated = len(places) if len(places) > 1 else 0
         log.info(
-            "%s: %s pairs to train on, %d to evaluate on",
+            "%s: %s pairs to train on, %s to evaluate on",
             prepared.name,
             f"{len(rows):,}",
-            len(places),
+            f"{evaluated:,}",
+        )
+
+    def _not_evaluated(self, name: str, pairs: int) -> str:
+        """Why there are fewer than the two pairs that a ranking takes, and what to change."""
+        settings, own = self.config.dataset, self.config.contrastive.sources.get(name)
+        if settings.eval_samples == 1:
+            return f"{name} is not evaluated: dataset.eval_samples=1; a ranking takes 2 pairs"
+        hint = "raise it"
+        if isinstance(own, Mapping) and own.get("path") is not None:
+            place = f"contrastive.sources.{name}.path"
+            hint += f", or let {place} be a folder that has a val.jsonl of 2 or more pairs too"
+        return (
+            f"{name} is not evaluated: fewer than 2 of {pairs:,} pairs are held out "
+            f"(dataset.validation_split={settings.validation_split or 0}): {hint}"
         )
 
     @property

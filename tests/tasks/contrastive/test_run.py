@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 
 from neobert.errors import ConfigError
 from neobert.tasks import run
+from neobert.tasks.contrastive.data import ContrastiveDataModule, held_out_rows
+from neobert.tasks.contrastive.prepared_pairs import PAIRS, pair_encoder, prepare_sources
 from neobert.training.start import open_weights
 from tests.tasks.conftest import Watch
 from tests.tasks.contrastive.conftest import pairs, write_jsonl
@@ -201,6 +204,33 @@ def test_a_source_of_one_pair_is_refused(settings, tmp_path: Path):
                 "dataset.validation_split=null",
             )
         )
+
+
+def test_a_single_held_out_pair_is_trained_on_and_a_folder_with_others_evaluates(
+    settings, info, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def source(path: Path) -> str:
+        return f"contrastive.sources={{own:{{path:{path},query:question,positive:answer}}}}"
+
+    rows = [{"question": f"river {row}", "answer": f"city {row}"} for row in range(80)]
+    (tmp_path / "data").mkdir()
+    file = write_jsonl(tmp_path / "data/pairs.jsonl", rows)
+    config = settings(source(file))
+    (prepared,) = prepare_sources(config, pair_encoder(config, info))
+    table = Dataset.from_file(str(prepared.folder / PAIRS))
+    shares = (number / 1000 for number in range(1000))
+    share = next(share for share in shares if held_out_rows(table, share).sum() == 1)
+    with caplog.at_level("INFO", logger="neobert"):
+        config = settings(source(file), f"dataset.validation_split={share}")
+        ContrastiveDataModule(config, info).setup("fit")
+    assert "own: 80 pairs to train on, 0 to evaluate on" in caplog.text
+    assert "fewer than 2 of 80 pairs are held out" in caplog.text
+    assert "let contrastive.sources.own.path be a folder that has a val.jsonl" in caplog.text
+    write_jsonl(tmp_path / "data/val.jsonl", rows[:2])
+    with caplog.at_level("INFO", logger="neobert"):
+        config = settings(source(file.parent), f"dataset.validation_split={share}")
+        ContrastiveDataModule(config, info).setup("fit")
+    assert "own: 80 pairs to train on, 2 to evaluate on" in caplog.text
 
 
 @pytest.mark.parametrize("words", [(), ("trainer.gradient_accumulation_steps=2",)])
