@@ -68,11 +68,16 @@ def epoch_problems(data: Sequence[SourceData], epochs: Epochs, max_steps: int) -
         limit, key = source.settings.max_epochs, source.settings.key
         if limit is not None and times is not None and times > limit:
             weight = source.settings.weight
-            lower = "" if weight is None else f" to about {weight * limit / times:.2g}"
+            lower = f"set a {key}.weight for each source, with less for {source.name}"
+            if weight is not None:
+                lower = (
+                    f"lower {key}.weight to about {weight * limit / times:.2g} and raise the "
+                    "others, so that they sum to 1 again (in a stage, those of its mixture)"
+                )
             problems.append(
                 f"{key}.max_epochs={limit:g}: the run takes {times:.2f} epochs of {source.name}; "
-                f"set it to {ceil(times)}, lower {key}.weight{lower} (in a stage, its mixture), or "
-                f"set trainer.max_steps={int(max_steps * limit / times)}"
+                f"set it to {ceil(times)}, {lower}, or set trainer.max_steps="
+                f"{int(max_steps * limit / times)}"
             )
     return problems
 

@@ -168,6 +168,7 @@ def test_sources_that_exceed_their_epochs_are_told_before_training(folder: Path)
         "takes 1.20 epochs of web; set it to 2, lower dataset.mixture.web.weight to about 0.5"
         in (error.value.problems[0])
     )
+    assert "0.5 and raise the others, so that they sum to 1 again" in error.value.problems[0]
     assert "trainer.max_steps=16" in error.value.problems[0]
     data_of(folder, limits[1], "trainer.max_steps=16")
     data_of(folder, limits[1], "dataset.mixture.web.weight=0.5", "dataset.mixture.books.weight=0.2")
