@@ -101,7 +101,7 @@ def split_data(
     if config.eval_samples is None:
         return SplitData(train, evaluation)
     if evaluation is None:
-        return _head_split(train, config.eval_samples, origin)
+        return SplitData(*head_split(train, config.eval_samples, origin))
     return SplitData(train, _span(evaluation, 0, config.eval_samples))
 
 
@@ -196,7 +196,8 @@ def _span(data: AnyData, start: int, stop: int | None) -> AnyData:
     return replace(data, first=data.first + start, stop=min(ends, default=None))
 
 
-def _head_split(train: Data, samples: int, origin: str) -> SplitData:
+def head_split(train: AnyData, samples: int, origin: str) -> tuple[AnyData, AnyData]:
+    """The documents after the first ``samples``, of which one is always left, and those."""
     if not isinstance(train, StreamSource):
         count = _count(train, samples + 1)
         if count < 2:
@@ -204,7 +205,7 @@ def _head_split(train: Data, samples: int, origin: str) -> SplitData:
         if samples >= count:
             log.warning("dataset.eval_samples: lowered to %d, one document is left", count - 1)
             samples = count - 1
-    return SplitData(_span(train, samples, None), _span(train, 0, samples))
+    return _span(train, samples, None), _span(train, 0, samples)
 
 
 def _split(parts: Mapping[str, Data], split: str, key: str, origin: str) -> Data:

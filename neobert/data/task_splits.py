@@ -26,7 +26,7 @@ from neobert.data.rows import (
     row_columns,
     value_at,
 )
-from neobert.data.splits import HoldOut, named_split, sliced
+from neobert.data.splits import head_split, hold_out, named_split, sliced
 from neobert.errors import ConfigError
 from neobert.files import first_line, user_path
 
@@ -134,10 +134,10 @@ def open_splits(
         raise ConfigError(*problems)
     if train is None:
         raise reader.missing(train_split)
-    fraction = config.validation_split if all(part is None for part in parts.values()) else None
-    if fraction is not None:
-        train, parts[""] = _held_out(train, fraction, seed)
-        validation = {"": ""}
+    has_evaluation = any(part is not None for part in parts.values())
+    held = None if has_evaluation else _held_out(train, config, reader.origin, seed)
+    if held is not None:
+        train, parts, validation = held[0], {"": held[1]}, {"": ""}
     for split, end in validation.items():
         if parts.get(end) is None:
             raise reader.missing(split)
@@ -153,7 +153,7 @@ def open_splits(
             if part is not None
         },
         test={split: part for split, part in tests.items() if part is not None},
-        files=reader.files_of(names) if fraction is None else {},
+        files=reader.files_of(names) if held is None else {},
     )
 
 
@@ -168,12 +168,23 @@ def _collect(
         return None
 
 
-def _held_out(train: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
-    """Training and held-out examples, chosen as in pretraining, both in their order."""
-    if len(train) < 2:
-        return train, None
-    is_held = HoldOut.of(fraction, seed, len(train)).holds(0, len(train))
-    return train.select(np.flatnonzero(~is_held)), train.select(np.flatnonzero(is_held))
+def _held_out(
+    train: Dataset, config: DatasetConfig, origin: str, seed: int
+) -> tuple[Dataset, Dataset] | None:
+    """Training and evaluation rows where no split is for evaluation, both in their order.
+
+    The same rows as in pretraining, so above ``COUNTED`` rows a fraction is only approximate here
+    too, although the number of rows is known.
+    """
+    if config.validation_split is not None:
+        held = hold_out(train, config.validation_split, origin, seed)
+        if held is None:
+            return None
+        is_held = held.holds(0, len(train))
+        return train.select(np.flatnonzero(~is_held)), train.select(np.flatnonzero(is_held))
+    if config.eval_samples is not None and config.eval_split is None:
+        return head_split(train, config.eval_samples, origin)
+    return None
 
 
 def _reader(

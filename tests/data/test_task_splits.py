@@ -9,6 +9,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from neobert.config.dataset import DatasetConfig
+from neobert.data.sources import open_source
 from neobert.data.task_splits import Splits, open_splits
 from neobert.errors import ConfigError
 from neobert.tasks.glue.labels import label_splits
@@ -259,6 +260,50 @@ def test_a_missing_evaluation_set_is_split_off(tmp_path: Path) -> None:
     splits = read(tmp_path, validation_split=0.25, eval_samples=3)
     assert len(splits.train) == 15
     assert len(splits.validation[""]) == 3
+
+
+@pytest.mark.parametrize("count", [200, 12_000])
+@pytest.mark.parametrize("keys", [{"validation_split": 0.05}, {"eval_samples": 9}])
+def test_the_same_rows_are_held_out_as_in_pretraining(
+    tmp_path: Path, count: int, keys: dict[str, float]
+) -> None:
+    rows = [{"sentence": f"row {number}", "label": number % 2} for number in range(count)]
+    file = write_rows(tmp_path / "data/train.jsonl", rows)
+    splits = read(tmp_path, **keys)
+    config = DatasetConfig(path=str(file), text_column="sentence", streaming=False, **keys)
+    source = open_source(config, tmp_path / "cache", seed=0)
+    assert source.evaluation is not None
+    assert splits.validation[""]["sentence"][:] == list(source.evaluation.texts())
+    assert splits.train["sentence"][:] == list(source.train.texts())
+    assert splits.where("validation") == f"{tmp_path / 'data'}, validation"  # not the whole file
+
+
+def test_of_one_row_none_is_held_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_rows(tmp_path / "data/train.jsonl", sentences(1))
+    with pytest.raises(ConfigError, match="has no validation"):
+        read(tmp_path, validation_split=0.5)
+    assert "has fewer than 2 documents: none is held out" in caplog.text
+    with pytest.raises(ConfigError, match=r"dataset\.eval_samples: .* has only 1 documents"):
+        read(tmp_path, eval_samples=1)
+
+
+@pytest.mark.parametrize(("samples", "evaluated"), [(3, 3), (20, 19), (50, 19)])
+def test_eval_samples_come_from_the_head_where_nothing_else_is_evaluated_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, samples: int, evaluated: int
+) -> None:
+    write_rows(tmp_path / "data/train.jsonl", sentences(20))
+    write_rows(tmp_path / "data/test.jsonl", sentences(4))
+    splits = read(tmp_path, eval_samples=samples)
+    expected = [row["sentence"] for row in sentences(20)]
+    assert splits.validation[""]["sentence"][:] == expected[:evaluated]
+    assert splits.train["sentence"][:] == expected[evaluated:]
+    assert len(splits.test["test"]) == 4
+    assert ("dataset.eval_samples: lowered to 19" in caplog.text) == (samples > evaluated)
+    with pytest.raises(ConfigError, match="has no held"):
+        read(tmp_path, eval_samples=samples, eval_split="held")
+    write_rows(tmp_path / "data/validation.jsonl", sentences(60, seed=1))
+    splits = read(tmp_path, eval_samples=samples)
+    assert (len(splits.train), len(splits.validation[""])) == (20, samples)
 
 
 def test_a_packaged_task_needs_no_network(tmp_path: Path) -> None:
