@@ -131,20 +131,13 @@ def evaluate(
         return _evaluate_on_mteb(config, folder, str(checkpoint))
     check(replace(config, trainer=replace(config.trainer, resume_from_checkpoint="latest")))
     _show_messages(config.debug)
-    from neobert.model.weight_files import NoWeightsError
     from neobert.tasks import task_run
     from neobert.training.evaluate_checkpoint import evaluate_checkpoint
     from neobert.training.extras import check_targets
     from neobert.training.start import select
 
     check_targets(config)
-    try:
-        selected = select(folder, checkpoint, "", "checkpoint", resumable=True)
-    except NoWeightsError as error:
-        raise ConfigError(
-            f"{folder} has no checkpoint to evaluate: it was trained with trainer.save_strategy="
-            f"{config.trainer.save_strategy}; set best, epoch or steps"
-        ) from error
+    selected = select(folder, checkpoint, "", "checkpoint", resumable=True)
     output = folder / EVALUATIONS / selected.name
     config = replace(config, trainer=replace(config.trainer, output_dir=str(output)))
     return evaluate_checkpoint(task_run(config), config, selected)

@@ -96,7 +96,8 @@ def what_is_there(folder: Path) -> str:
     pickles = [name for name in PICKLES if (folder / name).is_file()]
     if pickles:
         return f"only {pickles[0]}, a pickle, which could run code; save it as safetensors first"
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    files = folder.iterdir() if folder.is_dir() else ()
+    names = sorted(path.name for path in files if not path.name.startswith("."))
     return f"there are {', '.join(names[:8])}" if names else "it is empty"
 
 

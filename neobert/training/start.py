@@ -22,7 +22,7 @@ from neobert.console import get_logger
 from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.data.tokenizer import load_tokenizer
 from neobert.errors import ConfigError
-from neobert.files import reading, sha256, user_path
+from neobert.files import SUMMARY, reading, sha256, user_path
 from neobert.model.encoder import Encoder
 from neobert.model.heads import MaskedLM, SequenceClassifier, TokenClassifier
 from neobert.model.pretrained import (
@@ -31,6 +31,7 @@ from neobert.model.pretrained import (
     encoder_from,
     masked_lm_from,
     read_stored,
+    run_settings,
     token_classifier_from,
 )
 from neobert.model.weight_files import (
@@ -213,7 +214,7 @@ def _selected(place: str, selector: str, key: str, selector_key: str, resumable:
         return _undamaged(path, resumable, prefix)
     steps = steps or numbered(path)
     if not steps:
-        raise NoWeightsError(prefix + _no_weights(path))
+        raise NoWeightsError(prefix + _no_weights(path, resumable))
     if selector.lower() in LATEST:
         return _latest(steps, resumable, f"{selector_key}={selector}: " if resumable else prefix)
     return _step(steps, selector, resumable, selector_key)
@@ -308,13 +309,25 @@ def _path_of(run: Path, selector: str, selector_key: str) -> Path:
     )
 
 
-def _no_weights(path: Path) -> str:
+def _no_weights(path: Path, resumable: bool) -> str:
+    if (path / SUMMARY).is_file() and _saves_nothing(path / "config.yaml"):
+        return (
+            f"{path} has no checkpoint: it was trained with trainer.save_strategy=no; set best, "
+            "epoch or steps"
+        )
     why = what_is_there(path) if path.is_dir() else "there is no such folder"
+    others = ", of an exported model, or an id of the Hugging Face Hub"
     return (
         f"{path} holds neither {WEIGHTS} nor checkpoints/<step>/{WEIGHTS} ({why}): name the folder "
-        "of a run, of one of its checkpoints, of an exported model, or an id of the Hugging Face "
-        "Hub"
+        f"of a run{' or' if resumable else ','} of one of its checkpoints"
+        f"{'' if resumable else others}"
     )
+
+
+def _saves_nothing(settings: Path) -> bool:
+    trainer = run_settings(settings).get("trainer")
+    strategy = trainer.get("save_strategy") if isinstance(trainer, dict) else None
+    return strategy in ("no", False)  # YAML reads a bare no as false
 
 
 def _on_disk(place: str, prefix: str) -> Path:

@@ -30,8 +30,16 @@ def test_an_evaluation_gives_the_numbers_of_the_run(
     assert {path.name: path.read_bytes() for path in moved.iterdir()} == first
 
 
-def test_a_run_without_a_checkpoint_is_refused(settings, sst2: Path, encoder_folder: Path) -> None:
+def test_a_run_without_a_checkpoint_is_refused(
+    settings, sst2: Path, encoder_folder: Path, tmp_path: Path
+) -> None:
     start = f"glue.pretrained_model_path={encoder_folder}"
     run = neobert.train(settings(start, "trainer.max_steps=1"))  # task=glue saves none by default
-    with pytest.raises(ConfigError, match=r"trainer\.save_strategy"):
+    said = r"run has no checkpoint: it was trained with trainer\.save_strategy=no; set best, epoch"
+    with pytest.raises(ConfigError, match=said):
         neobert.evaluate(run)
+    with pytest.raises(ConfigError, match=said):
+        run.export(tmp_path / "exported")
+    (run.folder / "summary.json").unlink()  # cut short: there may be checkpoints yet
+    with pytest.raises(ConfigError, match=r"there are config\.yaml, .*: name the folder of a run"):
+        run.export(tmp_path / "exported")
