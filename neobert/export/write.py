@@ -109,6 +109,6 @@ def _refuse_existing(output: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{output} is a file; name a folder with --output")
     if output.is_dir() and any(output.iterdir()) and not overwrite:
         raise FileExistsError(
-            f"{output} is not empty; name another folder, or give --overwrite, which moves what is "
-            "there aside"
+            f"{output} is not empty; name another folder, or give --overwrite (in Python "
+            "overwrite=True), which moves what is there aside"
         )

@@ -251,7 +251,7 @@ def _step(steps: list[Path], selector: str, resumable: bool, selector_key: str) 
     listed, place = ", ".join(map(str, known)), steps[0].parent
     if selector.lower() == "best":
         step = best_step(_latest(steps, resumable, ""))
-        missing = "no evaluation was the best of this run"
+        missing = "no evaluation was the best of this run (trainer.save_strategy=best finds it)"
     else:
         step, missing = int(selector), f"there is no {selector}"
     if step is not None and step not in known:
@@ -346,8 +346,9 @@ def _on_disk(place: str, prefix: str) -> Path:
     try:
         return Path(snapshot_download(place, allow_patterns=list(HUB_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        answer = " ".join(str(error).split())  # of several lines
         raise NoWeightsError(
-            f"{prefix}{place} is no folder, and the Hugging Face Hub does not give it: {error}"
+            f"{prefix}{place} is no folder, and the Hugging Face Hub does not give it: {answer}"
         ) from error
 
 

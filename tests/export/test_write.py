@@ -305,7 +305,7 @@ def test_what_lies_in_the_output_folder_is_kept_and_an_export_of_an_export_is_al
     assert (config.rope_theta, config.tie_word_embeddings) == (500.0, False)
     output.mkdir()
     (output / "mine.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="--overwrite"):
+    with pytest.raises(FileExistsError, match=r"--overwrite \(in Python overwrite=True\)"):
         export(source, output)
     command = [str(source), "--output", str(output), "--format", "neobert"]
     assert main(command) == 1

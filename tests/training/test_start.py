@@ -8,7 +8,7 @@ import torch
 
 from neobert.config.trainer import TrainerConfig
 from neobert.errors import ConfigError
-from neobert.model.weight_files import WEIGHTS
+from neobert.model.weight_files import WEIGHTS, NoWeightsError
 from neobert.training.checkpoint import FolderCheckpointIO
 from neobert.training.resume import resume_point
 from neobert.training.start import best_step, select
@@ -60,5 +60,23 @@ def test_a_run_that_never_evaluated_has_no_best(run) -> None:
     assert best_step(run / "checkpoints/5") is None
     for step in ("10", "20"):
         shutil.rmtree(run / "checkpoints" / step)
-    with pytest.raises(ConfigError, match="no evaluation was the best of this run"):
+    with pytest.raises(ConfigError, match=r"was the best of this run \(trainer.save_strategy=best"):
         select(run, "best", "key")
+
+
+def test_a_run_is_not_resumed_from_the_hub(tmp_path: Path) -> None:
+    settings = TrainerConfig(output_dir=str(tmp_path), resume_from_checkpoint="7000")
+    with pytest.raises(NoWeightsError) as error:
+        resume_point(settings)
+    assert str(error.value).endswith("name the folder of a run or of one of its checkpoints")
+    with pytest.raises(NoWeightsError, match="or an id of the Hugging Face Hub"):
+        select(tmp_path, "latest", "model.init_from")
+
+
+def test_what_the_hub_answers_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(*_: object, **__: object) -> None:
+        raise OSError("no route\n\nPlease check your connection")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", answer)
+    with pytest.raises(NoWeightsError, match=r"give it: no route Please check your connection$"):
+        select("no-such/model", "latest", "model.init_from")
