@@ -617,8 +617,8 @@ class NeoBERT(NeoBERTPreTrainedModel):
         for block in self.transformer_encoder:
             if output_hidden_states:
                 states.append(with_padding(x, layout, shape))
-            x, here = block(x, rotary, layout)
-            weights.append(here)
+            x, attended = block(x, rotary, layout)
+            weights.append(attended)
         x = with_padding(self.layer_norm(x), layout, shape)
         return BaseModelOutput(
             last_hidden_state=x,

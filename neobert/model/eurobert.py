@@ -72,17 +72,17 @@ def eurobert_weights(weights: Mapping[str, Tensor], num_heads: int) -> dict[str,
 
 def neobert_weights(weights: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]:
     """The inverse of :func:`eurobert_weights`. Raises ``ValueError`` for an unknown weight."""
-    names = {theirs: ours for ours, theirs in NAMES.items()}
+    names = {published: ours for ours, published in NAMES.items()}
     renamed: dict[str, Tensor] = {}
     projections: dict[str, dict[str, Tensor]] = {}
-    for theirs, tensor in weights.items():
-        if projection := PROJECTION.fullmatch(theirs):
+    for published, tensor in weights.items():
+        if projection := PROJECTION.fullmatch(published):
             name = _renamed(f"{projection[1]}qkv.weight", names)
             projections.setdefault(name, {})[projection[2]] = tensor
             continue
-        name = _renamed(theirs, names)
+        name = _renamed(published, names)
         if "self_attn." in name or "mlp." in name:  # others have no place in the model
-            raise ValueError(f"unexpected weight {theirs}")
+            raise ValueError(f"unexpected weight {published}")
         renamed[name] = tensor
     for name, parts in projections.items():
         if missing := [part for part in PROJECTIONS if part not in parts]:

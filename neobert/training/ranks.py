@@ -53,7 +53,7 @@ class LostRank(RunError):  # noqa: N818 - says what happened
         first_line = str(cause).strip().partition("\n")[0].partition(". This")[0]
         super().__init__(
             "another process of this run died or did not answer within trainer.rank_timeout; its "
-            "own error, if it had one, stands above. The checkpoints are intact; resume with "
+            "own error, if it had one, is above. The checkpoints are intact; resume with "
             f"trainer.resume_from_checkpoint=latest ({first_line})"
         )
 

@@ -201,7 +201,7 @@ def _pairs(source: PairSource, rows: Iterator[Row]) -> Iterator[Example]:
 
 
 def _labelled(source: PairSource, rows: Iterator[Row]) -> Iterator[Example]:
-    """Each text with another of its label: the next one in a shuffled circle."""
+    """Each text with another of its label: the next one of a shuffled cycle."""
     by_label: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         label = row.get(source.label)
@@ -209,10 +209,10 @@ def _labelled(source: PairSource, rows: Iterator[Row]) -> Iterator[Example]:
             by_label[str(label)].append(_first(row, source.text))
     for label, texts in by_label.items():
         order = np.random.default_rng(0).permutation(len(texts))
-        circle = [texts[place] for place in order]
-        if len(circle) > 1:
-            for text, other in zip(circle, [*circle[1:], circle[0]], strict=True):
-                yield Example(text, other, group=f"{source.name} {label}")
+        shuffled = [texts[place] for place in order]
+        if len(shuffled) > 1:
+            for text, positive in zip(shuffled, [*shuffled[1:], shuffled[0]], strict=True):
+                yield Example(text, positive, group=f"{source.name} {label}")
 
 
 def _joined(qrels: list[Row], queries: Iterator[Row], corpus: Iterator[Row]) -> Iterator[Example]:

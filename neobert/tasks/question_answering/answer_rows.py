@@ -97,12 +97,12 @@ def _unusable(start: object, text: object, column: str) -> str | None:
 
 
 def _misplaced(context: str, start: int, text: str) -> str | None:
-    stands = context[start : start + len(text)] if start >= 0 else ""
-    if stands == text:
+    excerpt = context[start : start + len(text)] if start >= 0 else ""
+    if excerpt == text:
         return None
     place = context.find(text)
     where = f"it is at {place}" if place >= 0 else "the context does not have it"
-    return f"{_shown(text)} is not at {start}, where {_shown(stands)} stands ({where})"
+    return f"{_shown(text)} is not at {start}, where the context has {_shown(excerpt)} ({where})"
 
 
 def _shown(value: object) -> str:

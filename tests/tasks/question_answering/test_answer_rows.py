@@ -19,9 +19,15 @@ def answers(texts: list[object], starts: list[object]) -> Row:
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        (answers(["good"], [3]), "answers: 'good' is not at 3, where 'ood ' stands (it is at 2)"),
-        (answers(["bad"], [2]), "'bad' is not at 2, where 'goo' stands (the context does not have"),
-        (answers(["good"], [-9]), "'good' is not at -9, where '' stands (it is at 2)"),
+        (
+            answers(["good"], [3]),
+            "answers: 'good' is not at 3, where the context has 'ood ' (it is at 2)",
+        ),
+        (
+            answers(["bad"], [2]),
+            "'bad' is not at 2, where the context has 'goo' (the context does not",
+        ),
+        (answers(["good"], [-9]), "'good' is not at -9, where the context has '' (it is at 2)"),
         (answers(["good", "a"], [2]), "answers has 2 text and 1 answer_start"),
         (answers([""], [2]), "answers has the text ''"),
         (answers(["good"], [None]), "answers has the answer_start nothing, not a whole number"),
