@@ -14,6 +14,7 @@ from torch.nn import Module
 from neobert.config.root import Config
 from neobert.config.wandb import WandbConfig
 from neobert.errors import ConfigError
+from neobert.files import write_atomically
 from neobert.training.callbacks.checkpointer import evaluates_after
 from neobert.training.metrics_file import MetricsFile
 from neobert.training.run_folder import RunFolder
@@ -65,7 +66,7 @@ class WandbMetrics(WandbLogger):
 
     @rank_zero_only
     def _keep_id(self, run: RunFolder) -> None:
-        run.wandb_id_file.write_text(f"{self.experiment.id}\n")
+        write_atomically(run.wandb_id_file, f"{self.experiment.id}\n")
 
 
 class SaveLogs(Callback):

@@ -11,6 +11,8 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from neobert.files import write_atomically
+
 
 class BatchDigests(Callback):
     """Appends one line per micro-batch; a resumed run first drops the lines of lost steps."""
@@ -24,7 +26,7 @@ class BatchDigests(Callback):
         lines = self._path.read_text().splitlines()[: done + 1] if self._path.exists() else []
         if done == 0 or not lines:
             lines = ["micro_batch,sha256"]
-        self._path.write_text("\n".join(lines) + "\n")
+        write_atomically(self._path, "\n".join(lines) + "\n")
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
