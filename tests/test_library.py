@@ -233,9 +233,10 @@ def test_callbacks_are_made_from_settings(tmp_path: Path) -> None:
     timer = "callbacks.timer={_target_: lightning.pytorch.callbacks.Timer, duration: '00:00:00:00'}"
     run = neobert.train(small(tmp_path, timer))  # no time at all
     assert run.summary["steps"] < 4
-    wrong = small(tmp_path, "callbacks.mine={_target_: collections.Counter}")
-    with pytest.raises(ConfigError, match=r"callbacks.mine: collections.Counter is not a"):
-        neobert.train(wrong)
+    for target in ("collections.Counter", "os.path"):  # a class and no callable at all
+        wrong = small(tmp_path, f"callbacks.mine={{_target_: {target}}}")
+        with pytest.raises(ConfigError, match=f"callbacks.mine: {target} is not a Lightning Call"):
+            neobert.train(wrong)
     with pytest.raises(ConfigError, match=r"callbacks.mine: must have a _target_"):
         small(tmp_path, "callbacks.mine={a: 1}")
     summary = small(tmp_path, "callbacks=model_summary").callbacks["model_summary"]

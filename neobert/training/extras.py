@@ -42,7 +42,7 @@ def check_targets(config: Config) -> None:
                 problems.append(f"{key}.{name}: {' '.join(str(error).split())}")
             else:
                 problems += require(
-                    not isinstance(target, type) or issubclass(target, kind),
+                    issubclass(target, kind) if isinstance(target, type) else callable(target),
                     f"{key}.{name}: {entry['_target_']} is not a Lightning {kind.__name__}",
                 )
     if problems:
