@@ -45,7 +45,9 @@ def functions(file: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
             yield node
 
 
-@pytest.mark.parametrize("file", sources("neobert", "benchmarks", "docs"), ids=relative)
+@pytest.mark.parametrize(
+    "file", sources("neobert", "benchmarks", "hydra_plugins", "docs"), ids=relative
+)
 def test_files_and_functions_are_short(file: Path) -> None:
     assert len(file.read_text().splitlines()) <= LINES_OF_FILE
     lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions(file)}
@@ -55,7 +57,7 @@ def test_files_and_functions_are_short(file: Path) -> None:
 def public_names() -> dict[str, set[str]]:
     """Files that define a public class or function of this name at their top level."""
     places = defaultdict(set)
-    for file in sources("neobert"):
+    for file in sources("neobert", "hydra_plugins"):
         for node in ast.parse(file.read_text()).body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 places[node.name].add(relative(file))
@@ -170,7 +172,7 @@ def test_private_interfaces_of_libraries_are_listed_with_who_uses_them_and_what_
     own = own_names()
     missing = [
         (name, relative(file))
-        for file in sources("neobert")
+        for file in sources("neobert", "hydra_plugins")
         for name in private_names(file, own)
         if not any(name in row and relative(file).removeprefix("neobert/") in row for row in table)
     ]
