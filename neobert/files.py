@@ -205,6 +205,9 @@ def read_json(path: Path, largest: int = LARGEST_TEXT) -> object:
         raise ValueError("it is nested too deep") from error
 
 
+LATEST = ("latest", "auto", "true")
+"""Values of a key that select the newest undamaged checkpoint of a run."""
+
 SUMMARY = "summary.json"
 """File in the folder of a finished run: its results, and how it was run."""
 

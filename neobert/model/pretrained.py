@@ -33,6 +33,8 @@ from neobert.model.heads import (
 )
 from neobert.model.self_attention import SelfAttention
 from neobert.model.weight_files import (
+    MANIFEST,
+    TOKENIZER_INFO,
     PretrainedError,
     has_weights,
     read_json_object,
@@ -47,11 +49,6 @@ LOGIT_SCALE = "sz"
 HEADS = (LOGIT_SCALE, "decoder.", "dense.", "classifier.", "qa_outputs.")
 SIZES = ("hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings")
 BLOCK = re.compile(r"model\.transformer_encoder\.(\d+)\.")
-MANIFEST = "manifest.json"
-"""File of a checkpoint of ours."""
-
-INFORMATION = "tokenizer_info.json"
-"""File of a checkpoint that says what follows from its tokenizer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +187,8 @@ def _read_settings(folder: Path) -> dict[str, object]:
     if not isinstance(section, dict):
         raise PretrainedError(f"{files[0]} has no section `model`")
     settings = {str(name): value for name, value in section.items()}
-    if (folder / INFORMATION).is_file():
-        information = read_json_object(folder / INFORMATION)
+    if (folder / TOKENIZER_INFO).is_file():
+        information = read_json_object(folder / TOKENIZER_INFO)
         settings["pad_token_id"] = information.get("pad_token_id", settings.get("pad_token_id"))
     if (folder / MANIFEST).is_file():
         settings[OURS] = None

@@ -19,7 +19,11 @@ from neobert.files import HashingFile, first_line, read_json
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "model.pt", "model.ckpt")
+MANIFEST = "manifest.json"
+"""File of a checkpoint of ours; it has the checksums of the others."""
 
+TOKENIZER_INFO = "tokenizer_info.json"
+"""File of a checkpoint with what follows from its tokenizer, and the names of its labels."""
 
 DTYPES = {
     torch.float64: "F64",

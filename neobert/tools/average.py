@@ -24,7 +24,7 @@ from neobert.failures import report_failure, run_program
 from neobert.files import publish_folder, user_path, write_json
 from neobert.losses.mlm import masked_lm_loss
 from neobert.model.heads import MaskedLM
-from neobert.model.weight_files import WEIGHTS, read_weights
+from neobert.model.weight_files import TOKENIZER_INFO, WEIGHTS, read_weights
 from neobert.tasks.pretraining.data import PretrainingDataModule
 from neobert.tasks.pretraining.evaluation_sets import evaluation_metrics
 from neobert.training.checkpoint import MODULE_PREFIX, save_weights
@@ -32,7 +32,7 @@ from neobert.training.start import Pretrained, open_weights
 
 log = get_logger("neobert.tools.average")
 
-COPIED = ("config.yaml", "config.json", "tokenizer", "tokenizer_info.json")
+COPIED = ("config.yaml", "config.json", "tokenizer", TOKENIZER_INFO)
 """What the mean has in common with its first part."""
 
 RECORDED = {"evaluation_loss": "eval/loss", "bits_per_byte": "eval/bits_per_byte"}

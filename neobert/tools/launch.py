@@ -23,11 +23,10 @@ from neobert.config.root import Config
 from neobert.console import get_logger, show_messages
 from neobert.errors import ConfigError, ExitCode
 from neobert.failures import run_program
-from neobert.files import user_path, write_atomically
+from neobert.files import LATEST, user_path, write_atomically
 
 log = get_logger("neobert.tools.launch")
 
-LATEST = ("latest", "auto", "true")
 PORT = 29500
 GRACE = 120
 """Seconds between the warning and the end of a job: time to save a checkpoint."""

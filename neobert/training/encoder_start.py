@@ -20,8 +20,7 @@ from neobert.data.tokenizer import load_tokenizer
 from neobert.errors import ConfigError
 from neobert.model.encoder import Encoder
 from neobert.model.heads import MaskedLM
-from neobert.model.pretrained import INFORMATION
-from neobert.model.weight_files import read_json_object
+from neobert.model.weight_files import TOKENIZER_INFO, read_json_object
 from neobert.training.hub_model import load_hub_tokenizer
 from neobert.training.start import Pretrained, open_weights
 
@@ -99,7 +98,7 @@ def resumed_start(config: Config, resume: Path | None) -> EncoderStart | None:
     """
     if resume is None:
         return None
-    saved = read_json_object(resume / INFORMATION).get("weights")
+    saved = read_json_object(resume / TOKENIZER_INFO).get("weights")
     record = saved if isinstance(saved, dict) else {}
     if record.get("kind", "hub" if config.model.from_hub else "") == "hub":
         return None

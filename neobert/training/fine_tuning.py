@@ -24,6 +24,7 @@ from neobert.training.hub_model import HubHead, load_hub_model
 from neobert.training.logger import log_metrics
 from neobert.training.ranks import gather_lists
 from neobert.training.run import TaskRun, TrainedRun
+from neobert.training.run_folder import label_of_run
 from neobert.training.summary import show_result
 
 log = get_logger(__name__)
@@ -124,10 +125,7 @@ class FineTuningRun(TaskRun):
         model, source = self.start.model, self.start.record.get("folder")
         if source is None:
             return f"random-{model.hidden_size}x{model.num_hidden_layers}"
-        folder = Path(str(source))
-        run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
-        step = f"-{folder.name}" if folder.parent.name == "checkpoints" else ""
-        return f"{run.name}{step}"
+        return label_of_run(Path(str(source)))
 
     @property
     def task_name(self) -> str:

@@ -18,6 +18,7 @@ from neobert.config.root import Config
 from neobert.console import get_logger
 from neobert.data.tokenizer import tokenizer_folder
 from neobert.errors import ConfigError
+from neobert.files import first_line
 
 log = get_logger(__name__)
 
@@ -146,8 +147,7 @@ def _origin(config: Config) -> dict[str, object]:
 
 
 def _failed(name: str, error: Exception, auto: str = "this task") -> str:
-    reason = (str(error).strip().splitlines() or [""])[0]
     return (
-        f"model.name={name} could not be loaded ({type(error).__name__}: {reason}); name a folder "
-        f"or an id of the hub that has weights for {auto}"
+        f"model.name={name} could not be loaded ({type(error).__name__}: {first_line(error)}); "
+        f"name a folder or an id of the hub that has weights for {auto}"
     )

@@ -5,9 +5,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from neobert.files import first_line, read_json, sha256, write_json
-from neobert.model.weight_files import WEIGHTS
+from neobert.model.weight_files import MANIFEST, WEIGHTS
 
-MANIFEST = "manifest.json"
 STATE = "trainer_state.pt"
 
 

@@ -12,12 +12,12 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
 from neobert.errors import ConfigError
-from neobert.files import read_json, reading
+from neobert.files import LATEST, read_json, reading
 from neobert.model.weight_files import NoWeightsError
 from neobert.training.checkpoint import FINGERPRINT, remove_leftovers
 from neobert.training.claim import claim
 from neobert.training.node import once_per_node
-from neobert.training.start import LATEST, select
+from neobert.training.start import select
 from neobert.training.strategy import planned_processes
 from neobert.training.summary import command_line
 

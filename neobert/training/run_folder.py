@@ -18,7 +18,8 @@ from neobert.training.claim import claim
 
 log = get_logger(__name__)
 
-MARKS = ("config.yaml", "metrics.csv", "checkpoints")
+CHECKPOINTS = "checkpoints"
+MARKS = ("config.yaml", "metrics.csv", CHECKPOINTS)
 """A folder that has one of them holds a run."""
 
 EVALUATION = "evaluation.json"
@@ -60,8 +61,21 @@ class RunFolder:
         self.wandb_id_file = path / "wandb_run_id.txt"
         """Id of the W&B run, so that ``wandb.resume`` finds it again."""
 
-        self.checkpoints = path / "checkpoints"
+        self.checkpoints = path / CHECKPOINTS
         """One folder per saved step."""
+
+
+def run_of_checkpoint(checkpoint: Path) -> RunFolder | None:
+    """The run that a folder is a checkpoint of; ``None`` for published folders and the like."""
+    is_in_run = checkpoint.parent.name == CHECKPOINTS
+    return RunFolder(checkpoint.parent.parent) if is_in_run else None
+
+
+def label_of_run(folder: Path) -> str:
+    """``quickstart-830`` for ``…/quickstart/checkpoints/830``, else the folder's name."""
+    folder = folder.resolve()
+    run = run_of_checkpoint(folder)
+    return folder.name if run is None else f"{run.path.name}-{folder.name}"
 
 
 def open_run_folder(config: Config, resuming: bool) -> RunFolder:

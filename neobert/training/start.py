@@ -22,7 +22,7 @@ from neobert.console import get_logger
 from neobert.data.saved_tokenizer import saved_tokenizer
 from neobert.data.tokenizer import load_tokenizer
 from neobert.errors import ConfigError
-from neobert.files import SUMMARY, reading, sha256, user_path
+from neobert.files import LATEST, SUMMARY, reading, sha256, user_path
 from neobert.model.encoder import Encoder
 from neobert.model.heads import MaskedLM, SequenceClassifier, TokenClassifier
 from neobert.model.pretrained import (
@@ -35,6 +35,7 @@ from neobert.model.pretrained import (
     token_classifier_from,
 )
 from neobert.model.weight_files import (
+    MANIFEST,
     WEIGHTS,
     NoWeightsError,
     PretrainedError,
@@ -43,11 +44,10 @@ from neobert.model.weight_files import (
     what_is_there,
 )
 from neobert.model.zero import zero_folder
-from neobert.training.manifest import MANIFEST, STATE, damages, is_step, numbered, recorded_files
+from neobert.training.manifest import STATE, damages, is_step, numbered, recorded_files
 
 log = get_logger(__name__)
 
-LATEST = ("latest", "auto", "true")
 CHECKPOINTS = ("checkpoints", "model_checkpoints")
 """Where a run has its checkpoints; the second is an older layout of the reference."""
 

@@ -18,6 +18,7 @@ from neobert.config.trainer import TrainerConfig
 from neobert.console import get_logger
 from neobert.files import write_json
 from neobert.model.encoder import Encoder
+from neobert.model.weight_files import TOKENIZER_INFO
 from neobert.optim.groups import MUONCLIP
 from neobert.training.callbacks.batch_digest import BatchDigests
 from neobert.training.callbacks.checkpointer import Checkpointer, save_plan
@@ -221,7 +222,7 @@ def _card_writer(config: Config, card: ModelCard) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         save_config(config, folder / "config.yaml")
         card.tokenizer.save_pretrained(folder / "tokenizer")
-        write_json(card.tokenizer_info, folder / "tokenizer_info.json")
+        write_json(card.tokenizer_info, folder / TOKENIZER_INFO)
         write_json(card.fingerprint, folder / FINGERPRINT)
 
     return write

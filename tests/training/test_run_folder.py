@@ -5,7 +5,7 @@ import pytest
 from neobert.config.root import Config
 from neobert.config.trainer import TrainerConfig
 from neobert.errors import ConfigError
-from neobert.training.run_folder import open_run_folder
+from neobert.training.run_folder import label_of_run, open_run_folder, run_of_checkpoint
 
 
 def open_at(path: Path | str, seed: int = 0) -> Path:
@@ -50,3 +50,13 @@ def test_a_place_where_no_folder_can_be_is_one_clear_error(name: str, tmp_path: 
     with pytest.raises(ConfigError, match=r"trainer\.output_dir="):
         open_at(tmp_path / name)
     assert (tmp_path / "file").read_text() == "a file"
+
+
+def test_a_checkpoint_is_named_by_its_run_and_its_step(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "quickstart" / "checkpoints" / "830"
+    assert label_of_run(checkpoint) == "quickstart-830"
+    run = run_of_checkpoint(checkpoint)
+    assert run is not None
+    assert run.path == tmp_path / "quickstart"
+    assert label_of_run(tmp_path / "published") == "published"
+    assert run_of_checkpoint(tmp_path / "published") is None

@@ -3,7 +3,6 @@
 Written once into the cache, as the files that a task of one's own would have.
 """
 
-import csv
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +10,14 @@ from hashlib import sha256
 from pathlib import Path
 
 from neobert.data.cache import build_cached, key_of
-from neobert.data.corpora import CLEANING, is_held_out, package_folder, package_version, plain_text
+from neobert.data.corpora import (
+    CLEANING,
+    is_held_out,
+    movie_reviews,
+    package_folder,
+    package_version,
+    plain_text,
+)
 
 VERSION = 1
 SHORTEST = 5
@@ -77,7 +83,10 @@ def _write(rows: Rows, target: Path) -> None:
 
 
 def _factbook_sections(package: Path) -> Rows:
-    """Which section of a country's page a field is from; the field's name is left out."""
+    """Which section of a country's page a field is from.
+
+    Without the names of fields and sub-fields, which ``factbook_fields`` writes into the text.
+    """
     for page in sorted((package / "data").rglob("*.json")):
         for section, fields in json.loads(page.read_text(encoding="utf-8")).items():
             for content in fields.values():
@@ -96,12 +105,8 @@ def _texts(content: object) -> Iterator[str]:
 
 def _rotten_tomatoes(package: Path) -> Rows:
     """Whether a sentence of a film review is favourable (1) or not (0)."""
-    table = package / "data" / "combined_movie_reviews.csv"
-    with table.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if row["source"] == "rotten_tomatoes":
-                text = plain_text(row["text"])
-                yield text, text, int(row["label"])
+    for text, label in movie_reviews(package, "rotten_tomatoes"):
+        yield text, text, int(label)
 
 
 def _question_types(package: Path) -> Rows:

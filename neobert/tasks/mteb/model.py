@@ -16,7 +16,7 @@ from neobert.tasks.mteb.hub_encoder import HubEncoder, load_hub_encoder
 from neobert.tasks.mteb.packed_encoder import PackedEncoder, revision_of
 from neobert.training.encoder_start import of_length
 from neobert.training.precision import resolve_precision
-from neobert.training.run_folder import RunFolder
+from neobert.training.run_folder import RunFolder, label_of_run
 from neobert.training.start import Pretrained, open_weights
 from neobert.training.strategy import runs_on_cuda
 
@@ -81,14 +81,6 @@ def embedding_use(folder: Path) -> tuple[str | None, dict[str, str]]:
 
 def _optional(file: Path) -> dict[str, object]:
     return read_json_object(file) if file.is_file() else {}
-
-
-def label_of_run(folder: Path) -> str:
-    """``quickstart-830`` for ``…/quickstart/checkpoints/830``, else the folder's name."""
-    folder = folder.resolve()
-    if folder.parent.name == "checkpoints":
-        return f"{folder.parent.parent.name}-{folder.name}"
-    return folder.name
 
 
 def _given(prompts: Mapping[str, object]) -> dict[str, str]:
