@@ -142,7 +142,9 @@ def check_same_run(
         accepted = [*accepted, *(key for key in changed if key.startswith(FREE_IN_A_BRANCH))]
     refused = [key for key in changed if key not in accepted and "all" not in accepted]
     for key in sorted(set(changed) - set(refused)):
-        log.warning("%s changed on resume, as accepted: %s", key, _change(saved, requested, key))
+        how = "differs from the trunk's" if is_branch else "changed on resume"
+        how += ", as accepted" if key in before or "all" in before else ""
+        log.warning("%s %s: %s", key, how, _change(saved, requested, key))
     if refused:
         raise ConfigError(
             *[

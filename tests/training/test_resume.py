@@ -58,6 +58,20 @@ def test_skipped_steps_are_told_and_not_refused(
     assert "dataset.skip_steps changed on resume" in caplog.text
 
 
+def test_only_what_was_accepted_is_called_so(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = {**SAVED, "seed": 1, "scheduler.betas": [3]}
+    with caplog.at_level("WARNING", logger="neobert"):
+        check_same_run(checkpoint, here, ["seed"], is_branch=True)
+        check_same_run(checkpoint, {**SAVED, "seed": 2}, ["all"])
+    assert caplog.messages == [
+        "scheduler.betas differs from the trunk's: [1, 2] -> [3]",
+        "seed differs from the trunk's, as accepted: 0 -> 1",
+        "seed changed on resume, as accepted: 0 -> 2",
+    ]
+
+
 @pytest.mark.parametrize(
     ("saved", "here", "step", "refused"),
     [
