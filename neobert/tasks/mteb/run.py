@@ -41,7 +41,8 @@ def run_mteb(config: Config) -> float:
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / "config.yaml")
     meta = model.encoder.mteb_model_meta
-    log.info("%s: %d tasks with %s (%s)", folder, len(tasks), model.source, meta.revision)
+    count = "1 task" if len(tasks) == 1 else f"{len(tasks)} tasks"
+    log.info("%s: %s with %s (%s)", folder, count, model.source, meta.revision)
     outcomes = evaluate_tasks(
         model.encoder, tasks, folder, config.mteb_batch_size, config.mteb_overwrite_results
     )

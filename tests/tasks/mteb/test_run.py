@@ -52,11 +52,13 @@ def test_the_packaged_tasks_are_better_than_chance_with_random_embeddings(
 
 @pytest.mark.proves("mteb_overwrite_results")
 def test_a_finished_task_is_run_again_only_if_asked(
-    make_run, compose, local_sts, monkeypatch
+    make_run, compose, local_sts, monkeypatch, caplog
 ) -> None:
     folder = make_run()
     words = [f"trainer.output_dir={folder}", "mteb_task_type=local", local_sts]
-    first = run_mteb(compose(*words))
+    with caplog.at_level("INFO", logger="neobert"):
+        first = run_mteb(compose(*words))
+    assert "mteb/20: 1 task with " in caplog.text
     (file,) = results(folder).values()
     written = file.stat().st_mtime_ns
     with monkeypatch.context() as patch:
