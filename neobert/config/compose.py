@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.utils import create_config_search_path
@@ -39,6 +40,7 @@ from neobert.config.overrides import (
 from neobert.config.ready import start_problems
 from neobert.config.root import Config
 from neobert.config.schema import field_types, sections
+from neobert.config.yaml_file import syntax_problem
 from neobert.console import get_logger, process_rank
 from neobert.errors import ConfigError
 from neobert.files import first_line
@@ -315,6 +317,12 @@ def _one_line(problems: Sequence[str]) -> Iterator[None]:
     """Turn what Hydra raises into a ``ConfigError`` with the ``problems`` so far."""
     try:
         yield
+    except yaml.YAMLError as error:  # Hydra reads a group file before it is a layer
+        mark = getattr(error, "problem_mark", None) or error
+        text = f"{getattr(mark, 'name', 'group file')}: {syntax_problem(error)}"
+        raise ConfigError(*problems, text) from error
+    except (UnicodeDecodeError, RecursionError) as error:  # neither says in which file
+        raise ConfigError(*problems, f"a group file cannot be read ({error})") from error
     except (HydraException, OmegaConfBaseException) as error:
         cause = f" ({first_line(error.__cause__)})" if error.__cause__ is not None else ""
         text = " ".join(str(error).split()) + cause

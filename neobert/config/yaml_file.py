@@ -9,7 +9,7 @@ from omegaconf._utils import get_yaml_loader
 from neobert.config.legacy import current_key
 from neobert.config.schema import field_types, is_text
 from neobert.errors import ConfigError
-from neobert.files import read_text, reading
+from neobert.files import first_line, read_text, reading
 
 LARGEST, DEEPEST, MOST_VALUES = 2**20, 50, 50_000
 """Bytes, levels and (aliases counted as often as they stand) values of a file that is read."""
@@ -29,8 +29,7 @@ def read_settings(path: Path, key: str = "config_path", section: str = "") -> di
         try:
             values = _parsed(read_text(path, LARGEST), section)
         except yaml.MarkedYAMLError as error:
-            line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-            raise ValueError(f"{line}{error.problem}") from error
+            raise ValueError(syntax_problem(error)) from error
         except RecursionError as error:  # in the parser, before the depth is known
             raise ValueError(TOO_DEEP) from error
     if values is None:
@@ -39,6 +38,14 @@ def read_settings(path: Path, key: str = "config_path", section: str = "") -> di
         kind = type(values).__name__
         raise ConfigError(f"{key}={path}: must hold keys and values, not a {kind}")
     return values
+
+
+def syntax_problem(error: yaml.YAMLError) -> str:
+    """ "line N: …": what the parser cannot read, without the lines of its own message."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return first_line(error)
+    line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+    return f"{line}{error.problem}"
 
 
 def _parsed(text: str, section: str) -> object:

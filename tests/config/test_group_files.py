@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+
+from neobert.commands.settings import check_settings_files
+from neobert.config.compose import compose_config
+from neobert.errors import ConfigError
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    file = folder / f"{name}.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("seed: 1\ntrainer: {save_steps: [1\n", "{file}: line 3: expected ',' or ']'"),
+        ("seed: 1\nseed: 2\n", "{file}: line 2: found duplicate key seed"),
+        ('seed: "\x07"\n', "{file}: unacceptable character #x0007"),
+        (f"seed: {'[' * 5000}", "a group file cannot be read (maximum recursion depth"),
+    ],
+)
+def test_a_group_file_that_cannot_be_parsed_is_one_problem_with_its_line(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    file = write(tmp_path, "experiment/syntax", text)
+    with pytest.raises(ConfigError) as error:
+        compose_config(["experiment=syntax"], tmp_path)
+    assert error.value.problems[-1].startswith(problem.format(file=file))
+    assert len(error.value.problems) == 1
+
+
+def test_the_check_reports_the_problems_of_all_files(tmp_path: Path) -> None:
+    files = [
+        write(tmp_path, "experiment/syntax", "seed: [1\n"),
+        write(tmp_path, "experiment/unknown", "# @package _global_\nsed: 1\n"),
+    ]
+    latin = tmp_path / "experiment" / "latin.yaml"
+    latin.write_bytes(b"# \xe9\nseed: 1\n")
+    with pytest.raises(ConfigError) as error:
+        check_settings_files([*files, latin])
+    assert [line.split(": ")[0] for line in error.value.problems] == [*map(str, files), str(latin)]
