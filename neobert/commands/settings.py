@@ -10,6 +10,8 @@ from pathlib import Path
 from neobert.config.compose import compose_config
 from neobert.config.group_files import conf_dir, group_names, options
 from neobert.config.overrides import quote
+from neobert.config.schema import type_of
+from neobert.config.yaml_file import read_settings
 from neobert.console import get_logger
 from neobert.errors import ConfigError
 from neobert.files import first_line, user_path, write_atomically
@@ -79,7 +81,7 @@ def copy(choice: str, folder: Path, name: str | None) -> None:
 
 
 def check_settings_files(files: Sequence[Path]) -> None:
-    """Compose each file: a group file by the group that its folder is called, else by itself."""
+    """Compose each file: a group file as the option of its group, else by itself."""
     problems = []
     for file in files:
         try:
@@ -98,10 +100,22 @@ def _composition_of(file: Path) -> tuple[list[str], Path | None]:
     """The overrides that select a file, and the folder of group files that it is in."""
     if not file.is_file():
         raise ConfigError(f"{file}: there is no such file")
-    group = file.parent.name
-    if group not in group_names() or file.stem in options(group):
-        return [f"config_path={quote(str(file))}"], None
-    return [f"{group}={file.stem}"], file.absolute().parent.parent
+    by_itself = [f"config_path={quote(str(file))}"]
+    groups = [folder for folder in file.absolute().parents if folder.name in group_names()]
+    if not groups:
+        return by_itself, None
+    folder = groups[0]
+    option = file.absolute().relative_to(folder).with_suffix("").as_posix()
+    if option in options(folder.name) or ("/" in option and _is_complete(file)):
+        return by_itself, None
+    return [f"{folder.name}={option}"], folder.parent
+
+
+def _is_complete(file: Path) -> bool:
+    """Whether a file has sections, as that of a run in a folder such as ``~/model/``."""
+    values = read_settings(file)
+    has_package = re.search(r"^# *@package", file.read_text("utf-8"), re.MULTILINE)
+    return not has_package and any(type_of(str(key)) is not None for key in values)
 
 
 def _check_group(group: str) -> None:

@@ -90,7 +90,7 @@ def _defaults(entries: object, file: Path, problems: list[str]) -> tuple[Flat, l
         if isinstance(entry, dict):
             for group, option in entry.items():
                 groups[str(group).removeprefix("override ").strip().lstrip("/")] = option
-        elif entry != "_self_":
+        elif entry not in ("_self_", "neobert_schema"):  # a primary file's: checked anyway
             names.append(_with_suffix(str(entry)))
     return groups, names
 

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 
 from neobert.config.layers import Layer
 from neobert.config.legacy import current_key, translate
+from neobert.config.root import TASKS
 from neobert.config.schema import Flat, field_types, flatten, is_text, nearest, type_of
 from neobert.config.section import as_meant
 from neobert.console import get_logger
@@ -118,7 +119,7 @@ def read_overrides(
             continue
         if is_group(key) and (override.package or not is_value(key, override.value())):
             request.groups[override.get_key_element().lstrip("+~")] = word
-            if key == "task" and isinstance(override.value(), str):
+            if key == "task" and override.value() in TASKS:
                 raw[key] = override.value()  # a key too, and the command line is strongest
         elif override.is_delete():
             request.deleted.append(key)

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from neobert.commands.settings import check_settings_files
+from neobert.commands.settings import check_settings_files, copy
 from neobert.config.compose import compose_config
+from neobert.config.group_files import group_names, options
 from neobert.errors import ConfigError
 
 
@@ -43,3 +44,32 @@ def test_the_check_reports_the_problems_of_all_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         check_settings_files([*files, latin])
     assert [line.split(": ")[0] for line in error.value.problems] == [*map(str, files), str(latin)]
+
+
+def test_the_check_takes_nested_group_files_and_files_in_a_folder_called_as_a_group(
+    tmp_path: Path,
+) -> None:
+    nested = "# @package _global_\ndefaults:\n  - override /model: neobert_tiny\nseed: 1\n"
+    schema = "defaults: [neobert_schema, _self_]\nseed: 1\n"
+    check_settings_files(
+        [
+            write(tmp_path, "conf/experiment/team/b", nested),
+            write(tmp_path, "conf/model/team/small", "dropout_prob: 0.2\n"),
+            write(tmp_path, "model/run/config", "model: {dropout_prob: 0.2}\n"),
+            write(tmp_path, "conf/primary", schema),
+        ]
+    )
+    wrong = write(tmp_path, "conf/model/team/wrong", "hiden_size: 64\n")
+    with pytest.raises(ConfigError, match=r"unknown key model\.hiden_size"):
+        check_settings_files([wrong])
+
+
+def test_every_copied_group_file_is_selected_by_the_printed_overrides(tmp_path: Path) -> None:
+    for group in group_names():
+        option = options(group)[0]
+        copy(f"{group}={option}", tmp_path, None)
+        assert compose_config([f"{group}=my_{option}"], tmp_path)
+    copy("task=glue", tmp_path, None)
+    assert compose_config(["task=my_glue"], tmp_path).task == "glue"
+    with pytest.raises(ConfigError, match="task=my_none: must be one of"):
+        compose_config(["task=my_none"], tmp_path)
