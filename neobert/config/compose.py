@@ -160,7 +160,8 @@ class SettingsLoader(ConfigLoaderImpl):
         with nullcontext() if self.in_run else hydra_config(settings):
             problems += self._choose_folder(settings, request, run_mode)
             self.config = build(settings, merged.layers, problems, hydra_later=not self.in_run)
-        for line in [*ineffective(self.config, merged), *self._overruled(chosen, files, merged)]:
+        typed = {group: chosen[group] for group in request.groups}
+        for line in [*ineffective(self.config, merged), *self._overruled(typed, files, merged)]:
             log.warning("%s", line)
         return settings
 
@@ -192,7 +193,7 @@ class SettingsLoader(ConfigLoaderImpl):
     def _overruled(
         self, chosen: Mapping[str, Override], files: Sequence[Layer], merged: Merged
     ) -> Iterator[str]:
-        """A line for each chosen group whose settings a ``config_path`` file overrides."""
+        """A line for each group of the command line that a ``config_path`` file overrides."""
         groups = {layer.origin: layer.values for layer in self._files}
         for file in files:
             for group, override in chosen.items():

@@ -240,6 +240,17 @@ def test_a_group_that_a_file_overrules_is_told(
     assert "c.yaml is stronger than optimizer=muonclip: optimizer.name=adamw" in caplog.text
 
 
+def test_a_file_is_not_said_to_overrule_the_groups_that_it_chooses_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved, small = tmp_path / "config.yaml", tmp_path / "small.yaml"
+    save_config(compose_config(["task=token_classification", "optimizer.lr=3e-5"]), saved)
+    small.write_text("defaults: [{optimizer: muonclip}]\noptimizer: {lr: 3e-5}\n")
+    for file in (saved, small):
+        assert compose_config([f"config_path={file}"]).optimizer.lr == 3e-5
+    assert "is stronger than" not in caplog.text
+
+
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "trainer: 3\n"])
 def test_a_file_of_another_kind_is_one_clear_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(text)
