@@ -251,9 +251,17 @@ def build(
     config = OmegaConf.to_object(tree)
     assert isinstance(config, Config)
     _expand_home(config)
-    if problems := [*problems, *config.problems()]:
+    wrong = [f"{_origin_of(problem, layers)}{problem}" for problem in config.problems()]
+    if problems := [*problems, *wrong]:
         raise ConfigError(*problems)
     return config
+
+
+def _origin_of(problem: str, layers: Mapping[str, Layer]) -> str:
+    """ "FILE: " for a value outside its limits; those of several keys have several origins."""
+    match = re.match(r"([\w.\[\]]+)(=.*)?: must ", problem, re.DOTALL)
+    key = setting_of(re.sub(r"\[(\d+)\]", r".\1", match[1])) if match else ""
+    return f"{layers[key].origin}: " if key in layers else ""
 
 
 def _expand_home(section: Section) -> None:

@@ -73,3 +73,19 @@ def test_every_copied_group_file_is_selected_by_the_printed_overrides(tmp_path: 
     assert compose_config(["task=my_glue"], tmp_path).task == "glue"
     with pytest.raises(ConfigError, match="task=my_none: must be one of"):
         compose_config(["task=my_none"], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config_path", "model"])
+def test_a_value_outside_its_limits_is_reported_with_its_origin(tmp_path: Path, name: str) -> None:
+    is_group = name == "model"
+    file = write(
+        tmp_path, "model/bad", "dropout_prob: 3\n" if is_group else "model.dropout_prob: 3"
+    )
+    word = "model=bad" if is_group else f"config_path={file}"
+    with pytest.raises(ConfigError) as error:
+        compose_config([word, "optimizer.lr=-3", "stages=[{lr: -1}]"], tmp_path)
+    assert set(error.value.problems) >= {
+        f"{file}: model.dropout_prob=3.0: must be between 0 and 0.999",
+        "command line: optimizer.lr=-3.0: must be at least 0",
+        "command line: stages[0].lr=-1.0: must be at least 0",
+    }

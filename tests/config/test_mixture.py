@@ -67,8 +67,8 @@ def test_weights_of_stages_are_checked_against_the_mixture() -> None:
         "{mixture: {wiki: -1, web: 2}, mixture_temperature: -0.5}]",
     )
     assert found == [
-        "stages[2].mixture.wiki=-1.0: must be at least 0",
-        "stages[2].mixture_temperature=-0.5: must be at least 0",
+        "command line: stages[2].mixture.wiki=-1.0: must be at least 0",
+        "command line: stages[2].mixture_temperature=-0.5: must be at least 0",
         "stages[0].mixture: the weights sum to 0.9, not to 1; in these proportions they are "
         "0.555556, 0.444444",
         "stages[1].mixture.wki: is not a source of dataset.mixture, which has web, wiki",
