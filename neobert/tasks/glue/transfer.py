@@ -12,6 +12,7 @@ from neobert.errors import ConfigError
 from neobert.files import summaries_below, user_path
 from neobert.model.weight_files import has_weights
 from neobert.training.manifest import numbered
+from neobert.training.start import best_step, select
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,24 @@ class SourceRun:
     """A finished run of the source task that kept its weights."""
 
     folder: str
-    checkpoint: Path
     score: float
+    best: int | None
+    """Step of the best evaluation, by the run's summary."""
+
+    @property
+    def checkpoint(self) -> Path:
+        """Its best checkpoint if that was kept, else the newest undamaged one.
+
+        If the best is damaged and the newest, it is the best until the newest undamaged one.
+        """
+        newest = select(self.folder, key="glue.transfer_from_task")
+        # The summary counts the evaluation after training too, which no checkpoint records.
+        for step in (self.best, best_step(newest)):
+            if step is not None and step <= int(newest.name):
+                best = newest.parent / str(step)
+                if best.is_dir():
+                    return best
+        return newest
 
 
 def source_run(config: Config, source: str) -> SourceRun:
@@ -50,20 +67,10 @@ def finished_runs(place: Path, task: str) -> list[SourceRun]:
         if (summary.get("task"), summary.get("task_name")) != ("glue", task):
             continue
         score, best = summary.get("score"), summary.get("best")
-        checkpoint = _checkpoint(folder, best if isinstance(best, dict) else {})
-        if isinstance(score, float) and checkpoint is not None:
-            runs.append(SourceRun(str(folder.absolute()), checkpoint, score))
+        step = best.get("step") if isinstance(best, dict) else None
+        if isinstance(score, float) and any(map(has_weights, numbered(folder / "checkpoints"))):
+            found = SourceRun(
+                str(folder.absolute()), score, step if isinstance(step, int) else None
+            )
+            runs.append(found)
     return runs
-
-
-def _checkpoint(run: Path, best: dict[str, object]) -> Path | None:
-    """Its best checkpoint, else its newest."""
-    checkpoints = {
-        int(checkpoint.name): checkpoint
-        for checkpoint in numbered(run / "checkpoints")
-        if has_weights(checkpoint)
-    }
-    step = best.get("step")
-    if isinstance(step, int) and step in checkpoints:
-        return checkpoints[step]
-    return checkpoints[max(checkpoints)] if checkpoints else None
