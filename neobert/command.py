@@ -119,9 +119,12 @@ def _hint(command: str) -> str:
 
 def usage() -> str:
     """The page of ``neobert --help``."""
-    lines = [f"  {name:13}{meaning}" for name, (_, meaning) in (PROGRAMS | OWN).items()]
-    codes = [f"  {code:<13}{meaning}" for code, meaning in CODES.items()]
-    modules = ["Each is also a module: neobert train is python -m neobert.train, and so on."]
+    lines = [f"  {name:20}{meaning}" for name, (_, meaning) in (PROGRAMS | OWN).items()]
+    codes = [f"  {code:<20}{meaning}" for code, meaning in CODES.items()]
+    modules = [
+        f"All but {', '.join(OWN)} are modules too: neobert train is",
+        f"python -m {PROGRAMS['train'][0]}, neobert plan is python -m {PROGRAMS['plan'][0]}.",
+    ]
     return "\n".join(
         [
             "neobert COMMAND …        neobert COMMAND --help        neobert --version\n",
@@ -137,6 +140,8 @@ def usage() -> str:
 
 def completion(shell: str) -> str:
     """What a shell evaluates to complete commands; after a command, files too."""
+    if shell in ("-h", "--help"):
+        return f"usage: neobert completion [{'|'.join(SCRIPTS)}]\n\n{OWN['completion'][1]}\n"
     if shell not in SCRIPTS:
         raise ConfigError(f"neobert completion {shell}: must be one of {', '.join(SCRIPTS)}")
     return SCRIPTS[shell].replace("COMMANDS", " ".join([*PROGRAMS, *OWN]))

@@ -11,6 +11,7 @@ import pytest
 
 import neobert
 from neobert.command import OWN, PROGRAMS, main, usage
+from neobert.commands import settings
 from neobert.errors import ExitCode
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +35,18 @@ def test_the_help_lists_every_program_of_the_package() -> None:
     for name in (*PROGRAMS, *OWN, *map(str, map(int, ExitCode))):
         assert f"  {name}" in usage()
     assert all(find_spec(module) for module, _ in PROGRAMS.values())
+
+
+def test_the_help_of_each_command_is_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, (_, meaning) in (PROGRAMS | OWN).items():
+        assert f"  {name} " in usage()
+        assert f" {meaning}\n" in usage()
+    assert f"All but {', '.join(OWN)} are modules too" in usage()
+    assert main(["completion", "--help"]) == 0
+    assert "usage: neobert completion [bash|zsh|fish]" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        settings.parser().parse_args(["--help"])
+    assert "`" not in capsys.readouterr().out
 
 
 def source(module: str) -> str:

@@ -18,10 +18,12 @@ from neobert.files import first_line, user_path, write_atomically
 
 log = get_logger(__name__)
 
+DESCRIPTION = "List the group files, copy one to edit it, or check files of settings."
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(prog="neobert config", description=__doc__)
+    arguments = argparse.ArgumentParser(prog="neobert config", description=DESCRIPTION)
     commands = arguments.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="the groups and their files")
     listing.add_argument("group", nargs="?", help="only this group, with what each file is for")
