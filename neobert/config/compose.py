@@ -278,7 +278,8 @@ def _unknown_options(override: Override, repo: Any, origin: str) -> list[str]:
         return []
     names = value if isinstance(value, list) else [value]
     values = ["true", "false"] if field_types().get(group) is bool else []
-    known = ", ".join([*repo.get_group_options(group), *values])
+    listed = [option for option in repo.get_group_options(group) if option != "schema"]
+    known = ", ".join([*listed, *values])
     return [
         f"{origin}: {group}={name}: must be one of {known}"
         for name in names

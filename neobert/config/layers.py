@@ -157,7 +157,8 @@ class Merged:
                     self.imply(rival, unset, layer)
         for key, value in layer.values.items():
             self._put(key, value, layer)
-        for key, follower in FOLLOWERS.items():
+        # Of the package's own layers only the schema has these keys: it sets all to their defaults.
+        for key, follower in FOLLOWERS.items() if layer.by_user else ():
             if key in layer.values and follower not in layer.values:
                 log.warning("%s: %s sets %s too, unless that is set", layer.origin, key, follower)
                 self.imply(follower, layer.values[key], layer)

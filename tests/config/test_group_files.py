@@ -89,3 +89,15 @@ def test_a_value_outside_its_limits_is_reported_with_its_origin(tmp_path: Path, 
         "command line: optimizer.lr=-3.0: must be at least 0",
         "command line: stages[0].lr=-1.0: must be at least 0",
     }
+
+
+def test_the_schema_of_a_group_is_no_option_and_sets_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        compose_config(["model=none"])
+    assert "neobert_tiny" in error.value.problems[0]
+    assert "schema" not in error.value.problems[0]
+    write(tmp_path, "model/mine", "defaults: [schema]\ndropout_prob: 0.2\n")
+    assert compose_config(["model=mine"], tmp_path).model.dropout_prob == 0.2
+    assert "sets" not in caplog.text
