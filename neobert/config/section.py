@@ -95,10 +95,8 @@ def fits(value: object, kind: Any) -> bool:
     if get_origin(kind) is list:
         (inner,) = get_args(kind)
         return isinstance(value, list | tuple) and all(fits(entry, inner) for entry in value)
-    if kind in (int, float) and isinstance(value, bool):
-        return False
     allowed = (int, float) if kind is float else get_origin(kind) or kind
-    return isinstance(value, allowed)
+    return isinstance(value, allowed) and (kind not in (int, float) or _is_number(value, kind))
 
 
 def as_meant(value: object, kind: Any) -> object:
@@ -223,3 +221,11 @@ def _number(value: object, kinds: tuple[Any, ...]) -> object:
     if not math.isfinite(number) or (abs(number) >= LARGEST and int in kinds):
         raise ValueError
     return int(number) if int in kinds and number == int(number) else number
+
+
+def _is_number(value: object, kind: Any) -> bool:
+    """Whether the command line would take ``value``: finite, and no boolean."""
+    try:
+        return _number(value, (kind,)) is not None
+    except (ValueError, OverflowError):
+        return False

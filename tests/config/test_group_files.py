@@ -101,3 +101,23 @@ def test_the_schema_of_a_group_is_no_option_and_sets_nothing_else(
     write(tmp_path, "model/mine", "defaults: [schema]\ndropout_prob: 0.2\n")
     assert compose_config(["model=mine"], tmp_path).model.dropout_prob == 0.2
     assert "sets" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("optimizer", "lr", float("inf")),
+        ("optimizer", "lr", float("nan")),
+        ("optimizer", "lr", 10**400),
+        ("trainer", "max_steps", 2**70),
+        ("trainer", "max_steps", True),
+    ],
+)
+def test_python_refuses_the_numbers_that_the_command_line_refuses(
+    section: str, name: str, value: float
+) -> None:
+    config = compose_config([])
+    with pytest.raises(ConfigError, match="must be"):
+        setattr(getattr(config, section), name, value)
+    vars(getattr(config, section))[name] = value
+    assert any(line.startswith(f"{section}.{name}=") for line in config.problems())
