@@ -82,8 +82,17 @@ def _without_dashes(word: str, waiting: list[str]) -> str:
     if not equals:
         has_value = waiting and not waiting[0].startswith("--") and "=" not in waiting[0]
         value = waiting.pop(0) if has_value else "true"
-    log.warning("%s is accepted; in Hydra's form it is %s=%s", word, key, value)
+    if _is_known(key):  # an unknown key is reported, not accepted
+        log.warning("%s is accepted; in Hydra's form it is %s=%s", word, key, value)
     return f"{key}={value}"
+
+
+def _is_known(key: str) -> bool:
+    from neobert.config.group_files import group_names  # it imports this module
+
+    name = key.lstrip("+~").partition("@")[0]
+    group = name.partition("/")[0].partition(".")[0]
+    return type_of(current_key(name)) is not None or group in (*group_names(), "hydra")
 
 
 def read_overrides(

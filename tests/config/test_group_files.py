@@ -121,3 +121,13 @@ def test_python_refuses_the_numbers_that_the_command_line_refuses(
         setattr(getattr(config, section), name, value)
     vars(getattr(config, section))[name] = value
     assert any(line.startswith(f"{section}.{name}=") for line in config.problems())
+
+
+def test_a_flag_of_an_unknown_key_is_not_said_to_be_accepted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(ConfigError, match="unknown key max_steps"):
+        compose_config(["--max_steps=10"])
+    assert "is accepted" not in caplog.text
+    compose_config(["--trainer.max_steps=10", "--experiment=quickstart", "--model", "ngpt"])
+    assert caplog.text.count("is accepted; in Hydra's form") == 3
