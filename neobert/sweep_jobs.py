@@ -17,11 +17,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import get_type_hints
 
+from filelock import FileLock
 from hydra.conf import HydraConf
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
@@ -66,26 +67,34 @@ class Job:
     sweep: str = ""
     """The command that ran it last."""
 
+    repeats: list[int] = field(default_factory=list)
+    """Numbers of other jobs of that command with the same settings, which did not run."""
+
 
 @dataclass(slots=True)
 class PreparedJob:
     """A job with what it takes to start it."""
 
+    number: int
     job: Job
+    """With an exit code if these settings have run: by an earlier sweep to the end, or by another
+    job of this one."""
+
     record: Path
+    config: Config
     arguments: list[str]
     environment: dict[str, str]
     devices: int
     """Devices that the job takes."""
 
-    finished: bool
-    """An earlier sweep ran these settings to the end."""
-
 
 def run_as_process(settings: DictConfig) -> float:
     """Run the job that Hydra is at as a fresh process; its objective, or the worst there is."""
-    prepared = prepare_job(settings)
-    run_job(prepared)
+    record = record_of(to_config(settings), HydraConfig.get())
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(record.with_suffix(".lock")):  # a job with equal settings may run beside this one
+        prepared = prepare_job(settings)
+        run_job(prepared)
     if STOPPING.is_set():
         raise KeyboardInterrupt
     return objective_of(prepared.job, HydraConfig.get())
@@ -95,27 +104,33 @@ def prepare_job(settings: DictConfig) -> PreparedJob:
     """Resolve the settings of the job that Hydra is at, and choose its folder.
 
     The folder of these settings if they have one below the sweep's folder (under any number), else
-    Hydra's if that is empty, else ``<number>-2``, ``<number>-3``, …
+    Hydra's if that is empty and no other job's, else ``<number>-2``, ``<number>-3``, …
     """
     hydra = HydraConfig.get()
     config = to_config(settings)
-    planned = Path(hydra.runtime.output_dir)
-    sweep_folder = Path(hydra.sweep.dir).absolute()
-    record = sweep_folder / f"{RECORD}{digest(config)}.json"
+    number, sweep = hydra.job.num, os.environ.get(SWEEP, "")
+    record = record_of(config, hydra)
     before = read_job(record)
-    folder = Path(before.folder) if before else _free_folder(planned)
+    planned = Path(hydra.runtime.output_dir)
+    folder = Path(before.folder) if before else _free_folder(planned, record.parent)
     config.trainer.output_dir = str(folder)
     overrides = [word for word in hydra.overrides.task if not word.startswith("trainer.output_dir")]
-    number = hydra.job.num
-    job = Job(number, overrides, str(folder), sweep=os.environ.get(SWEEP, ""))
-    finished = before is not None and before.code == 0 and read_summary(folder) is not None
-    record.parent.mkdir(parents=True, exist_ok=True)
-    save_config(config, record.with_suffix(".yaml"))
+    if before is not None and before.code is not None and before.sweep == sweep != "":
+        job = replace(before, repeats=[*before.repeats, number])
+    else:
+        finished = before is not None and before.code == 0 and read_summary(folder) is not None
+        code = int(ExitCode.DONE) if finished else None
+        job = Job(number, overrides, str(folder), code, sweep=sweep)
     passed_on = [word for word in hydra.overrides.hydra if not SWEEPS_OWN.match(word)]
     arguments = [f"config_path={quote(str(record.with_suffix('.yaml')))}", *passed_on]
     devices = config.trainer.devices if isinstance(config.trainer.devices, int) else 1
-    environment = _environment(hydra, sweep_folder)
-    return PreparedJob(job, record, arguments, environment, devices, finished)
+    environment = _environment(hydra, record.parent)
+    return PreparedJob(number, job, record, config, arguments, environment, devices)
+
+
+def record_of(config: Config, hydra: HydraConf) -> Path:
+    """The file with the outcome of the job with these settings."""
+    return Path(hydra.sweep.dir).absolute() / f"{RECORD}{digest(config)}.json"
 
 
 def digest(config: Config) -> str:
@@ -136,12 +151,15 @@ def run_job(
     the value of ``CUDA_VISIBLE_DEVICES``; ``None``: all.
     """
     job = prepared.job
+    prepared.record.parent.mkdir(parents=True, exist_ok=True)
     shown = " ".join(varied_overrides(job.overrides, beside))
-    if prepared.finished:
+    if prepared.number != job.number:
+        log.info("job %d: has the settings of job %d", prepared.number, job.number)
+    elif job.code is not None:
         log.info("job %d: %s: finished before, in %s", job.number, shown, job.folder)
-        job.code = ExitCode.DONE
     elif not STOPPING.is_set():
         log.info("job %d: %s", job.number, shown)
+        save_config(prepared.config, prepared.record.with_suffix(".yaml"))
         write_json(asdict(job), prepared.record)
         command = [sys.executable, "-m", "neobert.train", *prepared.arguments]
         chosen = {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
@@ -180,9 +198,19 @@ def read_job(record: Path) -> Job | None:
     return job if all(fits(getattr(job, name), kinds[name]) for name in kinds) else None
 
 
-def _free_folder(planned: Path) -> Path:
+def read_jobs(folder: Path) -> list[Job]:
+    """All jobs that were recorded in a sweep's folder: those of the latest command last."""
+    records = [read_job(path) for path in sorted(folder.glob(f"{RECORD}*.json"))]
+    jobs = [job for job in records if job is not None]
+    return sorted(jobs, key=lambda job: (job.sweep, job.number))
+
+
+def _free_folder(planned: Path, sweep_folder: Path) -> Path:
+    taken = {job.folder for job in read_jobs(sweep_folder)}  # empty after a job that failed early
     folder, number = planned, 2
-    while folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    while str(folder) in taken or (
+        folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    ):
         folder = planned.with_name(f"{planned.name}-{number}")
         number += 1
     return folder
@@ -204,9 +232,6 @@ def _environment(hydra: HydraConf, sweep_folder: Path) -> dict[str, str]:
 
 CHILDREN: list[subprocess.Popen[bytes]] = []
 """The jobs that run now, in this process."""
-
-REPEATED: set[int] = set()
-"""Numbers of the jobs that did not run since another has their settings."""
 
 STOPPING = threading.Event()
 """Set by a signal: no further job starts."""
@@ -246,11 +271,12 @@ def launch(
     """
     prepared = [_prepared(loader, master, number, list(words)) for number, words in jobs]
     beside = [entry.job.overrides for entry in prepared]
-    once = {entry.record: entry for entry in reversed(prepared)}  # equal settings run once
-    for job, first in ((entry.job, once[entry.record].job) for entry in prepared):
-        if job is not first:
-            REPEATED.add(job.number)
-            log.info("job %d: has the settings of job %d", job.number, first.number)
+    once: dict[Path, PreparedJob] = {}  # equal settings run once
+    for entry in prepared:
+        first = once.setdefault(entry.record, entry)
+        if first is not entry:
+            first.job.repeats.append(entry.number)
+            log.info("job %d: has the settings of job %d", entry.number, first.job.number)
     n_jobs = max(1, n_jobs)
     slots, here = iter(range(n_jobs)), threading.local()
 
@@ -262,7 +288,7 @@ def launch(
 
     pool = ThreadPoolExecutor(n_jobs, initializer=lambda: setattr(here, "slot", next(slots)))
     with forwarding_signals(), pool:
-        list(pool.map(run, reversed(once.values())))
+        list(pool.map(run, once.values()))
     if STOPPING.is_set():
         raise KeyboardInterrupt
     return [

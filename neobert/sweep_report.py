@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from neobert.console import get_logger
+from neobert.errors import ExitCode
 from neobert.files import write_atomically, write_json
-from neobert.sweep_jobs import RECORD, REPEATED, Job, read_job, varied_overrides
+from neobert.sweep_jobs import Job, read_jobs, varied_overrides
 
 log = get_logger(__name__)
 
@@ -27,7 +28,7 @@ def report(folder: str | Path, sweep: str, expected: int = 0) -> bool:
     for job in mine:
         shown = varied_overrides(job.overrides, [each.overrides for each in mine])
         log.info("job %d: %s  %s", job.number, outcome(job), " ".join(shown))
-    missing = expected - len({job.number for job in mine} | REPEATED)
+    missing = expected - len({number for job in mine for number in (job.number, *job.repeats)})
     if missing > 0:
         log.error("%d jobs were lost or did not start", missing)
     return missing > 0 or any(job.code != 0 for job in mine)
@@ -44,17 +45,12 @@ def write_tables(folder: Path, jobs: Sequence[Job]) -> None:
     plot_sweep(jobs, folder / "sweep.png")
 
 
-def read_jobs(folder: Path) -> list[Job]:
-    """All jobs that were recorded below ``folder``: those of the latest command last."""
-    records = [read_job(path) for path in sorted(folder.glob(f"{RECORD}*.json"))]
-    jobs = [job for job in records if job is not None]
-    return sorted(jobs, key=lambda job: (job.sweep, job.number))
-
-
 def outcome(job: Job) -> str:
     """How a job ended, in words."""
     if job.code is None:
         return "not ended"
+    if job.code == ExitCode.INTERRUPTED:
+        return "interrupted; the same command resumes it"
     if job.code:
         return f"FAILED (exit code {job.code})"
     return f"objective {job.objective:.5g}" if job.objective is not None else "no objective"

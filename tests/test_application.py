@@ -1,6 +1,8 @@
 """What users of Hydra expect of ``python -m neobert.train``, each by a real command."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from datetime import datetime
@@ -334,14 +336,42 @@ def test_the_schemas_are_in_the_config_store(folder: Path) -> None:
     assert job("-cd", "own", "-cn", "typed", "model=schema", cwd=folder)["seed"] == 5
 
 
-def test_equal_settings_run_once_and_none_counts_as_lost(tmp_path: Path) -> None:
-    # The jobs fail at their start, which is soon.
-    failing = ("+hydra.job.env_set.RANK=no", "trainer.output_dir=sweep")
+FAILING = ("+hydra.job.env_set.RANK=no", "trainer.output_dir=sweep")
+"""Makes the jobs of a sweep fail at their start, which is soon."""
+
+
+JOBLIB = ("hydra/launcher=joblib", "dataset=local", "dataset.path=nowhere", FAILING[-1])
+"""The same under joblib, in whose processes a wrong environment would stop Hydra itself."""
+
+
+@pytest.mark.parametrize("failing", [FAILING, pytest.param(JOBLIB, marks=pytest.mark.slow)])
+def test_equal_settings_run_once_and_none_counts_as_lost(
+    failing: tuple[str, ...], tmp_path: Path
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     done = train("-m", "optimizer.lr=1e-3,0.001,2e-3", *failing, cwd=tmp_path)
     assert done.returncode == 1
-    assert "job 1: has the settings of job 0" in done.stderr
-    assert done.stderr.count("FAILED (exit code 1)") == 2
     assert "lost" not in done.stderr
+    assert len(re.findall(r"job [01]: has the settings of job [01]", done.stderr)) == 1
+    jobs = json.loads((tmp_path / "sweep/sweep.json").read_text())
+    assert sorted(n for job in jobs for n in (job["number"], *job["repeats"])) == [0, 1, 2]
+    for job in jobs:  # each started with its own folder
+        (record,) = (tmp_path / "sweep").glob(f".job-*{digest_of(job, tmp_path)}.yaml")
+        assert f"output_dir: {job['folder']}" in record.read_text()
+
+
+def digest_of(job: dict, folder: Path) -> str:
+    """The name of the record that holds a job of ``sweep.json``."""
+    records = (folder / "sweep").glob(".job-*.json")
+    (found,) = (path for path in records if json.loads(path.read_text()) == job)
+    return found.stem.removeprefix(".job-")
+
+
+def test_the_folder_of_a_failed_job_is_no_other_jobs(tmp_path: Path) -> None:
+    for rate in ("1e-3", "2e-3"):
+        assert train("-m", f"optimizer.lr={rate}", *FAILING, cwd=tmp_path).returncode == 1
+    jobs = json.loads((tmp_path / "sweep/sweep.json").read_text())
+    assert [Path(job["folder"]).name for job in jobs] == ["0", "0-2"]
 
 
 def test_jobs_of_a_sweep_import_nothing_from_the_current_folder(tmp_path: Path) -> None:

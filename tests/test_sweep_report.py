@@ -15,7 +15,7 @@ from neobert.sweep_jobs import RECORD, Job
 def test_a_sweep_that_was_killed_gets_its_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outcomes = [(0, 2.5), (0, 1.25), (1, None), (None, None)]
+    outcomes = [(0, 2.5), (0, 1.25), (1, None), (None, None), (75, None)]
     for number, (code, objective) in enumerate(outcomes):
         overrides = ["task=pretraining", f"++optimizer.lr={number + 1}e-3", f"seed={number % 2}"]
         job = Job(number, overrides, str(tmp_path / str(number)), code, objective)
@@ -26,8 +26,9 @@ def test_a_sweep_that_was_killed_gets_its_table(
     assert shown[3] == f"| 1 | 2e-3 | 1 | 1.25 | finished | {tmp_path}/1 |"
     assert "FAILED (exit code 1)" in shown[4]
     assert "not ended" in shown[5]
+    assert "interrupted" in shown[6]
     rows = list(csv.DictReader((tmp_path / "sweep.csv").read_text().splitlines()))
-    assert [row["objective"] for row in rows] == ["2.5", "1.25", "", ""]
+    assert [row["objective"] for row in rows] == ["2.5", "1.25", "", "", ""]
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 

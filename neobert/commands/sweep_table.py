@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neobert.errors import ConfigError
-from neobert.sweep_report import read_jobs, sweep_table, write_tables
+from neobert.sweep_jobs import read_jobs
+from neobert.sweep_report import sweep_table, write_tables
 from neobert.tools.report_files import markdown_table
 
 
