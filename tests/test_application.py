@@ -266,6 +266,8 @@ def test_flags_may_stand_among_overrides(folder: Path) -> None:
     [
         (("task=glue",), "glue starts from no weights"),
         (("task=contrastive",), "contrastive starts from no weights"),
+        (("task=token_classification",), "or tokens.allow_random_weights=true"),
+        (("-m", "task=question_answering", "seed=0,1"), "or answers.allow_random_weights=true"),
         (("trainer.output_dir=file/x",), "trainer.output_dir: cannot be made"),
         (("-m", "seed=0,x", "optimizer.lr=1e-3,-1"), "seed=x: must be integer"),
         (("-m", "seed=0,x", "optimizer.lr=1e-3,-1"), "optimizer.lr=-1.0: must be at least 0"),

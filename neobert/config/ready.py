@@ -9,17 +9,32 @@ from pathlib import Path
 from neobert.config.checks import require
 from neobert.config.root import Config
 
-GLUE_WITHOUT_WEIGHTS = (
-    "glue starts from no weights: set glue.pretrained_model_path=RUN_OR_FOLDER (or "
-    "model.init_from), or glue.pretrained_checkpoint_dir=RUN, or model.from_hub=true with "
-    "model.name, or glue.allow_random_weights=true to learn from a random start"
-)
+SECTIONS = {
+    "glue": "glue",
+    "contrastive": "contrastive",
+    "token_classification": "tokens",
+    "question_answering": "answers",
+}
+"""Tasks that start from weights, and their sections."""
 
-CONTRASTIVE_WITHOUT_WEIGHTS = (
-    "contrastive starts from no weights: set contrastive.pretrained_checkpoint_dir=RUN, or "
-    "contrastive.pretrained_model_path=FOLDER_OR_HUB_ID, or "
-    "contrastive.allow_random_weights=true to learn from a random start"
-)
+PLACES = {
+    "glue": "glue.pretrained_model_path=RUN_OR_FOLDER (or model.init_from), or "
+    "glue.pretrained_checkpoint_dir=RUN, or model.from_hub=true with model.name",
+    "contrastive": "contrastive.pretrained_checkpoint_dir=RUN, or "
+    "contrastive.pretrained_model_path=FOLDER_OR_HUB_ID",
+}
+"""What names the weights where a task has keys of its own for that."""
+
+
+def without_weights(task: str) -> str:
+    """The problem of a run that would start from nothing."""
+    place = PLACES.get(
+        task, "model.init_from=RUN_OR_FOLDER, or model.from_hub=true with model.name"
+    )
+    return (
+        f"task={task} starts from no weights: set {place}, or "
+        f"{SECTIONS[task]}.allow_random_weights=true to learn from a random start"
+    )
 
 
 def start_problems(config: Config) -> list[str]:
@@ -42,11 +57,10 @@ def weights_of(config: Config) -> str | None:
 
 def _weight_problems(config: Config) -> list[str]:
     """A problem if the task needs weights to start from and none are set."""
-    needed = {"glue": GLUE_WITHOUT_WEIGHTS, "contrastive": CONTRASTIVE_WITHOUT_WEIGHTS}
-    if config.task not in needed or config.trainer.resume_from_checkpoint is not None:
+    if config.task not in SECTIONS or config.trainer.resume_from_checkpoint is not None:
         return []
-    may_be_random = getattr(config, config.task).allow_random_weights
-    return require(bool(weights_of(config) or may_be_random), needed[config.task])
+    may_be_random = getattr(config, SECTIONS[config.task]).allow_random_weights
+    return require(bool(weights_of(config) or may_be_random), without_weights(config.task))
 
 
 def _target_problems(config: Config) -> list[str]:

@@ -278,8 +278,9 @@ def skypilot(job: ClusterJob) -> str:
     """A task for ``sky jobs launch``, which starts it again elsewhere when it is preempted."""
     first = '"$(head -n 1 <<< "$SKYPILOT_NODE_IPS")"'
     run = job.torchrun('"$SKYPILOT_NUM_NODES"', '"$SKYPILOT_NODE_RANK"', first)
-    accelerators = f"\n  accelerators: {job.options.gpu}:{job.devices}" if job.on_gpu else ""
-    volumes = ""
+    accelerators = volumes = ""
+    if job.on_gpu:
+        accelerators = "\n  accelerators: " + _flow(f"{job.options.gpu}:{job.devices}")
     if job.options.volume:
         volume, _, path = job.options.volume.partition(":")
         volumes = f"volumes: {_flow({path: volume})}\n"

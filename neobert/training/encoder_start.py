@@ -13,6 +13,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from neobert.config.model import ModelConfig, with_shape_of
+from neobert.config.ready import without_weights
 from neobert.config.root import Config
 from neobert.config.tokenizer import TokenizerConfig
 from neobert.console import get_logger
@@ -83,11 +84,7 @@ def encoder_start(config: Config, resume: Path | None, section: str) -> EncoderS
         return start_of(config, open_weights(config.model.init_from, selector, "model.init_from"))
     if getattr(config, section).allow_random_weights:
         return random_start(config)
-    raise ConfigError(
-        f"task={config.task} starts from no weights: set model.init_from=RUN_OR_FOLDER, or "
-        f"model.from_hub=true with model.name, or {section}.allow_random_weights=true for random "
-        "weights"
-    )
+    raise ConfigError(without_weights(config.task))
 
 
 def resumed_start(config: Config, resume: Path | None) -> EncoderStart | None:

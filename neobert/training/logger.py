@@ -82,18 +82,20 @@ class SaveLogs(Callback):
         batch_idx: int,
     ) -> None:
         if not evaluates_after(trainer, batch_idx):  # else its numbers go into the same row
-            self._save(trainer)
+            save_metrics(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._save(trainer)
+        save_metrics(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._save(trainer)
+        save_metrics(trainer)
 
-    def _save(self, trainer: Trainer) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsFile):
-                logger.save()
+
+def save_metrics(trainer: Trainer) -> None:
+    """Write what was logged since the last row of ``metrics.csv``."""
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsFile):
+            logger.save()
 
 
 def build_loggers(config: Config, run: RunFolder, resume_step: int | None) -> list[Logger]:

@@ -24,6 +24,7 @@ from neobert.training.compile import compile_if_enabled
 from neobert.training.data import RunDataModule
 from neobert.training.extras import Extras, configured
 from neobert.training.fit import evaluation_at, fit, load_best, optimization_fingerprint
+from neobert.training.logger import save_metrics
 from neobert.training.module import OptimizedModule
 from neobert.training.plot import plot_losses
 from neobert.training.resume import branch_point, check_same_run, resume_point
@@ -150,6 +151,7 @@ def train(kind: type[TaskRun], config: Config, extras: Extras | None = None) -> 
         trainer.validate(run.module, datamodule=task.data, verbose=False)
     fit(trainer, run.module, task.data, resume)
     after = task.final_evaluation(run)
+    save_metrics(trainer)  # of predictions after the last step
     if trainer.is_global_zero:
         summary = run_summary(task, run, after)
         write_json(summary, run.folder.summary_file)

@@ -203,10 +203,12 @@ def test_kubernetes_runs_torchrun_in_a_pod_per_node(
 def test_skypilot_runs_torchrun_on_each_node(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    task = yaml.safe_load(rendered(capsys, "skypilot", "--gpu", "H200", "--volume", "v:/data"))
+    task = yaml.safe_load(
+        rendered(capsys, "skypilot", "--gpu", "[H200, 'L4']", "--volume", "v:/data")
+    )
     assert misfits(task, TASK) == []
     assert task["num_nodes"] == 2
-    assert task["resources"]["accelerators"] == "H200:8"
+    assert task["resources"]["accelerators"] == "[H200, 'L4']:8"
     assert task["volumes"] == {"/data": "v"}
     assert task["run"].startswith("cd /data\n")
     run = task["run"].replace("cd /data", f"cd {tmp_path}")

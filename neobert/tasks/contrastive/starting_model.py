@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from neobert.config.ready import without_weights
 from neobert.config.root import Config
 from neobert.config.tokenizer import TokenizerConfig
 from neobert.console import get_logger
@@ -76,11 +77,7 @@ def _start(config: Config) -> EncoderStart:
     values = {f"contrastive.{name}": getattr(config.contrastive, name) for name in names}
     key = deciding_key(values)
     if key is None:
-        raise ConfigError(
-            "contrastive: name the weights to start from: contrastive.pretrained_checkpoint_dir="
-            "RUN, or contrastive.pretrained_model_path=FOLDER_OR_HUB_ID; "
-            "contrastive.allow_random_weights=true starts from random ones"
-        )
+        raise ConfigError(without_weights("contrastive"))
     if key != "contrastive.allow_random_weights":
         return start_of(config, open_weights(values[key], config.pretrained_checkpoint, key))
     if config.tokenizer.train_vocab_size is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from neobert.config.compose import compose_config
 from neobert.config.model import fields_of
-from neobert.config.ready import GLUE_WITHOUT_WEIGHTS
+from neobert.config.ready import without_weights
 from neobert.config.root import Config
 from neobert.errors import ConfigError
 from neobert.files import user_path
@@ -55,7 +55,7 @@ def _key(config: Config) -> str:
     }
     key = deciding_key(values)
     if key is None:
-        raise ConfigError(GLUE_WITHOUT_WEIGHTS)
+        raise ConfigError(without_weights("glue"))
     return key
 
 

@@ -61,7 +61,7 @@ def test_a_folder_that_lacks_weights_or_has_more_is_refused(
 @pytest.mark.proves("contrastive.allow_random_weights")
 def test_random_weights_have_to_be_asked_for(settings, tmp_path: Path):
     nothing = settings("contrastive.pretrained_model_path=null")
-    with pytest.raises(ConfigError, match="name the weights to start from"):
+    with pytest.raises(ConfigError, match="starts from no weights"):
         open_start(nothing, None)
     word_tokenizer().save_pretrained(tmp_path / "tokenizer")
     asked = replace(

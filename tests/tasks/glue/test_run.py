@@ -171,6 +171,9 @@ def test_a_test_set_with_labels_is_scored(settings: Settings, start: str, sst2: 
     right = [row["label"] == label for row, label in zip(sentences(30, 6), predicted, strict=True)]
     assert after["eval/accuracy_test"] == after["eval/score_test"] == pytest.approx(sum(right) / 30)
     assert after["eval/loss_test"] > 0
+    assert float(read_metrics(folder / "metrics.csv")[-1]["eval/score_test"]) == pytest.approx(
+        after["eval/score_test"]
+    )
     assert summary(folder)["score"] == after["eval/score"]
     write_rows(sst2 / "sst2/test.jsonl", sentences(10, seed=7))  # scored without training
     metrics = neobert.evaluate(folder)
