@@ -31,7 +31,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PIP) --editable '.[$(EXTRAS)]'
 	@touch $@
 
-quickstart: setup ## Train a small NeoBERT on the World Factbook: five minutes on two cores
+quickstart: setup ## Train a small NeoBERT on the World Factbook: five to eight minutes on two cores
 	$(BIN)/python -m neobert.train experiment=quickstart
 
 TASKS ?= factbook_sections

@@ -149,7 +149,7 @@ def test_groups_and_their_files_are_listed(capsys: pytest.CaptureFixture[str]) -
     assert main(["config", "list"]) == 0
     assert "experiment=   " in capsys.readouterr().out
     assert main(["config", "list", "experiment"]) == 0
-    assert "quickstart                Five minutes" in capsys.readouterr().out
+    assert "quickstart                Five to eight minutes" in capsys.readouterr().out
     assert main(["config", "list", "experiments"]) == ExitCode.WRONG_SETTINGS
     assert main(["config", "copy", "model=huge", "x"]) == ExitCode.WRONG_SETTINGS
 

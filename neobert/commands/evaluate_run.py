@@ -13,7 +13,8 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog="neobert evaluate",
         description="Evaluate a checkpoint on the data of its run, as the run did. The metrics "
-        "are printed as JSON and written to RUN/evaluations/STEP/.",
+        "are printed as JSON and written to RUN/evaluations/STEP/, with task=mteb to "
+        "RUN/mteb/STEP/.",
     )
     arguments.add_argument("run", help="the folder of a run")
     arguments.add_argument(
