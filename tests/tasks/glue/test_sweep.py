@@ -51,7 +51,7 @@ def sweep(tmp_path: Path) -> Path:
 def test_a_finished_job_is_found_under_any_number(sweep: Path) -> None:
     for words in (WORDS, [*WORDS, "trainer.resume_from_checkpoint=latest"]):
         again = prepared(sweep, 0, words)
-        assert again.finished
+        assert again.job.code == 0
         assert again.job.folder == str(sweep / "4")
 
 
@@ -59,7 +59,7 @@ def test_a_finished_job_is_found_under_any_number(sweep: Path) -> None:
 def test_other_settings_are_another_job(sweep: Path, change: str) -> None:
     words = [word for word in WORDS if word.partition("=")[0] != change.partition("=")[0]]
     job = prepared(sweep, 4, [*words, change])
-    assert not job.finished
+    assert job.job.code is None
     assert job.job.folder == str(sweep / "4-2")  # 4 is the first sweep's
 
 
@@ -68,7 +68,7 @@ def test_an_unfinished_job_is_run_again_in_its_folder(sweep: Path, text: str | N
     summary = sweep / "4/summary.json"
     summary.unlink() if text is None else summary.write_text(text)
     job = prepared(sweep, 0, WORDS)
-    assert not job.finished
+    assert job.job.code is None
     assert job.job.folder == str(sweep / "4")
 
 
@@ -76,4 +76,4 @@ def test_an_unfinished_job_is_run_again_in_its_folder(sweep: Path, text: str | N
 def test_a_damaged_record_is_none(sweep: Path, text: str) -> None:
     (record,) = sweep.glob(".job-*.json")
     record.write_text(text)
-    assert not prepared(sweep, 0, WORDS).finished
+    assert prepared(sweep, 0, WORDS).job.code is None
