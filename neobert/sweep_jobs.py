@@ -115,7 +115,8 @@ def prepare_job(settings: DictConfig) -> PreparedJob:
     folder = Path(before.folder) if before else _free_folder(planned, record.parent)
     config.trainer.output_dir = str(folder)
     overrides = [word for word in hydra.overrides.task if not word.startswith("trainer.output_dir")]
-    if before is not None and before.code is not None and before.sweep == sweep != "":
+    is_of_this = before is not None and before.code is not None and before.sweep == sweep != ""
+    if before is not None and is_of_this and before.number != number:  # else it was requeued
         job = replace(before, repeats=[*before.repeats, number])
     else:
         finished = before is not None and before.code == 0 and read_summary(folder) is not None

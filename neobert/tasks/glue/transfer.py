@@ -69,8 +69,6 @@ def finished_runs(place: Path, task: str) -> list[SourceRun]:
         score, best = summary.get("score"), summary.get("best")
         step = best.get("step") if isinstance(best, dict) else None
         if isinstance(score, float) and any(map(has_weights, numbered(folder / "checkpoints"))):
-            found = SourceRun(
-                str(folder.absolute()), score, step if isinstance(step, int) else None
-            )
-            runs.append(found)
+            step = step if isinstance(step, int) else None
+            runs.append(SourceRun(str(folder.absolute()), score, step))
     return runs

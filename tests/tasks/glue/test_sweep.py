@@ -1,5 +1,6 @@
 """A sweep does not run a finished job again, whatever its number was."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from omegaconf import OmegaConf
 from neobert.config.compose import SettingsLoader
 from neobert.config.group_files import conf_dir
 from neobert.files import write_json
-from neobert.sweep_jobs import PreparedJob, prepare_job
+from neobert.sweep_jobs import SWEEP, PreparedJob, prepare_job
 
 WORDS = ["task=glue", "glue.task_name=rte", "seed=1", "glue.allow_random_weights=true"]
 
@@ -53,6 +54,18 @@ def test_a_finished_job_is_found_under_any_number(sweep: Path) -> None:
         again = prepared(sweep, 0, words)
         assert again.job.code == 0
         assert again.job.folder == str(sweep / "4")
+
+
+def test_a_job_of_the_same_command_runs_again_only_if_it_is_requeued(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SWEEP, "1")
+    interrupted = prepared(sweep, 4, WORDS)
+    interrupted.job.code = 75
+    write_json(asdict(interrupted.job), interrupted.record)
+    requeued, repeated = prepared(sweep, 4, WORDS).job, prepared(sweep, 5, WORDS).job
+    assert (requeued.number, requeued.code, requeued.repeats) == (4, None, [])
+    assert (repeated.number, repeated.code, repeated.repeats) == (4, 75, [5])
 
 
 @pytest.mark.parametrize("change", ["seed=2", "optimizer.lr=3e-5", "glue.task_name=mrpc"])
